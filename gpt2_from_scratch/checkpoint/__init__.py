@@ -1,0 +1,160 @@
+"""Bytes on disk <-> named tensors: one file per container, and here the one place that decides which container it is.
+
+The one idea: a file is recognised by its *content*, never by its extension, and what people hand over by mistake (a
+Git-LFS pointer, a web page, an empty file) is recognised too, and called by its name.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt2_from_scratch.checkpoint import hub, safetensors
+from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
+from gpt2_from_scratch.errors import CheckpointError, FormatError
+
+__all__ = ["Container", "Located", "StoredTensor", "locate", "open_container"]
+
+WEIGHTS = ("model.safetensors", safetensors.INDEX)  # in the order in which transformers looks for them
+_CONFIG = "config.json"
+_HEAD_BYTES = 512  # enough to recognise every form, and every mistake, by its beginning
+
+
+class Form(NamedTuple):
+    """A container: how its first bytes look, and how it is opened (with a memory map, or without)."""
+
+    recognises: Callable[[bytes, Path], bool]
+    read: Callable[[Path, bool], Container]
+
+
+# Asked in this order; the first that recognises a file opens it.
+FORMS: tuple[Form, ...] = (
+    Form(safetensors.recognises_index, safetensors.read_shards),
+    Form(safetensors.recognises, safetensors.read),
+)
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where a checkpoint's files are.
+
+    Args:
+        source: what the user asked for.
+        weights: the file to open.
+        directory: where its configuration and tokenizer are looked for.
+    """
+
+    source: str
+    weights: Path
+    directory: Path
+
+    @property
+    def config(self) -> Path | None:
+        """The `config.json` beside the weights, if there is one."""
+        path = self.directory / _CONFIG
+        return path if path.is_file() else None
+
+
+def locate(
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Located:
+    """Finds the files of a checkpoint: a file, a directory, or a Hub id; of the latter only what is needed is fetched.
+
+    Args:
+        source: a path, or an id such as ``openai-community/gpt2``.
+        revision: branch, tag or commit on the Hub.
+        token: for private repositories.
+        cache_dir: instead of the user's Hub cache.
+        local_files_only: no network.
+
+    Raises:
+        CheckpointError: there is no such thing, or no weights in it.
+    """
+    name, path = os.fspath(source), Path(source)
+    try:
+        path = path.expanduser()
+        if path.is_file():
+            return Located(name, path, path.parent)
+        if path.is_dir():
+            return Located(name, _weights_in(path), path)
+        is_repo_id = hub.is_repo_id(name)
+    except (OSError, RuntimeError) as error:  # too long for a path, not permitted, the home of an unknown user
+        raise CheckpointError(f"{name[:200]} cannot be looked at: {error}"[:400]) from None
+    if not is_repo_id:
+        raise CheckpointError(f"{name} does not exist", hint="give a file, a directory or a Hub id (owner/name)")
+    options = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    files = hub.fetch(name, [_CONFIG], **options)  # type: ignore[arg-type]
+    for candidate, weights in hub.fetch(name, WEIGHTS, first=True, **options).items():  # type: ignore[arg-type]
+        if candidate == safetensors.INDEX:
+            hub.fetch(name, safetensors.shard_names(weights), **options)  # type: ignore[arg-type]
+        return Located(name, weights, files.get(_CONFIG, weights).parent)
+    raise CheckpointError(f"{name} has none of {', '.join(WEIGHTS)}", hint="is it a model repository?")
+
+
+def open_container(path: Path, mmap: bool = True) -> Container:
+    """Recognises a weights file by its content and opens it.
+
+    Args:
+        path: a weights file, or the index of a sharded one.
+        mmap: map the file; False reads tensors into memory, which a file that may change or vanish needs.
+
+    Raises:
+        FormatError: it is something else; says what.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+        for form in FORMS:
+            if form.recognises(head, path):
+                return form.read(path, mmap)
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror or error}") from None
+    what, remedy = _mistake(head)
+    raise FormatError(f"{path} {what}", hint=remedy)
+
+
+def _weights_in(directory: Path) -> Path:
+    for name in WEIGHTS:
+        if (directory / name).is_file():
+            return directory / name
+    present = sorted(path.name for path in directory.iterdir() if path.is_file())
+    raise CheckpointError(
+        f"{directory} has no weights: none of {', '.join(WEIGHTS)}",
+        hint=f"it holds {', '.join(present[:8])}{', ...' if len(present) > 8 else ''}" if present else "it is empty",
+    )
+
+
+_SMALLEST = 10  # bytes of a safetensors file without tensors: a length and `{}`
+_LFS = b"version https://git-lfs.github.com/spec/v1"
+# What starts a file that is no safetensors -> what it is, and what to do about it.
+_MISTAKES: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
+    ((_LFS,), "is a Git-LFS pointer, not the weights", "run `git lfs pull`, or download the file itself"),
+    (
+        (b"<!doctype", b"<html"),
+        "is a web page, not weights",
+        "use the file's download link (`/resolve/`, not `/blob/`)",
+    ),
+    ((b"PK\x03\x04", b"\x80"), "is a pickled PyTorch file, not safetensors", "save it as model.safetensors first"),
+    ((b"GGUF",), "is a GGUF file, not safetensors", "use the model's safetensors file"),
+    ((b"\x89HDF",), "is an HDF5 (TensorFlow) file, not safetensors", "use the model's safetensors file"),
+)
+
+
+def _mistake(head: bytes) -> tuple[str, str]:
+    if not head:
+        return "is empty (0 bytes)", "fetch it again"
+    if len(head) < _SMALLEST:
+        return f"is cut short: {len(head)} bytes are no weights", "fetch it again"
+    for starts, what, remedy in _MISTAKES:
+        if head.lstrip().lower().startswith(tuple(start.lower() for start in starts)):
+            return what, remedy
+    return (
+        f"is not a safetensors file: it starts with {head[:12]!r}",
+        "give a model.safetensors, or a directory with one",
+    )

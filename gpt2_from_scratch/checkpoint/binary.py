@@ -1,0 +1,157 @@
+"""Reading binary files that may be damaged or lie: a cursor for headers, ranges for tensors.
+
+The one idea: a file's size is the only number in it that can be trusted. The cursor refuses to run past it, every
+tensor's range is checked against it (and against the other ranges) when the file is opened, and so nothing is ever
+allocated because a header says so.
+"""
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.checkpoint.container import StoredTensor
+from gpt2_from_scratch.errors import FormatError
+
+TRUNCATED = "the download or copy was cut short: fetch the file again"
+
+
+class Cursor:
+    """Reads forward through a file or a part of it; running out is an error, never a short answer.
+
+    Args:
+        file: positioned at the first byte to read.
+        size: how many bytes may be read.
+        where: what to call it in an error.
+
+    Example:
+        >>> import io
+        >>> cursor = Cursor(io.BytesIO(bytes([0xAC, 0x02, 7, 0, 0, 0])), 6, "x")
+        >>> cursor.varint(), cursor.unsigned(4), cursor.left
+        (300, 7, 0)
+    """
+
+    def __init__(self, file: BinaryIO, size: int, where: str) -> None:
+        self._file = file
+        self._size = size
+        self._where = where
+        self.position = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes not yet read."""
+        return self._size - self.position
+
+    def take(self, count: int) -> bytes:
+        """The next `count` bytes."""
+        self._advance(count)
+        data = self._file.read(count)
+        if len(data) != count:
+            raise FormatError(f"{self._where} changed while it was read", TRUNCATED)
+        return data
+
+    def skip(self, count: int) -> None:
+        """Passes over `count` bytes without reading them."""
+        self._advance(count)
+        self._file.seek(count, os.SEEK_CUR)
+
+    def unsigned(self, width: int) -> int:
+        """A little-endian unsigned integer of `width` bytes."""
+        return int.from_bytes(self.take(width), "little")
+
+    def varint(self) -> int:
+        """An unsigned integer, seven bits per byte, lowest first; all but the last byte have the high bit set."""
+        value = shift = 0
+        while True:
+            byte = self.take(1)[0]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                break
+            shift += 7
+        if value >= 2**63:  # of ten bytes at most; what should be a size is then negative
+            raise FormatError(f"{self._where} is damaged: the number {value} near byte {self.position:,}")
+        return value
+
+    def _advance(self, count: int) -> None:
+        if count > self.left:
+            raise FormatError(
+                f"{self._where} ends too early: {count:,} bytes wanted at byte {self.position:,}, {self.left:,} left",
+                TRUNCATED,
+            )
+        self.position += count
+
+
+class Range(NamedTuple):
+    """One tensor's place in a file: plain little-endian elements in C order, from byte `start` on."""
+
+    start: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes it takes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def end(self) -> int:
+        """The first byte behind it."""
+        return self.start + self.nbytes
+
+
+def stored(path: Path, ranges: Mapping[str, Range], mmap: bool = True) -> dict[str, StoredTensor]:
+    """Tensors at these ranges of a file, after proof that all lie inside it and none overlap.
+
+    Args:
+        path: the file.
+        ranges: name -> range.
+        mmap: tensors are views of the mapped file (private: writing to one never reaches the file); False reads each
+            into memory of its own.
+
+    Raises:
+        FormatError: a range ends behind the file's end, or two overlap.
+    """
+    size, position, before = path.stat().st_size, 0, ""
+    for name, range_ in sorted(ranges.items(), key=lambda item: item[1].start):
+        if range_.end > size:
+            missing = f"{size:,} bytes, tensor {name!r} ends at {range_.end:,}"
+            raise FormatError(f"{path} is truncated: {missing}, {range_.end - size:,} missing", TRUNCATED)
+        if range_.start < position:
+            raise FormatError(f"{path}: tensor {name!r} overlaps {before!r} by {position - range_.start:,} bytes")
+        position, before = max(position, range_.end), name
+    read = reader(path, mmap)
+    return {name: StoredTensor(at.shape, at.dtype, partial(read, at)) for name, at in ranges.items()}
+
+
+def reader(path: Path, mmap: bool = True) -> Callable[[Range], Tensor]:
+    """A function that produces the tensor at a range of a file, which must lie inside it."""
+    if not mmap:
+        return partial(_read, path)
+    return partial(_view, torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8))
+
+
+def _view(file: Tensor, at: Range) -> Tensor:
+    data = file[at.start : at.end]
+    if at.start % at.dtype.itemsize:  # an element may not begin anywhere: a copy is aligned
+        data = data.clone()
+    return data.view(at.dtype).view(at.shape)
+
+
+def _read(path: Path, at: Range) -> Tensor:
+    data = torch.empty(at.nbytes, dtype=torch.uint8)
+    with path.open("rb") as file:
+        file.seek(at.start)
+        if file.readinto(data.numpy()) != at.nbytes:
+            raise FormatError(f"{path} changed while it was read: {at.nbytes:,} bytes wanted at {at.start:,}", TRUNCATED)
+    return data.view(at.dtype).view(at.shape)
+
+
+def raw(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A tensor's bytes in C order, without a copy where it lies so in memory; for writing and for checksums."""
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

@@ -1,0 +1,65 @@
+"""What every container is, whatever its bytes look like: named tensors that are read when asked for.
+
+The one idea: opening a file reads its *table of contents* and proves that it is consistent; tensor data are touched
+only by `StoredTensor.read`. So a checkpoint can be inspected, accounted for and refused before a byte of it is used.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor as a container holds it.
+
+    Args:
+        shape: as stored.
+        dtype: as stored.
+        read: produces the tensor, on the CPU. Mapped containers return a view of the file (private: writing to it
+            changes this process's copy only, never the file).
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Container:
+    """Named tensors of one checkpoint, and what the container itself says about the model.
+
+    Args:
+        form: what kind of file this is, for people.
+        files: all files that were opened.
+        tensors: name -> tensor, in the container's order.
+        layout: the layout that the form dictates, or None where the names decide.
+        config: what the container says of the model, in `config.json`'s fields, or None.
+        notes: remarks for `gpt2 inspect`.
+    """
+
+    form: str
+    files: tuple[Path, ...]
+    tensors: Mapping[str, StoredTensor]
+    layout: str | None = None
+    config: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files on disk."""
+        return sum(path.stat().st_size for path in self.files)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape."""
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    def renamed(self, names: Mapping[str, str]) -> "Container":
+        """The same tensors under new names (old -> new); names not listed stay."""
+        tensors = {names.get(name, name): tensor for name, tensor in self.tensors.items()}
+        return Container(self.form, self.files, tensors, self.layout, self.config, self.notes)

@@ -1,0 +1,285 @@
+"""safetensors: one file, or shards with an index. The official form of GPT-2's weights today.
+
+A file is an 8-byte little-endian length, that many bytes of JSON header, then the tensors. The library reads the data
+(memory mapped, no copy); the header is checked here first, because the library accepts what a verifier must not:
+duplicate names, unknown fields, ranges it never explains. A file that passes costs no more memory than its own size.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from gpt2_from_scratch.checkpoint.atomic import replacing
+from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
+from gpt2_from_scratch.config import no_duplicates, read_json
+from gpt2_from_scratch.errors import ConfigError, FormatError
+
+INDEX = "model.safetensors.index.json"
+
+_MAX_HEADER_BYTES = 100_000_000  # the library's own limit
+_MAX_DIMS = 64  # numpy's limit; the product of a million sizes would take minutes to compute
+_SHARD_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_TRUNCATED = "the download or copy was cut short: fetch the file again"
+
+
+class _Entry(NamedTuple):
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int  # in the file
+    end: int
+
+
+def recognises(head: bytes, path: Path) -> bool:
+    """Whether a file that starts with these bytes is safetensors: a plausible length, then ``{``."""
+    return len(head) > 8 and 2 <= int.from_bytes(head[:8], "little") <= _MAX_HEADER_BYTES and head[8:9] == b"{"
+
+
+def recognises_index(head: bytes, path: Path) -> bool:
+    """Whether this is the JSON index of a sharded safetensors checkpoint."""
+    return head.lstrip()[:1] == b"{" and path.name.endswith(".safetensors.index.json")
+
+
+def read(path: Path, mmap: bool = True) -> Container:
+    """Opens one safetensors file.
+
+    Args:
+        path: the file.
+        mmap: map it, so that tensors are views of the file; False reads each tensor into memory of its own.
+
+    Raises:
+        FormatError: the file is not safetensors, or contradicts itself; says where.
+    """
+    entries, _ = _read_header(path)
+    try:
+        library = safe_open(path, framework="pt") if mmap else None
+    except SafetensorError as error:
+        raise FormatError(f"{path}: {error}") from None
+
+    def reader(name: str, entry: _Entry) -> Callable[[], Tensor]:
+        if library is not None:
+            return lambda: library.get_tensor(name)  # type: ignore[no-untyped-call]
+        return lambda: _read_range(path, name, entry)
+
+    tensors = {name: StoredTensor(entry.shape, entry.dtype, reader(name, entry)) for name, entry in entries.items()}
+    return Container("safetensors", (path,), tensors)
+
+
+def read_shards(index: Path, mmap: bool = True) -> Container:
+    """Opens all shards that an index names and proves that index and shards agree, tensor by tensor.
+
+    Args:
+        index: a `model.safetensors.index.json`.
+        mmap: as in `read`.
+
+    Raises:
+        FormatError: a shard is missing, outside the directory, or holds other tensors than the index says.
+    """
+    weight_map = _read_index(index)
+    for shard in sorted(set(weight_map.values())):
+        if not (index.parent / shard).is_file():
+            raise FormatError(f"{index} names {shard}, which is not there", hint="fetch the missing shard")
+    shards = {shard: read(index.parent / shard, mmap) for shard in sorted(set(weight_map.values()))}
+    tensors: dict[str, StoredTensor] = {}
+    for shard, container in shards.items():
+        listed = {name for name, where in weight_map.items() if where == shard}
+        absent, extra = listed - container.tensors.keys(), container.tensors.keys() - listed
+        if absent or extra:
+            raise FormatError(
+                f"{index.name} and {shard} disagree: "
+                + "; ".join(
+                    f"{len(names)} tensors {what}, such as {min(names)!r}"
+                    for names, what in ((absent, "listed and not there"), (extra, "there and not listed"))
+                    if names
+                ),
+                hint="the shards are of different saves: fetch index and shards again",
+            )
+        tensors |= container.tensors
+    return Container(
+        "safetensors, sharded",
+        (index, *(index.parent / shard for shard in shards)),
+        {name: tensors[name] for name in weight_map},
+    )
+
+
+def shard_names(index: Path) -> list[str]:
+    """The shards that an index names; they need not be there yet.
+
+    Raises:
+        FormatError: the index is malformed, or names something that is not a plain file name.
+    """
+    return sorted(set(_read_index(index).values()))
+
+
+def _read_header(path: Path) -> tuple[dict[str, _Entry], Mapping[str, str]]:
+    """The table of contents and the metadata, after every rule of the format has been checked."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(8)
+        length = int.from_bytes(head, "little")
+        if size < 8 or length > _MAX_HEADER_BYTES:
+            raise FormatError(
+                f"{path} is not a safetensors file: {size:,} bytes, header length {length:,}",
+                hint="`gpt2 inspect` tells what a file is",
+            )
+        if 8 + length > size:
+            raise FormatError(f"{path} is truncated: {size:,} bytes, its header alone takes {8 + length:,}", _TRUNCATED)
+        raw = file.read(length)
+    try:
+        header = json.loads(raw.decode("utf-8"), object_pairs_hook=no_duplicates)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: the header is not valid JSON: {error}") from None
+    if not isinstance(header, dict) or not raw.startswith(b"{"):
+        raise FormatError(f"{path}: the header is not a JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise FormatError(f"{path}: __metadata__ must map text to text")
+    entries = {name: _entry(path, name, fields, 8 + length) for name, fields in header.items()}
+    _check_ranges(path, entries, 8 + length, size)
+    return entries, metadata
+
+
+def _entry(path: Path, name: str, fields: Any, data_start: int) -> _Entry:
+    where = f"{path}: tensor {name!r}"
+    if not name or not name.isprintable():
+        raise FormatError(f"{where} has an empty or unprintable name")
+    if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
+        raise FormatError(f"{where} must have dtype, shape and data_offsets, nothing else")
+    dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise FormatError(f"{where} has dtype {dtype!r}", hint="supported: " + ", ".join(_DTYPES))
+    if not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
+        raise FormatError(f"{where}: shape must list at most {_MAX_DIMS} sizes, data_offsets two")
+    begin, end = offsets
+    expected = math.prod(shape) * _DTYPES[dtype].itemsize
+    if end - begin != expected:
+        raise FormatError(f"{where}: {dtype} {shape} takes {expected:,} bytes, data_offsets give {end - begin:,}")
+    return _Entry(_DTYPES[dtype], tuple(shape), data_start + begin, data_start + end)
+
+
+def _check_ranges(path: Path, entries: Mapping[str, _Entry], data_start: int, size: int) -> None:
+    """Sorted by offset the ranges must touch each other, from the header to the end of the file."""
+    position = data_start
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
+        if entry.start != position:
+            problem = "overlaps the tensor before it" if entry.start < position else "leaves a gap before it"
+            raise FormatError(f"{path}: tensor {name!r} {problem} ({abs(entry.start - position):,} bytes)")
+        position = entry.end
+    if size < position:
+        raise FormatError(
+            f"{path} is truncated: {size:,} bytes of {position:,}, {position - size:,} missing", _TRUNCATED
+        )
+    if size > position:
+        raise FormatError(f"{path} has {size - position:,} bytes behind its last tensor")
+
+
+def _read_range(path: Path, name: str, entry: _Entry) -> Tensor:
+    data = bytearray(entry.end - entry.start)
+    with path.open("rb") as file:
+        file.seek(entry.start)
+        if file.readinto(data) != len(data):
+            raise FormatError(f"{path} changed while it was read: tensor {name!r} is cut short", _TRUNCATED)
+    if not data:
+        return torch.empty(entry.shape, dtype=entry.dtype)
+    return torch.frombuffer(data, dtype=entry.dtype).view(entry.shape)
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    try:
+        content = read_json(index, max_bytes=_MAX_HEADER_BYTES)
+    except ConfigError as error:
+        raise FormatError(error.message, hint=error.hint) from None
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FormatError(f"{index} has no weight_map", hint="it should map each tensor's name to its shard")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard) or set(shard) == {"."}:
+            raise FormatError(
+                f"{index} places {name!r} in {shard!r}, which is not a plain file name",
+                hint="shards must lie beside their index; do not use an index that points elsewhere",
+            )
+    return weight_map
+
+
+def _is_sizes(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) <= _MAX_DIMS
+        and all(type(item) is int and 0 <= item < 2**63 for item in value)
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- writing
+
+# The library orders a file by descending rank of the dtype, then by name; so do we, to write the same bytes.
+_WRITE_ORDER = ("U64", "I64", "F64", "U32", "I32", "F32", "U16", "I16", "BF16", "F16", "I8", "U8", "BOOL")
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+
+
+def write(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
+    """Writes one safetensors file, tensor by tensor: at most one of them is in memory beside its source.
+
+    Args:
+        path: replaced when, and only when, the new file is complete on disk.
+        tensors: name -> tensor; read one after the other, each once.
+    """
+    with replacing(path) as file:
+        write_to(file, tensors)
+
+
+def write_to(file: BinaryIO, tensors: Mapping[str, StoredTensor]) -> None:
+    """`write` into an open file."""
+    order = sorted(tensors, key=lambda name: (_WRITE_ORDER.index(_NAMES[tensors[name].dtype]), name))
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers 4 refuses a file without it
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        start, end = end, end + math.prod(tensor.shape) * tensor.dtype.itemsize
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % 8)
+    file.write(len(raw).to_bytes(8, "little"))
+    file.write(raw)
+    for name in order:
+        data = tensors[name].read().detach().cpu().contiguous()
+        file.write(data.flatten().view(torch.uint8).numpy().data)
+
+
+def split(tensors: Mapping[str, StoredTensor], limit: int) -> list[list[str]]:
+    """Names per shard: in order, a new shard whenever the next tensor would exceed `limit` bytes.
+
+    A tensor larger than the limit has a shard to itself.
+    """
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, tensor in tensors.items():
+        size = math.prod(tensor.shape) * tensor.dtype.itemsize
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def is_shard_or_index(name: str) -> bool:
+    """Whether this is a name under which weights are saved: `model.safetensors`, a numbered shard, or the index."""
+    return name == INDEX or re.fullmatch(r"model(-\d{5}-of-\d{5})?\.safetensors", name) is not None

@@ -1,0 +1,324 @@
+"""GPT-2 from embeddings to logits, readable top to bottom.
+
+The one idea: a residual stream ``x`` of width E runs through the model, and every layer *adds* to it: attention mixes
+tokens, the feed-forward layer works on each token by itself. Modules carry the names of GPT-2's own weights, so the
+name of a parameter here is the name of a tensor in the official files. How each layer is computed is in `layers`.
+
+Shapes: B batch, T tokens, S tokens with the cached ones, C context length, E width, H heads, d = E / H, V vocabulary.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.layers import (
+    EXACT,
+    GELU,
+    Compute,
+    Embedding,
+    Head,
+    LayerNorm,
+    Linear,
+    attention,
+    causal_mask,
+)
+
+if TYPE_CHECKING:
+    from gpt2_from_scratch.loading import LoadReport
+
+Device: TypeAlias = torch.device | str | None
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, so that a step computes only its new tokens. Written in place.
+
+    Args:
+        config: of the model that will use it.
+        batch_size: ``B``.
+        capacity: tokens it can hold; at most, and by default, the context length.
+        dtype: of the model.
+        device: of the model.
+
+    Example:
+        >>> config = GPTConfig(n_layer=2, n_embd=8, n_head=2, vocab_size=11, n_positions=16)
+        >>> model, cache = GPTModel(config).eval(), KVCache(config, batch_size=1)
+        >>> ids = torch.tensor([[1, 2, 3]])
+        >>> a, b = model(ids[:, :2], cache=cache), model(ids[:, 2:], cache=cache)
+        >>> torch.testing.assert_close(torch.cat([a, b], dim=1), model(ids))
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        batch_size: int,
+        capacity: int | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: Device = None,
+    ) -> None:
+        capacity = config.n_positions if capacity is None else min(capacity, config.n_positions)
+        shape = (config.n_layer, batch_size, config.n_head, capacity, config.head_dim)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
+        self.length = 0  # tokens held; the model advances it once per forward pass
+
+    @property
+    def batch_size(self) -> int:
+        """Rows ``B`` it was made for."""
+        return self.keys.size(1)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens it can hold."""
+        return self.keys.size(3)
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores the new tokens' keys and values ``[B, H, T, d]``; returns those of all tokens, ``[B, H, S, d]``."""
+        end = self.length + k.size(2)
+        self.keys[layer, :, :, self.length : end] = k
+        self.values[layer, :, :, self.length : end] = v
+        k, v = self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        # CPU kernels round by pointer alignment. Heads of whole cache lines (64 bytes; all official models) are aligned
+        # alike in this view and in transformers' contiguous cache; others are copied, to stay bit-identical.
+        if k.size(-1) * k.element_size() % 64:
+            k, v = k.contiguous(), v.contiguous()
+        return k, v
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Keeps only these rows of the batch (int64 ``[n]``): a finished text costs nothing more."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
+
+class MultiHeadAttention(nn.Module):
+    """Every token asks (query), every earlier token and itself answers (key), and the answers' values are averaged."""
+
+    def __init__(self, config: GPTConfig, layer: int, compute: Compute, device: Device = None) -> None:
+        super().__init__()
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd, compute, device)
+        self.c_proj = Linear(config.n_embd, config.n_embd, compute, device)
+        self.attn_dropout = nn.Dropout(config.attn_pdrop)
+        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+        self.layer = layer
+        self.n_head = config.n_head
+        self.upcast = config.reorder_and_upcast_attn
+        self.compute = compute
+        self.scale = config.head_dim**-0.5 if config.scale_attn_weights else 1.0
+        if config.scale_attn_by_inverse_layer_idx:
+            self.scale /= layer + 1
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None) -> Tensor:
+        q, k, v = (self._split_heads(part) for part in self.c_attn(x).split(x.size(-1), dim=-1))  # each (B, H, T, d)
+        if cache is not None:
+            k, v = cache.extend(self.layer, k, v)  # (B, H, S, d)
+        dropout_p = self.attn_dropout.p if self.training else 0.0
+        mixed = attention(
+            self.compute.attention,
+            q,
+            k,
+            v,
+            mask,
+            scale=self.scale,
+            upcast=self.upcast,
+            dropout=self.attn_dropout,
+            dropout_p=dropout_p,
+        )
+        merged = mixed.transpose(1, 2).reshape(x.shape)  # (B, H, T, d) -> (B, T, E)
+        return self.resid_dropout(self.c_proj(merged))  # type: ignore[no-any-return]
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.n_head, -1).transpose(1, 2)  # (B, T, E) -> (B, H, T, d)
+
+
+class FeedForward(nn.Module):
+    """Two linear layers with a GELU between, on each token by itself."""
+
+    def __init__(self, config: GPTConfig, compute: Compute, device: Device = None) -> None:
+        super().__init__()
+        self.c_fc = Linear(config.n_embd, config.inner_dim, compute, device)
+        self.act = GELU(config.activation_function, compute)
+        self.c_proj = Linear(config.inner_dim, config.n_embd, compute, device)
+        self.dropout = nn.Dropout(config.resid_pdrop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.c_proj(self.act(self.c_fc(x))))  # type: ignore[no-any-return]
+
+
+class TransformerBlock(nn.Module):
+    """Attention, then feed-forward; each normalises its own input (pre-norm) and adds its output to the stream."""
+
+    def __init__(self, config: GPTConfig, layer: int, compute: Compute, device: Device = None) -> None:
+        super().__init__()
+        self.ln_1 = LayerNorm(config.n_embd, config.layer_norm_epsilon, compute, device)
+        self.attn = MultiHeadAttention(config, layer, compute, device)
+        self.ln_2 = LayerNorm(config.n_embd, config.layer_norm_epsilon, compute, device)
+        self.mlp = FeedForward(config, compute, device)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None) -> Tensor:
+        shortcut = x
+        x = self.attn(self.ln_1(x), mask, cache)
+        x = x + shortcut
+
+        shortcut = x
+        x = self.mlp(self.ln_2(x))
+        return shortcut + x
+
+
+class GPTModel(nn.Module):
+    """GPT-2.
+
+    Built from a configuration it is freshly initialised, GPT-2's way, and in training mode; `from_pretrained` gives the
+    trained model, in eval mode.
+
+    Args:
+        config: sizes and options.
+        compute: how each kind of layer is computed; the default is bit-identical to transformers.
+        device: where to build it; on ``"meta"`` nothing is allocated or initialised.
+
+    Example:
+        >>> model = GPTModel(GPTConfig(n_layer=2, n_embd=8, n_head=2, vocab_size=11, n_positions=16))
+        >>> model(torch.tensor([[1, 2, 3]])).shape
+        torch.Size([1, 3, 11])
+    """
+
+    def __init__(self, config: GPTConfig, compute: Compute = EXACT, device: Device = None) -> None:
+        super().__init__()
+        self.config = config
+        self.compute = compute
+        self.load_report: LoadReport | None = None  # what `from_pretrained` did
+        self.wte = Embedding(config.vocab_size, config.n_embd, device)
+        self.wpe = Embedding(config.n_positions, config.n_embd, device)
+        self.drop = nn.Dropout(config.embd_pdrop)
+        self.h = nn.ModuleList(TransformerBlock(config, layer, compute, device) for layer in range(config.n_layer))
+        self.ln_f = LayerNorm(config.n_embd, config.layer_norm_epsilon, compute, device)
+        self.lm_head = Head(config.vocab_size, config.n_embd, device="meta" if config.tie_word_embeddings else device)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.wte.weight
+        if not self.wte.weight.is_meta:
+            self._initialize()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Logits of every token.
+
+        Args:
+            input_ids: int64 ``[B, T]``; with a cache, only the new tokens.
+            attention_mask: ``[B, S]``, 1 at text and 0 at padding, cached tokens included; None: no padding.
+            position_ids: int64 ``[B, T]`` or ``[1, T]``; None: counted on from the cached tokens. As in transformers
+                they are *not* derived from the mask: pass them with left padding (`generate` does).
+            cache: keys and values of earlier tokens; extended in place.
+
+        Returns:
+            ``[B, T, V]``, in the model's dtype; row ``t`` scores the token that follows token ``t``.
+
+        Raises:
+            ValueError: ids outside the vocabulary, more tokens than the context or the cache holds, wrong shapes.
+        """
+        return self.lm_head(self.hidden_states(input_ids, attention_mask, position_ids, cache))  # type: ignore[no-any-return]
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """The final, normalised hidden states ``[B, T, E]``: `forward` without the head; same arguments.
+
+        ``model.lm_head(model.hidden_states(ids)[:, -1])`` computes one token's logits where ``model(ids)[:, -1]`` would
+        compute all of them.
+        """
+        self._check_input(input_ids, attention_mask, cache)
+        past = cache.length if cache is not None else 0
+        batch, new = input_ids.shape
+        if position_ids is None:
+            position_ids = torch.arange(past, past + new, device=input_ids.device)[None]  # (1, T)
+        x = self.wte(input_ids) + self.wpe(position_ids)  # (B, T, E)
+        padding = attention_mask.bool() if attention_mask is not None else None
+        mask = causal_mask(self.compute.attention, padding, batch, new, past + new, x.dtype, x.device)
+        x = self.drop(x)
+        for block in self.h:
+            x = block(x, mask, cache)
+        if cache is not None:
+            cache.length += new
+        return self.ln_f(x)  # type: ignore[no-any-return]
+
+    def set_compute(self, compute: Compute) -> Self:
+        """Changes how the layers are computed, in place; the weights stay. Returns the model.
+
+        Example:
+            >>> from gpt2_from_scratch.layers import TEXTBOOK
+            >>> model = GPTModel(GPTConfig(n_layer=2, n_embd=8, n_head=2, vocab_size=11)).set_compute(TEXTBOOK)
+        """
+        for module in self._computing_modules():
+            module.compute = compute  # type: ignore[assignment]
+        return self
+
+    def _computing_modules(self) -> Iterator[nn.Module]:
+        return (module for module in self.modules() if hasattr(module, "compute"))
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str], **options: Any) -> Self:
+        """Loads a checkpoint: a Hub id, a directory or a file. See `loading.from_pretrained` for the options.
+
+        Example:
+            >>> model = GPTModel.from_pretrained("openai-community/gpt2", dtype=torch.float32)  # doctest: +SKIP
+        """
+        from gpt2_from_scratch import loading  # the one door upwards: users expect this method here
+
+        return loading.from_pretrained(cls, source, **options)
+
+    def save_pretrained(self, directory: str | os.PathLike[str], **options: Any) -> "LoadReport":
+        """Writes `config.json` and safetensors that transformers loads with identical logits. See `loading`."""
+        from gpt2_from_scratch import loading  # see from_pretrained
+
+        return loading.save_pretrained(self, directory, **options)
+
+    def _initialize(self) -> None:
+        """GPT-2's: normal weights, projections into the residual stream scaled down by ``sqrt(2 L)`` (paper, 2.3)."""
+        std = self.config.initializer_range
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if name.endswith("bias"):
+                    parameter.zero_()
+                elif parameter.dim() == 1:  # LayerNorm gains
+                    parameter.fill_(1.0)
+                elif name.endswith("c_proj.weight"):
+                    parameter.normal_(0.0, std / math.sqrt(2 * self.config.n_layer))
+                else:
+                    parameter.normal_(0.0, std)
+
+    def _check_input(self, input_ids: Tensor, attention_mask: Tensor | None, cache: KVCache | None) -> None:
+        if input_ids.dim() != 2 or input_ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                f"input_ids must be integer token ids [B, T], not {input_ids.dtype} {list(input_ids.shape)}"
+            )
+        batch, new = input_ids.shape
+        past = cache.length if cache is not None else 0
+        total = past + new
+        if new == 0:
+            raise ValueError("input_ids holds no token; GPT-2 needs at least one")
+        if total > self.config.n_positions:
+            raise ValueError(f"{total} tokens do not fit into the context of {self.config.n_positions}")
+        if cache is not None and total > cache.capacity:
+            raise ValueError(f"{total} tokens do not fit into a cache made for {cache.capacity}")
+        if cache is not None and batch != cache.batch_size:
+            raise ValueError(f"input_ids has {batch} rows, the cache was made for {cache.batch_size}")
+        if attention_mask is not None and attention_mask.shape != (batch, total):
+            raise ValueError(
+                f"attention_mask must be [B, S] = [{batch}, {total}], cached tokens included, "
+                f"not {list(attention_mask.shape)}"
+            )
+        if input_ids.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere the check would wait
+            low, high = (int(bound) for bound in torch.aminmax(input_ids))
+            if low < 0 or high >= self.config.vocab_size:
+                wrong = low if low < 0 else high
+                raise ValueError(f"token id {wrong} is outside the vocabulary of {self.config.vocab_size}")

@@ -1,0 +1,207 @@
+"""The reference: transformers' `GPT2LMHeadModel`, built from the file by transformers itself, and imported only here.
+
+The one idea: independence. Wherever transformers can read a checkpoint, it reads it; our loader is not asked. And the
+reference is run in more than one way (eager and SDPA attention, float32 and float64), because the distance of the
+reference from itself is the floor that every other difference is measured against.
+
+Traps avoided here: transformers follows the file's dtype unless told otherwise; it answers a tensor it cannot find
+with random numbers and a log line; its eager attention differs from itself with and without a cache.
+"""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import CheckpointError
+from gpt2_from_scratch.layouts import LAYOUTS
+from gpt2_from_scratch.loading import Checkpoint
+from gpt2_from_scratch.mapping import Layout
+from gpt2_from_scratch.trace import Site, trace
+
+_HEAD_ROWS = 4096  # vocabulary rows of the head that are in float64 at once: 25 MB at width 768
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A `GPT2LMHeadModel` in float32, eval mode, without a cache.
+
+    Args:
+        model: the transformers model.
+        config: of the checkpoint.
+    """
+
+    model: Any
+    config: GPTConfig
+
+    @property
+    def layout(self) -> Layout:
+        """Where the model's modules are, under canonical names."""
+        return LAYOUTS["huggingface"][0]
+
+    def logits(self, input_ids: Tensor) -> Tensor:
+        """Float32 logits ``[B, T, V]`` of ids ``[B, T]``."""
+        with torch.inference_mode():
+            return self.model(input_ids, use_cache=False).logits  # type: ignore[no-any-return]
+
+    def other_roundings(self, input_ids: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The same logits computed in other ways; only rounding differs. Their distances make the floor.
+
+        Yields:
+            A name, and logits: with the other attention kernel in float32, and in float64.
+        """
+        for attention in ("eager", "sdpa"):
+            if attention != self.model.config._attn_implementation:
+                with self._attention(attention):
+                    yield attention, self.logits(input_ids)
+        with self._float64():
+            yield "float64", self.logits(input_ids)
+
+    def logits_in(self, dtype: torch.dtype, input_ids: Tensor) -> Tensor:
+        """Logits of the same model with weights and arithmetic in a lower precision, as float32."""
+        exact = {parameter: parameter.data for parameter in self.model.parameters()}  # rounding cannot be undone
+        try:
+            for parameter, data in exact.items():
+                parameter.data = data.to(dtype)
+            return self.logits(input_ids).float()
+        finally:
+            for parameter, data in exact.items():
+                parameter.data = data
+
+    def trace(self, input_ids: Tensor) -> Mapping[str, Site]:
+        """Inputs and outputs of every module of the layout, by canonical name, in execution order."""
+        names = {theirs[0]: site for site, theirs in self.layout.sites(self.config)}
+        sites = trace(self.model, names, lambda: self.logits(input_ids))
+        return {names[name]: site for name, site in sites.items()}
+
+    @contextlib.contextmanager
+    def _attention(self, name: str) -> Iterator[None]:
+        before = self.model.config._attn_implementation
+        self.model.set_attn_implementation(name)
+        try:
+            yield
+        finally:
+            self.model.set_attn_implementation(before)
+
+    @contextlib.contextmanager
+    def _float64(self) -> Iterator[None]:
+        """The model's own code on float64 numbers, with one block's weights in float64 at a time.
+
+        Embeddings hand over float64 (exact), each block and the final norm see their weights converted while they run,
+        and the head is computed a slab of the vocabulary at a time.
+        """
+        trunk, head = self.model.transformer, self.model.lm_head
+        upcasting = [block.attn for block in trunk.h if block.attn.reorder_and_upcast_attn]
+        handles = [
+            module.register_forward_hook(lambda _, __, output: output.double()) for module in (trunk.wte, trunk.wpe)
+        ]
+        mapped: dict[nn.Parameter, Tensor] = {}  # float32 data of the module that is running
+
+        def widen(module: nn.Module, _: object) -> None:
+            for parameter in module.parameters():
+                mapped[parameter] = parameter.data
+                parameter.data = parameter.data.double()
+
+        def restore(module: nn.Module, *_: object) -> None:
+            for parameter in module.parameters():
+                parameter.data = mapped.pop(parameter)
+
+        for module in (*trunk.h, trunk.ln_f):
+            handles.append(module.register_forward_pre_hook(widen))
+            handles.append(module.register_forward_hook(restore))
+        head.forward = lambda x: torch.cat(
+            [F.linear(x, rows.double()) for rows in head.weight.split(_HEAD_ROWS)], dim=-1
+        )
+        for attention in upcasting:  # it would force float32: the same mathematics, without the precision
+            attention.reorder_and_upcast_attn = False
+        try:
+            yield
+        finally:
+            del head.forward  # the class's own is back
+            for handle in handles:
+                handle.remove()
+            for parameter, data in mapped.items():  # of a block that was interrupted
+                parameter.data = data
+            for attention in upcasting:
+                attention.reorder_and_upcast_attn = True
+
+
+def load_reference(checkpoint: Checkpoint) -> Reference:
+    """Builds the reference for a checkpoint.
+
+    transformers reads a Hugging Face checkpoint itself. Forms that it cannot read are handed over tensor by tensor.
+
+    Args:
+        checkpoint: an opened one; only its location and configuration are used where transformers can read the file.
+
+    Raises:
+        CheckpointError: transformers cannot load the checkpoint, or would fill tensors in with random numbers.
+    """
+    with _quiet():
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        # Settings that transformers before 5.4 ignored under SDPA; and one that only eager attention has.
+        config = checkpoint.config
+        eager = (
+            config.reorder_and_upcast_attn or config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights
+        )
+        transformers_gpt2: Any = GPT2LMHeadModel  # its types do not say what `output_loading_info` returns
+        options = {
+            "config": GPT2Config(**config.to_hf()),
+            "dtype": torch.float32,
+            "attn_implementation": "eager" if eager else "sdpa",
+            "output_loading_info": True,
+        }
+        directory = _readable_by_transformers(checkpoint)
+        try:
+            if directory is not None:
+                model, info = transformers_gpt2.from_pretrained(directory, local_files_only=True, **options)
+            else:
+                state = {
+                    name if name.startswith("lm_head") else f"transformer.{name}": read().float()
+                    for name, read in checkpoint.tensors.items()
+                }
+                model, info = transformers_gpt2.from_pretrained(None, state_dict=state, **options)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise CheckpointError(f"transformers cannot load {checkpoint.located.source}: {error}") from None
+    missing = sorted(set(info["missing_keys"]) - ({"lm_head.weight"} if config.tie_word_embeddings else set()))
+    if missing or info["mismatched_keys"]:
+        raise CheckpointError(
+            f"transformers would fill {len(missing) + len(info['mismatched_keys'])} tensors of "
+            f"{checkpoint.located.source} with random numbers, such as {(missing or info['mismatched_keys'])[0]!r}"
+        )
+    return Reference(model.eval(), config)
+
+
+def _readable_by_transformers(checkpoint: Checkpoint) -> str | None:
+    """The directory, if it is one that `from_pretrained` reads as it stands."""
+    located = checkpoint.located
+    standard = located.weights.name in ("model.safetensors", "model.safetensors.index.json")
+    if checkpoint.as_found and checkpoint.layout.name == "huggingface" and standard and located.config is not None:
+        return str(located.directory)
+    return None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the advice of transformers (progress bars, loading tables): it is not the user's business here."""
+    from transformers.utils import logging as transformers_logging
+
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()

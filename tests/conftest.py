@@ -1,0 +1,39 @@
+"""What several test files share: the perturbed model, in memory and as files, and the folder of real checkpoints.
+
+transformers takes seconds to import, so only the fixtures that need it import it.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from transformers import GPT2LMHeadModel
+
+
+@pytest.fixture(scope="session")
+def shared_checkpoints() -> Path:
+    """The folder of real checkpoints: ``$GPT2_CHECKPOINTS``, or ``shared/checkpoints`` beside the repository."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "checkpoints"
+    folder = Path(os.environ.get("GPT2_CHECKPOINTS", beside))
+    if not folder.is_dir():
+        pytest.skip(f"no real checkpoints at {folder}; GPT2_CHECKPOINTS says where they are")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def perturbed_reference() -> "GPT2LMHeadModel":
+    """transformers' GPT-2, 12 layers, every parameter perturbed, float32, SDPA. Shared: leave it as it is."""
+    from tests.perturbed import perturbed
+
+    return perturbed().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def perturbed_checkpoint(perturbed_reference: "GPT2LMHeadModel", tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same model as a Hugging Face directory. Shared: leave it as it is, copy it to change it."""
+    from tests.perturbed import save
+
+    return save(perturbed_reference, tmp_path_factory.mktemp("perturbed"))

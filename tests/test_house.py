@@ -1,0 +1,459 @@
+"""The house keeps its plan: rooms and arrows, dependencies, scripts, and what a stranger meets.
+
+The one idea: the plan is data (`LEVELS`, `SIDEWAYS`, `DOOR` below), the code's arrows are read from its
+syntax trees, and whatever does not follow the plan is listed at once, each with its place and the reason for
+the rule. To change the house, change the plan here, and the row that says why.
+"""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import ZipFile
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "gpt2_from_scratch"
+
+# ----------------------------------------------------------------------------------------------------------
+# The plan
+# ----------------------------------------------------------------------------------------------------------
+
+# A room is a module of the package, or a folder of them. Imports go to a lower level or stay inside the room.
+LEVELS = (
+    {"errors", "config", "mapping", "compare", "trace", "layers"},
+    {"model", "layouts", "checkpoint"},
+    {"loading", "tokenizer", "generate", "reference"},
+    {"verifier"},
+    {"diagnose"},
+    {"testing", "cli", "__main__", "__init__"},
+)
+LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+
+# Neighbours on one level do not know each other, except: (importer, imported) -> why.
+SIDEWAYS = {
+    ("layers", "config"): "a layer is built from the settings that change its mathematics",
+    ("mapping", "config"): "how many layers to unroll, how many heads to split: sizes, never names",
+    ("generate", "tokenizer"): "streaming decodes tokens without breaking a character",
+    ("reference", "loading"): "finds the checkpoint's files; what is in them it reads by itself",
+    ("__main__", "cli"): "`python -m gpt2_from_scratch` is `gpt2`",
+} | {(room, "errors"): "everyone may fail" for room in LEVELS[0] - {"errors"}}
+
+# The single arrow that points up, because users look for these two methods on the class: only inside the
+# methods, so that importing the architecture never imports a loader. (TYPE_CHECKING: types in signatures.)
+DOOR = ("model", "loading")
+DOOR_SCOPES = {"GPTModel.from_pretrained", "GPTModel.save_pretrained", "TYPE_CHECKING"}
+
+# Arrows that do point down, and still contradict what a room is for.
+NEVER = {
+    ("verifier", "model"): "the verifier takes any two modules, ours has no privilege",
+    ("verifier", "layers"): "the verifier takes any two modules, ours has no privilege",
+}
+
+NAMELESS_IDEAS = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
+
+TOP_LEVEL = {
+    ".ci", ".gitattributes", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md",
+    "LICENSE", "README.md", "constraints.txt", PACKAGE, "pyproject.toml", "scripts", "tests",
+}  # fmt: skip
+
+# What no file of the project says, and why.
+STRANGE_TO_A_STRANGER = {
+    r"(?<![\w.])/(?:work|root|opt|home|Users)/": "a path of one machine",
+    r"\b(?:pypi\.org|pythonhosted\.org|download\.pytorch\.org|index[-]url|find[-]links)\b": (
+        "about package registries; where pip looks is the user's choice"
+    ),
+    r"\b(?:design|formats|faults|known_answers|anchors)\.md\b": "a document that does not ship",
+}
+
+# ----------------------------------------------------------------------------------------------------------
+# Reading the code
+# ----------------------------------------------------------------------------------------------------------
+
+
+class Import(NamedTuple):
+    target: str  # absolute and dotted: "gpt2_from_scratch.loading.LoadReport", "torch.nn"
+    line: int
+    scope: str  # enclosing "Class.method" or "function"; "TYPE_CHECKING" for types only; "" at the top
+
+
+def imports(source: str, module: str, is_package: bool = False) -> Iterator[Import]:
+    """Every import in `source`: at the top, in a function, under TYPE_CHECKING, by `import_module("...")`."""
+    home = module.split(".") if is_package else module.split(".")[:-1]
+
+    def walk(node: ast.AST, scope: str) -> Iterator[Import]:
+        match node:
+            case ast.Import(names=names):
+                for name in names:
+                    yield Import(name.name, node.lineno, scope)
+            case ast.ImportFrom(module=origin, names=names, level=level):
+                up = ".".join(home[: len(home) - level + 1]) if level else ""
+                base = ".".join(filter(None, [up, origin]))
+                for name in names:
+                    yield Import(f"{base}.{name.name}", node.lineno, scope)
+            case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(target))]):
+                yield Import(target, node.lineno, scope)
+            case ast.ClassDef(name=name) | ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                scope = f"{scope}.{name}".lstrip(".")
+            case ast.If(test=ast.Name(id="TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+                scope = "TYPE_CHECKING"
+        for child in ast.iter_child_nodes(node):
+            yield from walk(child, scope)
+
+    yield from walk(ast.parse(source), "")
+
+
+def room(dotted: str) -> str:
+    """The room a name of ours lives in; what `gpt2_from_scratch` itself offers lives in `__init__`."""
+    name = dotted.split(".")[1] if "." in dotted else ""
+    return name if name in LEVEL else "__init__"
+
+
+def objection(source: str, target: str, scope: str) -> str | None:
+    """Why the plan has no arrow from room `source` to room `target`, or None."""
+    here, there = LEVEL[source], LEVEL[target]
+    if source == target or (source, target) in SIDEWAYS:
+        return None
+    if (source, target) in NEVER:
+        return f"`{source}` never imports `{target}`: {NEVER[source, target]}"
+    if here > there or ((source, target) == DOOR and scope in DOOR_SCOPES):
+        return None
+    if here == there:
+        return (
+            f"`{source}` and `{target}` are neighbours on level {here} and do not know each other; "
+            "move what they share down, or give the arrow its reason in SIDEWAYS"
+        )
+    where = " outside the one door" if (source, target) == DOOR else ""
+    return f"`{source}` (level {here}) imports `{target}` (level {there}){where}: arrows point down"
+
+
+def module_files() -> list[tuple[str, Path]]:
+    """All modules of the package: dotted name and file."""
+    files = sorted((ROOT / PACKAGE).rglob("*.py"))
+    assert files, f"no package at {ROOT / PACKAGE}"
+    names = [file.relative_to(ROOT).with_suffix("").parts for file in files]
+    return [(".".join(name).removesuffix(".__init__"), file) for name, file in zip(names, files, strict=True)]
+
+
+def is_ours(dotted: str) -> bool:
+    return dotted.split(".")[0] == PACKAGE
+
+
+def package_imports() -> Iterator[tuple[str, str, Import]]:
+    """Every import of the package with the room it stands in and its place: (room, "file:line", import)."""
+    for module, file in module_files():
+        for found in imports(file.read_text(), module, file.name == "__init__.py"):
+            here = "__main__" if module == f"{PACKAGE}.__main__" else room(module)
+            yield here, f"{file.relative_to(ROOT)}:{found.line}", found
+
+
+def repository_files() -> list[Path]:
+    """What git has or would take, relative to the top."""
+    # safe.directory: CI often checks out as one user and tests as another.
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "-c", "-o", "--exclude-standard"]
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("what belongs to the repository is known to git only, and this is not a git checkout")
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [Path(name) for name in listed.split("\0") if name and (ROOT / name).exists()]
+
+
+def fail_with(title: str, found: list[str]) -> None:
+    """One failure that lists everything, in place of a diff of lists."""
+    if found:
+        pytest.fail("\n  ".join([f"{title}:", *found]), pytrace=False)
+
+
+def pyproject() -> dict[str, dict]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def normal(requirement: str) -> str:
+    """The name in a requirement, in the form that compares: "google_crc32c>=1" -> "google-crc32c"."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Rooms and arrows
+# ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_module_has_a_room():
+    rooms = {module.split(".")[1] for module, _ in module_files() if "." in module}
+    fail_with("modules that the plan has no room for (LEVELS)", sorted(rooms - LEVEL.keys()))
+
+
+def test_arrows_point_down():
+    wrong = []
+    for here, place, found in package_imports():
+        if is_ours(found.target) and (why := objection(here, room(found.target), found.scope)):
+            wrong.append(f"{place}  {why}")
+    fail_with("imports against the plan of the house", wrong)
+
+
+WRONG_ARROWS = [
+    ("config", f"from {PACKAGE}.model import GPTModel", "arrows point down"),
+    ("layers", "def f():\n    from . import verifier", "arrows point down"),
+    ("layouts.nanogpt", "from ..loading import load_into", "arrows point down"),
+    ("checkpoint.detect", f"importlib.import_module('{PACKAGE}.cli')", "arrows point down"),
+    ("compare", f"from {PACKAGE} import GPTModel", "`__init__` (level 5)"),
+    ("trace", "from .compare import compare", "neighbours on level 0"),
+    ("generate", f"import {PACKAGE}.reference", "neighbours on level 2"),
+    ("verifier.verdict", "if TYPE_CHECKING:\n    from ..model import GPTModel", "no privilege"),
+    ("model", f"from {PACKAGE} import loading", "outside the one door"),
+    ("model", "class GPTModel:\n    def forward(self):\n        from . import loading", "outside the one"),
+]
+RIGHT_ARROWS = [
+    ("model", "class GPTModel:\n    def save_pretrained(self):\n        from . import loading"),
+    ("verifier.verdict", "from .floor import Floor\nfrom ..errors import CandidateError"),
+    ("mapping", f"from {PACKAGE}.errors import MappingError"),
+    ("config", "import torch\nfrom cli import main"),
+]
+
+
+def objections(module: str, source: str) -> list[str]:
+    arrows = [arrow for arrow in imports(source, f"{PACKAGE}.{module}") if is_ours(arrow.target)]
+    found = [objection(room(f"{PACKAGE}.{module}"), room(arrow.target), arrow.scope) for arrow in arrows]
+    return [why for why in found if why]
+
+
+@pytest.mark.parametrize(("module", "source", "complaint"), WRONG_ARROWS)
+def test_a_wrong_arrow_is_seen(module: str, source: str, complaint: str):
+    (why,) = objections(module, source)
+    assert complaint in why
+
+
+@pytest.mark.parametrize(("module", "source"), RIGHT_ARROWS)
+def test_a_right_arrow_is_none_of_our_business(module: str, source: str):
+    assert objections(module, source) == []
+
+
+def test_only_the_reference_knows_transformers():
+    fail_with(
+        "transformers is imported outside `reference`, the room that keeps it replaceable and late",
+        [
+            place
+            for here, place, found in package_imports()
+            if found.target.split(".")[0] == "transformers" and here != "reference"
+        ],
+    )
+
+
+def test_nothing_imports_a_script():
+    wrong = []
+    for file in [*(ROOT / PACKAGE).rglob("*.py"), *(ROOT / "tests").rglob("*.py")]:
+        wrong += [
+            f"{file.relative_to(ROOT)}:{found.line}"
+            for found in imports(file.read_text(), file.stem)
+            if found.target.split(".")[0] == "scripts"
+        ]
+    fail_with("scripts are programs that people run; what others need belongs into a room", wrong)
+
+
+def test_the_library_never_prints():
+    wrong = []
+    for module, file in module_files():
+        if room(module) == "cli":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            match node:
+                case ast.Call(func=ast.Name(id="print")):
+                    wrong.append(f"{file.relative_to(ROOT)}:{node.lineno}")
+    fail_with("the library returns results and raises errors; only the command line prints", wrong)
+
+
+def test_every_name_is_an_idea():
+    folders = (ROOT / name for name in (PACKAGE, "tests", "scripts"))
+    files = [file.relative_to(ROOT) for folder in folders for file in folder.rglob("*.py")]
+    fail_with(
+        "a file without an idea of its own: name what it is for, or move its parts to the rooms they serve",
+        [str(file) for file in files if NAMELESS_IDEAS & set(file.with_suffix("").parts)],
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------
+# What an import costs
+# ----------------------------------------------------------------------------------------------------------
+
+
+def modules_of(*arguments: str) -> set[str]:
+    """The modules that a fresh interpreter has imported when `python *arguments` ends well."""
+    # PYTHONPATH: also where the package lies beside the tests and is not installed.
+    run = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert run.returncode == 0, re.sub(r"^import time:.*\n", "", run.stderr, flags=re.MULTILINE)
+    return set(re.findall(r"^import time:.*\| +(\S+)$", run.stderr, flags=re.MULTILINE))
+
+
+def test_importing_the_package_imports_nothing_heavier_than_torch():
+    # torch._dynamo: what stock layers on the meta device pull in, 800 modules and a second (torch 2.13).
+    # huggingface_hub: an HTTP client, which a local file does not need.
+    code = f"import {PACKAGE}; {PACKAGE}.GPTModel, {PACKAGE}.GPTConfig"
+    heavy = modules_of("-c", code) & {"transformers", "torch._dynamo", "huggingface_hub"}
+    fail_with(f"`import {PACKAGE}` also imports (find out from where with -X importtime)", sorted(heavy))
+
+
+def test_help_does_not_import_torch():
+    heavy = modules_of("-m", PACKAGE, "--help") & {"torch", "transformers", "numpy", "huggingface_hub"}
+    fail_with("`gpt2 --help` answers within 0.3 s only without (see -X importtime)", sorted(heavy))
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Dependencies
+# ----------------------------------------------------------------------------------------------------------
+
+
+def test_dependencies_are_those_the_package_imports():
+    project = pyproject()["project"]
+    extras = project["optional-dependencies"]
+    declared = {normal(item) for item in project["dependencies"]}
+    declared |= {normal(item) for extra, items in extras.items() if extra != "dev" for item in items}
+    known = packages_distributions()
+    roots = {found.target.split(".")[0] for _, _, found in package_imports()}
+    foreign = roots - sys.stdlib_module_names - {PACKAGE}
+    imported = {normal(name) for root in foreign for name in known.get(root, [root])}
+    fail_with(
+        "dependencies and imports of the package disagree",
+        [f"{name}: imported, not in pyproject.toml" for name in sorted(imported - declared)]
+        + [f"{name}: in pyproject.toml, imported nowhere" for name in sorted(declared - imported)],
+    )
+
+
+def test_every_dependency_is_pinned():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    fail_with(
+        "constraints.txt holds exact public versions (no `+cpu`: that build is not everywhere)",
+        [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", pin)],
+    )
+    project = pyproject()["project"]
+    direct = sum(project["optional-dependencies"].values(), start=project["dependencies"])
+    fail_with(
+        "in pyproject.toml, without a pin in constraints.txt",
+        sorted({normal(item) for item in direct} - {normal(pin) for pin in pins}),
+    )
+
+
+def test_the_wheel_holds_the_types_and_the_trained_model(tmp_path: Path):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / PACKAGE, tmp_path / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    # A copy, so that no build folder stays behind; no isolation, so that nothing is downloaded.
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "-q",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        "out",
+        ".",
+    ]
+    run = subprocess.run(build, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    (wheel,) = (tmp_path / "out").glob("*.whl")
+    packed = {name for name in ZipFile(wheel).namelist() if name.startswith(f"{PACKAGE}/")}
+    source = {
+        file.relative_to(tmp_path).as_posix()
+        for file in (tmp_path / PACKAGE).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    assert f"{PACKAGE}/tiny/config.json" in source
+    fail_with(
+        "the wheel differs from the package",
+        [f"missing: {name}" for name in sorted(source - packed)]
+        + [f"extra: {name}" for name in sorted(packed - source)],
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------
+# What a stranger meets
+# ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_top_level_holds_what_it_should():
+    found = {file.parts[0] for file in repository_files()}
+    fail_with(
+        "the top level of the repository is its table of contents",
+        [f"not in the plan (TOP_LEVEL): {name}" for name in sorted(found - TOP_LEVEL)]
+        + [f"missing: {name}" for name in sorted(TOP_LEVEL - found)],
+    )
+
+
+def test_no_file_speaks_of_one_workplace():
+    wrong = []
+    for file in repository_files():
+        try:
+            lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError:
+            continue  # weights
+        if file.name in {"vocab.json", "merges.txt", "tokenizer.json"}:
+            continue  # the words of a trained vocabulary are not ours
+        for number, line in enumerate(lines, start=1):
+            for pattern, what in STRANGE_TO_A_STRANGER.items():
+                if match := re.search(pattern, line):
+                    wrong.append(f"{file}:{number}  `{match[0]}` is {what}")
+    fail_with("text that means nothing outside one workplace", wrong)
+
+
+def test_contributing_is_short():
+    assert len((ROOT / "CONTRIBUTING.md").read_text().splitlines()) < 60
+
+
+def test_readme_shows_the_commands_that_are_run():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    shown = {line.partition("#")[0].strip().removeprefix("$ ") for line in lines}
+    quickstart = (ROOT / "scripts" / "quickstart").read_text()
+    ci = (ROOT / ".ci" / "run").read_text()
+    run = re.findall(r"^gpt2 .+", quickstart, flags=re.MULTILINE)
+    tested = re.findall(r"^check (bash scripts/.+)", ci, flags=re.MULTILINE)
+    assert run, "scripts/quickstart runs no gpt2 command"
+    assert sorted(tested) == ["bash scripts/quickstart", "bash scripts/test"], ".ci/run runs something else"
+    fail_with("run by scripts/quickstart or .ci/run, not shown in README.md", sorted({*run, *tested} - shown))
+
+    ask = [sys.executable, "-m", PACKAGE, "--help"]
+    usage = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    known = set(re.findall(r"\w+", usage))
+    subcommands = {match[1] for line in shown if (match := re.match(r"gpt2 (\w+)", line))}
+    fail_with("README.md shows a command that `gpt2 --help` does not name", sorted(subcommands - known))
+
+
+@pytest.mark.parametrize("script", ["scripts/setup", "scripts/quickstart", "scripts/test", ".ci/run"])
+def test_shell_scripts_parse(script: str):
+    subprocess.run(["bash", "-n", script], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    ("stub", "complaint"),
+    [(None, "cannot run"), ("#!/bin/sh\necho 3.9\n", "is Python 3.9, but 3.11 or newer is needed")],
+    ids=["no-such-interpreter", "too-old"],
+)
+def test_the_set_up_names_the_python_it_cannot_use(tmp_path: Path, stub: str | None, complaint: str):
+    python = tmp_path / "python"
+    if stub:
+        python.write_text(stub)
+        python.chmod(0o755)
+    run = subprocess.run(
+        ["bash", str(ROOT / "scripts" / "quickstart")],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2
+    assert complaint in run.stderr
+    assert "PYTHON=" in run.stderr  # what to do next
+    assert run.stdout == ""
