@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gpt2_from_scratch.config import GPTConfig
     from gpt2_from_scratch.errors import CandidateError, CheckpointError, DivergenceError
-    from gpt2_from_scratch.generate import generate
+    from gpt2_from_scratch.generation import generate
     from gpt2_from_scratch.layers import EXACT, FUSED, TEXTBOOK, Compute
     from gpt2_from_scratch.loading import LoadReport, load_into, open_checkpoint
     from gpt2_from_scratch.mapping import Layout
@@ -32,7 +32,7 @@ _HOME = {
     "Layout": "mapping",
     "LoadReport": "loading",
     "TEXTBOOK": "layers",
-    "generate": "generate",
+    "generate": "generation",
     "load_into": "loading",
     "load_tokenizer": "tokenizer",
     "open_checkpoint": "loading",

@@ -96,7 +96,7 @@ def _fill(candidate: Any, arguments: argparse.Namespace, layout: Any, options: d
 
 
 def _generate(arguments: argparse.Namespace) -> int:
-    from gpt2_from_scratch.generate import stream_text
+    from gpt2_from_scratch.generation import stream_text
     from gpt2_from_scratch.model import GPTModel
     from gpt2_from_scratch.tokenizer import load_tokenizer
 
@@ -187,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("prompt", help="the text to continue")
     generate.add_argument("--checkpoint", help=_CHECKPOINT_HELP)
-    generate.add_argument("--max-new-tokens", type=int, default=40, metavar="N", help="(%(default)s)")
+    generate.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="(%(default)s)")
     generate.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (%(default)s)")
     generate.add_argument("--top-k", type=int, metavar="K", help="sample among the K most probable tokens")
     generate.add_argument("--top-p", type=float, metavar="P", help="sample among the most probable that sum to P")

@@ -10,7 +10,7 @@ Fields, defaults and aliases follow `GPT2Config` of transformers 4.x and 5.x.
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -246,12 +246,7 @@ class GPTConfig:
 
     def replace(self, **changes: Any) -> "GPTConfig":
         """A copy with some fields changed, checked like a new one."""
-        unknown = sorted(set(changes) - _FIELDS)
-        if unknown:
-            raise ConfigError(
-                f"GPTConfig has no field {', '.join(map(repr, unknown))}",
-                hint="fields: " + ", ".join(sorted(_FIELDS)),
-            )
+        check_fields(changes)
         return dataclasses.replace(self, **changes)
 
     @classmethod
@@ -298,7 +293,10 @@ class GPTConfig:
             if name not in _FIELDS:
                 extra[key] = value
             elif name in fields and fields[name] != value:
-                raise ConfigError(f"{where} gives {name} twice, as {fields[name]!r} and (as {key!r}) {value!r}")
+                raise ConfigError(
+                    f"{where} gives {name} twice, as {fields[name]!r} and (as {key!r}) {value!r}",
+                    hint="remove the wrong one",
+                )
             else:
                 fields[name] = value
         if model_type is None and not any(name in fields for name in _SIZE_FIELDS):
@@ -343,6 +341,29 @@ _FIELDS = frozenset(f.name for f in dataclasses.fields(GPTConfig)) - {"extra"}
 _BOOL_FIELDS = tuple(f.name for f in dataclasses.fields(GPTConfig) if f.type is bool)
 
 
+def check_fields(names: Iterable[str]) -> None:
+    """Refuses what is no field of a `GPTConfig`.
+
+    Raises:
+        ConfigError: names what is unknown, and lists what there is.
+    """
+    if unknown := sorted(set(names) - _FIELDS):
+        raise ConfigError(
+            f"GPTConfig has no field {', '.join(map(repr, unknown))}",
+            hint="fields: " + ", ".join(sorted(_FIELDS)),
+        )
+
+
+def official_size(n_layer: int, n_embd: int) -> str | None:
+    """The official model of this depth and width, or None.
+
+    Example:
+        >>> official_size(24, 1024)
+        '355M'
+    """
+    return next((name for name, size in _SIZES.items() if size[:2] == (n_layer, n_embd)), None)
+
+
 def read_json(path: Path, max_bytes: int = _MAX_CONFIG_BYTES) -> Any:
     """Parses a JSON file strictly: no duplicate keys, no NaN or Infinity literals, no more than `max_bytes`.
 
@@ -363,7 +384,9 @@ def read_json(path: Path, max_bytes: int = _MAX_CONFIG_BYTES) -> Any:
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, ConfigError):
             raise ConfigError(f"{path}: {error.message}", hint=error.hint) from None
-        raise ConfigError(f"{path} is not a readable JSON file: {error}") from None
+        raise ConfigError(
+            f"{path} is not a readable JSON file: {error}", hint="fetch it again, or correct it"
+        ) from None
 
 
 def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -371,7 +394,9 @@ def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise ConfigError(f"key {next(key for key in keys if keys.count(key) > 1)!r} appears twice")
+        raise ConfigError(
+            f"key {next(key for key in keys if keys.count(key) > 1)!r} appears twice", hint="remove the wrong one"
+        )
     return result
 
 

@@ -5,27 +5,33 @@ layout and the fate of every tensor; only then are parameters touched, so a fail
 """
 
 import json
+import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch.checkpoint import Container, Located, StoredTensor, locate, open_container, safetensors
-from gpt2_from_scratch.checkpoint.atomic import replacing
+from gpt2_from_scratch.checkpoint.atomic import replacing_all
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.describe import describe, same, stored_head, strange
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, MappingError
 from gpt2_from_scratch.layers import EXACT, Compute
 from gpt2_from_scratch.layouts import DETECTABLE, LAYOUTS
 from gpt2_from_scratch.mapping import (
     Accounting,
     Layout,
+    Row,
+    account,
     best_fit,
-    collapse,
+    listed,
     read_canonical,
     write_theirs,
 )
@@ -38,19 +44,6 @@ LayoutChoice: TypeAlias = str | Layout | Sequence[Layout]
 Model = TypeVar("Model", bound="GPTModel")
 
 TINY = Path(__file__).parent / "tiny"  # the trained model inside the package: the default checkpoint of every command
-
-# What wrappers put before every name of a state dict: DistributedDataParallel, torch.compile, and a model in an
-# attribute.
-_WRAPPERS = ("_orig_mod.", "module.", "model.", "module._orig_mod.", "_orig_mod.module.")
-# Parts of names that say what a file is when it is not a plain GPT-2.
-_STRANGERS = {
-    "lora_": "LoRA adapters: merge them into the base model first",
-    "crossattention": "cross-attention: the decoder of an encoder-decoder model, not a GPT-2 language model",
-    "qweight": "GPTQ-quantised weights: load the unquantised checkpoint",
-    "SCB": "bitsandbytes-quantised weights: load the unquantised checkpoint",
-    "rotary": "rotary positions: not the GPT-2 architecture",
-    "gamma": "LayerNorm gains named gamma/beta, as TensorFlow does: rename them to weight/bias",
-}
 
 
 # ---------------------------------------------------------------------------------------------------- a checkpoint
@@ -125,9 +118,9 @@ class LoadReport:
         parts = [f"{self.source}: {len(self.loaded)} tensors, {self.parameters:,} parameters, {dtype_name(self.dtype)}"]
         parts.append(f"{self.form}, layout {self.layout}")
         if self.tied:
-            parts.append(f"{', '.join(collapse(self.tied))} tied")
+            parts.append(f"{listed(self.tied)} tied")
         if self.zeros:
-            parts.append(f"{', '.join(collapse(self.zeros))} absent, so zero")
+            parts.append(f"{listed(self.zeros)} absent, so zero")
         for why in dict.fromkeys(self.ignored.values()):
             count = sum(reason == why for reason in self.ignored.values())
             parts.append(f"{count} ignored ({why})")
@@ -139,7 +132,9 @@ def open_checkpoint(
     *,
     layout: LayoutChoice | None = None,
     config: GPTConfig | None = None,
+    overrides: Mapping[str, Any] = MappingProxyType({}),
     strip_prefix: str = "",
+    ignore: Sequence[str] = (),
     mmap: bool = True,
     revision: str | None = None,
     token: str | None = None,
@@ -152,7 +147,10 @@ def open_checkpoint(
         source: a file, a directory, or a Hub id such as ``openai-community/gpt2``.
         layout: of the file: a name from `LAYOUTS`, or a `Layout`; None finds the one that accounts for every tensor.
         config: used instead of the checkpoint's own.
+        overrides: fields of config.json that replace what the checkpoint says, or complete it:
+            ``{"n_head": 6, "activation_function": "gelu_new"}``.
         strip_prefix: removed from every name, such as ``"_orig_mod."``.
+        ignore: tensors to leave out, by their whole names, ``*`` for a number: ``("score.weight",)``.
         mmap: map the files; False reads them, which a file that may change or be cut short needs: touching a mapped
             file that somebody else truncates kills the process (SIGBUS), in any library.
         revision: branch, tag or commit on the Hub.
@@ -168,27 +166,31 @@ def open_checkpoint(
         >>> checkpoint.layout.name, checkpoint.config.n_layer
         ('huggingface', 12)
     """
-    as_found = layout is None and config is None and not strip_prefix
+    as_found = layout is None and config is None and not overrides and not strip_prefix
     located = locate(source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
     container = open_container(located.weights, mmap)
     if not container.tensors:
-        raise CheckpointError(f"{located.weights} holds no tensor")
+        raise CheckpointError(f"{located.weights} holds no tensor", hint="the save that wrote it was given no weights")
     if strip_prefix:
         container = _without_prefix(container, strip_prefix, located)
-    config = config or _config_of(located, container)
-    if config.n_layer > len(container.tensors) and container.layout is None:  # before anything is unrolled
-        raise ConfigError(
-            f"{located.source}: the configuration says {config.n_layer:,} layers, the file has "
-            f"{len(container.tensors):,} tensors in all",
-            hint="the config.json belongs to another model",
-        )
+    container, left_out = _without(container, ignore, located)
     choice = layout if layout is not None else container.layout
-    accounting = best_fit(layout_variants(choice) if choice is not None else DETECTABLE, config, container.shapes)
+    layouts = layout_variants(choice) if choice is not None else DETECTABLE
+    assumed: tuple[str, ...] = ()
+    if config is None:
+        config, assumed = describe(located, container, layouts, overrides, layout_given=layout is not None)
+    elif overrides:
+        config = config.replace(**overrides)
+    _check_scale(config, container, located.source)  # before anything is unrolled
+    accounting = best_fit(layouts, config, container.shapes)
     if not accounting:
         raise MappingError(f"{located.source}: {accounting}", hint=_remedy(accounting, container, config))
-    dtype, notes = _floating_dtype(accounting, container)
+    dtype, notes = _floating_dtype(accounting, container, located.source)
     tensors = read_canonical(accounting, config, lambda name: container.tensors[name].read())
-    checkpoint = Checkpoint(located, container, config, accounting, tensors, dtype, (*container.notes, *notes), as_found)
+    notes = (*container.notes, *assumed, *notes)
+    accounting = replace(accounting, ignored={**accounting.ignored, **left_out})
+    checkpoint = Checkpoint(located, container, config, accounting, tensors, dtype, notes, as_found)
+    _check_zeros(checkpoint)
     _check_tied_head(checkpoint)
     return checkpoint
 
@@ -209,7 +211,8 @@ def from_pretrained(
 
     On the CPU, and without a change of dtype, the parameters *are* the memory-mapped file: nothing is copied, loading
     takes milliseconds whatever the size, and pages are read when first used. The mapping is private: training or
-    in-place changes never reach the file.
+    in-place changes never reach the file. Values are checked (finite, and within the dtype) where they are read anyway;
+    mapped ones are not.
 
     Args:
         cls: the model class.
@@ -217,8 +220,8 @@ def from_pretrained(
         dtype: of the parameters; None keeps the file's.
         device: where they go.
         compute: how layers are computed; see `layers.Compute`.
-        **options: of `open_checkpoint`: layout, config, strip_prefix, mmap, revision, token, cache_dir,
-        local_files_only.
+        **options: of `open_checkpoint`: layout, config, overrides, strip_prefix, ignore, mmap, revision, token,
+            cache_dir, local_files_only.
 
     Returns:
         The model; ``model.load_report`` says what became of every tensor.
@@ -227,13 +230,14 @@ def from_pretrained(
         CheckpointError: nothing was loaded; the message lists everything that is wrong.
     """
     checkpoint = open_checkpoint(source, **options)
+    located = checkpoint.located
     target = dtype or checkpoint.dtype
     parameters = {}
     for name, read in checkpoint.tensors.items():
         stored = read()
         tensor = stored.to(device=device, dtype=target).contiguous()
         if tensor.data_ptr() != stored.data_ptr() or not options.get("mmap", True):
-            _check_finite(name, stored, checkpoint)  # its values were read anyway
+            check_values(located.source, name, stored, target)  # they were read anyway
         parameters[name] = nn.Parameter(tensor)
     model = cls(checkpoint.config, compute, device="meta")
     for name, parameter in parameters.items():
@@ -273,32 +277,45 @@ def load_into(module: nn.Module, source: Source, layout: LayoutChoice, **options
     accounting = best_fit(layout_variants(layout), config, shapes)
     if not accounting:
         raise MappingError(
-            f"{type(module).__name__} does not fit {checkpoint.located.source} (shapes expected from its configuration): "
-            f"{accounting}",
+            f"{type(module).__name__} does not fit {checkpoint.located.source} (shapes expected from its "
+            f"configuration): {accounting}",
             hint=_module_remedy(accounting),
         )
     _check_sharing(parameters, accounting, config)
     reads = write_theirs(accounting.layout, config, checkpoint.read, wanted=parameters.__contains__)
     tensors = {name: read() for name, read in reads.items()}  # views where possible; nothing written yet
     for name, tensor in tensors.items():
-        _check_finite(name, tensor, checkpoint)
+        check_values(checkpoint.located.source, name, tensor, parameters[name].dtype)
+    replaced: dict[nn.Parameter, nn.Parameter] = {}  # one for one, so that tied parameters stay tied
     with torch.no_grad():
         for name, tensor in tensors.items():
-            _assign(module, name, parameters[name], tensor)
+            parameter = parameters[name]
+            if parameter.is_meta:
+                if parameter not in replaced:
+                    replaced[parameter] = _allocated(parameter)
+                parameter = replaced[parameter]
+                owner, _, attribute = name.rpartition(".")
+                setattr(module.get_submodule(owner), attribute, parameter)
+            parameter.copy_(tensor)
     tied_names = {name for link in accounting.links if link.tied_to for name in link.theirs}
     tied = tuple(sorted(tied_names)) if config.tie_word_embeddings else ()
     loaded = tuple(name for name in tensors if name not in tied)
     dtype = reduce(torch.promote_types, (parameters[name].dtype for name in tensors))
-    return _report(checkpoint, accounting.layout, dtype, loaded, tied)
+    return _report(checkpoint, accounting.layout, dtype, loaded, tied, _module_notes(module, accounting, checkpoint))
 
 
-def _assign(module: nn.Module, name: str, parameter: nn.Parameter, tensor: Tensor) -> None:
-    if not parameter.is_meta:
-        parameter.copy_(tensor)
-        return
-    owner, _, attribute = name.rpartition(".")
-    fresh = tensor.to(parameter.dtype).clone(memory_format=torch.contiguous_format)
-    setattr(module.get_submodule(owner), attribute, nn.Parameter(fresh, requires_grad=parameter.requires_grad))
+def _allocated(parameter: nn.Parameter) -> nn.Parameter:
+    empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+    return nn.Parameter(empty, requires_grad=parameter.requires_grad)
+
+
+def _module_notes(module: nn.Module, accounting: Accounting, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What `load_into` left alone, and why that is right or whose business it is."""
+    in_file = {name for link in checkpoint.accounting.links for name in link.canonical}
+    dropped = [name for link in accounting.zeros for name in link.canonical if name in in_file]
+    unset = [name for name, buffer in module.named_buffers() if buffer.is_meta]
+    notes = ((dropped, "all zero, and absent from the module"), (unset, "still on the meta device: no parameter"))
+    return tuple(f"{listed(names)} {what}" for names, what in notes if names)
 
 
 # ---------------------------------------------------------------------------------------------------------- saving
@@ -333,7 +350,14 @@ def save_pretrained(
     """
     folder = Path(directory)
     config = model.config
+    limit = parse_size(max_shard_size)
     own = dict(model.named_parameters(remove_duplicate=False))
+    accounting = account(LAYOUTS["gpt2_from_scratch"][0], config, {name: tuple(p.shape) for name, p in own.items()})
+    if not accounting:
+        raise MappingError(
+            f"the model does not fit its own configuration: {accounting}",
+            hint="set model.config to what the model is now; parameters that GPT-2 lacks have no place in the file",
+        )
     if config.tie_word_embeddings and own["lm_head.weight"] is not own["wte.weight"]:
         raise MappingError(
             "the configuration ties the head to the embedding, but lm_head.weight is a parameter of its own",
@@ -350,20 +374,12 @@ def save_pretrained(
         for name, read in reads.items()
     }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        written = _write_shards(folder, tensors, parse_size(max_shard_size))
-        with replacing(folder / "config.json") as file:
-            content = {**config.to_hf(), "dtype": dtype_name(target)}
-            content.pop("torch_dtype", None)  # the older name of the same field
-            file.write((json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
-        for stale in folder.glob("model*.safetensors*"):
-            if stale.name not in written and safetensors.is_shard_or_index(stale.name):
-                stale.unlink()
+        shards = write_directory(folder, tensors, config, limit)
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from None
     return LoadReport(
         source=str(folder),
-        form="safetensors" if len(written) == 1 else f"safetensors, {len(written) - 1} shards",
+        form="safetensors" if shards == 1 else f"safetensors, {shards} shards",
         layout=prefixed.name,
         dtype=target,
         parameters=config.num_parameters,
@@ -372,26 +388,71 @@ def save_pretrained(
     )
 
 
-def _write_shards(folder: Path, tensors: Mapping[str, StoredTensor], limit: int) -> set[str]:
-    """Writes one file, or shards and then their index; returns the names of the files written."""
-    shards = safetensors.split(tensors, limit)
-    if len(shards) == 1:
-        safetensors.write(folder / "model.safetensors", tensors)
-        return {"model.safetensors"}
-    weight_map: dict[str, str] = {}
-    for number, names in enumerate(shards, start=1):
-        shard = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        safetensors.write(folder / shard, {name: tensors[name] for name in names})
-        weight_map |= dict.fromkeys(names, shard)
-    sizes = {name: tensor.dtype.itemsize * torch.Size(tensor.shape).numel() for name, tensor in tensors.items()}
+def write_directory(
+    folder: Path,
+    tensors: Mapping[str, StoredTensor],
+    config: GPTConfig,
+    limit: int,
+    files: Mapping[str, bytes] = MappingProxyType({}),
+) -> int:
+    """Writes a Hugging Face directory, complete or not at all, and removes what an earlier save left in it.
+
+    Args:
+        folder: made if needed.
+        tensors: Hugging Face's name -> tensor.
+        config: for `config.json`.
+        limit: bytes of weights per file.
+        files: what else belongs there, such as the tokenizer's: name -> content.
+
+    Returns:
+        In how many files the weights are.
+    """
+    shards = _shards(tensors, limit)
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing_all(folder, remove=_stale(folder, shards)) as create:
+        for name, names in shards.items():
+            safetensors.write_to(create(name), {each: tensors[each] for each in names})
+        if len(shards) > 1:
+            create(safetensors.INDEX).write(_json(_index(tensors, shards)))
+        dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
+        create("config.json").write(config_json(config, dtype))
+        for name, content in files.items():
+            create(name).write(content)
+    return len(shards)
+
+
+def config_json(config: GPTConfig, dtype: torch.dtype) -> bytes:
+    """The content of a `config.json` beside weights of this dtype."""
+    content = {**config.to_hf(), "dtype": dtype_name(dtype)}
+    content.pop("torch_dtype", None)  # the older name of the same field
+    return _json(content)
+
+
+def _shards(tensors: Mapping[str, StoredTensor], limit: int) -> dict[str, list[str]]:
+    """File name -> the tensors in it."""
+    parts = safetensors.split(tensors, limit)
+    if len(parts) == 1:
+        return {"model.safetensors": parts[0]}
+    return {f"model-{n:05d}-of-{len(parts):05d}.safetensors": names for n, names in enumerate(parts, start=1)}
+
+
+def _index(tensors: Mapping[str, StoredTensor], shards: Mapping[str, list[str]]) -> dict[str, Any]:
+    sizes = {name: math.prod(tensor.shape) for name, tensor in tensors.items()}
     metadata = {
-        "total_parameters": sum(torch.Size(tensor.shape).numel() for tensor in tensors.values()),
-        "total_size": sum(sizes.values()),
+        "total_parameters": sum(sizes.values()),
+        "total_size": sum(size * tensors[name].dtype.itemsize for name, size in sizes.items()),
     }
-    with replacing(folder / safetensors.INDEX) as file:
-        index = {"metadata": metadata, "weight_map": weight_map}
-        file.write((json.dumps(index, indent=2, sort_keys=True) + "\n").encode())
-    return {safetensors.INDEX, *weight_map.values()}
+    return {"metadata": metadata, "weight_map": {name: shard for shard, names in shards.items() for name in names}}
+
+
+def _stale(folder: Path, shards: Iterable[str]) -> list[str]:
+    """What an earlier save left: other shards, and always its index, which must never be seen beside new shards."""
+    earlier = {path.name for path in folder.iterdir() if safetensors.is_shard_or_index(path.name)}
+    return sorted(earlier - set(shards))
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
 
 
 def parse_size(size: int | str) -> int:
@@ -404,12 +465,10 @@ def parse_size(size: int | str) -> int:
     if isinstance(size, int):
         value = size
     else:
-        text = size.strip().upper().removesuffix("B")
-        unit = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}.get(text[-1:], 1)
-        try:
-            value = int(float(text.rstrip("KMGT")) * unit)
-        except ValueError:
-            raise ValueError(f"{size!r} is not a size; write a number of bytes, or 500MB, 5GB") from None
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([KMGT]?)B?", size.strip().upper())
+        if match is None:
+            raise ValueError(f"{size!r} is not a size; write a number of bytes, or 500MB, 5GB")
+        value = int(float(match[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[match[2]])
     if value <= 0:
         raise ValueError(f"a shard needs a size above 0, not {size!r}")
     return value
@@ -429,16 +488,21 @@ def layout_variants(choice: LayoutChoice) -> Sequence[Layout]:
     return LAYOUTS[choice]
 
 
-def _config_of(located: Located, container: Container) -> GPTConfig:
-    if located.config is not None:
-        return GPTConfig.from_file(located.config)
-    if container.config is not None:
-        return GPTConfig.from_hf(container.config, where=located.source)
-    raise ConfigError(
-        f"{located.source}: no config.json beside {located.weights.name}, and the number of heads, the activation and the "
-        "epsilon cannot be read from weights",
-        hint="put the model's config.json there, or pass config=GPTConfig(...) (GPTConfig.for_size('124M'))",
-    )
+# A file may lack the biases (nanoGPT's `bias=False`): at width 1, the most they can be, 10 of 16 numbers of a block.
+_MOST_PARAMETERS_PER_VALUE = 3
+
+
+def _check_scale(config: GPTConfig, container: Container, source: str) -> None:
+    """A configuration of another order of magnitude than the file would take forever to compare with it."""
+    values = sum(math.prod(tensor.shape) for tensor in container.tensors.values())
+    too_deep = container.layout is None and config.n_layer > len(container.tensors)
+    if too_deep or config.num_parameters > _MOST_PARAMETERS_PER_VALUE * values:
+        raise ConfigError(
+            f"{source}: the configuration ({config.n_layer:,} layers, width {config.n_embd:,}, inner width "
+            f"{config.inner_dim:,}, vocabulary {config.vocab_size:,}, context {config.n_positions:,}) is that of a "
+            f"much larger model: the file holds {values:,} values in {len(container.tensors):,} tensors",
+            hint="the config.json belongs to another model, or the file is incomplete",
+        )
 
 
 def _without_prefix(container: Container, prefix: str, located: Located) -> Container:
@@ -446,20 +510,35 @@ def _without_prefix(container: Container, prefix: str, located: Located) -> Cont
     if strange:
         raise MappingError(
             f"{located.source}: {len(strange)} of {len(container.tensors)} names do not start with {prefix!r}: "
-            + ", ".join(collapse(strange)[:4])
+            + listed(strange)
         )
     return container.renamed({name: name.removeprefix(prefix) for name in container.tensors})
 
 
-def _floating_dtype(accounting: Accounting, container: Container) -> tuple[torch.dtype, tuple[str, ...]]:
+def _without(container: Container, patterns: Sequence[str], located: Located) -> tuple[Container, dict[str, str]]:
+    """The container without the tensors that are to be left out, and these, with the reason."""
+    left_out: dict[str, str] = {}
+    for pattern in patterns:
+        whole = re.compile(re.escape(pattern).replace(r"\*", "[0-9]+"))
+        matches = [name for name in container.tensors if whole.fullmatch(name)]
+        if not matches:
+            raise MappingError(f"{located.source} has no tensor {pattern!r} to ignore", hint="whole names are meant")
+        left_out |= dict.fromkeys(matches, "left out on request")
+    kept = {name: tensor for name, tensor in container.tensors.items() if name not in left_out}
+    return replace(container, tensors=kept), left_out
+
+
+def _floating_dtype(accounting: Accounting, container: Container, source: str) -> tuple[torch.dtype, tuple[str, ...]]:
     dtypes: dict[torch.dtype, list[str]] = {}
     for link in accounting.links:
         for name in link.theirs:
             dtypes.setdefault(container.tensors[name].dtype, []).append(name)
     wrong = {dtype: names for dtype, names in dtypes.items() if not dtype.is_floating_point}
     if wrong:
-        listed = "; ".join(f"{', '.join(collapse(names))} {dtype_name(dtype)}" for dtype, names in wrong.items())
-        raise MappingError(f"weights that are not floating point: {listed}", hint="quantised? load the original")
+        which = "; ".join(f"{listed(names)} {dtype_name(dtype)}" for dtype, names in wrong.items())
+        raise MappingError(
+            f"{source}: weights that are not floating point: {which}", hint="quantised? load the original"
+        )
     dtype = reduce(torch.promote_types, dtypes)
     if len(dtypes) == 1:
         return dtype, ()
@@ -467,23 +546,31 @@ def _floating_dtype(accounting: Accounting, container: Container) -> tuple[torch
     return dtype, (f"mixed dtypes ({counts}) loaded as {dtype_name(dtype)}, which holds them all",)
 
 
+def _check_zeros(checkpoint: Checkpoint) -> None:
+    """A parameter that GPT-2 does not have must have no effect."""
+    for name in (name for link in checkpoint.accounting.links if not link.canonical for name in link.theirs):
+        tensor = checkpoint.container.tensors[name].read()
+        if tensor.any():
+            raise MappingError(
+                f"{checkpoint.located.source}: GPT-2 has nothing like {name}, and it is not zero (up to "
+                f"{float(tensor.abs().max()):.3g})",
+                hint=_PROCESSED if checkpoint.layout.name == "transformer_lens" else "",
+            )
+
+
 def _check_tied_head(checkpoint: Checkpoint) -> None:
     """A head stored although the configuration ties it must repeat the embedding."""
-    if not checkpoint.config.tie_word_embeddings:
+    source, config = checkpoint.located.source, checkpoint.config
+    if not config.tie_word_embeddings:
         return
-    for link in checkpoint.accounting.links:
-        if link.tied_to is None:
-            continue
-        (head,) = link.to_canonical(
-            tuple(checkpoint.container.tensors[name].read() for name in link.theirs), checkpoint.config
-        )
-        embedding = checkpoint.read(link.tied_to)
-        same_bytes = head.data_ptr() == embedding.data_ptr()
-        if not same_bytes and not torch.equal(head, embedding):
+    for name, head, embedding in stored_head(checkpoint.accounting, config, checkpoint.container):
+        if not same(head, embedding):
+            for which, tensor in (("wte.weight", embedding), (name, head)):
+                check_values(source, which, tensor, tensor.dtype)  # NaN equals nothing
             gap = float((head.double() - embedding.double()).abs().max())
             raise MappingError(
-                f"{checkpoint.located.source}: tie_word_embeddings is true, but {link.theirs[0]} differs from the token "
-                f"embedding (by up to {gap:.3g})",
+                f"{source}: tie_word_embeddings is true, but {name} differs from the token embedding (by up to "
+                f"{gap:.3g})",
                 hint="to use the stored head, set tie_word_embeddings to false in config.json (transformers 5 does so "
                 "silently, transformers 4 drops the head)",
             )
@@ -503,12 +590,20 @@ def _check_sharing(parameters: Mapping[str, nn.Parameter], accounting: Accountin
                 )
 
 
-def _check_finite(name: str, tensor: Tensor, checkpoint: Checkpoint) -> None:
-    if tensor.numel() == 0 or all(bool(torch.isfinite(bound)) for bound in torch.aminmax(tensor)):
+def check_values(source: str, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
+    """Refuses values that cannot be computed with: every value must be finite, and stay finite in the dtype it is loaded as."""
+    low, high = (float(bound) for bound in torch.aminmax(tensor))
+    limit = torch.finfo(dtype).max
+    if -limit <= low and high <= limit:  # NaN fails every comparison
         return
     bad = int((~torch.isfinite(tensor)).sum())
+    if bad == 0:
+        raise MappingError(
+            f"{source}: {name} has values up to {max(-low, high):.3g}, {dtype_name(dtype)} ends at {limit:.3g}",
+            hint="load it as float32 or bfloat16",
+        )
     raise MappingError(
-        f"{checkpoint.located.source}: {name} has {bad:,} of {tensor.numel():,} values that are NaN or infinite",
+        f"{source}: {name} has {bad:,} of {tensor.numel():,} values that are NaN or infinite",
         hint="training diverged or the file is damaged: use an earlier checkpoint, or fetch it again",
     )
 
@@ -519,6 +614,7 @@ def _report(
     dtype: torch.dtype,
     loaded: tuple[str, ...],
     tied: tuple[str, ...] | None = None,
+    notes: tuple[str, ...] = (),
 ) -> LoadReport:
     if tied is None:
         tied = ("lm_head.weight",) if checkpoint.config.tie_word_embeddings else ()
@@ -532,7 +628,7 @@ def _report(
         tied=tied,
         zeros=tuple(name for link in checkpoint.accounting.zeros for name in link.canonical),
         ignored=checkpoint.accounting.ignored,
-        notes=checkpoint.notes,
+        notes=(*checkpoint.notes, *notes),
     )
 
 
@@ -542,21 +638,17 @@ def _report(
 def _remedy(accounting: Accounting, container: Container, config: GPTConfig) -> str:
     """The likeliest reason why a file does not fit, found by trying it."""
     shapes = container.shapes
-    for prefix in _WRAPPERS:
-        if all(name.startswith(prefix) for name in shapes):
-            stripped = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
-            if best_fit(DETECTABLE, config, stripped):
-                return f"every name carries the wrapper's prefix {prefix!r}: pass strip_prefix={prefix!r}"
-    for part, meaning in _STRANGERS.items():
-        if any(part in name for name in accounting.unexpected):
-            return meaning
+    if hint := strange(shapes, accounting.unexpected, lambda names: bool(best_fit(DETECTABLE, config, names))):
+        return hint
+    if accounting.layout.name == "transformer_lens" and any(name.endswith("ln1.w") for name in accounting.missing):
+        return _PROCESSED
     if (other := best_fit(DETECTABLE, config, shapes)) and other.layout.name != accounting.layout.name:
         return f"the layout {other.layout.name!r} accounts for every tensor: pass layout={other.layout.name!r}"
     for tied in (True, False):
         if best_fit(DETECTABLE, config.replace(tie_word_embeddings=tied), shapes):
             return f"it fits with tie_word_embeddings {str(tied).lower()}: correct the configuration"
-    layers = _layers_in(accounting, shapes, config)
-    if layers is not None and layers != config.n_layer:
+    layers = _layers_in(accounting.layout, shapes)
+    if layers not in (0, config.n_layer):
         return f"the file has {layers} layers, the configuration says {config.n_layer}"
     if accounting.misshapen:
         return "the configuration belongs to another model, or the tensors were written with another orientation"
@@ -565,15 +657,21 @@ def _remedy(accounting: Accounting, container: Container, config: GPTConfig) -> 
     return "`gpt2 inspect` lists what the file holds"
 
 
-def _layers_in(accounting: Accounting, shapes: Iterable[str], config: GPTConfig) -> int | None:
-    """How many layers the file has, by the names that this layout gives to the first LayerNorm of a layer."""
-    names = set(shapes)
-    many = config.replace(n_layer=len(names))
-    first = [link.theirs[0] for link in accounting.layout.unroll(many) if link.canonical[0].endswith(".ln_1.weight")]
-    return sum(name in names for name in first) or None
+def _layers_in(layout: Layout, names: Mapping[str, object]) -> int:
+    """For how many layers the file has a first LayerNorm; 0 also where one tensor holds all layers."""
+    for row in layout.rows:
+        if isinstance(row, Row) and row.site == "h.*.ln_1" and "*" in row.theirs[0]:
+            norm = f"{row.theirs[0]}{layout.separator}{row.parameters[0].theirs}"
+            return sum(norm.replace("*", str(layer)) in names for layer in range(len(names)))
+    return 0
+
+
+_PROCESSED = "TransformerLens has folded the LayerNorms away: save what from_pretrained_no_processing loads"
 
 
 def _module_remedy(accounting: Accounting) -> str:
+    if accounting.unexpected and all(name.startswith(("_orig_mod.", "module.")) for name in accounting.unexpected):
+        return "pass the module inside the wrapper: module._orig_mod of torch.compile, module.module of DDP"
     if accounting.problems > len(accounting.links):
         return "is this the right layout? " + ", ".join(LAYOUTS)
     return "build the module with the checkpoint's sizes, or correct the layout"

@@ -162,6 +162,38 @@ class Unstack:
         return Stack()
 
 
+@dataclass(frozen=True)
+class Zeros:
+    """Out of nothing, a vector of zeros: a bias that GPT-2 does not have. Inverse: `Dropped`.
+
+    Args:
+        size: the field of the configuration that says how long it is.
+    """
+
+    size: str
+
+    def __call__(self, tensors: Tensors, config: GPTConfig) -> Tensors:
+        return (torch.zeros(1).expand(getattr(config, self.size)),)
+
+    @property
+    def inverse(self) -> "Operation":
+        return Dropped(self.size)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A vector left out; that it is zero, the loader checks. Inverse: `Zeros`."""
+
+    size: str
+
+    def __call__(self, tensors: Tensors, config: GPTConfig) -> Tensors:
+        return ()
+
+    @property
+    def inverse(self) -> "Operation":
+        return Zeros(self.size)
+
+
 # ------------------------------------------------------------------------------------------------------------ rows
 
 
@@ -171,16 +203,18 @@ class Parameter:
 
     Args:
         name: canonical, ``weight`` or ``bias``.
-        theirs: the name behind each of their modules.
+        theirs: the name behind each of their modules; several, where one module holds the parts.
         operations: from canonical to theirs, in order.
         absent_means_zero: theirs may lack it, which says that it is all zero (``bias=False``). One switch: a layout's
             optional tensors are all there, or none is.
+        must_be_zero: GPT-2 has no such tensor; theirs has, and it must be all zero.
     """
 
     name: str
-    theirs: str
+    theirs: str | tuple[str, ...]
     operations: tuple[Operation, ...] = ()
     absent_means_zero: bool = False
+    must_be_zero: bool = False
 
 
 @dataclass(frozen=True)
@@ -193,6 +227,7 @@ class Row:
         parameters: which tensors it has.
         tied_to: canonical tensor that this row's weight repeats when the model's head is tied.
         written_when_tied: whether a file in this layout repeats the tied weight.
+        compared: whether their module computes what the canonical one does; False where it only holds the weights.
     """
 
     site: str
@@ -200,6 +235,7 @@ class Row:
     parameters: tuple[Parameter, ...] = ()
     tied_to: str | None = None
     written_when_tied: bool = True
+    compared: bool = True
 
 
 @dataclass(frozen=True)
@@ -273,7 +309,7 @@ _LAYER = "(0|[1-9][0-9]{0,8})"  # a layer number in a name; bounded, because Pyt
 class Link:
     """A parameter's row, unrolled: concrete names on both sides and the operations between them."""
 
-    canonical: tuple[str, ...]
+    canonical: tuple[str, ...]  # none, for what GPT-2 lacks and theirs holds as zeros
     theirs: tuple[str, ...]
     operations: tuple[Operation, ...]
     shapes: tuple[Shape, ...] = ()  # of theirs
@@ -323,11 +359,12 @@ class Layout:
         shapes: dict[tuple[str, str], tuple[Shape, ...]] = {}  # of theirs, by row and parameter: one for all layers
         for row, layer in self._walk(config):
             for parameter in row.parameters:
-                link = self._link(row, parameter, layer, config)
                 key = row.site, parameter.name
+                link = self._link(row, parameter, layer, config, shapes.get(key, ()))
                 if key not in shapes:
                     shapes[key] = _their_shapes(link, canonical, config)
-                links.append(replace(link, shapes=shapes[key]))
+                    link = replace(link, shapes=shapes[key])
+                links.append(link)
         return tuple(links)
 
     def sites(self, config: GPTConfig) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -335,6 +372,7 @@ class Layout:
         return tuple(
             (_numbered(row.site, layer), tuple(_numbered(name, layer) for name in row.theirs))
             for row, layer in self._walk(config)
+            if row.compared
         )
 
     def ignored(self, name: str, config: GPTConfig) -> str | None:
@@ -365,15 +403,20 @@ class Layout:
             yield row, None
         yield from ((per_layer, layer) for layer in range(config.n_layer) for per_layer in run)
 
-    def _link(self, row: Row, parameter: Parameter, layer: int | None, config: GPTConfig) -> Link:
+    def _link(
+        self, row: Row, parameter: Parameter, layer: int | None, config: GPTConfig, shapes: tuple[Shape, ...]
+    ) -> Link:
         stacked = "*" in row.site and layer is None
         layers: Iterable[int | None] = range(config.n_layer) if stacked else (layer,)
+        ends = (parameter.theirs,) if isinstance(parameter.theirs, str) else parameter.theirs
+        canonical = tuple(f"{_numbered(row.site, each)}.{parameter.name}" for each in layers)
         return Link(
-            canonical=tuple(f"{_numbered(row.site, each)}.{parameter.name}" for each in layers),
-            theirs=tuple(f"{_numbered(name, layer)}{self.separator}{parameter.theirs}" for name in row.theirs),
+            canonical=() if parameter.must_be_zero else canonical,
+            theirs=tuple(f"{_numbered(name, layer)}{self.separator}{end}" for name in row.theirs for end in ends),
             operations=(*parameter.operations, Stack()) if stacked else parameter.operations,
+            shapes=shapes,
             absent_means_zero=parameter.absent_means_zero,
-            tied_to=row.tied_to,
+            tied_to=None if parameter.must_be_zero else row.tied_to,
             written_when_tied=row.written_when_tied,
         )
 
@@ -428,6 +471,11 @@ class Accounting:
     def problems(self) -> int:
         """How many tensors do not fit."""
         return len(self.missing) + len(self.unexpected) + len(self.misshapen)
+
+    @property
+    def distance(self) -> tuple[bool, int]:
+        """For `min`: a layout that fits comes first, then the one under which most was found."""
+        return self.problems > 0, -len(self.links)
 
     def __str__(self) -> str:
         lines = [f"{len(self.links)} parameters fit the layout {self.layout.name!r}"]
@@ -485,10 +533,66 @@ def account(layout: Layout, config: GPTConfig, shapes: Mapping[str, Shape]) -> A
     )
 
 
+def sizes(layout: Layout, shapes: Mapping[str, Shape]) -> Mapping[str, int] | None:
+    """What the shapes of a layout's own tensors say about the model, in config.json's fields.
+
+    Args:
+        layout: the table.
+        shapes: their tensors.
+
+    Returns:
+        vocab_size, n_positions, n_embd, n_layer, n_inner; n_head too where heads are an axis of their own. None if the
+        embeddings and the first feed-forward layer are not all there: the file is of another layout.
+
+    Example:
+        >>> layout = Layout("mine", (embedding("wte", "tok"), embedding("wpe", "pos"), linear("h.*.mlp.c_fc", "up.*")))
+        >>> sizes(layout, {"tok.weight": (65, 8), "pos.weight": (32, 8), "up.0.weight": (20, 8)})
+        {'vocab_size': 65, 'n_positions': 32, 'n_embd': 8, 'n_layer': 1, 'n_inner': 20}
+    """
+    most = max(1, len(shapes) // _FEWEST_TENSORS)
+    links = {name: link for link in layout.unroll(GPTConfig(n_layer=most)) for name in link.canonical}
+
+    def canonical(name: str) -> list[Shape]:
+        """Of the tensors that theirs becomes; none, if it is not there or cannot be it."""
+        link = links.get(name)
+        if link is None or any(len(shapes.get(theirs, ())) != len(link.shapes[0]) for theirs in link.theirs):
+            return []
+        stand_ins = tuple(torch.empty(1).expand(shapes[theirs]) for theirs in link.theirs)
+        found = [tuple(tensor.shape) for tensor in link.to_canonical(stand_ins, GPTConfig())]
+        return found if all(len(shape) == 2 for shape in found) else []
+
+    found = [canonical(name) for name in ("wte.weight", "wpe.weight", "h.0.mlp.c_fc.weight")]
+    if not all(found):
+        return None
+    (vocabulary, width), (positions, _), (_, inner) = (each[0] for each in found)
+    up = [links[f"h.{layer}.mlp.c_fc.weight"] for layer in range(most)]
+    separate = [link.theirs[0] in shapes for link in up]
+    layers = len(found[2]) if Stack() in up[0].operations else (*separate, False).index(False)
+    result = {
+        "vocab_size": vocabulary,
+        "n_positions": positions,
+        "n_embd": width,
+        "n_layer": layers,
+        "n_inner": inner,
+    }
+    attention = links.get("h.0.attn.c_attn.weight")
+    if attention and SplitHeads in map(type, attention.operations) and shapes.get(attention.theirs[0]):
+        result["n_head"] = shapes[attention.theirs[0]][0]
+    return result
+
+
+_FEWEST_TENSORS = 6  # of a layer, when nothing has a bias: two gains and four matrices
+
+
 def best_fit(layouts: Iterable[Layout], config: GPTConfig, shapes: Mapping[str, Shape]) -> Accounting:
-    """The accounting of the layout that fits, or else of the one to explain the error by: most of it is there."""
-    accountings = [account(layout, config, shapes) for layout in layouts]
-    return min(accountings, key=lambda accounting: (accounting.problems > 0, -len(accounting.links)))
+    """The accounting of the first layout that fits, or else of the one to explain the error by: most of it is there."""
+    misfits = []
+    for layout in layouts:
+        accounting = account(layout, config, shapes)
+        if accounting:
+            return accounting  # at once: loading 124M takes milliseconds, of which each table costs two
+        misfits.append(accounting)
+    return min(misfits, key=lambda accounting: accounting.distance)
 
 
 # ------------------------------------------------------------------------------------------------------- directions
@@ -597,7 +701,7 @@ _MOST_LISTED = 40  # GPT-2 itself has 16 kinds of parameters, and the masks and 
 
 def _numbers(name: str) -> tuple[str, list[int], str]:
     """What stands before a name's layer number, the number (if it has one), and what stands behind it."""
-    match = re.search(rf"(?<![0-9A-Za-z_])h?{_LAYER}(?=[./])", name)
+    match = re.search(rf"(?<![0-9A-Za-z_])(?:h|h_\._)?{_LAYER}(?=[./])", name)  # h.0., OpenAI's h0/, Keras' h_._0/
     if match is None:
         return name, [], ""
     return name[: match.start(1)], [int(match[1])], name[match.end(1) :]

@@ -266,15 +266,17 @@ class GPTModel(nn.Module):
         return (module for module in self.modules() if hasattr(module, "compute"))
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str], **options: Any) -> Self:
-        """Loads a checkpoint: a Hub id, a directory or a file. See `loading.from_pretrained` for the options.
+    def from_pretrained(cls, source: str | os.PathLike[str] | None = None, **options: Any) -> Self:
+        """Loads a checkpoint: a Hub id, a directory or a file; None is the small trained model inside the package.
+
+        See `loading.from_pretrained` for the options.
 
         Example:
             >>> model = GPTModel.from_pretrained("openai-community/gpt2", dtype=torch.float32)  # doctest: +SKIP
         """
         from gpt2_from_scratch import loading  # the one door upwards: users expect this method here
 
-        return loading.from_pretrained(cls, source, **options)
+        return loading.from_pretrained(cls, loading.TINY if source is None else source, **options)
 
     def save_pretrained(self, directory: str | os.PathLike[str], **options: Any) -> "LoadReport":
         """Writes `config.json` and safetensors that transformers loads with identical logits. See `loading`."""

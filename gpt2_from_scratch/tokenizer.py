@@ -44,7 +44,7 @@ _GPT2_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7
 
 _FORMS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 _SIDE_FILES = ("added_tokens.json", "tokenizer_config.json")
-_FILES = tuple(name for form in _FORMS for name in form) + _SIDE_FILES
+FILES = tuple(name for form in _FORMS for name in form) + _SIDE_FILES
 _MAX_BYTES = 1 << 26  # GPT-2's tokenizer.json has 1.4 MB; the largest byte-level ones, of 200k tokens, near 30 MB
 
 _EXPECTED = "expected tokenizer.json, or vocab.json with merges.txt, or encoder.json with vocab.bpe"
@@ -104,7 +104,7 @@ def load_tokenizer(
         )
     fetched = hub.fetch(
         source,
-        (*_FILES, "config.json", "spiece.model"),  # the last one only to be refused by name
+        (*FILES, "config.json", "spiece.model"),  # the last one only to be refused by name
         revision=revision,
         token=token,
         cache_dir=cache_dir,
@@ -134,6 +134,18 @@ def tokenizer_files(directory: Path) -> tuple[Path, ...]:
         if all((directory / name).is_file() for name in form):
             return tuple(path for name in (*form, *_SIDE_FILES) if (path := directory / name).is_file())
     return ()
+
+
+def vocabulary(directory: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]:
+    """What the tokenizer's files in `directory` say, as they say it: for writing them in another form.
+
+    Returns:
+        Token -> id and merges, first merge first, in GPT-2's byte symbols; added tokens -> id, as plain text.
+
+    Raises:
+        TokenizerError: as in `load_tokenizer`, but whether tiktoken can do the same is not asked.
+    """
+    return _read(tokenizer_files(directory))
 
 
 def tokenizer_from_directory(directory: Path, vocab_size: int | None = None) -> tiktoken.Encoding:
@@ -249,7 +261,7 @@ def _gpt2_encoding(where: str, vocab_size: int | None) -> tiktoken.Encoding:
 
 def _refuse_other_tokenizers(directory: Path) -> None:
     """Where some other tokenizer was meant, GPT-2's must not take its place."""
-    if parts := [name for name in _FILES if (directory / name).is_file()]:
+    if parts := [name for name in FILES if (directory / name).is_file()]:
         raise TokenizerError(f"{directory} has {', '.join(parts)}, not a whole tokenizer", hint=_EXPECTED)
     if models := sorted(path.name for path in directory.glob("*.model")):
         raise TokenizerError(

@@ -31,7 +31,7 @@ PACKAGE = "gpt2_from_scratch"
 LEVELS = (
     {"errors", "config", "mapping", "compare", "trace", "layers"},
     {"model", "layouts", "checkpoint"},
-    {"loading", "tokenizer", "generate", "reference"},
+    {"describe", "loading", "tokenizer", "generation", "reference"},
     {"verifier"},
     {"diagnose"},
     {"testing", "cli", "__main__", "__init__"},
@@ -42,8 +42,10 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 SIDEWAYS = {
     ("layers", "config"): "a layer is built from the settings that change its mathematics",
     ("mapping", "config"): "how many layers to unroll, how many heads to split: sizes, never names",
-    ("generate", "tokenizer"): "streaming decodes tokens without breaking a character",
+    ("generation", "tokenizer"): "streaming decodes tokens without breaking a character",
+    ("loading", "describe"): "the configuration comes before the weights",
     ("reference", "loading"): "finds the checkpoint's files; what is in them it reads by itself",
+    ("cli", "__init__"): "`gpt2 --version`",
     ("__main__", "cli"): "`python -m gpt2_from_scratch` is `gpt2`",
 } | {(room, "errors"): "everyone may fail" for room in LEVELS[0] - {"errors"}}
 
@@ -205,7 +207,7 @@ WRONG_ARROWS = [
     ("checkpoint.detect", f"importlib.import_module('{PACKAGE}.cli')", "arrows point down"),
     ("compare", f"from {PACKAGE} import GPTModel", "`__init__` (level 5)"),
     ("trace", "from .compare import compare", "neighbours on level 0"),
-    ("generate", f"import {PACKAGE}.reference", "neighbours on level 2"),
+    ("generation", f"import {PACKAGE}.reference", "neighbours on level 2"),
     ("verifier.verdict", "if TYPE_CHECKING:\n    from ..model import GPTModel", "no privilege"),
     ("model", f"from {PACKAGE} import loading", "outside the one door"),
     ("model", "class GPTModel:\n    def forward(self):\n        from . import loading", "outside the one"),

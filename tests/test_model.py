@@ -8,7 +8,7 @@ attentions from each other; and in float64, where there is no noise to hide in, 
 import copy
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,13 +46,19 @@ WAYS = {"sdpa": EXACT, "eager": EXACT_EAGER}  # transformers' name for its atten
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # A correct float32 program is about one floor from the truth, so two of them are two apart at most; twice that is the
-# line. Measured here: at most 2.3. The nearest fault, epsilon 1e-6 for 1e-5, is at 260.
+# line. Measured here: 1.8 for logits, 1.5 for gradients. The nearest fault, epsilon 1e-6 instead of 1e-5, is at 260.
 LINE = 4
 
-# In float64 correct programs are 1e-13 apart, and that epsilon is still at 7e-4.
+# In float64 correct programs were measured 1e-13 apart (6e-12 where gelu_fast meets sqrt(2/pi) with all its digits),
+# and that epsilon at 7e-4.
 FLOAT64 = {"atol": 1e-11, "rtol": 0.0}
 
 same_bits = partial(assert_close, rtol=0, atol=0)
+
+
+def explain(label: str) -> Callable[[str], str]:
+    """For ``assert_close(msg=...)``: says which one it was."""
+    return lambda text: f"{label}: {text}"
 
 
 def random_ids(*shape: int, seed: int = 0) -> Tensor:
@@ -114,7 +120,7 @@ def pair(request: pytest.FixtureRequest, attention: str, dtype: torch.dtype) -> 
 
 def test_logits_are_the_same_bits(pair: Pair):
     for ids in prompts():
-        same_bits(pair.model(ids), theirs(pair.reference, ids), msg=lambda text, ids=ids: f"{tuple(ids.shape)}: {text}")
+        same_bits(pair.model(ids), theirs(pair.reference, ids), msg=explain(str(tuple(ids.shape))))
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -128,21 +134,20 @@ def test_padded_texts_give_the_same_bits(pair: Pair, side: str):
 
 @pytest.mark.parametrize("text", ["one", "three", "three padded"])
 def test_cached_chunks_give_the_same_bits(pair: Pair, text: str):
-    if text == "three padded":
-        ids, mask, positions = padded("left")
-    else:
-        ids, mask, positions = random_ids(1 if text == "one" else 3, C), None, torch.arange(C)[None]
+    ids, mask, positions = padded("left")
+    if text != "three padded":
+        ids = random_ids(1 if text == "one" else 3, C)
     their_cache = DynamicCache(config=pair.reference.config)
     our_cache = KVCache(pair.model.config, len(ids), dtype=pair.model.wte.weight.dtype)
     ends = (11, 12, 13, 20, 36, C)  # a prompt, single tokens, several tokens after earlier ones, to the last position
     for start, end in zip((0, *ends), ends, strict=False):
-        inputs = {"position_ids": positions[:, start:end]}
-        if mask is not None:
-            inputs["attention_mask"] = mask[:, :end]
+        inputs = {}  # without padding, positions count on from the cached tokens
+        if text == "three padded":
+            inputs = {"attention_mask": mask[:, :end], "position_ids": positions[:, start:end]}
         same_bits(
             pair.model(ids[:, start:end], **inputs, cache=our_cache),
             theirs(pair.reference, ids[:, start:end], **inputs, cache=their_cache),
-            msg=lambda text, start=start, end=end: f"tokens {start} to {end}: {text}",
+            msg=explain(f"tokens {start} to {end}"),
         )
     assert our_cache.length == C
 
@@ -184,8 +189,15 @@ def test_textbook_and_fused_are_within_the_noise_of_float32_and_exact_in_float64
         assert_close(battery(ours(truth, compute)), exact, **FLOAT64, msg=explain(f"{name} in float64"))
 
 
-def explain(label: str) -> Any:
-    return lambda text: f"{label}: {text}"
+@pytest.mark.parametrize("option", ["default", "upcast"])
+def test_textbook_and_fused_are_within_the_noise_of_bfloat16(option: str):
+    reference = perturbed(dtype=torch.bfloat16, **OPTIONS[option])
+    eager = perturbed(dtype=torch.bfloat16, attention="eager", **OPTIONS[option])
+    expected, exact = battery(reference), battery(copy.deepcopy(reference).double())
+    floor = max((expected - exact).abs().max().item(), (expected - battery(eager)).abs().max().item())
+    assert 0 < floor < 0.05 * exact.abs().max()
+    for name, compute in ROUNDED.items():
+        assert_close(battery(ours(reference, compute)), expected, atol=LINE * floor, rtol=0, msg=explain(name))
 
 
 @pytest.mark.parametrize("way", ["textbook", "exact", "fused"])
@@ -297,24 +309,22 @@ def test_dropout_acts_at_its_places_at_its_rates_and_nowhere_else(compute: Compu
     for block in model.h:
         for name in ("ln_1", "attn", "ln_2", "mlp.c_fc", "mlp.act", "mlp"):
             block.get_submodule(name).register_forward_hook(record(name))
-        block.register_forward_hook(record("block"))
     model.ln_f.register_forward_hook(record("ln_f"))
     torch.manual_seed(0)
-    for _ in range(20):  # 70,000 values at the embedding
-        model(random_ids(2, C))
+    for _ in range(20):  # 100,000 values at the embedding
+        model(random_ids(3, C))
     zeros = {place: torch.cat([each.flatten() for each in every]) for place, every in seen.items()}
     assert_rate(zeros.pop("embd"), DROPOUT["embd_pdrop"])
     assert_rate(zeros.pop("attn"), DROPOUT["resid_pdrop"])
     assert_rate(zeros.pop("mlp"), DROPOUT["resid_pdrop"])
     for place, found in zeros.items():
-        # Both terms of the stream's sum are dropped now and then, so the stream has zeros; nothing else has.
-        assert not found.any() or place == "block", place
+        assert found.double().mean() < 0.001, place  # far to the left, the tanh GELU rounds to 0 all by itself
 
 
 @every_way
 def test_attention_probabilities_are_dropped_at_their_rate(compute: Compute):
     """Also inside the fused kernel, which shows no probabilities: values that are unit vectors make it show them."""
-    width, rate, texts = 64, 0.17, 10
+    width, rate, texts = 64, 0.17, 25  # 50,000 probabilities, as many as each token's past and itself
     config = GPTConfig(n_embd=width, n_positions=width, n_head=1, n_layer=1, attn_pdrop=rate, resid_pdrop=0.0)
     layer = MultiHeadAttention(config, 0, compute).train()
     with torch.no_grad():
@@ -327,7 +337,7 @@ def test_attention_probabilities_are_dropped_at_their_rate(compute: Compute):
     mask = None if compute.attention == "sdpa" else past[None, None]
     if compute.attention == "eager":
         mask = torch.where(past, 0.0, torch.finfo(torch.float32).min)[None, None]
-    probabilities = layer(torch.eye(width).expand(texts, -1, -1), mask)
+    probabilities = layer(torch.eye(width).repeat(texts, 1, 1), mask)
     dropped = probabilities[:, past] == 0
     assert_rate(dropped, rate)
     # What is left is scaled up, so that the expected average stays: 1 / tokens / (1 - rate).
@@ -440,6 +450,16 @@ def test_a_cache_changes_nothing_but_the_work(compute: Compute):
         parts.append(model(ids[:, start:end], mask[:, :end], positions[:, start:end], cache))
     text = mask.bool()  # at padding tokens, which see nothing, the fused kernel says 0 and a plain softmax the average
     assert_close(torch.cat(parts, dim=1)[text], model(ids, mask, positions)[text], **FLOAT64)
+
+
+def test_heads_of_64_are_read_from_the_cache_without_a_copy():
+    """What makes a step cost its new token only. Other heads are copied, because their bits depend on alignment."""
+    config = GPTConfig(vocab_size=V, n_positions=C, n_embd=128, n_head=2, n_layer=1)
+    cache, new = KVCache(config, batch_size=1), torch.ones(1, 2, 5, 64)
+    keys, values = cache.extend(0, new, new)
+    assert keys.data_ptr() == cache.keys.data_ptr()
+    assert values.data_ptr() == cache.values.data_ptr()
+    same_bits(keys, new)
 
 
 # -- The module ---------------------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 """The verdict: it passes what is GPT-2, fails what is not, says where, and never calls "could not check" either.
 
-The candidates are foreign models (`tests/foreign`), broken by the bug zoo (`tests/mutants.py`) in ways that share no code
-with the package.
+The candidates are foreign models (`tests/foreign`), broken by the bug zoo (`tests/mutants.py`) in ways that share no
+code with the package.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,7 @@ from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.layers import EXACT_EAGER
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import open_checkpoint
-from gpt2_from_scratch.reference import Reference, load_reference
-from gpt2_from_scratch.trace import Site
+from gpt2_from_scratch.reference import load_reference
 from gpt2_from_scratch.verifier import Prompt, Verdict, battery, load_object
 from gpt2_from_scratch.verifier.candidate import Candidate
 from gpt2_from_scratch.verifier.evidence import (
@@ -30,35 +29,9 @@ from gpt2_from_scratch.verifier.evidence import (
 )
 from tests.foreign import book, mingpt, nanogpt, numpy_gpt2
 from tests.mutants import LEGITIMATE, MUTANTS, Mutant
+from tests.remembering import Remembering
 
 BOOK = LAYOUTS["llms_from_scratch"]
-
-
-class Remembering:
-    """A reference that computes each prompt once; the mutants are many and the prompts are the same."""
-
-    def __init__(self, reference: Reference) -> None:
-        self.reference = reference
-        self.config = reference.config
-        self._memory: dict[Any, Any] = {}
-
-    def _once(self, kind: Any, ids: Tensor, compute: Any) -> Any:
-        key = (kind, ids.shape, ids.flatten().tolist().__str__())
-        if key not in self._memory:
-            self._memory[key] = compute()
-        return self._memory[key]
-
-    def logits(self, ids: Tensor) -> Tensor:
-        return self._once("logits", ids, lambda: self.reference.logits(ids))
-
-    def other_roundings(self, ids: Tensor) -> Iterator[tuple[str, Tensor]]:
-        return iter(self._once("roundings", ids, lambda: list(self.reference.other_roundings(ids))))
-
-    def logits_in(self, dtype: torch.dtype, ids: Tensor) -> Tensor:
-        return self._once(dtype, ids, lambda: self.reference.logits_in(dtype, ids))
-
-    def trace(self, ids: Tensor) -> Mapping[str, Site]:
-        return self._once("trace", ids, lambda: self.reference.trace(ids))
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +287,7 @@ def test_nanogpt_and_mingpt_pass_through_their_layouts(book_checkpoint: Path) ->
     sizes = {"vocab_size": config.vocab_size, "block_size": config.n_positions, "n_embd": config.n_embd}
     sizes |= {"n_layer": config.n_layer, "n_head": config.n_head}
     nano = nanogpt.GPT(nanogpt.GPTConfig(**sizes, bias=True, dropout=0.0, gelu="tanh"), all_positions=True)
-    mini = mingpt.GPT(mingpt.GPTConfig(**sizes))
+    mini = mingpt.GPT(mingpt.Config(**sizes))
     for module, layout in ((nano, "nanogpt"), (mini, "mingpt")):
         load_into(module, book_checkpoint, layout)
         verdict = verify(module, book_checkpoint, layout)

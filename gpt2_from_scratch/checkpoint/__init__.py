@@ -5,18 +5,39 @@ Git-LFS pointer, a web page, an empty file) is recognised too, and called by its
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from gpt2_from_scratch.checkpoint import hub, safetensors
+from gpt2_from_scratch.checkpoint import (
+    flax_msgpack,
+    gguf,
+    hub,
+    llmc,
+    npz,
+    safetensors,
+    shards,
+    tensor_bundle,
+    tf_h5,
+    torch_pickle,
+)
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
 from gpt2_from_scratch.errors import CheckpointError, FormatError
 
 __all__ = ["Container", "Located", "StoredTensor", "locate", "open_container"]
 
-WEIGHTS = ("model.safetensors", safetensors.INDEX)  # in the order in which transformers looks for them
+# In the order in which transformers looks for them; then those of other programs.
+WEIGHTS = (
+    "model.safetensors",
+    safetensors.INDEX,
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "tf_model.h5",
+    "flax_model.msgpack",
+    "weights.npz",
+)
+_ALONE = ("*.pt", "*.pth", "*.gguf")  # weights under any name, if there is one such file and none of the above
 _CONFIG = "config.json"
 _HEAD_BYTES = 512  # enough to recognise every form, and every mistake, by its beginning
 
@@ -30,8 +51,15 @@ class Form(NamedTuple):
 
 # Asked in this order; the first that recognises a file opens it.
 FORMS: tuple[Form, ...] = (
-    Form(safetensors.recognises_index, safetensors.read_shards),
+    Form(shards.recognises, lambda index, mmap: shards.read(index, mmap, _open_shard)),
     Form(safetensors.recognises, safetensors.read),
+    Form(torch_pickle.recognises, torch_pickle.read),
+    Form(gguf.recognises, gguf.read),
+    Form(llmc.recognises, llmc.read),
+    Form(tf_h5.recognises, tf_h5.read),
+    Form(npz.recognises, npz.read),
+    Form(tensor_bundle.recognises, tensor_bundle.read),
+    Form(flax_msgpack.recognises, flax_msgpack.read),
 )
 
 
@@ -85,24 +113,28 @@ def locate(
             return Located(name, _weights_in(path), path)
         is_repo_id = hub.is_repo_id(name)
     except (OSError, RuntimeError) as error:  # too long for a path, not permitted, the home of an unknown user
-        raise CheckpointError(f"{name[:200]} cannot be looked at: {error}"[:400]) from None
+        raise CheckpointError(
+            f"{name[:200]} cannot be looked at: {str(error)[:200]}",
+            hint="give a file, a directory or a Hub id (owner/name)",
+        ) from None
     if not is_repo_id:
         raise CheckpointError(f"{name} does not exist", hint="give a file, a directory or a Hub id (owner/name)")
     options = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     files = hub.fetch(name, [_CONFIG], **options)  # type: ignore[arg-type]
     for candidate, weights in hub.fetch(name, WEIGHTS, first=True, **options).items():  # type: ignore[arg-type]
-        if candidate == safetensors.INDEX:
-            hub.fetch(name, safetensors.shard_names(weights), **options)  # type: ignore[arg-type]
+        if candidate.endswith(".index.json"):
+            hub.fetch(name, shards.names_in(weights), **options)  # type: ignore[arg-type]
         return Located(name, weights, files.get(_CONFIG, weights).parent)
     raise CheckpointError(f"{name} has none of {', '.join(WEIGHTS)}", hint="is it a model repository?")
 
 
-def open_container(path: Path, mmap: bool = True) -> Container:
+def open_container(path: Path, mmap: bool = True, *, forms: Sequence[Form] = FORMS) -> Container:
     """Recognises a weights file by its content and opens it.
 
     Args:
         path: a weights file, or the index of a sharded one.
         mmap: map the file; False reads tensors into memory, which a file that may change or vanish needs.
+        forms: what it may be.
 
     Raises:
         FormatError: it is something else; says what.
@@ -110,7 +142,7 @@ def open_container(path: Path, mmap: bool = True) -> Container:
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
-        for form in FORMS:
+        for form in forms:
             if form.recognises(head, path):
                 return form.read(path, mmap)
     except OSError as error:
@@ -119,13 +151,27 @@ def open_container(path: Path, mmap: bool = True) -> Container:
     raise FormatError(f"{path} {what}", hint=remedy)
 
 
+def _open_shard(path: Path, mmap: bool) -> Container:
+    return open_container(path, mmap, forms=FORMS[1:])  # an index within an index could name itself
+
+
 def _weights_in(directory: Path) -> Path:
     for name in WEIGHTS:
         if (directory / name).is_file():
             return directory / name
+    if index := tensor_bundle.index_in(directory):
+        return index
+    alone = sorted(path for pattern in _ALONE for path in directory.glob(pattern) if path.is_file())
+    if len(alone) > 1:
+        raise CheckpointError(
+            f"{directory} holds several checkpoints: {', '.join(path.name for path in alone)}",
+            hint="name the file itself",
+        )
+    if alone:
+        return alone[0]
     present = sorted(path.name for path in directory.iterdir() if path.is_file())
     raise CheckpointError(
-        f"{directory} has no weights: none of {', '.join(WEIGHTS)}",
+        f"{directory} has no weights: none of {', '.join((*WEIGHTS, *_ALONE))}",
         hint=f"it holds {', '.join(present[:8])}{', ...' if len(present) > 8 else ''}" if present else "it is empty",
     )
 
@@ -140,9 +186,17 @@ _MISTAKES: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
         "is a web page, not weights",
         "use the file's download link (`/resolve/`, not `/blob/`)",
     ),
-    ((b"PK\x03\x04", b"\x80"), "is a pickled PyTorch file, not safetensors", "save it as model.safetensors first"),
-    ((b"GGUF",), "is a GGUF file, not safetensors", "use the model's safetensors file"),
-    ((b"\x89HDF",), "is an HDF5 (TensorFlow) file, not safetensors", "use the model's safetensors file"),
+    (
+        (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
+        "is a bare Python pickle, which is a program and no PyTorch checkpoint",
+        "if it holds weights, write them with torch.save(model.state_dict(), ...)",
+    ),
+    # Other files of llm.c, by the numbers that they begin with: 20240327, 20240328, 20240520, 20240527.
+    ((b"\xc7\xd74\x01",), "is a debug state of llm.c, not weights", "read it with llmc.read_debug_state"),
+    ((b"\xc8\xd74\x01",), "is a tokenizer of llm.c, not weights", "give the model's file"),
+    ((b"\x88\xd84\x01",), "is training data of llm.c, not weights", "give the model's file"),
+    ((b"\x8f\xd84\x01",), "is a state of llm.c's optimizer, not weights", "give the model's file, `model_*.bin`"),
+    ((b"lmgg",), "is a ggml file from before GGUF", "convert the original model again"),
 )
 
 
@@ -155,6 +209,6 @@ def _mistake(head: bytes) -> tuple[str, str]:
         if head.lstrip().lower().startswith(tuple(start.lower() for start in starts)):
             return what, remedy
     return (
-        f"is not a safetensors file: it starts with {head[:12]!r}",
-        "give a model.safetensors, or a directory with one",
+        f"is in no form that is known: it starts with {head[:12]!r}",
+        "safetensors, PyTorch, GGUF, llm.c, TensorFlow, Flax and numpy files are recognised by their content",
     )

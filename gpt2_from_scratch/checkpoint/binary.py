@@ -7,18 +7,21 @@ allocated because a header says so.
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from gpt2_from_scratch.checkpoint.container import StoredTensor
 from gpt2_from_scratch.errors import FormatError
 
+MAX_DIMS = 64  # PyTorch's limit; the product of a million sizes would take minutes to compute
+_PIECE = 1 << 20  # elements: 8 MB in float64, and large enough that the loop costs nothing
 TRUNCATED = "the download or copy was cut short: fetch the file again"
 
 
@@ -40,7 +43,7 @@ class Cursor:
     def __init__(self, file: BinaryIO, size: int, where: str) -> None:
         self._file = file
         self._size = size
-        self._where = where
+        self.where = where
         self.position = 0
 
     @property
@@ -53,7 +56,7 @@ class Cursor:
         self._advance(count)
         data = self._file.read(count)
         if len(data) != count:
-            raise FormatError(f"{self._where} changed while it was read", TRUNCATED)
+            raise FormatError(f"{self.where} changed while it was read", TRUNCATED)
         return data
 
     def skip(self, count: int) -> None:
@@ -61,27 +64,35 @@ class Cursor:
         self._advance(count)
         self._file.seek(count, os.SEEK_CUR)
 
+    def text(self, count: int) -> str:
+        """The next `count` bytes as UTF-8."""
+        try:
+            return self.take(count).decode()
+        except UnicodeDecodeError:
+            raise FormatError(f"{self.where} is damaged: no text before byte {self.position:,}") from None
+
     def unsigned(self, width: int) -> int:
         """A little-endian unsigned integer of `width` bytes."""
         return int.from_bytes(self.take(width), "little")
 
+    def big(self, width: int) -> int:
+        """A big-endian unsigned integer of `width` bytes."""
+        return int.from_bytes(self.take(width))
+
     def varint(self) -> int:
         """An unsigned integer, seven bits per byte, lowest first; all but the last byte have the high bit set."""
-        value = shift = 0
-        while True:
+        value = 0
+        for shift in range(0, 63, 7):  # what takes more bits is negative, and no size, count or offset is
             byte = self.take(1)[0]
             value |= (byte & 0x7F) << shift
             if byte < 0x80:
-                break
-            shift += 7
-        if value >= 2**63:  # of ten bytes at most; what should be a size is then negative
-            raise FormatError(f"{self._where} is damaged: the number {value} near byte {self.position:,}")
-        return value
+                return value
+        raise FormatError(f"{self.where} is damaged: no sensible number at byte {self.position:,}")
 
     def _advance(self, count: int) -> None:
         if count > self.left:
             raise FormatError(
-                f"{self._where} ends too early: {count:,} bytes wanted at byte {self.position:,}, {self.left:,} left",
+                f"{self.where} ends too early: {count:,} bytes wanted at byte {self.position:,}, {self.left:,} left",
                 TRUNCATED,
             )
         self.position += count
@@ -131,9 +142,10 @@ def stored(path: Path, ranges: Mapping[str, Range], mmap: bool = True) -> dict[s
 
 def reader(path: Path, mmap: bool = True) -> Callable[[Range], Tensor]:
     """A function that produces the tensor at a range of a file, which must lie inside it."""
-    if not mmap:
+    size = path.stat().st_size
+    if not mmap or not size:
         return partial(_read, path)
-    return partial(_view, torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8))
+    return partial(_view, torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8))
 
 
 def _view(file: Tensor, at: Range) -> Tensor:
@@ -147,11 +159,24 @@ def _read(path: Path, at: Range) -> Tensor:
     data = torch.empty(at.nbytes, dtype=torch.uint8)
     with path.open("rb") as file:
         file.seek(at.start)
-        if file.readinto(data.numpy()) != at.nbytes:
-            raise FormatError(f"{path} changed while it was read: {at.nbytes:,} bytes wanted at {at.start:,}", TRUNCATED)
+        if file.readinto(data.numpy().data) != at.nbytes:
+            raise FormatError(f"{path} changed while it was read: it ends before byte {at.end:,}", TRUNCATED)
     return data.view(at.dtype).view(at.shape)
 
 
-def raw(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def raw(tensor: Tensor) -> npt.NDArray[np.uint8]:
     """A tensor's bytes in C order, without a copy where it lies so in memory; for writing and for checksums."""
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+
+
+def pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor's elements in C order, about a million at a time: what is computed from them stays small.
+
+    Example:
+        >>> [piece.tolist() for piece in pieces(torch.arange(4).view(2, 2).t())]
+        [[0, 2, 1, 3]]
+    """
+    rows = tensor.detach().reshape(1) if tensor.dim() == 0 else tensor.detach()
+    per_row = max(1, rows[:1].numel())
+    for part in rows.split(max(1, _PIECE // per_row)):
+        yield part.flatten()

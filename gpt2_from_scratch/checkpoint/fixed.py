@@ -4,13 +4,27 @@ Most forms have no place for the activation, the epsilon or the scaling of atten
 hold them fixed, and would compute something else from the same weights without a word.
 """
 
+from typing import Any
+
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import ConfigError
 
 # All of them round the same formula; `gelu_fast` rounds sqrt(2/pi) at the eleventh digit, below float32's resolution.
 TANH_GELU = ("gelu_new", "gelu_accurate", "gelu_fast", "gelu_python_tanh", "gelu_pytorch_tanh")
-# What GPT-2's own code has and a file of weights alone does not say, in config.json's names.
-GPT2 = {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True}
+_EPSILON = 1e-5
+_END_OF_TEXT = 50256  # the last id of GPT-2's vocabulary; nothing is known about another vocabulary
+
+
+def gpt2_config(*, vocab_size: int, **sizes: int) -> dict[str, Any]:
+    """What a form says of its model, in config.json's fields: these sizes, and all that its program takes for granted.
+
+    Example:
+        >>> gpt2_config(vocab_size=50257, n_layer=12)["activation_function"]
+        'gelu_new'
+    """
+    end = _END_OF_TEXT if vocab_size > _END_OF_TEXT else None
+    fixed = {"activation_function": TANH_GELU[0], "layer_norm_epsilon": _EPSILON, "tie_word_embeddings": True}
+    return fixed | {"bos_token_id": end, "eos_token_id": end, "vocab_size": vocab_size} | sizes
 
 
 def check_expressible(
@@ -31,7 +45,9 @@ def check_expressible(
     Example:
         >>> check_expressible(GPTConfig(activation_function="relu"), "llm.c")
         Traceback (most recent call last):
-        gpt2_from_scratch.errors.ConfigError: llm.c cannot express this model: activation_function 'relu' ...
+        gpt2_from_scratch.errors.ConfigError: llm.c cannot express this model: activation_function 'relu' (it \
+computes the tanh GELU)
+          hint: choose the form huggingface, which can say all of it
     """
     conflicts = []
     if config.activation_function not in TANH_GELU:
@@ -40,7 +56,7 @@ def check_expressible(
         conflicts.append("scale_attn_weights false (it divides scores by the root of the head's width)")
     if config.scale_attn_by_inverse_layer_idx:
         conflicts.append("scale_attn_by_inverse_layer_idx true (it scales all layers alike)")
-    if not epsilon and config.layer_norm_epsilon != GPT2["layer_norm_epsilon"]:
+    if not epsilon and config.layer_norm_epsilon != _EPSILON:
         conflicts.append(f"layer_norm_epsilon {config.layer_norm_epsilon:g} (it uses 1e-05)")
     if not inner and config.inner_dim != 4 * config.n_embd:
         conflicts.append(f"n_inner {config.inner_dim:,} (it uses 4 * n_embd = {4 * config.n_embd:,})")

@@ -50,8 +50,6 @@ def fetch(
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -82,9 +80,14 @@ def fetch(
                 hint="check the spelling; for a private one, `hf auth login` or set HF_TOKEN",
             ) from None
         except RevisionNotFoundError:
-            raise CheckpointError(f"{repo_id} has no revision {revision!r}") from None
-        except (HFValidationError, HfHubHTTPError, OSError) as error:
-            raise CheckpointError(f"{repo_id}: cannot fetch {name}: {error}") from None
+            raise CheckpointError(
+                f"{repo_id} has no revision {revision!r}", hint="its page lists branches, tags and commits"
+            ) from None
+        except Exception as error:  # a full disk, a line that breaks: the transport's classes change with its versions
+            raise CheckpointError(
+                f"{repo_id}: cannot fetch {name}: {_first_line(error)}",
+                hint="check the spelling, the network and HF_ENDPOINT; for a private repository set HF_TOKEN",
+            ) from None
         else:
             found[name] = Path(path)
             if first:
@@ -92,8 +95,13 @@ def fetch(
     if not found and absent is not None:
         raise CheckpointError(
             f"{repo_id!r} is not a path here, and its files are not in the local cache of the Hub",
-            hint="offline mode is on: fetch it once without local_files_only / HF_HUB_OFFLINE"
+            hint="offline mode is on: fetch it once without local_files_only"
             if local_files_only
-            else "the Hub cannot be reached: check the network, the spelling, or HF_ENDPOINT",
+            else f"the Hub did not give them ({_first_line(absent.__cause__ or absent)}): check the network, the "
+            "spelling, or HF_ENDPOINT",
         )
     return found
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

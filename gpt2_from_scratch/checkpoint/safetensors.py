@@ -1,4 +1,4 @@
-"""safetensors: one file, or shards with an index. The official form of GPT-2's weights today.
+"""safetensors: the official form of GPT-2's weights today.
 
 A file is an 8-byte little-endian length, that many bytes of JSON header, then the tensors. The library reads the data
 (memory mapped, no copy); the header is checked here first, because the library accepts what a verifier must not:
@@ -18,14 +18,13 @@ from torch import Tensor
 
 from gpt2_from_scratch.checkpoint.atomic import replacing
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
-from gpt2_from_scratch.config import no_duplicates, read_json
+from gpt2_from_scratch.config import no_duplicates
 from gpt2_from_scratch.errors import ConfigError, FormatError
 
 INDEX = "model.safetensors.index.json"
 
 _MAX_HEADER_BYTES = 100_000_000  # the library's own limit
 _MAX_DIMS = 64  # numpy's limit; the product of a million sizes would take minutes to compute
-_SHARD_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -39,6 +38,7 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "BOOL": torch.bool,
 }
 _TRUNCATED = "the download or copy was cut short: fetch the file again"
+_MALFORMED = "the file was damaged, or written by a faulty program: fetch it again, or save it again"
 
 
 class _Entry(NamedTuple):
@@ -51,11 +51,6 @@ class _Entry(NamedTuple):
 def recognises(head: bytes, path: Path) -> bool:
     """Whether a file that starts with these bytes is safetensors: a plausible length, then ``{``."""
     return len(head) > 8 and 2 <= int.from_bytes(head[:8], "little") <= _MAX_HEADER_BYTES and head[8:9] == b"{"
-
-
-def recognises_index(head: bytes, path: Path) -> bool:
-    """Whether this is the JSON index of a sharded safetensors checkpoint."""
-    return head.lstrip()[:1] == b"{" and path.name.endswith(".safetensors.index.json")
 
 
 def read(path: Path, mmap: bool = True) -> Container:
@@ -72,7 +67,7 @@ def read(path: Path, mmap: bool = True) -> Container:
     try:
         library = safe_open(path, framework="pt") if mmap else None
     except SafetensorError as error:
-        raise FormatError(f"{path}: {error}") from None
+        raise FormatError(f"{path}: {error}", _MALFORMED) from None
 
     def reader(name: str, entry: _Entry) -> Callable[[], Tensor]:
         if library is not None:
@@ -81,52 +76,6 @@ def read(path: Path, mmap: bool = True) -> Container:
 
     tensors = {name: StoredTensor(entry.shape, entry.dtype, reader(name, entry)) for name, entry in entries.items()}
     return Container("safetensors", (path,), tensors)
-
-
-def read_shards(index: Path, mmap: bool = True) -> Container:
-    """Opens all shards that an index names and proves that index and shards agree, tensor by tensor.
-
-    Args:
-        index: a `model.safetensors.index.json`.
-        mmap: as in `read`.
-
-    Raises:
-        FormatError: a shard is missing, outside the directory, or holds other tensors than the index says.
-    """
-    weight_map = _read_index(index)
-    for shard in sorted(set(weight_map.values())):
-        if not (index.parent / shard).is_file():
-            raise FormatError(f"{index} names {shard}, which is not there", hint="fetch the missing shard")
-    shards = {shard: read(index.parent / shard, mmap) for shard in sorted(set(weight_map.values()))}
-    tensors: dict[str, StoredTensor] = {}
-    for shard, container in shards.items():
-        listed = {name for name, where in weight_map.items() if where == shard}
-        absent, extra = listed - container.tensors.keys(), container.tensors.keys() - listed
-        if absent or extra:
-            raise FormatError(
-                f"{index.name} and {shard} disagree: "
-                + "; ".join(
-                    f"{len(names)} tensors {what}, such as {min(names)!r}"
-                    for names, what in ((absent, "listed and not there"), (extra, "there and not listed"))
-                    if names
-                ),
-                hint="the shards are of different saves: fetch index and shards again",
-            )
-        tensors |= container.tensors
-    return Container(
-        "safetensors, sharded",
-        (index, *(index.parent / shard for shard in shards)),
-        {name: tensors[name] for name in weight_map},
-    )
-
-
-def shard_names(index: Path) -> list[str]:
-    """The shards that an index names; they need not be there yet.
-
-    Raises:
-        FormatError: the index is malformed, or names something that is not a plain file name.
-    """
-    return sorted(set(_read_index(index).values()))
 
 
 def _read_header(path: Path) -> tuple[dict[str, _Entry], Mapping[str, str]]:
@@ -145,13 +94,15 @@ def _read_header(path: Path) -> tuple[dict[str, _Entry], Mapping[str, str]]:
         raw = file.read(length)
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=no_duplicates)
+    except ConfigError as error:
+        raise FormatError(f"{path}: in the header, {error.message}", _MALFORMED) from None
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: the header is not valid JSON: {error}") from None
+        raise FormatError(f"{path}: the header is not valid JSON: {error}", _MALFORMED) from None
     if not isinstance(header, dict) or not raw.startswith(b"{"):
-        raise FormatError(f"{path}: the header is not a JSON object")
+        raise FormatError(f"{path}: the header is not a JSON object", _MALFORMED)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise FormatError(f"{path}: __metadata__ must map text to text")
+        raise FormatError(f"{path}: __metadata__ must map text to text", _MALFORMED)
     entries = {name: _entry(path, name, fields, 8 + length) for name, fields in header.items()}
     _check_ranges(path, entries, 8 + length, size)
     return entries, metadata
@@ -160,18 +111,20 @@ def _read_header(path: Path) -> tuple[dict[str, _Entry], Mapping[str, str]]:
 def _entry(path: Path, name: str, fields: Any, data_start: int) -> _Entry:
     where = f"{path}: tensor {name!r}"
     if not name or not name.isprintable():
-        raise FormatError(f"{where} has an empty or unprintable name")
+        raise FormatError(f"{where} has an empty or unprintable name", _MALFORMED)
     if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
-        raise FormatError(f"{where} must have dtype, shape and data_offsets, nothing else")
+        raise FormatError(f"{where} must have dtype, shape and data_offsets, nothing else", _MALFORMED)
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise FormatError(f"{where} has dtype {dtype!r}", hint="supported: " + ", ".join(_DTYPES))
     if not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
-        raise FormatError(f"{where}: shape must list at most {_MAX_DIMS} sizes, data_offsets two")
+        raise FormatError(f"{where}: shape must list at most {_MAX_DIMS} sizes, data_offsets two", _MALFORMED)
     begin, end = offsets
     expected = math.prod(shape) * _DTYPES[dtype].itemsize
     if end - begin != expected:
-        raise FormatError(f"{where}: {dtype} {shape} takes {expected:,} bytes, data_offsets give {end - begin:,}")
+        raise FormatError(
+            f"{where}: {dtype} {shape} takes {expected:,} bytes, data_offsets give {end - begin:,}", _MALFORMED
+        )
     return _Entry(_DTYPES[dtype], tuple(shape), data_start + begin, data_start + end)
 
 
@@ -181,14 +134,14 @@ def _check_ranges(path: Path, entries: Mapping[str, _Entry], data_start: int, si
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != position:
             problem = "overlaps the tensor before it" if entry.start < position else "leaves a gap before it"
-            raise FormatError(f"{path}: tensor {name!r} {problem} ({abs(entry.start - position):,} bytes)")
+            raise FormatError(f"{path}: tensor {name!r} {problem} ({abs(entry.start - position):,} bytes)", _MALFORMED)
         position = entry.end
     if size < position:
         raise FormatError(
             f"{path} is truncated: {size:,} bytes of {position:,}, {position - size:,} missing", _TRUNCATED
         )
     if size > position:
-        raise FormatError(f"{path} has {size - position:,} bytes behind its last tensor")
+        raise FormatError(f"{path} has {size - position:,} bytes behind its last tensor", _MALFORMED)
 
 
 def _read_range(path: Path, name: str, entry: _Entry) -> Tensor:
@@ -200,23 +153,6 @@ def _read_range(path: Path, name: str, entry: _Entry) -> Tensor:
     if not data:
         return torch.empty(entry.shape, dtype=entry.dtype)
     return torch.frombuffer(data, dtype=entry.dtype).view(entry.shape)
-
-
-def _read_index(index: Path) -> dict[str, str]:
-    try:
-        content = read_json(index, max_bytes=_MAX_HEADER_BYTES)
-    except ConfigError as error:
-        raise FormatError(error.message, hint=error.hint) from None
-    weight_map = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise FormatError(f"{index} has no weight_map", hint="it should map each tensor's name to its shard")
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard) or set(shard) == {"."}:
-            raise FormatError(
-                f"{index} places {name!r} in {shard!r}, which is not a plain file name",
-                hint="shards must lie beside their index; do not use an index that points elsewhere",
-            )
-    return weight_map
 
 
 def _is_sizes(value: object) -> bool:

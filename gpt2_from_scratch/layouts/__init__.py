@@ -18,6 +18,7 @@ from gpt2_from_scratch.layouts.nanogpt import MINGPT, NANOGPT
 from gpt2_from_scratch.layouts.openai import OPENAI
 from gpt2_from_scratch.layouts.own import GPT2_FROM_SCRATCH
 from gpt2_from_scratch.layouts.tf_keras import TF_KERAS
+from gpt2_from_scratch.layouts.transformer_lens import TRANSFORMER_LENS
 from gpt2_from_scratch.mapping import Layout
 
 _ALL = (
@@ -32,11 +33,12 @@ _ALL = (
     FLAX,
     TF_KERAS,
     MLX,
+    TRANSFORMER_LENS,
 )
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = MappingProxyType({variants[0].name: variants for variants in _ALL})
 
 # Tried in this order on a file that does not say what it is. Ours is Hugging Face's without the prefix, and minGPT's is
 # nanoGPT's: same names, same orientation; so neither is listed. Files of OpenAI, llm.c, llama.cpp and Flax say it.
-DETECTABLE: tuple[Layout, ...] = (*HUGGINGFACE, *LLMS_FROM_SCRATCH, *NANOGPT, *MLX, *TF_KERAS)
+DETECTABLE: tuple[Layout, ...] = (*HUGGINGFACE, *LLMS_FROM_SCRATCH, *NANOGPT, *MLX, *TF_KERAS, *TRANSFORMER_LENS)
 
 __all__ = ["DETECTABLE", "LAYOUTS"]

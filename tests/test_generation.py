@@ -6,7 +6,9 @@ a certain step, such as the end of a text, is tested with `automaton`, a GPT-2 w
 
 import copy
 import json
+import os
 import runpy
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -24,9 +26,10 @@ from transformers.generation.logits_process import TemperatureLogitsWarper, TopK
 
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import TokenizerError
-from gpt2_from_scratch.generate import generate, left_pad, probabilities, stream, stream_text
+from gpt2_from_scratch.generation import generate, left_pad, probabilities, stream, stream_text
 from gpt2_from_scratch.loading import TINY
 from gpt2_from_scratch.model import GPTModel
+from gpt2_from_scratch.tokenizer import load_tokenizer
 from tests.perturbed import ours
 
 NEW = 20
@@ -83,8 +86,6 @@ def pair(request: pytest.FixtureRequest, perturbed_reference: GPT2LMHeadModel) -
     """The same model twice, ours first."""
     if request.param == "perturbed":
         return request.getfixturevalue("model"), perturbed_reference
-    if not TINY.exists():
-        pytest.skip("the trained model has not been made yet: scripts/train_tiny.py")
     return GPTModel.from_pretrained(TINY), GPT2LMHeadModel.from_pretrained(TINY).eval()
 
 
@@ -222,7 +223,7 @@ LOGITS = torch.randn(64, 500, generator=torch.Generator().manual_seed(0)) * 3  #
 
 @pytest.mark.parametrize("temperature", [0.3, 1.7])
 @pytest.mark.parametrize("top_k", [None, 1, 40, 9999])
-@pytest.mark.parametrize("top_p", [None, 1e-6, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("top_p", [None, 1e-9, 0.5, 0.9, 1.0])
 def test_ids_are_drawn_from_the_distribution_of_transformers(
     temperature: float, top_k: int | None, top_p: float | None
 ):
@@ -303,13 +304,14 @@ def test_a_model_in_training_does_not_drop_out_and_goes_on_training(perturbed_re
     assert modes(model) == before
 
 
-def test_a_stream_leaves_its_modes_to_nobody(perturbed_reference: GPT2LMHeadModel):
+def test_a_stream_is_in_its_modes_only_while_it_computes(perturbed_reference: GPT2LMHeadModel):
     model = ours(perturbed_reference).train()
-    ids = stream(model, [1, 2, 3], 4)
-    next(ids)
-    assert model.training
-    assert torch.is_grad_enabled()
-    assert not torch.is_inference_mode_enabled()
+    inside = []
+    with model.wte.register_forward_hook(lambda *_: inside.append((model.training, torch.is_inference_mode_enabled()))):
+        next(ids := stream(model, [1, 2, 3], 4))
+        assert (model.training, torch.is_inference_mode_enabled(), torch.is_grad_enabled()) == (True, False, True)
+        next(ids)
+    assert inside == [(False, True)] * 2
 
 
 def test_generated_ids_can_be_trained_on(perturbed_reference: GPT2LMHeadModel):
@@ -501,3 +503,14 @@ def test_the_script_is_the_command(command_line: list[list[str]], monkeypatch: p
         runpy.run_path(str(SCRIPT), run_name="__main__")
     assert exit_.value.code == 2
     assert command_line == [["generate", "Once upon", "--seed", "1"]]
+
+
+def test_the_script_continues_a_prompt_with_the_model_that_ships():
+    expected = "".join(stream_text(GPTModel.from_pretrained(TINY), load_tokenizer(TINY), "Once upon a time", 12))
+    run = subprocess.run(
+        [sys.executable, str(SCRIPT), "Once upon a time", "--max-new-tokens", "12"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},  # also where the package is not installed
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"Once upon a time{expected}\n", "")

@@ -1,0 +1,361 @@
+"""GGUF, the form of llama.cpp: a dictionary, a table of tensors, and the tensors, plain or quantised.
+
+The one idea: a number is preceded by its type, a string or an array by its length, and the file's size bounds them all.
+So the file is parsed here, where every length is compared with what is left; the `gguf` package, which believes what it
+reads, is needed only for the arithmetic of quantised types. Dimensions stand in the file fastest first, the reverse of
+everybody else's order.
+
+Format: ``docs/gguf.md`` of ggml; names and keys: llama.cpp's ``convert_hf_to_gguf.py``.
+"""
+
+import math
+import struct
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.checkpoint.atomic import replacing
+from gpt2_from_scratch.checkpoint.binary import MAX_DIMS, Cursor, Range, raw, stored
+from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
+from gpt2_from_scratch.checkpoint.fixed import check_expressible, gpt2_config
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import CheckpointError, ConfigError, FormatError
+
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)  # version 1 had 32-bit lengths and lived for a month
+_ALIGNMENT = 32  # unless general.alignment says otherwise
+_MAX_COUNT = 1 << 20  # of keys, of tensors, of strings in a list; the largest vocabularies have a quarter of that
+_ARCHITECTURE = "gpt2"
+
+# Value types of the dictionary: the code, and its letter in `struct` and in numpy.
+_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_U32, _F32, _I32, _STRING, _ARRAY = 4, 6, 5, 8, 9
+_NORMAL, _CONTROL, _UNUSED = 1, 3, 5  # kinds of tokens
+
+# ggml's types that are plain numbers.
+_DTYPES: Mapping[int, torch.dtype] = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
+_WRITTEN = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 30}
+_FILE_TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 32}  # `llama_ftype`
+_ALWAYS_FLOAT32 = ("position_embd.weight",)  # and all vectors: what llama.cpp's kernels expect
+
+
+class Vocabulary(NamedTuple):
+    """GPT-2's tokenizer as GGUF holds it.
+
+    Args:
+        tokens: text of each id in order, in GPT-2's byte symbols.
+        merges: pairs such as ``"Ġ t"``, first merge first.
+        special: ids that stand for themselves, such as ``<|endoftext|>``.
+    """
+
+    tokens: Sequence[str]
+    merges: Sequence[str]
+    special: Sequence[int] = ()
+
+
+def recognises(head: bytes, path: Path) -> bool:
+    """Whether a file that starts with these bytes is GGUF."""
+    return head.startswith(_MAGIC)
+
+
+# --------------------------------------------------------------------------------------------------------- reading
+
+
+def read(path: Path, mmap: bool = True) -> Container:
+    """Opens a GGUF file with a GPT-2 in it.
+
+    Args:
+        path: the file.
+        mmap: tensors are views of the mapped file (but quantised ones, which are computed); False reads each into
+            memory of its own.
+
+    Raises:
+        FormatError: the file is damaged or contradicts itself.
+        ConfigError: it holds another architecture.
+        CheckpointError: it is quantised, and the `gguf` package is not installed.
+    """
+    with path.open("rb") as file:
+        cursor = Cursor(file, path.stat().st_size, str(path))
+        version, fields, infos = _parse(cursor)
+        alignment = fields.get("general.alignment", _ALIGNMENT)
+        if not isinstance(alignment, int) or alignment < 8 or alignment & (alignment - 1):
+            raise FormatError(f"{path} is damaged: general.alignment is {alignment!r}, not a power of two from 8 on")
+        start = -(-cursor.position // alignment) * alignment
+    ranges: dict[str, Range] = {}
+    quantised: dict[str, _Info] = {}
+    for name, info in infos.items():
+        if info.offset % alignment:
+            raise FormatError(f"{path} is damaged: tensor {name!r} is not aligned to {alignment} bytes")
+        if info.kind in _DTYPES:
+            ranges[name] = Range(start + info.offset, info.shape, _DTYPES[info.kind])
+        else:
+            ranges[name] = Range(start + info.offset, _byte_shape(path, name, info), torch.uint8)
+            quantised[name] = info
+    tensors = stored(path, ranges, mmap)
+    config = _config(path, fields, infos, tensors)
+    notes = []
+    if quantised:
+        counts = Counter(_gguf(path).GGMLQuantizationType(info.kind).name for info in quantised.values())
+        kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+        notes.append(f"quantised weights ({kinds}), dequantised to float32: close to the original ones, not equal")
+    for name, info in quantised.items():
+        dequantise = partial(_dequantise, path, name, info, tensors[name])
+        tensors[name] = StoredTensor(info.shape, torch.float32, dequantise)
+    if isinstance(tokens := fields.get("tokenizer.ggml.tokens"), list):
+        notes.append(f"holds a tokenizer of {len(tokens):,} tokens")
+    return Container(f"GGUF, version {version}", (path,), tensors, "gguf", config, tuple(notes))
+
+
+class _Info(NamedTuple):
+    shape: tuple[int, ...]
+    kind: int
+    offset: int
+
+
+def _parse(cursor: Cursor) -> tuple[int, dict[str, Any], dict[str, _Info]]:
+    """Version, dictionary and table of tensors."""
+    where = cursor.where
+    cursor.skip(len(_MAGIC))
+    version = cursor.unsigned(4)
+    if version not in _VERSIONS:
+        big = version & 0xFFFF == 0
+        raise FormatError(
+            f"{where} is big-endian GGUF" if big else f"{where} is GGUF version {version}",
+            hint="convert it for little-endian machines" if big else "known: " + ", ".join(map(str, _VERSIONS)),
+        )
+    tensor_count, field_count = _count(cursor), _count(cursor)
+    fields: dict[str, Any] = {}
+    for _ in range(field_count):
+        key = _text(cursor)
+        if key in fields:
+            raise FormatError(f"{where} is damaged: the key {key!r} appears twice")
+        fields[key] = _value(cursor, cursor.unsigned(4))
+    infos: dict[str, _Info] = {}
+    for _ in range(tensor_count):
+        name = _text(cursor)
+        if name in infos:
+            raise FormatError(f"{where} is damaged: the tensor {name!r} appears twice")
+        dims = cursor.unsigned(4)
+        if dims > MAX_DIMS:
+            raise FormatError(f"{where} is damaged: tensor {name!r} has {dims:,} dimensions")
+        shape = tuple(cursor.unsigned(8) for _ in range(dims))[::-1]
+        infos[name] = _Info(shape, cursor.unsigned(4), cursor.unsigned(8))
+    return version, fields, infos
+
+
+def _count(cursor: Cursor) -> int:
+    count = cursor.unsigned(8)
+    if count > _MAX_COUNT:
+        raise FormatError(f"{cursor.where} is damaged: {count:,} entries announced before byte {cursor.position:,}")
+    return count
+
+
+def _text(cursor: Cursor) -> str:
+    return cursor.text(cursor.unsigned(8))
+
+
+def _value(cursor: Cursor, kind: int, depth: int = 0) -> Any:
+    if kind in _NUMBERS:
+        return _numbers(cursor, kind, 1)[0].item()
+    if kind == _STRING:
+        return _text(cursor)
+    if kind != _ARRAY or depth:  # arrays of arrays are allowed, and nobody has one
+        raise FormatError(f"{cursor.where} is damaged: a value of unknown type {kind} before byte {cursor.position:,}")
+    kind, count = cursor.unsigned(4), _count(cursor)
+    if kind in _NUMBERS:
+        return _numbers(cursor, kind, count)
+    return [_value(cursor, kind, depth + 1) for _ in range(count)]
+
+
+def _numbers(cursor: Cursor, kind: int, count: int) -> np.ndarray[Any, Any]:
+    dtype = np.dtype(f"<{_NUMBERS[kind]}")
+    return np.frombuffer(cursor.take(count * dtype.itemsize), dtype)
+
+
+def _config(
+    path: Path, fields: Mapping[str, Any], infos: Mapping[str, _Info], tensors: Mapping[str, StoredTensor]
+) -> dict[str, Any]:
+    """What the dictionary says of the model, in config.json's fields."""
+    if (architecture := fields.get("general.architecture")) != _ARCHITECTURE:
+        raise ConfigError(f"{path} holds a {architecture!r} model, not GPT-2", hint="its tensors have other meanings")
+
+    def number(key: str) -> Any:
+        if (value := fields.get(f"{_ARCHITECTURE}.{key}")) is None:
+            raise FormatError(f"{path} does not say {_ARCHITECTURE}.{key}", hint="convert the model again")
+        return value
+
+    embedding = infos.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise FormatError(f"{path} has no token_embd.weight of two dimensions", hint="convert the model again")
+    return gpt2_config(
+        vocab_size=embedding.shape[0],
+        n_positions=number("context_length"),
+        n_embd=number("embedding_length"),
+        n_layer=number("block_count"),
+        n_head=number("attention.head_count"),
+    ) | {
+        "n_inner": number("feed_forward_length"),
+        "layer_norm_epsilon": _as_meant(number("attention.layer_norm_epsilon")),
+        "tie_word_embeddings": _is_tied(infos, tensors),
+        "bos_token_id": fields.get("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": fields.get("tokenizer.ggml.eos_token_id"),
+    }
+
+
+def _as_meant(number: Any) -> Any:
+    """The shortest decimal that is this float32: 1e-5, which the file can only give as 9.999999747378752e-06."""
+    return float(str(np.float32(number))) if isinstance(number, float) else number  # else refused as it is
+
+
+def _is_tied(infos: Mapping[str, _Info], tensors: Mapping[str, StoredTensor]) -> bool:
+    """Whether the head is the embedding: it is absent, or (older converters) repeated byte by byte."""
+    head, embedding = infos.get("output.weight"), infos["token_embd.weight"]
+    if head is None:
+        return True
+    if head._replace(offset=0) != embedding._replace(offset=0):
+        return False
+    return np.array_equal(raw(tensors["output.weight"].read()), raw(tensors["token_embd.weight"].read()))
+
+
+def _gguf(path: Path) -> Any:
+    try:
+        import gguf
+    except ModuleNotFoundError:
+        raise CheckpointError(
+            f"{path} is quantised, and the package `gguf`, which knows quantised types, is not installed",
+            hint='pip install "gpt2_from_scratch[gguf]"; files of F32, F16 and BF16 do without',
+        ) from None
+    return gguf
+
+
+def _byte_shape(path: Path, name: str, info: _Info) -> tuple[int, ...]:
+    """A quantised tensor's shape in bytes: a row is a whole number of blocks."""
+    sizes = {int(kind): size for kind, size in _gguf(path).GGML_QUANT_SIZES.items()}
+    if info.kind not in sizes:
+        raise FormatError(f"{path}: tensor {name!r} is of ggml's type {info.kind}, which is unknown")
+    elements, size = sizes[info.kind]
+    if not info.shape or info.shape[-1] % elements:
+        raise FormatError(f"{path} is damaged: tensor {name!r} {list(info.shape)} in blocks of {elements} elements")
+    return (*info.shape[:-1], info.shape[-1] // elements * size)
+
+
+def _dequantise(path: Path, name: str, info: _Info, packed: StoredTensor) -> Tensor:
+    gguf = _gguf(path)
+    kind = gguf.GGMLQuantizationType(info.kind)
+    try:
+        numbers = gguf.dequantize(packed.read().numpy(), kind)
+    except NotImplementedError:
+        raise FormatError(f"{path}: tensor {name!r} is {kind.name}, which `gguf` cannot dequantise") from None
+    return torch.from_numpy(numbers).to(torch.float32).view(info.shape)
+
+
+# --------------------------------------------------------------------------------------------------------- writing
+
+
+def write(
+    path: Path, tensors: Mapping[str, StoredTensor], config: GPTConfig, vocabulary: Vocabulary | None = None
+) -> None:
+    """Writes a GGUF file for llama.cpp. One tensor is in memory at a time.
+
+    Vectors and the position embedding become float32, whatever the rest is: llama.cpp's converter does the same.
+
+    Args:
+        path: replaced when, and only when, the new file is complete on disk.
+        tensors: GGUF's name -> tensor, float32, float16 or bfloat16.
+        config: must be what llama.cpp computes.
+        vocabulary: the tokenizer; without it, the file works with token ids only.
+
+    Raises:
+        ConfigError: llama.cpp would compute something else from these weights.
+        CheckpointError: a dtype that llama.cpp does not compute with, or more tokens than the model has rows.
+    """
+    check_expressible(config, "llama.cpp", epsilon=True, inner=True, untied=True)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _WRITTEN:
+            raise CheckpointError(
+                f"{name} is {tensor.dtype}, which llama.cpp does not compute with",
+                hint="convert to " + ", ".join(str(dtype).removeprefix("torch.") for dtype in _WRITTEN),
+            )
+    fields = _fields(config, tensors["token_embd.weight"].dtype, vocabulary)
+    table, offset = bytearray(), 0
+    for name, tensor in tensors.items():
+        dtype = written_dtype(name, tensor.shape, tensor.dtype)
+        dims = struct.pack(f"<{len(tensor.shape)}Q", *reversed(tensor.shape))
+        table += _string(name) + struct.pack("<I", len(tensor.shape)) + dims
+        table += struct.pack("<IQ", _WRITTEN[dtype], offset)
+        offset += _aligned(math.prod(tensor.shape) * dtype.itemsize)
+    with replacing(path) as file:
+        file.write(_MAGIC + struct.pack("<IQQ", _VERSIONS[-1], len(tensors), len(fields)))
+        file.write(b"".join(_string(key) + value for key, value in fields.items()) + table)
+        for name, tensor in tensors.items():
+            _pad(file)
+            file.write(raw(tensor.read().to(written_dtype(name, tensor.shape, tensor.dtype))).data)
+        _pad(file)
+
+
+def _fields(config: GPTConfig, dtype: torch.dtype, vocabulary: Vocabulary | None) -> dict[str, bytes]:
+    """The dictionary, as llama.cpp's converter fills it: each value with its type."""
+    numbers = {
+        "context_length": config.n_positions,
+        "embedding_length": config.n_embd,
+        "block_count": config.n_layer,
+        "feed_forward_length": config.inner_dim,
+        "attention.head_count": config.n_head,
+        "vocab_size": config.vocab_size,
+    }
+    fields = {"general.architecture": _typed_string(_ARCHITECTURE)}
+    fields |= {f"{_ARCHITECTURE}.{key}": struct.pack("<II", _U32, number) for key, number in numbers.items()}
+    fields[f"{_ARCHITECTURE}.attention.layer_norm_epsilon"] = struct.pack("<If", _F32, config.layer_norm_epsilon)
+    fields["general.file_type"] = struct.pack("<II", _U32, _FILE_TYPES[dtype])
+    if vocabulary is None:
+        fields["tokenizer.ggml.model"] = _typed_string("none")
+    else:
+        rows, known = config.vocab_size, len(vocabulary.tokens)
+        if known > rows:
+            raise CheckpointError(f"the tokenizer has {known:,} tokens, the model has rows for {rows:,}")
+        tokens = [*vocabulary.tokens, *(f"[PAD{token}]" for token in range(known, rows))]  # as llama.cpp's converter
+        kinds = [_NORMAL] * known + [_UNUSED] * (rows - known)
+        for special in vocabulary.special:
+            kinds[special] = _CONTROL
+        fields["tokenizer.ggml.model"] = _typed_string("gpt2")
+        fields["tokenizer.ggml.pre"] = _typed_string("gpt-2")
+        fields["tokenizer.ggml.tokens"] = _strings(tokens)
+        fields["tokenizer.ggml.token_type"] = struct.pack(f"<IIQ{rows}i", _ARRAY, _I32, rows, *kinds)
+        fields["tokenizer.ggml.merges"] = _strings(vocabulary.merges)
+    ends = {"bos": config.bos_token_id, "eos": config.eos_token_ids[0] if config.eos_token_ids else None}
+    for which, token in ends.items():
+        if token is not None and token >= 0:
+            fields[f"tokenizer.ggml.{which}_token_id"] = struct.pack("<II", _U32, token)
+    return fields
+
+
+def written_dtype(name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.dtype:
+    """What a tensor becomes in a file whose matrices are of this dtype."""
+    return torch.float32 if len(shape) < 2 or name in _ALWAYS_FLOAT32 else dtype
+
+
+def _string(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def _typed_string(text: str) -> bytes:
+    return struct.pack("<I", _STRING) + _string(text)
+
+
+def _strings(texts: Sequence[str]) -> bytes:
+    return struct.pack("<IIQ", _ARRAY, _STRING, len(texts)) + b"".join(map(_string, texts))
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _pad(file: BinaryIO) -> None:
+    file.write(b"\0" * (-file.tell() % _ALIGNMENT))

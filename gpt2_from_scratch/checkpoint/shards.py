@@ -1,0 +1,86 @@
+"""Weights over several files: a JSON index says which tensor lies in which shard, whatever form the shards have.
+
+The index is believed in nothing: shards lie beside it under plain names, and each holds exactly the tensors that it is
+said to hold.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
+from gpt2_from_scratch.config import read_json
+from gpt2_from_scratch.errors import ConfigError, FormatError
+
+_MAX_INDEX_BYTES = 100_000_000  # as much as safetensors allows for the names in a single file
+_SHARD_NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+
+def recognises(head: bytes, path: Path) -> bool:
+    """Whether this is the JSON index of a sharded checkpoint."""
+    return head.lstrip()[:1] == b"{" and path.name.endswith(".index.json")
+
+
+def read(index: Path, mmap: bool, open_shard: Callable[[Path, bool], Container]) -> Container:
+    """Opens all shards that an index names and proves that index and shards agree, tensor by tensor.
+
+    Args:
+        index: such as `model.safetensors.index.json` or `pytorch_model.bin.index.json`.
+        mmap: whether to map the shards.
+        open_shard: opens one of them.
+
+    Raises:
+        FormatError: a shard is missing, outside the directory, or holds other tensors than the index says.
+    """
+    weight_map = _weight_map(index)
+    names = sorted(set(weight_map.values()))
+    for name in names:
+        if not (index.parent / name).is_file():
+            raise FormatError(f"{index} names {name}, which is not there", hint="fetch the missing shard")
+    shards = {name: open_shard(index.parent / name, mmap) for name in names}
+    tensors: dict[str, StoredTensor] = {}
+    for name, shard in shards.items():
+        listed = {tensor for tensor, where in weight_map.items() if where == name}
+        absent, extra = listed - shard.tensors.keys(), shard.tensors.keys() - listed
+        if absent or extra:
+            raise FormatError(
+                f"{index.name} and {name} disagree: "
+                + "; ".join(
+                    f"{len(those)} tensors {what}, such as {min(those)!r}"
+                    for those, what in ((absent, "listed and not there"), (extra, "there and not listed"))
+                    if those
+                ),
+                hint="the shards are of different saves: fetch index and shards again",
+            )
+        tensors |= shard.tensors
+    return Container(
+        f"{shards[names[0]].form}, sharded",
+        (index, *(index.parent / name for name in names)),
+        {tensor: tensors[tensor] for tensor in weight_map},
+    )
+
+
+def names_in(index: Path) -> list[str]:
+    """The shards that an index names; they need not be there yet.
+
+    Raises:
+        FormatError: the index is malformed, or names something that is not a plain file name.
+    """
+    return sorted(set(_weight_map(index).values()))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        content = read_json(index, max_bytes=_MAX_INDEX_BYTES)
+    except ConfigError as error:
+        raise FormatError(error.message, hint=error.hint) from None
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise FormatError(f"{index} has no weight_map", hint="it should map each tensor's name to its shard")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard) or set(shard) == {"."}:
+            raise FormatError(
+                f"{index} places {name!r} in {shard!r}, which is not a plain file name",
+                hint="shards must lie beside their index; do not use an index that points elsewhere",
+            )
+    return weight_map

@@ -1,0 +1,355 @@
+"""What `torch.save` wrote: `pytorch_model.bin`, `.pt`, `.pth`; the zip archive of today and the stream from before 1.6.
+
+A pickle is a program, so `torch.load` is told ``weights_only=True``, with no other way behind it, and sees only files
+that have been judged before. The one idea: what a pickle imports can be listed without running it, and a state dict
+needs a handful of names, while ``weights_only`` lets 144 pass, some of which allocate whatever a file tells them to. A
+zip archive is checked because a small one may inflate to any size, and tensors because strides make a terabyte out of
+four bytes.
+"""
+
+import io
+import math
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.checkpoint import state_dict
+from gpt2_from_scratch.checkpoint.binary import TRUNCATED, raw
+from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
+from gpt2_from_scratch.errors import FormatError
+
+_ZIP = b"PK\x03\x04"
+_STREAM = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # torch's magic number, as a pickle of its own
+_TAR_AT, _TAR = 257, b"ustar"
+
+# Of a 1558M model with its optimizer's state it takes 0.2 MB; this much is scanned in a second.
+_MAX_PICKLE_BYTES = 1_000_000
+# How often a file's bytes may appear in its tensors: a mask may be shared by all layers, at most 48 in official models.
+_MOST_REPEATS = 48
+
+# Everything that state dicts, training settings and optimizer states import. None of it calls or allocates anything.
+_ALLOWED = re.compile(
+    r"collections\.OrderedDict|torch\.(Size|device|bool|(bfloat|float|int|uint)\d+)"
+    r"|torch\.(Float|Half|BFloat16|Double|Long|Int|Short|Char|Byte|Bool)Storage"
+    r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)"
+)
+_CONFIG_CLASS = re.compile(r"\w+(\.\w+)*\.GPTConfig")  # build-nanogpt's settings; a stand-in takes its place
+_ONLY_WEIGHTS = 'nothing was run; where it was trained, write torch.save(model.state_dict(), "weights.pt")'
+
+
+def recognises(head: bytes, path: Path) -> bool:
+    """Whether a file that starts with these bytes is `torch.save`'s, or an archive that is taken for one."""
+    if head.startswith(_ZIP):
+        first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+        return not first.endswith(b".npy")  # numpy's archives are zips, too
+    return head.startswith(_STREAM) or head[_TAR_AT:].startswith(_TAR)
+
+
+def read(path: Path, mmap: bool = True) -> Container:
+    """Opens a PyTorch file and takes the state dict out of what is around it.
+
+    Args:
+        path: the file.
+        mmap: map it, so that tensors are views of the file; False reads it. The old stream is always read.
+
+    Raises:
+        FormatError: not a PyTorch file, code in it, damaged, hostile; says what, and what to do.
+    """
+    with path.open("rb") as file:
+        if file.read(len(_ZIP)) == _ZIP:
+            form, content = "PyTorch zip", _read_zip(path, file, mmap)
+        else:
+            form, content = "PyTorch stream", _read_stream(path, file)
+    found = state_dict.find(content, str(path))
+    _check_tensors(path, found.tensors)
+    return Container(
+        f"{form}, {found.about}" if found.about else form,
+        (path,),
+        {name: _stored(tensor.detach()) for name, tensor in found.tensors.items()},
+        found.layout,
+        found.config,
+        found.notes,
+    )
+
+
+def _stored(tensor: Tensor) -> StoredTensor:
+    return StoredTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor)
+
+
+# ------------------------------------------------------------------------------------------------ archive and stream
+
+
+class _Record(NamedTuple):
+    start: int  # of its bytes, in the file
+    size: int
+
+
+def _read_zip(path: Path, file: BinaryIO, mmap: bool) -> Any:
+    records = _records(path, file)
+    program = records["data.pkl"]
+    file.seek(program.start)
+    names, _ = _scan(path, io.BytesIO(file.read(program.size)))
+    mapped = mmap and path.suffix != ".safetensors"  # torch believes such a name, and hands the file to safetensors
+    content = _load(path, path if mapped else file, names)
+    if mapped:  # reading, torch itself compares each record with the tensor's storage
+        data = sorted(record for name, record in records.items() if name.startswith("data/") and record.size)
+        found = sorted(_storages(content).items())
+        shift = found[0][0] - data[0].start if found and data else 0
+        if found != [(start + shift, size) for start, size in data]:
+            raise FormatError(f"{path} is damaged: its tensors do not take up exactly the data in it", TRUNCATED)
+    return content
+
+
+def _read_stream(path: Path, file: BinaryIO) -> Any:
+    file.seek(0)
+    pickles = io.BytesIO(file.read(_MAX_PICKLE_BYTES))
+    if pickles.getvalue()[_TAR_AT:].startswith(_TAR):
+        raise FormatError(f"{path} is a tar archive, as PyTorch wrote before 2017", hint=_ONLY_WEIGHTS)
+    for _ in ("magic number", "version", "machine"):
+        _scan(path, pickles)
+    names, _ = _scan(path, pickles)
+    _, keys = _scan(path, pickles)  # one for each storage, whose data follow: their number, and they themselves
+    content = _load(path, file, names)
+    storages = _storages(content)
+    # A storage that no key announces would keep whatever was in memory before.
+    empty = keys - len(storages)
+    expected = pickles.tell() + 8 * keys + sum(storages.values())
+    size = path.stat().st_size
+    if empty < 0 or expected != size:
+        raise FormatError(f"{path} is damaged: {size:,} bytes, and its tensors call for {expected:,}", TRUNCATED)
+    return content
+
+
+def _load(path: Path, source: Path | BinaryIO, names: Iterable[str]) -> Any:
+    """`torch.load` of a file that has been judged: a path is mapped, an open file is read."""
+    mapped = isinstance(source, Path)
+    if not isinstance(source, Path):
+        source.seek(0)
+    stand_ins = [(state_dict.SavedConfig, name) for name in names if _CONFIG_CLASS.fullmatch(name)]
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([*stand_ins]):
+            warnings.simplefilter("ignore")  # remarks on the pickle's version
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # torch's unpickler checks no types: a damaged program raises anything
+        raise FormatError(f"{path} is damaged: {type(error).__name__}: {_gist(error)}", TRUNCATED) from None
+
+
+def _gist(error: Exception) -> str:
+    """The first line of torch's message that is no advice to load the file in the unsafe way."""
+    text = str(error).partition("WeightsUnpickler error:")[2] or str(error)
+    return next(filter(None, map(str.strip, text.splitlines())), "")[:200]
+
+
+def _storages(content: object) -> dict[int, int]:
+    """Address and size of everything that tensors, wherever they are, store, unless it is nothing."""
+    storages: dict[int, int] = {}
+    pending, seen = [content], set()
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Tensor):
+            if size := item.untyped_storage().nbytes():
+                storages[item.untyped_storage().data_ptr()] = size
+        elif isinstance(item, dict | list | tuple) and id(item) not in seen:
+            seen.add(id(item))  # a container may hold itself
+            pending += item.values() if isinstance(item, dict) else item
+    return storages
+
+
+# ------------------------------------------------------------------------------------------------------------ checks
+
+
+def _records(path: Path, file: BinaryIO) -> dict[str, _Record]:
+    """The archive's records, by name inside its one folder; nothing about it may be what `torch.save` never writes."""
+    size = path.stat().st_size
+    try:
+        archive = zipfile.ZipFile(file)
+        members = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise FormatError(f"{path} is a damaged zip archive: {error}", TRUNCATED) from None
+    names = [member.filename for member in members]
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise FormatError(f"{path} is a TorchScript archive (rust_model.ot is one), a program", hint=_ONLY_WEIGHTS)
+    if not any(name.endswith("/data.pkl") for name in names):
+        raise FormatError(f"{path} is a zip archive, but not one of torch.save: it holds {_some(names)}")
+    folder = names[0].partition("/")[0]
+    records: dict[str, _Record] = {}
+    for member in members:
+        where = f"{path}: record {member.filename!a}"
+        top, _, name = member.filename.partition("/")
+        if top != folder or folder in ("", ".", "..") or not set(name.split("/")).isdisjoint(("", ".", "..")):
+            raise FormatError(f"{where} leads out of the folder {folder!a} of the archive")
+        if name in records:
+            raise FormatError(f"{where} is there twice")
+        if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
+            raise FormatError(f"{where} is compressed, which torch.save never does")
+        if member.flag_bits & 1:
+            raise FormatError(f"{where} is encrypted")
+        file.seek(member.header_offset)
+        header = file.read(30)
+        start = member.header_offset + 30 + sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+        if start + member.file_size > size:
+            raise FormatError(f"{where} ends behind the end of the file", TRUNCATED)
+        records[name] = _Record(start, member.file_size)
+    for before, after in pairwise(sorted(records.values())):
+        if after.start < before.start + before.size:
+            raise FormatError(f"{path}: the records of the archive overlap")
+    if archive.comment:  # where torch's own reader could find another table of contents than this one
+        raise FormatError(f"{path}: the archive has a comment, which torch.save never writes")
+    if "data.pkl" not in records or records["data.pkl"].size > _MAX_PICKLE_BYTES:
+        raise FormatError(f"{path} has a data.pkl of more than {_MAX_PICKLE_BYTES:,} bytes, or none")
+    if "byteorder" in records:
+        file.seek(records["byteorder"].start)
+        if (order := file.read(min(records["byteorder"].size, 9))) != b"little":
+            raise FormatError(f"{path} has the byte order {order!a}; only little-endian files are read")
+    return records
+
+
+def _scan(path: Path, stream: io.BytesIO) -> tuple[list[str], int]:
+    """What the next pickle imports, and how many strings it holds, without running it; refuses all but state dicts."""
+    protocol = 0
+    texts: list[str] = []
+    memo: list[str] = []
+    names: dict[str, None] = {}
+    try:
+        for opcode, argument, _ in pickletools.genops(stream):
+            if opcode.name in ("GLOBAL", "INST"):
+                names[str(argument).replace(" ", ".", 1)] = None
+            elif opcode.name == "STACK_GLOBAL":  # of the two strings before it, which may be from the memo
+                names[".".join(texts[-2:])] = None
+            elif opcode.name == "MEMOIZE":
+                memo.append(texts[-1] if texts else "")
+            elif opcode.name in ("BINGET", "LONG_BINGET") and memo[argument:]:
+                texts.append(memo[argument])
+            elif opcode.name == "PROTO" and isinstance(argument, int):
+                protocol = argument
+            elif isinstance(argument, str | bytes):
+                texts.append(str(argument))
+    except (ValueError, OverflowError) as error:
+        what = f"is damaged, or longer than {_MAX_PICKLE_BYTES:,} bytes"
+        raise FormatError(f"{path}: the pickle in it {what}: {error}", TRUNCATED) from None
+    foreign = [name for name in names if not _ALLOWED.fullmatch(name) and not _CONFIG_CLASS.fullmatch(name)]
+    if foreign:
+        kinds = (what for part, what in _KINDS.items() if any(name.startswith(part) for name in foreign))
+        what = next(kinds, "is no plain state dict")
+        raise FormatError(f"{path} {what}: unpickling would import {_some(foreign)}", hint=_ONLY_WEIGHTS)
+    if protocol > 3:
+        raise FormatError(f"{path} is pickled with protocol {protocol}; torch.save's is 2", hint=_ONLY_WEIGHTS)
+    return list(names), len(texts)
+
+
+_KINDS = {
+    "transformers.training_args.": "holds the arguments of a training run, no weights",
+    "torch.nn.modules.": "holds a whole module, which is code",
+}
+
+
+def _some(names: list[str]) -> str:
+    """The first of them, safe to print."""
+    shown = [name[:80] if name.isprintable() else ascii(name[:80]) for name in names[:8]]
+    return ", ".join(shown) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
+
+
+def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """What lies in one storage takes no more than is stored there; a tied pair, which shares all its bytes, counts once.
+
+    So no stride makes much of little, and none lies across another.
+    """
+    used: dict[tuple[int, int], dict[tuple[int, int], list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, tensor in tensors.items():
+        if not name or not name.isprintable():
+            raise FormatError(f"{path}: tensor {name!a} has an empty or unprintable name")
+        storage = tensor.untyped_storage()
+        used[storage.data_ptr(), storage.nbytes()][tensor.data_ptr(), tensor.nbytes].append(name)
+    for (_, stored), parts in used.items():
+        if sum(nbytes for _, nbytes in parts) > stored:
+            names = [name for part in parts.values() for name in part]
+            raise FormatError(
+                f"{path}: the values of {_some(names)} are repeated: {stored:,} bytes are stored",
+                hint="no training script saves such tensors: do not trust the file",
+            )
+    if sum(tensor.nbytes for tensor in tensors.values()) > _MOST_REPEATS * path.stat().st_size:
+        raise FormatError(f"{path}: its tensors are more than {_MOST_REPEATS} times as large as the file")
+
+
+# ----------------------------------------------------------------------------------------------------------- writing
+
+_FOLDER = "archive"  # what torch calls it when it saves to an open file
+_ALIGNMENT = 64  # of a storage in the archive, as torch aligns it: a mapped tensor begins on a cache line
+_STORAGES = {
+    torch.float64: torch.DoubleStorage,
+    torch.float32: torch.FloatStorage,
+    torch.float16: torch.HalfStorage,
+    torch.bfloat16: torch.BFloat16Storage,
+}
+
+
+def write_to(file: BinaryIO, content: Any) -> None:
+    """Writes what `torch.load(weights_only=True, mmap=True)` reads, one tensor in memory at a time.
+
+    `torch.save` wants all tensors at once. The archive is simple: a pickle in which each tensor names its storage, and
+    the storages, as they lie in memory.
+
+    Args:
+        file: open for writing, at its beginning.
+        content: a state dict, or dictionaries around one, with a `StoredTensor` for each tensor. One that appears twice
+            is one tensor under two names, as a tied head is.
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> write_to(file, {"model": {"wte": StoredTensor((2,), torch.float32, lambda: torch.ones(2))}, "step": 7})
+        >>> torch.load(file, weights_only=True)
+        {'model': {'wte': tensor([1., 1.])}, 'step': 7}
+    """
+    program = io.BytesIO()
+    pickler = _Pickler(program)
+    pickler.dump(content)
+    with zipfile.ZipFile(file, "w") as archive:  # stored, not compressed
+        for name, data in (("data.pkl", program.getvalue()), ("byteorder", b"little")):
+            archive.writestr(zipfile.ZipInfo(f"{_FOLDER}/{name}"), data)
+        for key, tensor in enumerate(pickler.tensors):
+            member = zipfile.ZipInfo(f"{_FOLDER}/data/{key}")
+            member.file_size = math.prod(tensor.shape) * tensor.dtype.itemsize
+            start = file.tell() + len(member.FileHeader()) + 4
+            padding = -start % _ALIGNMENT
+            member.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
+            with archive.open(member, "w") as record:
+                record.write(raw(tensor.read()).data)
+        archive.writestr(zipfile.ZipInfo(f"{_FOLDER}/version"), b"3\n")
+
+
+class _Storage(NamedTuple):
+    key: int
+    tensor: StoredTensor
+
+
+class _Pickler(pickle.Pickler):
+    """Pickles a `StoredTensor` as torch pickles a tensor, and leaves its storage to the archive."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file, protocol=2)
+        self.tensors: list[StoredTensor] = []
+
+    def reducer_override(self, value: Any) -> Any:
+        if not isinstance(value, StoredTensor):
+            return NotImplemented
+        storage = _Storage(len(self.tensors), value)
+        self.tensors.append(value)
+        strides = tuple(math.prod(value.shape[axis + 1 :]) for axis in range(len(value.shape)))
+        return torch._utils._rebuild_tensor_v2, (storage, 0, value.shape, strides, False, OrderedDict())
+
+    def persistent_id(self, value: Any) -> Any:
+        if not isinstance(value, _Storage):
+            return None
+        tensor = value.tensor
+        return "storage", _STORAGES[tensor.dtype], str(value.key), "cpu", math.prod(tensor.shape)

@@ -1,0 +1,37 @@
+"""A reference that computes each prompt once: mutants are many, the prompts are the same."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.reference import Reference
+from gpt2_from_scratch.trace import Site
+
+
+class Remembering:
+    """Answers like a `Reference`, from memory where it can."""
+
+    def __init__(self, reference: Reference) -> None:
+        self.reference = reference
+        self.config = reference.config
+        self._memory: dict[Any, Any] = {}
+
+    def _once(self, kind: Any, ids: Tensor, compute: Callable[[], Any]) -> Any:
+        key = (kind, ids.shape, tuple(ids.flatten().tolist()))
+        if key not in self._memory:
+            self._memory[key] = compute()
+        return self._memory[key]
+
+    def logits(self, ids: Tensor) -> Tensor:
+        return self._once("logits", ids, lambda: self.reference.logits(ids))
+
+    def other_roundings(self, ids: Tensor) -> Iterator[tuple[str, Tensor]]:
+        return iter(self._once("roundings", ids, lambda: list(self.reference.other_roundings(ids))))
+
+    def logits_in(self, dtype: torch.dtype, ids: Tensor) -> Tensor:
+        return self._once(dtype, ids, lambda: self.reference.logits_in(dtype, ids))
+
+    def trace(self, ids: Tensor) -> Mapping[str, Site]:
+        return self._once("trace", ids, lambda: self.reference.trace(ids))

@@ -1,0 +1,140 @@
+"""The command line as a user meets it: exit codes, streams, words. Run in this process; a few in a real one."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gpt2_from_scratch.cli import main
+from gpt2_from_scratch.loading import TINY
+
+BOOK = Path(__file__).parent / "foreign" / "book.py"
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    return code, *capsys.readouterr()
+
+
+def test_verify_ends_with_passed(capsys: pytest.CaptureFixture[str], perturbed_checkpoint: Path) -> None:
+    code, out, err = run(capsys, "verify", perturbed_checkpoint)
+    assert code == 0 and out.splitlines()[-1].startswith("PASSED") and err == ""
+    assert "149 of 149 tensors equal" in out and "identical = 0.00 x floor" in out
+
+
+@pytest.fixture
+def candidate(tmp_path: Path) -> Path:
+    """A file that wraps the foreign book model for any configuration; `Wrong` has the wrong GELU."""
+    file = tmp_path / "candidate.py"
+    file.write_text(
+        f"import sys; sys.path.insert(0, {str(BOOK.parents[2])!r})\n"
+        "import torch\n"
+        "from tests.foreign import book\n"
+        "def build(config):\n"
+        "    return book.GPTModel({'vocab_size': config.vocab_size, 'context_length': config.n_positions,\n"
+        "        'emb_dim': config.n_embd, 'n_heads': config.n_head, 'n_layers': config.n_layer,\n"
+        "        'drop_rate': 0.1, 'qkv_bias': True})\n"
+        "def wrong(config):\n"
+        "    model = build(config)\n"
+        "    for block in model.trf_blocks:\n"
+        "        block.ff.layers[1] = torch.nn.GELU()\n"
+        "    return model\n"
+        "def crash(ids): raise RuntimeError('out of cheese')\n"
+    )
+    return file
+
+
+def test_your_model_passes_or_fails(capsys: pytest.CaptureFixture[str], candidate: Path) -> None:
+    code, out, _ = run(capsys, "verify", "--model", f"{candidate}:build()", "--layout", "llms_from_scratch")
+    assert code == 0 and out.splitlines()[-1].startswith("PASSED  GPTModel is GPT-2 as in the model inside the package")
+    code, out, _ = run(capsys, "verify", "--model", f"{candidate}:wrong()", "--layout", "llms_from_scratch")
+    assert code == 1 and out.splitlines()[-1].startswith("FAILED")
+    assert "first divergence at h.0.mlp.act" in out
+
+
+def test_could_not_check_is_neither(capsys: pytest.CaptureFixture[str], candidate: Path, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere" / "model"
+    for arguments, message in (
+        (["verify", nowhere], "does not exist"),
+        (["verify", "--model", f"{candidate}:build()"], "its weights are random"),
+        (["verify", "--model", f"{candidate}:crash"], "out of cheese"),
+        (["verify", "--model", f"{candidate}:absent"], "has no 'absent'"),
+        (["verify", "--layout", "nanogpt"], "--file-layout"),
+        (["verify", "--model", f"{candidate}:build()", "--layout", "gpt3"], "there is no layout 'gpt3'"),
+        (["inspect", nowhere], "does not exist"),
+    ):
+        code, out, err = run(capsys, *arguments)
+        assert code == 2 and message in err and "Traceback" not in err
+        assert "PASSED" not in out and "FAILED" not in out
+
+
+def test_a_crash_of_our_own_does_not_look_like_a_verdict(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's own exit code for a traceback is 1, which would read as "diverged"."""
+    monkeypatch.setattr("gpt2_from_scratch.cli._inspect", lambda arguments: {}["gone"])
+    code, _, err = run(capsys, "inspect")
+    assert code == 2 and "unexpected error" in err and "KeyError" in err
+
+
+def test_wrong_usage_exits_2() -> None:
+    with pytest.raises(SystemExit) as exit:
+        main(["verify", "--dtype", "float31"])
+    assert exit.value.code == 2
+
+
+def test_nan_in_a_file_fails_with_its_name(
+    capsys: pytest.CaptureFixture[str], perturbed_checkpoint: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(perturbed_checkpoint, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["transformer.h.2.mlp.c_fc.bias"][1] = torch.nan
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    code, out, err = run(capsys, "verify", tmp_path)
+    assert code != 0 and "PASSED" not in out and "h.2.mlp.c_fc.bias" in out + err
+
+
+def test_generate_prints_the_text_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["generate", "Once upon a time", "--max-new-tokens", 20]
+    code, out, err = run(capsys, *arguments)
+    assert code == 0 and out.startswith("Once upon a time") and len(out.split()) > 8 and err == ""
+    assert run(capsys, *arguments)[1] == out, "greedy"
+    sampled = [run(capsys, *arguments, "--temperature", 1.5, "--seed", seed)[1] for seed in (1, 1, 2)]
+    assert sampled[0] == sampled[1] != sampled[2]
+
+
+def test_generate_says_when_the_context_is_full(capsys: pytest.CaptureFixture[str]) -> None:
+    n_positions = json.loads((TINY / "config.json").read_text())["n_positions"]
+    code, out, err = run(capsys, "generate", "Once", "--max-new-tokens", n_positions + 1)
+    assert code == 2 and str(n_positions) in err and out == ""
+
+
+def test_inspect_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "inspect")
+    assert code == 0
+    for fact in ("safetensors", "huggingface", "float32", "12 layers", "gelu_new", "vocab.json"):
+        assert re.search(fact, out), fact
+
+
+def test_script_and_module_are_the_same_program() -> None:
+    script = Path(__file__).parents[1] / "scripts" / "generate.py"
+    outputs = [
+        subprocess.run(
+            [sys.executable, *program, "The", "--max-new-tokens", "3"], capture_output=True, text=True, check=True
+        ).stdout
+        for program in ([str(script)], ["-m", "gpt2_from_scratch", "generate"])
+    ]
+    assert outputs[0] == outputs[1] != ""
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    process = subprocess.run(
+        f"{sys.executable} -m gpt2_from_scratch generate Once | head -c 1", shell=True, capture_output=True, text=True
+    )
+    assert process.stdout == "O" and "Traceback" not in process.stderr

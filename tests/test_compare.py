@@ -1,0 +1,61 @@
+"""Comparing two tensors: the statistics are right, NaN never passes, and nothing is no evidence."""
+
+import math
+
+import pytest
+import torch
+
+from gpt2_from_scratch.compare import compare
+
+
+def test_statistics_against_direct_formulas() -> None:
+    generator = torch.Generator().manual_seed(0)
+    expected = torch.randn(3, 5, 7, generator=generator)
+    actual = expected + 1e-3 * torch.randn(3, 5, 7, generator=generator)
+    actual[1, 4, 2] += 0.5
+    result = compare(actual, expected)
+    gap = (actual.double() - expected.double()).abs()
+    assert result.max_abs == float(gap.max()) and result.at == (1, 4, 2)
+    assert result.mean_abs == pytest.approx(float(gap.mean()), rel=1e-12)
+    assert result.relative == pytest.approx(float(gap.norm() / expected.double().norm()), rel=1e-12)
+
+
+def test_slabs_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More values than one slab holds (4,194,304), the largest difference in the last one."""
+    expected = torch.zeros(3, 1_500_000)
+    actual = expected.clone()
+    actual[2, 1_499_999] = 2.0
+    actual[0, 0] = 1.0
+    result = compare(actual, expected)
+    assert result.at == (2, 1_499_999) and result.max_abs == 2.0 and result.mean_abs == pytest.approx(3 / 4.5e6)
+    assert result.relative == math.inf, "any difference from zero is infinitely large"
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.1])
+def test_truth_is_the_limit(limit: float) -> None:
+    one = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    assert compare(one + limit / 2, one, limit)
+    assert not compare(one + 2 * limit + 1e-9, one, limit)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_never_passes(value: float) -> None:
+    expected = torch.zeros(2, 3)
+    actual = expected.clone()
+    actual[1, 2] = value
+    result = compare(actual, expected, limit=math.inf)
+    assert not result and result.at == (1, 2) and str(result) == "not finite at [1, 2]"
+    assert not compare(actual, actual, limit=math.inf), "nor does it equal itself"
+
+
+def test_comparing_nothing_or_unlike_things_is_an_error() -> None:
+    with pytest.raises(ValueError, match="prove nothing"):
+        compare(torch.empty(0, 3), torch.empty(0, 3))
+    with pytest.raises(ValueError, match=r"shapes \[2, 3\] and \[3, 2\]"):
+        compare(torch.zeros(2, 3), torch.zeros(3, 2))
+
+
+def test_low_precision_is_compared_exactly() -> None:
+    """65504 + 1 does not exist in float16; the difference of two float16 numbers is taken in float64."""
+    a, b = torch.tensor([60000.0], dtype=torch.float16), torch.tensor([-60000.0], dtype=torch.float16)
+    assert compare(a, b).max_abs == 120000.0

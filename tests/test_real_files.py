@@ -1,0 +1,66 @@
+"""Models that other people trained do what their authors say, and give the logits of an independent float64 GPT-2.
+
+The files are those of `shared_checkpoints`; every expectation is read from the ``expected.json`` beside them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gpt2_from_scratch import EXACT, FUSED, TEXTBOOK, Compute, GPTModel, verify
+
+MODELS = (
+    "makemore-names-lmj9",
+    "makemore-turkish-vkerem0",
+    "mingpt-adder2-christianliu",
+    "sshleifer-tiny-gpt2",
+)
+
+
+def expected(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "expected.json").read_text()))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("compute", [EXACT, FUSED, TEXTBOOK], ids=["exact", "fused", "textbook"])
+def test_logits_of_an_independent_float64_model(name: str, compute: Compute, shared_checkpoints: Path) -> None:
+    folder = shared_checkpoints / name
+    for dtype, atol in ((torch.float64, 1e-8), (torch.float32, 1e-4)):
+        # The published digits end at 1e-9; float32 rounding of logits of size 10 through four layers stays below 1e-4.
+        model = GPTModel.from_pretrained(folder, dtype=dtype, compute=compute)
+        for case in expected(folder)["computed"]["cases"]:
+            with torch.inference_mode():
+                logits = model(torch.tensor([case["input_ids"]]))[0].double()
+            published = torch.tensor(case["last_logits_fp64_first8"], dtype=torch.float64)
+            torch.testing.assert_close(logits[-1, :8], published, rtol=0, atol=atol)
+            assert logits.argmax(-1).tolist() == case["argmax_each"]
+            # Sum and norm are over all positions: they bind every logit, not only the eight that are listed.
+            assert float(logits.sum()) == pytest.approx(case["logits_sum"], abs=atol * logits.numel())
+            assert float(logits.norm()) == pytest.approx(case["logits_l2"], abs=10 * atol)
+
+
+@pytest.mark.parametrize("name", MODELS[:2])
+def test_makemore_gives_its_published_loss(name: str, shared_checkpoints: Path) -> None:
+    """Mean negative log-likelihood per character of the held-out names, the end of each included."""
+    folder = shared_checkpoints / name
+    model, facts = GPTModel.from_pretrained(folder), expected(folder)
+    total, count = 0.0, 0
+    with torch.inference_mode():
+        for ids in facts["test_input_ids"]:
+            targets = torch.tensor([*ids[1:], facts["bos_and_stop_token"]])
+            total += float(F.cross_entropy(model(torch.tensor([ids]))[0], targets, reduction="sum"))
+            count += len(targets)
+    assert total / count == pytest.approx(facts["measured_test_nll_token_mean"], abs=1e-6)
+    if "Loss/test" in facts["published_log"]:  # the author's own log; he averaged over batches
+        assert total / count == pytest.approx(float(facts["published_log"].split()[-1]), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_real_files_are_verified(name: str, shared_checkpoints: Path) -> None:
+    model = GPTModel.from_pretrained(shared_checkpoints / name)
+    verdict = verify(model, shared_checkpoints / name, "gpt2_from_scratch")
+    assert verdict, verdict.report()
