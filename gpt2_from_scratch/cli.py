@@ -1,4 +1,4 @@
-"""The command line: `gpt2 verify`, `gpt2 generate`, `gpt2 inspect`.
+"""The command line: `gpt2 verify`, `gpt2 generate`, `gpt2 inspect`, `gpt2 convert`.
 
 The one idea: the library computes and never prints, this file prints and never computes. Results go to stdout,
 progress and errors to stderr; exit codes are 0 verified (or done), 1 diverged, 2 could not check. Nothing heavy is
@@ -23,6 +23,18 @@ VERIFIED, DIVERGED, COULD_NOT_CHECK = 0, 1, 2
 _INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
 _DTYPES = ("float32", "float64", "float16", "bfloat16")
+# `converting.TARGETS`, written out because `--help` imports nothing heavy; a test compares them.
+_FORMS = (
+    "huggingface",
+    "openai",
+    "llm.c",
+    "gguf",
+    "nanogpt",
+    "mingpt",
+    "llms_from_scratch",
+    "transformer_lens",
+    "mlx",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,36 +137,40 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from gpt2_from_scratch.loading import dtype_name, open_checkpoint
-    from gpt2_from_scratch.mapping import collapse
-    from gpt2_from_scratch.tokenizer import tokenizer_files
+    import json
+
+    from gpt2_from_scratch.inspecting import inspect_checkpoint, summary
+    from gpt2_from_scratch.loading import open_checkpoint
 
     checkpoint = open_checkpoint(arguments.checkpoint, **_checkpoint_options(arguments))
-    config, container = checkpoint.config, checkpoint.container
-    tokenizer = ", ".join(path.name for path in tokenizer_files(checkpoint.located.directory))
-    head = "tied to the token embedding" if config.tie_word_embeddings else "separate"
-    rows = [
-        ("form", f"{container.form}, {len(container.files)} file(s), {container.nbytes:,} bytes"),
-        ("layout", f"{checkpoint.layout.name} ({checkpoint.layout.about})"),
-        ("tensors", f"{len(container.tensors)}, {dtype_name(checkpoint.dtype)}"),
-        ("parameters", f"{config.num_parameters:,}, head {head}"),
-        (
-            "size",
-            f"{config.n_layer} layers, width {config.n_embd}, {config.n_head} heads, feed-forward {config.inner_dim}",
-        ),
-        ("text", f"vocabulary {config.vocab_size:,}, context {config.n_positions:,}"),
-        ("maths", f"{config.activation_function}, epsilon {config.layer_norm_epsilon:g}"),
-        ("tokenizer", tokenizer or "none beside the weights"),
-    ]
-    ignored = checkpoint.accounting.ignored
-    rows += [
-        ("ignored", f"{', '.join(collapse(name for name in ignored if ignored[name] == why))}: {why}")
-        for why in dict.fromkeys(ignored.values())
-    ]
-    rows += [("note", note) for note in checkpoint.notes]
-    print(checkpoint.located.source)
-    for name, text in rows:
+    with _progress() as report:
+        inspection = inspect_checkpoint(
+            checkpoint, statistics=not arguments.quick, checksum=arguments.checksum, progress=report
+        )
+    if arguments.json:
+        print(json.dumps(inspection.to_dict(), indent=2, allow_nan=False))
+        return VERIFIED
+    print(inspection.source)
+    for name, text in summary(inspection):
         print(f"  {name:<11} {text}")
+    return VERIFIED
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from gpt2_from_scratch.converting import convert
+
+    with _bar() as progress:
+        report = convert(
+            arguments.checkpoint,
+            arguments.destination,
+            arguments.to,
+            dtype=_dtype(arguments.dtype),
+            bias=not arguments.no_bias,
+            overwrite=arguments.overwrite,
+            progress=progress,
+            **_checkpoint_options(arguments),
+        )
+    print(report)
     return VERIFIED
 
 
@@ -198,12 +214,38 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser("inspect", help="say what a checkpoint is", description="Says what a checkpoint is.")
     inspect.add_argument("checkpoint", nargs="?", help=_CHECKPOINT_HELP)
+    inspect.add_argument("--json", action="store_true", help="everything, statistics of each tensor included")
+    inspect.add_argument("--quick", action="store_true", help="do not read the weights: no statistics, no identity")
+    inspect.add_argument("--checksum", action="store_true", help="compare SHA-256 with the official files'")
     inspect.set_defaults(run=_inspect)
 
-    for command in (verify, generate, inspect):
+    convert = commands.add_parser(
+        "convert",
+        help="write a checkpoint in another form",
+        description="Writes a checkpoint in another form. Files appear complete or not at all.",
+    )
+    convert.add_argument("checkpoint", help=_CHECKPOINT_HELP)
+    convert.add_argument("destination", help="a directory, or a file where the form is one")
+    convert.add_argument("--to", required=True, metavar="FORM", help=", ".join(_FORMS))
+    convert.add_argument("--dtype", choices=_DTYPES, help="of the written weights; default: the file's")
+    convert.add_argument("--no-bias", action="store_true", help="leave out biases that may be absent and are zero")
+    convert.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    convert.set_defaults(run=_convert)
+
+    for command in (verify, generate, inspect, convert):
         group = command.add_argument_group("checkpoint")
         group.add_argument("--file-layout", metavar="NAME|FILE.py:NAME", help="names in the file; default: found out")
         group.add_argument("--strip-prefix", default="", metavar="TEXT", help="remove from every name, as _orig_mod.")
+        group.add_argument(
+            "--ignore", action="append", default=[], metavar="NAME", help="leave a tensor out; * is a number"
+        )
+        group.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="a field of config.json, instead of what the checkpoint says, as n_head=6",
+        )
         group.add_argument("--no-mmap", action="store_true", help="read the file instead of mapping it")
         group.add_argument("--revision", help="branch, tag or commit on the Hub")
         group.add_argument("--cache-dir", help="instead of the user's Hub cache")
@@ -219,9 +261,24 @@ def _checkpoint_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "layout": _layout(arguments.file_layout),
         "strip_prefix": arguments.strip_prefix,
+        "ignore": arguments.ignore,
+        "overrides": dict(map(_setting, arguments.set)),
         "mmap": not arguments.no_mmap,
         **_hub_options(arguments),
     }
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """A field and its value, which is JSON, or else the text itself: ``n_head=6``, ``activation_function=gelu``."""
+    import json
+
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ValueError(f"--set {text} is not KEY=VALUE, as n_head=6")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
 
 
 def _hub_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -263,3 +320,17 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
     with Console(stderr=True).status("starting") as status:
         yield lambda phase: status.update(phase)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar of bytes on stderr, on a terminal only."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    with Progress(BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        task = bars.add_task("")
+        yield lambda done, everything: bars.update(task, completed=done, total=everything)

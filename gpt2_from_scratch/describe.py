@@ -122,7 +122,7 @@ def _described(
     if "activation_function" not in said:
         code = accounting.layout.name
         if code == "nanogpt" and not layout_given and container.layout is None:
-            # Three programs use these names; of a tied head, which only minGPT and makemore do not have, it may be any.
+            # So do minGPT and makemore name them, whose heads are not tied. A tied one may have been tied by anybody.
             code = "" if config.tie_word_embeddings else "mingpt"
         if code:
             activation, whose = _ACTIVATIONS.get(code, _GPT2S_ACTIVATION)

@@ -4,11 +4,13 @@ The one idea: everything is decided before anything is written. Opening a checkp
 layout and the fate of every tensor; only then are parameters touched, so a failure leaves a module as it was.
 """
 
+import gc
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
@@ -28,9 +30,9 @@ from gpt2_from_scratch.layouts import DETECTABLE, LAYOUTS
 from gpt2_from_scratch.mapping import (
     Accounting,
     Layout,
-    Row,
     account,
     best_fit,
+    depth,
     listed,
     read_canonical,
     write_theirs,
@@ -229,6 +231,18 @@ def from_pretrained(
     Raises:
         CheckpointError: nothing was loaded; the message lists everything that is wrong.
     """
+    with _collector_paused():
+        return _from_pretrained(cls, source, dtype, device, compute, options)
+
+
+def _from_pretrained(
+    cls: type[Model],
+    source: Source,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+    compute: Compute,
+    options: Mapping[str, Any],
+) -> Model:
     checkpoint = open_checkpoint(source, **options)
     located = checkpoint.located
     target = dtype or checkpoint.dtype
@@ -247,6 +261,18 @@ def from_pretrained(
         model.lm_head.weight = model.wte.weight
     model.load_report = _report(checkpoint, checkpoint.layout, target, tuple(parameters))
     return model.eval()
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """A full garbage collection visits every object that importing torch made: 0.1 s, thrice as long as the loading."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def load_into(module: nn.Module, source: Source, layout: LayoutChoice, **options: Any) -> LoadReport:
@@ -591,7 +617,7 @@ def _check_sharing(parameters: Mapping[str, nn.Parameter], accounting: Accountin
 
 
 def check_values(source: str, name: str, tensor: Tensor, dtype: torch.dtype) -> None:
-    """Refuses values that cannot be computed with: every value must be finite, and stay finite in the dtype it is loaded as."""
+    """Every value must be finite, and stay finite in the dtype it is loaded or written as."""
     low, high = (float(bound) for bound in torch.aminmax(tensor))
     limit = torch.finfo(dtype).max
     if -limit <= low and high <= limit:  # NaN fails every comparison
@@ -647,7 +673,7 @@ def _remedy(accounting: Accounting, container: Container, config: GPTConfig) -> 
     for tied in (True, False):
         if best_fit(DETECTABLE, config.replace(tie_word_embeddings=tied), shapes):
             return f"it fits with tie_word_embeddings {str(tied).lower()}: correct the configuration"
-    layers = _layers_in(accounting.layout, shapes)
+    layers = depth(accounting.layout, shapes)
     if layers not in (0, config.n_layer):
         return f"the file has {layers} layers, the configuration says {config.n_layer}"
     if accounting.misshapen:
@@ -655,15 +681,6 @@ def _remedy(accounting: Accounting, container: Container, config: GPTConfig) -> 
     if accounting.missing and not accounting.unexpected:
         return "the file is incomplete: fetch it again, or all of its shards"
     return "`gpt2 inspect` lists what the file holds"
-
-
-def _layers_in(layout: Layout, names: Mapping[str, object]) -> int:
-    """For how many layers the file has a first LayerNorm; 0 also where one tensor holds all layers."""
-    for row in layout.rows:
-        if isinstance(row, Row) and row.site == "h.*.ln_1" and "*" in row.theirs[0]:
-            norm = f"{row.theirs[0]}{layout.separator}{row.parameters[0].theirs}"
-            return sum(norm.replace("*", str(layer)) in names for layer in range(len(names)))
-    return 0
 
 
 _PROCESSED = "TransformerLens has folded the LayerNorms away: save what from_pretrained_no_processing loads"

@@ -12,7 +12,7 @@ number.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Protocol, TypeAlias
@@ -367,6 +367,13 @@ class Layout:
                 links.append(link)
         return tuple(links)
 
+    @property
+    def first(self) -> str:
+        """Their name of the first row's first tensor: the token embedding, in every layout."""
+        row = next(row for row in self.rows if isinstance(row, Row))
+        end = row.parameters[0].theirs
+        return f"{row.theirs[0]}{self.separator}{end if isinstance(end, str) else end[0]}"
+
     def sites(self, config: GPTConfig) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Every canonical module with their modules, layer by layer, in execution order."""
         return tuple(
@@ -549,8 +556,7 @@ def sizes(layout: Layout, shapes: Mapping[str, Shape]) -> Mapping[str, int] | No
         >>> sizes(layout, {"tok.weight": (65, 8), "pos.weight": (32, 8), "up.0.weight": (20, 8)})
         {'vocab_size': 65, 'n_positions': 32, 'n_embd': 8, 'n_layer': 1, 'n_inner': 20}
     """
-    most = max(1, len(shapes) // _FEWEST_TENSORS)
-    links = {name: link for link in layout.unroll(GPTConfig(n_layer=most)) for name in link.canonical}
+    links = {name: link for link in layout.unroll(GPTConfig(n_layer=1)) for name in link.canonical}
 
     def canonical(name: str) -> list[Shape]:
         """Of the tensors that theirs becomes; none, if it is not there or cannot be it."""
@@ -565,14 +571,11 @@ def sizes(layout: Layout, shapes: Mapping[str, Shape]) -> Mapping[str, int] | No
     if not all(found):
         return None
     (vocabulary, width), (positions, _), (_, inner) = (each[0] for each in found)
-    up = [links[f"h.{layer}.mlp.c_fc.weight"] for layer in range(most)]
-    separate = [link.theirs[0] in shapes for link in up]
-    layers = len(found[2]) if Stack() in up[0].operations else (*separate, False).index(False)
     result = {
         "vocab_size": vocabulary,
         "n_positions": positions,
         "n_embd": width,
-        "n_layer": layers,
+        "n_layer": depth(layout, shapes) or len(found[2]),
         "n_inner": inner,
     }
     attention = links.get("h.0.attn.c_attn.weight")
@@ -581,13 +584,19 @@ def sizes(layout: Layout, shapes: Mapping[str, Shape]) -> Mapping[str, int] | No
     return result
 
 
-_FEWEST_TENSORS = 6  # of a layer, when nothing has a bias: two gains and four matrices
+def depth(layout: Layout, names: Collection[str]) -> int:
+    """How many layers have a feed-forward layer under the layout's names; 0 also where one tensor holds all layers."""
+    for row in layout.rows:
+        if isinstance(row, Row) and row.site == "h.*.mlp.c_fc" and "*" in row.theirs[0]:
+            name = f"{row.theirs[0]}{layout.separator}{row.parameters[0].theirs}"
+            return sum(_numbered(name, layer) in names for layer in range(len(names)))
+    return 0
 
 
 def best_fit(layouts: Iterable[Layout], config: GPTConfig, shapes: Mapping[str, Shape]) -> Accounting:
     """The accounting of the first layout that fits, or else of the one to explain the error by: most of it is there."""
     misfits = []
-    for layout in layouts:
+    for layout in sorted(layouts, key=lambda layout: layout.first not in shapes):  # the likeliest first
         accounting = account(layout, config, shapes)
         if accounting:
             return accounting  # at once: loading 124M takes milliseconds, of which each table costs two

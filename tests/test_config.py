@@ -304,6 +304,7 @@ def test_values_out_of_range_are_refused(fields: dict[str, Any], message: str):
         ("n_head", None),
         ("n_inner", 2.0),
         ("layer_norm_epsilon", "1e-5"),
+        ("layer_norm_epsilon", True),
         ("layer_norm_epsilon", None),
         ("initializer_range", "0.02"),
         ("attn_pdrop", "0.1"),

@@ -31,7 +31,7 @@ PACKAGE = "gpt2_from_scratch"
 LEVELS = (
     {"errors", "config", "mapping", "compare", "trace", "layers"},
     {"model", "layouts", "checkpoint"},
-    {"describe", "loading", "tokenizer", "generation", "reference"},
+    {"describe", "loading", "tokenizer", "generation", "reference", "converting", "identity", "inspecting"},
     {"verifier"},
     {"diagnose"},
     {"testing", "cli", "__main__", "__init__"},
@@ -45,6 +45,12 @@ SIDEWAYS = {
     ("generation", "tokenizer"): "streaming decodes tokens without breaking a character",
     ("loading", "describe"): "the configuration comes before the weights",
     ("reference", "loading"): "finds the checkpoint's files; what is in them it reads by itself",
+    ("converting", "loading"): "what is written was read; both are the same tables",
+    ("converting", "tokenizer"): "a checkpoint's tokenizer goes where the weights go",
+    ("identity", "loading"): "asks an opened checkpoint for its tensors",
+    ("inspecting", "loading"): "describes an opened checkpoint",
+    ("inspecting", "identity"): "whether these are OpenAI's weights is part of what a checkpoint is",
+    ("inspecting", "tokenizer"): "which of the tokenizer's files are there",
     ("cli", "__init__"): "`gpt2 --version`",
     ("__main__", "cli"): "`python -m gpt2_from_scratch` is `gpt2`",
 } | {(room, "errors"): "everyone may fail" for room in LEVELS[0] - {"errors"}}

@@ -153,11 +153,14 @@ def test_cached_chunks_give_the_same_bits(pair: Pair, text: str):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_every_activation_gives_the_same_bits(name: str, dtype: torch.dtype):
+def test_every_activation_gives_the_same_bits_forwards_and_backwards(name: str, dtype: torch.dtype):
     reference = perturbed(dtype=dtype, activation_function=name)
     model = ours(reference)
     for ids in prompts():
         same_bits(model(ids), theirs(reference, ids))
+    expected, found = gradients(reference), gradients(model)
+    for parameter in expected:
+        same_bits(found[parameter], expected[parameter], msg=explain(parameter))
 
 
 # -- Within the noise ---------------------------------------------------------------------------------------------

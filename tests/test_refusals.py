@@ -416,9 +416,9 @@ def test_a_header_with_any_byte_changed_is_refused_or_read_never_a_crash(folder:
 
 
 def test_thousands_of_strange_tensors_are_no_flood(folder: Path) -> None:
-    save_file({f"junk{n}.{n}.weight": torch.zeros(40) for n in range(5_000)}, weights(folder))
+    save_file({f"junk{n}.{n}.weight": torch.zeros(100) for n in range(2_000)}, weights(folder))
     start = time.process_time()
-    with pytest.raises(MappingError, match=r"unexpected \(5000\): .* and 4,960 more") as caught:
+    with pytest.raises(MappingError, match=r"unexpected \(2000\): .* and 1,960 more") as caught:
         GPTModel.from_pretrained(folder)
     assert time.process_time() - start < AT_ONCE
     assert len(str(caught.value)) < 5000

@@ -311,6 +311,14 @@ def test_a_flipped_byte_of_data_is_named_when_its_tensor_is_read(folder: Path):
     open_container(folder / INDEX).tensors["model/wte"].read()  # others are as good as before
 
 
+def test_what_is_not_mapped_is_checked_each_time_it_is_read(folder: Path):
+    tensor = open_container(folder / INDEX, mmap=False).tensors["model/wte"]
+    tensor.read()
+    flip(folder / DATA, -1)
+    with pytest.raises(FormatError, match="'model/wte' is damaged"):
+        tensor.read()
+
+
 def test_any_flipped_byte_of_the_index_is_noticed(written: Path, tmp_path: Path):
     index = (written / INDEX).read_bytes()
     shutil.copy(written / DATA, tmp_path)

@@ -6,6 +6,7 @@ the file has run.
 """
 
 import io
+import json
 import os
 import pickle
 import pickletools
@@ -14,7 +15,7 @@ import time
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gpt2_from_scratch.checkpoint import Container, locate, open_container, state_dict
+from gpt2_from_scratch.checkpoint import Container, hub, locate, open_container, state_dict
 from gpt2_from_scratch.errors import CheckpointError, FormatError
 
 # Seconds a refusal may take. Measured: below 0.1; one that believes a number in the file takes minutes, or all memory.
@@ -142,11 +143,28 @@ def test_shards_may_be_pytorch_files(mmap: bool, tmp_path: Path) -> None:
     for shard in set(weight_map.values()):
         saved({name: everything[name] for name in names if weight_map[name] == shard}, tmp_path / shard)
     index = tmp_path / "pytorch_model.bin.index.json"
-    index.write_text(f'{{"metadata": {{}}, "weight_map": {weight_map}}}'.replace("'", '"'))
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     assert locate(tmp_path).weights == index
     container = open_container(index, mmap)
     assert container.form == "PyTorch zip, sharded"
     assert_same(container, everything)
+
+
+def test_a_repository_with_pytorch_shards_is_fetched_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, shard = tmp_path / "pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin"
+    index.write_text(json.dumps({"weight_map": {"wte.weight": shard}}))
+    there = {"config.json", index.name, shard}
+    fetched = []
+
+    def fetch(_: str, names: Iterable[str], *, first: bool = False, **options: object) -> dict[str, Path]:
+        found = {name: tmp_path / name for name in names if name in there}
+        found = dict(list(found.items())[:1]) if first else found
+        fetched.extend(found)
+        return found
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    assert locate("somebody/gpt2").weights == index
+    assert fetched == ["config.json", index.name, shard]
 
 
 def test_an_index_that_names_itself_is_no_shard(tmp_path: Path) -> None:

@@ -177,6 +177,6 @@ def pieces(tensor: Tensor) -> Iterator[Tensor]:
         [[0, 2, 1, 3]]
     """
     rows = tensor.detach().reshape(1) if tensor.dim() == 0 else tensor.detach()
-    per_row = max(1, rows[:1].numel())
-    for part in rows.split(max(1, _PIECE // per_row)):
-        yield part.flatten()
+    step = max(1, _PIECE // max(1, rows[:1].numel()))
+    for start in range(0, len(rows), step):
+        yield rows[start : start + step].flatten()

@@ -4,13 +4,11 @@ The one idea: what `numpy.savez` and `mlx.savez` store is not compressed, so eac
 Nothing is unpacked: no pickle can run, and no small file can grow large.
 """
 
+import re
 import struct
-import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from gpt2_from_scratch.checkpoint.binary import MAX_DIMS, TRUNCATED, Cursor, Range, stored
@@ -18,6 +16,11 @@ from gpt2_from_scratch.checkpoint.container import Container
 from gpt2_from_scratch.errors import FormatError
 
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # of a zip member: signature, ..., lengths of name and extra field
+# A Python literal, which numpy and MLX write in this order, with and without commas at the end.
+_HEADER = re.compile(
+    rb"\{'descr': '(?P<dtype>[ -~]{1,20})', 'fortran_order': (?P<order>True|False), "
+    rb"'shape': \((?P<shape>(?:\d{1,19}, ?)*(?:\d{1,19})?)\),? ?\}\s*"
+)
 _DTYPES = {"<f8": torch.float64, "<f4": torch.float32, "<f2": torch.float16}
 
 
@@ -54,8 +57,8 @@ def read(path: Path, mmap: bool = True) -> Container:
             raise FormatError(f"{where} is not a .npy file, or stands there twice")
         if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
             raise FormatError(f"{where} is compressed", hint="save with savez, not with savez_compressed")
-        if member.flag_bits & 1:
-            raise FormatError(f"{where} is encrypted")
+        if member.flag_bits & 1 or member.header_offset < 0:
+            raise FormatError(f"{where} is encrypted, or damaged")
         ranges[name] = _range(path, where, member)
     return Container("numpy archive", (path,), stored(path, ranges, mmap))
 
@@ -68,28 +71,20 @@ def _range(path: Path, where: str, member: zipfile.ZipInfo) -> Range:
         if signature != b"PK\x03\x04":
             raise FormatError(f"{where} is damaged: the archive's directory points elsewhere")
         cursor.skip(sum(lengths))
-        start = file.tell()
-        shape, fortran_order, dtype = _npy_header(file, where)
-        header = file.tell() - start
-    if dtype.str not in _DTYPES:
-        raise FormatError(f"{where} has dtype {dtype.str}", hint="save float32 or float16; numpy has no bfloat16")
-    if len(shape) > MAX_DIMS or any(size < 0 for size in shape):
-        raise FormatError(f"{where} is damaged: its shape is {shape[:MAX_DIMS]}")
-    if fortran_order and len(shape) > 1:
+        start = cursor.position
+        if cursor.take(8) != b"\x93NUMPY\x01\x00":  # version 1.0; later ones are for headers above 64 kB
+            raise FormatError(f"{where} is no array of numpy's, or not of version 1.0 of the format")
+        header = _HEADER.fullmatch(cursor.take(cursor.unsigned(2)))
+    if header is None:
+        raise FormatError(f"{where} is damaged: its header does not give dtype, order and shape")
+    dtype, order = header["dtype"].decode(), header["order"]
+    shape = [int(size) for size in header["shape"].split(b",") if size.strip()]
+    if dtype not in _DTYPES:
+        raise FormatError(f"{where} has dtype {dtype}", hint="save float32 or float16; numpy has no bfloat16")
+    if order == b"True" and len(shape) > 1:
         raise FormatError(f"{where} is in Fortran order", hint="save np.ascontiguousarray of it")
-    at = Range(start + header, shape, _DTYPES[dtype.str])
-    if at.nbytes != (found := member.file_size - header):
-        raise FormatError(f"{where} is damaged: {list(shape)} of {dtype} takes {at.nbytes:,} bytes, not {found:,}")
+    at = Range(member.header_offset + cursor.position, tuple(shape), _DTYPES[dtype])
+    found = member.file_size - (cursor.position - start)
+    if len(shape) > MAX_DIMS or at.nbytes != found:
+        raise FormatError(f"{where} is damaged: {shape[:MAX_DIMS]} of {dtype} does not take {found:,} bytes")
     return at
-
-
-def _npy_header(file: Any, where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    try:
-        if (version := np.lib.format.read_magic(file)) != (1, 0):  # later ones are for headers above 64 kB
-            raise FormatError(f"{where} is of .npy's version {version}; 1.0 is known")
-        with warnings.catch_warnings(action="error"):  # numpy only warns of headers that Python 2 wrote, or nobody
-            return np.lib.format.read_array_header_1_0(file)
-    except (ValueError, UserWarning) as error:
-        if isinstance(error, FormatError):
-            raise
-        raise FormatError(f"{where} is damaged: {error}") from None

@@ -14,8 +14,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections import OrderedDict
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -229,8 +228,8 @@ def _scan(path: Path, stream: io.BytesIO) -> tuple[list[str], int]:
                 names[".".join(texts[-2:])] = None
             elif opcode.name == "MEMOIZE":
                 memo.append(texts[-1] if texts else "")
-            elif opcode.name in ("BINGET", "LONG_BINGET") and memo[argument:]:
-                texts.append(memo[argument])
+            elif opcode.name in ("BINGET", "LONG_BINGET") and isinstance(argument, int):
+                texts += memo[argument : argument + 1]
             elif opcode.name == "PROTO" and isinstance(argument, int):
                 protocol = argument
             elif isinstance(argument, str | bytes):
@@ -261,10 +260,7 @@ def _some(names: list[str]) -> str:
 
 
 def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """What lies in one storage takes no more than is stored there; a tied pair, which shares all its bytes, counts once.
-
-    So no stride makes much of little, and none lies across another.
-    """
+    """Tensors of one storage take no more bytes than it has; a tied pair, which shares all of them, counts once."""
     used: dict[tuple[int, int], dict[tuple[int, int], list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, tensor in tensors.items():
         if not name or not name.isprintable():
@@ -285,6 +281,7 @@ def _check_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 # ----------------------------------------------------------------------------------------------------------- writing
 
 _FOLDER = "archive"  # what torch calls it when it saves to an open file
+_HEADER_BYTES = 30  # of a member of a zip archive, before its name
 _ALIGNMENT = 64  # of a storage in the archive, as torch aligns it: a mapped tensor begins on a cache line
 _STORAGES = {
     torch.float64: torch.DoubleStorage,
@@ -308,6 +305,7 @@ def write_to(file: BinaryIO, content: Any) -> None:
     Example:
         >>> file = io.BytesIO()
         >>> write_to(file, {"model": {"wte": StoredTensor((2,), torch.float32, lambda: torch.ones(2))}, "step": 7})
+        >>> _ = file.seek(0)
         >>> torch.load(file, weights_only=True)
         {'model': {'wte': tensor([1., 1.])}, 'step': 7}
     """
@@ -320,7 +318,7 @@ def write_to(file: BinaryIO, content: Any) -> None:
         for key, tensor in enumerate(pickler.tensors):
             member = zipfile.ZipInfo(f"{_FOLDER}/data/{key}")
             member.file_size = math.prod(tensor.shape) * tensor.dtype.itemsize
-            start = file.tell() + len(member.FileHeader()) + 4
+            start = file.tell() + _HEADER_BYTES + len(member.filename) + 4  # four: the padding's own header
             padding = -start % _ALIGNMENT
             member.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
             with archive.open(member, "w") as record:
