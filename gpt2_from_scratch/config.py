@@ -162,7 +162,7 @@ class GPTConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
         self._check_activation()
         self._check_token_ids()
-        object.__setattr__(self, "extra", MappingProxyType(dict(self.extra)))
+        object.__setattr__(self, "extra", dict(self.extra))
 
     def _check_activation(self) -> None:
         name = self.activation_function
@@ -171,7 +171,7 @@ class GPTConfig:
                 f"activation_function {name!r} is not implemented: it has learned parameters, which GPT-2 does not",
                 hint="only parameter-free activations are supported: " + ", ".join(ACTIVATIONS),
             )
-        if name not in ACTIVATIONS:
+        if name not in tuple(ACTIVATIONS):  # a JSON list is no key of a mapping
             raise ConfigError(f"activation_function {name!r} is unknown", hint="one of: " + ", ".join(ACTIVATIONS))
 
     def _check_token_ids(self) -> None:
@@ -427,5 +427,9 @@ def _check_int(name: str, value: object, minimum: int) -> None:
 def _check_float(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ConfigError(f"{name} is {value!r}; it must be a number", hint="write it without quotes")
-    if not math.isfinite(value):
-        raise ConfigError(f"{name} is {value}; it must be finite")
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # an integer larger than any float
+        finite = False
+    if not finite:
+        raise ConfigError(f"{name} is {str(value)[:40]}; it must be finite")

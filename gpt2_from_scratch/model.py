@@ -126,7 +126,7 @@ class MultiHeadAttention(nn.Module):
             dropout=self.attn_dropout,
             dropout_p=dropout_p,
         )
-        merged = mixed.transpose(1, 2).reshape(x.shape)  # (B, H, T, d) -> (B, T, E)
+        merged = mixed.transpose(1, 2).reshape(x.shape).contiguous()  # (B, H, T, d) -> (B, T, E)
         return self.resid_dropout(self.c_proj(merged))  # type: ignore[no-any-return]
 
     def _split_heads(self, x: Tensor) -> Tensor:

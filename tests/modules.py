@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.model import GPTModel
-from tests.foreign import book, book_fused, mingpt, nanogpt
+from tests.foreign import book, book_fused, mingpt, nanogpt, parallel_heads
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,12 @@ def _nanogpt(config: GPTConfig) -> nn.Module:
     return nanogpt.GPT(nanogpt.GPTConfig(**_karpathy(config), gelu="tanh"), all_positions=True)
 
 
+def _parallel_heads(config: GPTConfig) -> nn.Module:
+    sizes = {"d_vocab": config.vocab_size, "n_ctx": config.n_positions, "n_layers": config.n_layer}
+    widths = {"d_model": config.n_embd, "n_heads": config.n_head, "d_head": config.head_dim, "d_mlp": config.inner_dim}
+    return parallel_heads.Transformer(parallel_heads.Config(**sizes, **widths))
+
+
 def _transformers(config: GPTConfig) -> nn.Module:
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -73,4 +79,5 @@ STYLES = {
     "book_fused": Style("llms_from_scratch", lambda config: book_fused.GPTModel(book_config(config))),
     "nanogpt": Style("nanogpt", _nanogpt, always_tied=True),
     "mingpt": Style("mingpt", lambda config: mingpt.GPT(mingpt.Config(**_karpathy(config)))),
+    "parallel_heads": Style("transformer_lens", _parallel_heads),
 }

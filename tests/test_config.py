@@ -330,8 +330,9 @@ def test_wrong_types_are_refused_as_transformers_5_refuses_them(name: str, value
 
 
 def test_an_integer_is_a_number():
-    """transformers 5.23 wants 1.0 where it reads a float; 4.57 and 5.0 wrote and read 1."""
-    assert GPTConfig.from_hf({"model_type": "gpt2", "layer_norm_epsilon": 1}).to_hf()["layer_norm_epsilon"] == 1.0
+    """And is written as 1.0, because transformers 5.23 refuses 1 there; 4.57 and 5.0 read both."""
+    epsilon = GPTConfig.from_hf({"model_type": "gpt2", "layer_norm_epsilon": 1}).layer_norm_epsilon
+    assert json.dumps(epsilon) == "1.0"
 
 
 @pytest.mark.parametrize("value", [[], "gpt2", 3, None])

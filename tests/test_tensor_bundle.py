@@ -11,8 +11,8 @@ The files that `tensor_bundle.write` makes were opened once by TensorFlow itself
         tf.compat.v1.train.Saver().save(session, "theirs/model.ckpt")
     reader = tf.train.load_checkpoint("ours/model.ckpt")          # reader.get_tensor(name) == variables[name]
 
-Index and data of both were byte for byte the same. TensorFlow also opened what `forms.write_bundle` writes, with two data
-files and a compressed index of several blocks, so that the tests below read what TensorFlow could read.
+Index and data of both were byte for byte the same. TensorFlow also opened what `forms.write_bundle` writes, with two
+data files and a compressed index of several blocks, so that the tests below read what TensorFlow could read.
 """
 
 import json
@@ -354,6 +354,12 @@ def test_truncated_and_extended_data_are_noticed(folder: Path):
     (folder / DATA).unlink()
     with pytest.raises(FormatError, match=f"needs {DATA}, which is not there"):
         open_container(folder / INDEX)
+
+
+def test_data_without_an_index_are_called_that(folder: Path):
+    (folder / INDEX).unlink()
+    with pytest.raises(FormatError, match=f"{DATA} is data without an index: {INDEX} is not there"):
+        open_container(folder / DATA)
 
 
 HEADER = (b"", forms.proto({1: 1, 3: forms.proto({1: 1})}))

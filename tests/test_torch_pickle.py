@@ -252,6 +252,15 @@ def overlapping_records(path: Path) -> Path:
     return path
 
 
+def endless_record(path: Path) -> Path:
+    """The last record claims a gigabyte."""
+    data = bytearray(good(path).read_bytes())
+    at = data.rindex(b"PK\1\2")
+    data[at + 20 : at + 28] = 2 * (2**30).to_bytes(4, "little")  # as stored, and unpacked
+    path.write_bytes(data)
+    return path
+
+
 def short_record(path: Path) -> Path:
     return repacked(good(path), lambda name, data: data[:-4] if name.endswith("data/0") else data)
 
@@ -335,6 +344,7 @@ ZIPS: dict[Callable[[Path], Path], str] = {
     encrypted: "is encrypted",
     commented: "the archive has a comment",
     overlapping_records: "the records of the archive overlap",
+    endless_record: "or end behind its end",
     outside: "leads out of the folder 'model'",
     absolute: "leads out of the folder ''",
     two_folders: "leads out of the folder 'model'",

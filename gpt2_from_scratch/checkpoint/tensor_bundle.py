@@ -69,10 +69,10 @@ class _Entry(NamedTuple):
 
 
 def recognises(head: bytes, path: Path) -> bool:
-    """Whether this is the index of a TensorFlow checkpoint, or a data file that has its index beside it."""
+    """Whether this is the index of a TensorFlow checkpoint, or a data file, which can only be told by its name."""
     index = _index_of(path)
     if not index.is_file():
-        return False
+        return True  # data say nothing of themselves; `read` says what is missing
     with index.open("rb") as file:
         file.seek(max(0, index.stat().st_size - len(_MAGIC)))
         return file.read() == _MAGIC
@@ -118,6 +118,8 @@ def read(path: Path, mmap: bool = True) -> Container:
         FormatError: index or data are damaged, or contradict each other.
     """
     index = _index_of(path)
+    if not index.is_file():
+        raise FormatError(f"{path} is data without an index: {index.name} is not there", hint="fetch it, too")
     shards, entries = _read_index(index)
     files: list[Path] = []
     tensors: dict[str, StoredTensor] = {}

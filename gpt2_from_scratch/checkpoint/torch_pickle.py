@@ -197,12 +197,10 @@ def _records(path: Path, file: BinaryIO) -> dict[str, _Record]:
         file.seek(member.header_offset)
         header = file.read(30)
         start = member.header_offset + 30 + sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-        if start + member.file_size > size:
-            raise FormatError(f"{where} ends behind the end of the file", TRUNCATED)
         records[name] = _Record(start, member.file_size)
-    for before, after in pairwise(sorted(records.values())):
+    for before, after in pairwise([*sorted(records.values()), _Record(size, 0)]):
         if after.start < before.start + before.size:
-            raise FormatError(f"{path}: the records of the archive overlap")
+            raise FormatError(f"{path}: the records of the archive overlap, or end behind its end")
     if archive.comment:  # where torch's own reader could find another table of contents than this one
         raise FormatError(f"{path}: the archive has a comment, which torch.save never writes")
     if "data.pkl" not in records or records["data.pkl"].size > _MAX_PICKLE_BYTES:
