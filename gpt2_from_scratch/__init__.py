@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpt2_from_scratch.config import GPTConfig
+    from gpt2_from_scratch.converting import convert
     from gpt2_from_scratch.errors import CandidateError, CheckpointError, DivergenceError
     from gpt2_from_scratch.generation import generate
     from gpt2_from_scratch.layers import EXACT, FUSED, TEXTBOOK, Compute
@@ -32,6 +33,7 @@ _HOME = {
     "Layout": "mapping",
     "LoadReport": "loading",
     "TEXTBOOK": "layers",
+    "convert": "converting",
     "generate": "generation",
     "load_into": "loading",
     "load_tokenizer": "tokenizer",
@@ -52,6 +54,7 @@ __all__ = [
     "KVCache",
     "Layout",
     "LoadReport",
+    "convert",
     "generate",
     "load_into",
     "load_tokenizer",

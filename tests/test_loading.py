@@ -4,12 +4,13 @@ The one idea: transformers is the judge. It writes the checkpoint that our code,
 same logits; it reads what we write, bit for bit. What must be refused is in `test_refusals.py`.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -601,6 +602,39 @@ def test_an_interrupted_save_leaves_the_old_files(
     assert contents(tmp_path) == before
     if isinstance(failure, OSError):
         assert str(caught.value) == f"cannot write {tmp_path}: No space left on device"
+
+
+@pytest.mark.parametrize("old", ["5GB", "200KB"], ids=["old-single", "old-shards"])
+@pytest.mark.parametrize("new", ["5GB", "200KB"], ids=["new-single", "new-shards"])
+def test_a_save_torn_between_two_renames_is_never_a_mixture(
+    old: str, new: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = GPTModel.from_pretrained(checkpoint)
+    other = GPTModel(one.config)
+    rename = os.replace
+    outcomes = []
+    for allowed in range(10):
+        folder = tmp_path / str(allowed)
+        one.save_pretrained(folder, max_shard_size=old)
+        budget = iter(range(allowed))
+
+        def torn(source: Path, target: Path, budget: Iterator[int] = budget) -> None:
+            if next(budget, None) is None:
+                raise KeyboardInterrupt
+            rename(source, target)
+
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            patch.setattr(os, "replace", torn)
+            other.save_pretrained(folder, max_shard_size=new)
+        assert not list(folder.glob("*.part"))
+        try:
+            found = GPTModel.from_pretrained(folder)
+        except CheckpointError:
+            outcomes.append("refused")
+        else:
+            outcomes.append("old" if torch.equal(found.wte.weight, one.wte.weight) else "new")
+            assert_same_weights(found, one if outcomes[-1] == "old" else other)
+    assert outcomes[-1] == "new"
 
 
 def test_a_killed_save_leaves_the_old_files(checkpoint: Path, tmp_path: Path) -> None:
