@@ -22,7 +22,7 @@ from torch.testing import assert_close
 from transformers import GPT2LMHeadModel
 
 from gpt2_from_scratch import GPTConfig, GPTModel, LoadReport, load_into, open_checkpoint
-from gpt2_from_scratch.checkpoint import safetensors
+from gpt2_from_scratch.checkpoint import StoredTensor, safetensors
 from gpt2_from_scratch.errors import CheckpointError, MappingError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import parse_size
@@ -549,12 +549,20 @@ def test_the_configuration_survives_and_gains_what_other_tools_need(checkpoint: 
     assert "torch_dtype" not in written
 
 
-def test_what_an_earlier_save_left_is_removed_and_nothing_else(checkpoint: Path, tmp_path: Path) -> None:
-    model = GPTModel.from_pretrained(checkpoint)
+# For what is about files and not about numbers: 7.6 kB, and a limit that makes three shards of it.
+SMALL = GPTConfig(vocab_size=11, n_positions=7, n_embd=8, n_layer=2, n_head=2)
+WHOLE, IN_THREE = "5GB", "3KB"
+
+from_whole_and_shards = pytest.mark.parametrize("old", [WHOLE, IN_THREE], ids=["old-whole", "old-shards"])
+to_whole_and_shards = pytest.mark.parametrize("new", [WHOLE, IN_THREE], ids=["new-whole", "new-shards"])
+
+
+def test_what_an_earlier_save_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    model = GPTModel(SMALL)
     kept = {"vocab.json": b"{}", "model.bin": b"1", "my-model.safetensors": b"2", "model-best.safetensors": b"3"}
     for name, content in kept.items():
         (tmp_path / name).write_bytes(content)
-    sizes: tuple[int | str, ...] = ("200KB", "5GB", "300KB", "200KB", 10**9)
+    sizes: tuple[int | str, ...] = ("2KB", WHOLE, IN_THREE, "2KB", 10**9)
     for limit in sizes:
         model.save_pretrained(tmp_path, max_shard_size=limit)
         assert kept.items() <= contents(tmp_path).items()
@@ -566,10 +574,10 @@ def test_what_an_earlier_save_left_is_removed_and_nothing_else(checkpoint: Path,
     assert contents(tmp_path).keys() == {*kept, "config.json", "model.safetensors"}
 
 
-@pytest.mark.parametrize("limit", ["5GB", "200KB"])
-def test_a_model_may_be_saved_over_the_file_it_is_mapped_from(checkpoint: Path, tmp_path: Path, limit: str) -> None:
-    shutil.copytree(checkpoint, tmp_path, dirs_exist_ok=True)
-    expected = GPTModel.from_pretrained(checkpoint)
+@pytest.mark.parametrize("limit", [WHOLE, IN_THREE])
+def test_a_model_may_be_saved_over_the_file_it_is_mapped_from(tmp_path: Path, limit: str) -> None:
+    expected = GPTModel(SMALL)
+    expected.save_pretrained(tmp_path)
     for _ in range(2):
         model = GPTModel.from_pretrained(tmp_path)
         model.save_pretrained(tmp_path, max_shard_size=limit)
@@ -578,42 +586,40 @@ def test_a_model_may_be_saved_over_the_file_it_is_mapped_from(checkpoint: Path, 
 
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-@pytest.mark.parametrize("old", ["5GB", "200KB"], ids=["old-single", "old-shards"])
-@pytest.mark.parametrize("new", ["5GB", "200KB"], ids=["new-single", "new-shards"])
+@from_whole_and_shards
+@to_whole_and_shards
 def test_an_interrupted_save_leaves_the_old_files(
-    old: str, new: str, failure: BaseException, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    old: str, new: str, failure: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Shards of two saves under one index would load without an error."""
-    GPTModel.from_pretrained(checkpoint).save_pretrained(tmp_path, max_shard_size=old)
+    GPTModel(SMALL).save_pretrained(tmp_path, max_shard_size=old)
     before = contents(tmp_path)
     write_to, calls = safetensors.write_to, 0
 
-    def failing(file: BinaryIO, tensors: dict[str, safetensors.StoredTensor]) -> None:
+    def failing(file: BinaryIO, tensors: dict[str, StoredTensor]) -> None:
         nonlocal calls
         calls += 1
         write_to(file, tensors)
-        if calls == (1 if new == "5GB" else 3):
+        if calls == (1 if new == WHOLE else 3):
             raise failure
 
     monkeypatch.setattr(safetensors, "write_to", failing)
-    other = GPTModel(GPTModel.from_pretrained(checkpoint).config)
     with pytest.raises(CheckpointError if isinstance(failure, OSError) else KeyboardInterrupt) as caught:
-        other.save_pretrained(tmp_path, max_shard_size=new)
+        GPTModel(SMALL).save_pretrained(tmp_path, max_shard_size=new)
     assert contents(tmp_path) == before
     if isinstance(failure, OSError):
         assert str(caught.value) == f"cannot write {tmp_path}: No space left on device"
 
 
-@pytest.mark.parametrize("old", ["5GB", "200KB"], ids=["old-single", "old-shards"])
-@pytest.mark.parametrize("new", ["5GB", "200KB"], ids=["new-single", "new-shards"])
+@from_whole_and_shards
+@to_whole_and_shards
 def test_a_save_torn_between_two_renames_is_never_a_mixture(
-    old: str, new: str, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = GPTModel.from_pretrained(checkpoint)
-    other = GPTModel(one.config)
+    one, other = GPTModel(SMALL), GPTModel(SMALL)
     rename = os.replace
     outcomes = []
-    for allowed in range(10):
+    for allowed in range(6):  # three shards, their index and the configuration make five renames
         folder = tmp_path / str(allowed)
         one.save_pretrained(folder, max_shard_size=old)
         budget = iter(range(allowed))
@@ -637,8 +643,8 @@ def test_a_save_torn_between_two_renames_is_never_a_mixture(
     assert outcomes[-1] == "new"
 
 
-def test_a_killed_save_leaves_the_old_files(checkpoint: Path, tmp_path: Path) -> None:
-    GPTModel.from_pretrained(checkpoint).save_pretrained(tmp_path, max_shard_size="200KB")
+def test_a_killed_save_leaves_the_old_files(tmp_path: Path) -> None:
+    GPTModel(SMALL).save_pretrained(tmp_path, max_shard_size=IN_THREE)
     before = contents(tmp_path)
     script = (
         "import os, sys\n"
@@ -650,17 +656,19 @@ def test_a_killed_save_leaves_the_old_files(checkpoint: Path, tmp_path: Path) ->
         "    calls.append(file)\n"
         "    if len(calls) == 3: os._exit(9)\n"
         "safetensors.write_to = killed\n"
-        "GPTModel(GPTModel.from_pretrained(sys.argv[1]).config).save_pretrained(sys.argv[1], max_shard_size='200KB')\n"
+        "folder, limit = sys.argv[1:]\n"
+        "GPTModel(GPTModel.from_pretrained(folder).config).save_pretrained(folder, max_shard_size=limit)\n"
     )
-    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=Path(__file__).parents[1], check=False)
+    command = [sys.executable, "-c", script, str(tmp_path), IN_THREE]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[1], check=False)
     assert ended.returncode == 9
     after = contents(tmp_path)
     assert {name: after[name] for name in before} == before
     assert all(name.startswith(".") and name.endswith(".part") for name in after.keys() - before.keys())
 
 
-def test_files_have_the_users_usual_permissions(checkpoint: Path, tmp_path: Path) -> None:
-    model = GPTModel.from_pretrained(checkpoint)
+def test_files_have_the_users_usual_permissions(tmp_path: Path) -> None:
+    model = GPTModel(SMALL)
     mask = os.umask(0o027)
     try:
         model.save_pretrained(tmp_path)
@@ -672,34 +680,31 @@ def test_files_have_the_users_usual_permissions(checkpoint: Path, tmp_path: Path
         os.umask(mask)
 
 
-def test_what_cannot_be_saved_is_refused_before_a_file_appears(checkpoint: Path, tmp_path: Path) -> None:
-    def fresh() -> GPTModel:
-        return GPTModel.from_pretrained(checkpoint)
-
+def test_what_cannot_be_saved_is_refused_before_a_file_appears(tmp_path: Path) -> None:
     target = tmp_path / "new"
-    untied = fresh()
+    untied = GPTModel(SMALL)
     untied.lm_head.weight = nn.Parameter(untied.wte.weight.detach().clone())
     with pytest.raises(MappingError, match=r"ties the head.*lm_head\.weight is a parameter of its own") as caught:
         untied.save_pretrained(target)
     assert "tie_word_embeddings=False" in caught.value.hint
 
-    resized = fresh()
-    resized.wte.weight = resized.lm_head.weight = nn.Parameter(torch.zeros(212, 44))
-    with pytest.raises(MappingError, match=r"wte\.weight is \[212, 44\], expected \[211, 44\]"):
+    resized = GPTModel(SMALL)
+    resized.wte.weight = resized.lm_head.weight = nn.Parameter(torch.zeros(12, 8))
+    with pytest.raises(MappingError, match=r"wte\.weight is \[12, 8\], expected \[11, 8\]"):
         resized.save_pretrained(target)
 
-    extended = fresh()
-    extended.h[3].attn.register_parameter("gate", nn.Parameter(torch.zeros(1)))
-    with pytest.raises(MappingError, match=r"unexpected \(1\): h\.3\.attn\.gate"):
+    extended = GPTModel(SMALL)
+    extended.h[1].attn.register_parameter("gate", nn.Parameter(torch.zeros(1)))
+    with pytest.raises(MappingError, match=r"unexpected \(1\): h\.1\.attn\.gate"):
         extended.save_pretrained(target)
 
     with pytest.raises(ValueError, match="'large' is not a size"):
-        fresh().save_pretrained(target, max_shard_size="large")
+        GPTModel(SMALL).save_pretrained(target, max_shard_size="large")
     assert not target.exists()
 
     target.write_text("a file")
     with pytest.raises(CheckpointError, match=r"cannot write .*new: File exists"):
-        fresh().save_pretrained(target)
+        GPTModel(SMALL).save_pretrained(target)
 
 
 @pytest.mark.parametrize(
@@ -731,4 +736,4 @@ def test_reports_are_frozen_and_truthy() -> None:
     report = LoadReport("here", "safetensors", "huggingface", torch.float32, 1, ("a",))
     assert report
     with pytest.raises(AttributeError):
-        report.source = "there"  # type: ignore[misc]
+        report.source = "there"

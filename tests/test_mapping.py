@@ -391,7 +391,7 @@ def execution_order(module: nn.Module) -> list[str]:
     """Names of a module's parts in the order in which they first finish."""
     fired: dict[str, None] = {}
     handles = [
-        part.register_forward_hook(lambda *_, name=name: fired.setdefault(name))  # type: ignore[misc]
+        part.register_forward_hook(lambda *_, name=name: fired.setdefault(name))
         for name, part in module.named_modules()
     ]
     with torch.no_grad():

@@ -543,8 +543,7 @@ def test_training_a_mapped_model_never_reaches_the_file(perturbed_checkpoint: Pa
 # -- Full size ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("size", ["124M", "355M"])
+@pytest.mark.parametrize("size", ["124M", pytest.param("355M", marks=pytest.mark.slow)])
 def test_full_size_models_give_the_same_bits(size: str):
     config = GPTConfig.for_size(size)
     reference = GPT2LMHeadModel(GPT2Config.from_dict(config.to_hf(), attn_implementation="sdpa")).eval()

@@ -667,7 +667,7 @@ def test_a_tied_module_for_an_untied_checkpoint(tmp_path: Path, unchanged: Uncha
 
 def test_a_module_that_shares_what_no_gpt2_shares(bookish: Path, unchanged: Unchanged) -> None:
     module = STYLES["book"](GPTConfig(**SIZES))
-    module.trf_blocks[4].norm1.scale = module.trf_blocks[3].norm1.scale  # type: ignore[index, union-attr]
+    module.trf_blocks[4].norm1.scale = module.trf_blocks[3].norm1.scale
     with pytest.raises(
         MappingError, match=r"trf_blocks\.3\.norm1\.scale and trf_blocks\.4\.norm1\.scale are one parameter"
     ):

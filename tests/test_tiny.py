@@ -20,8 +20,9 @@ from gpt2_from_scratch.mapping import write_theirs
 from gpt2_from_scratch.reference import load_reference
 from gpt2_from_scratch.verifier import battery
 from gpt2_from_scratch.verifier.candidate import Candidate
-from gpt2_from_scratch.verifier.evidence import PromptResult, Reference, check_logits
+from gpt2_from_scratch.verifier.evidence import Reference, check_logits
 from tests.foreign import book
+from tests.modules import book_config
 from tests.mutants import MUTANTS, Mutant
 from tests.remembering import Remembering
 
@@ -44,17 +45,7 @@ def tensors() -> dict[str, Tensor]:
 
 def in_the_books_style(tensors: dict[str, Tensor], reference: Reference) -> book.GPTModel:
     config = reference.config
-    model = book.GPTModel(
-        {
-            "vocab_size": config.vocab_size,
-            "context_length": config.n_positions,
-            "emb_dim": config.n_embd,
-            "n_heads": config.n_head,
-            "n_layers": config.n_layer,
-            "drop_rate": 0.1,
-            "qkv_bias": True,
-        }
-    )
+    model = book.GPTModel(book_config(config))
     reads = write_theirs(LAYOUTS["llms_from_scratch"][0], config, lambda name: tensors[name])
     model.load_state_dict({name: read() for name, read in reads.items()}, strict=False)
     return model
@@ -75,7 +66,6 @@ def test_correct_code_passes_on_it(reference: Reference, tensors: dict[str, Tens
     candidate = Candidate(in_the_books_style(tensors, reference), reference.config)
     with candidate.evaluating():
         assert check_logits(candidate, reference, battery(reference.config))
-    assert PromptResult.__doc__
 
 
 def test_it_is_small_and_has_twelve_layers() -> None:

@@ -19,7 +19,7 @@ from gpt2_from_scratch.layers import EXACT_EAGER
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import open_checkpoint
 from gpt2_from_scratch.reference import load_reference
-from gpt2_from_scratch.verifier import Prompt, Verdict, battery, load_object
+from gpt2_from_scratch.verifier import battery, load_object
 from gpt2_from_scratch.verifier.candidate import Candidate
 from gpt2_from_scratch.verifier.evidence import (
     check_generation,
@@ -27,7 +27,8 @@ from gpt2_from_scratch.verifier.evidence import (
     check_weights,
     find_divergence,
 )
-from tests.foreign import book, mingpt, nanogpt, numpy_gpt2
+from tests.foreign import book, numpy_gpt2
+from tests.modules import STYLES, Style, book_config
 from tests.mutants import LEGITIMATE, MUTANTS, Mutant
 from tests.remembering import Remembering
 
@@ -43,20 +44,6 @@ def reference(perturbed_checkpoint: Path) -> Remembering:
 def tensors(perturbed_checkpoint: Path) -> dict[str, Tensor]:
     checkpoint = open_checkpoint(perturbed_checkpoint)
     return {name: checkpoint.read(name) for name in checkpoint.tensors}
-
-
-def book_model(config: GPTConfig, **changes: Any) -> book.GPTModel:
-    """The book's model with the sizes of a checkpoint (its feed-forward layer is always four times the width)."""
-    cfg = {
-        "vocab_size": config.vocab_size,
-        "context_length": config.n_positions,
-        "emb_dim": config.n_embd,
-        "n_heads": config.n_head,
-        "n_layers": config.n_layer,
-        "drop_rate": 0.1,
-        "qkv_bias": True,
-    }
-    return book.GPTModel(cfg | changes)
 
 
 # --------------------------------------------------------------------------------------------- no false alarm
@@ -98,7 +85,7 @@ def load_book(tensors: Mapping[str, Tensor], checkpoint: Path) -> book.GPTModel:
     from gpt2_from_scratch.mapping import write_theirs
 
     config = open_checkpoint(checkpoint).config
-    model = book_model(config)
+    model = book.GPTModel(book_config(config))
     reads = write_theirs(BOOK[0], config, lambda name: tensors[name])
     missing, unexpected = model.load_state_dict({name: read() for name, read in reads.items()}, strict=False)
     assert not unexpected and all(name.endswith(".mask") for name in missing)
@@ -120,7 +107,7 @@ def test_another_precision_is_no_bug(mutant: Mutant, book_checkpoint: Path, book
 
 
 def load_into_book(checkpoint: Path) -> book.GPTModel:
-    model = book_model(open_checkpoint(checkpoint).config)
+    model = book.GPTModel(book_config(open_checkpoint(checkpoint).config))
     assert load_into(model, checkpoint, "llms_from_scratch")
     return model
 
@@ -282,16 +269,12 @@ def test_a_module_of_other_sizes_is_an_error_not_a_verdict(perturbed_checkpoint:
         verify(GPTModel(config), perturbed_checkpoint, "gpt2_from_scratch")
 
 
-def test_nanogpt_and_mingpt_pass_through_their_layouts(book_checkpoint: Path) -> None:
-    config = open_checkpoint(book_checkpoint).config
-    sizes = {"vocab_size": config.vocab_size, "block_size": config.n_positions, "n_embd": config.n_embd}
-    sizes |= {"n_layer": config.n_layer, "n_head": config.n_head}
-    nano = nanogpt.GPT(nanogpt.GPTConfig(**sizes, bias=True, dropout=0.0, gelu="tanh"), all_positions=True)
-    mini = mingpt.GPT(mingpt.Config(**sizes))
-    for module, layout in ((nano, "nanogpt"), (mini, "mingpt")):
-        load_into(module, book_checkpoint, layout)
-        verdict = verify(module, book_checkpoint, layout)
-        assert verdict, verdict.report()
+@pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
+def test_every_style_passes_through_its_layout(style: Style, book_checkpoint: Path) -> None:
+    module = style(open_checkpoint(book_checkpoint).config)
+    load_into(module, book_checkpoint, style.layout)
+    verdict = verify(module, book_checkpoint, style.layout)
+    assert verdict, verdict.report()
 
 
 def test_load_object(tmp_path: Path) -> None:
@@ -324,4 +307,3 @@ def test_battery_covers_the_context_and_the_vocabulary() -> None:
     assert max(prompt.ids.size(1) for prompt in prompts) == 300
     assert {prompt.ids.size(0) for prompt in prompts} == {1, 3}
     assert len(set(torch.cat([prompt.ids.flatten() for prompt in prompts]).tolist())) == 128
-    assert isinstance(prompts[0], Prompt) and Verdict.__doc__
