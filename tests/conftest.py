@@ -1,6 +1,7 @@
 """What several test files share: the perturbed model, in memory and as files, and the folder of real checkpoints.
 
-transformers takes seconds to import, so only the fixtures that need it import it.
+transformers takes seconds to import, so only the fixtures that need it import it. One thread: the models are so small
+that several only wait for each other, ten times as long where the cores are busy.
 """
 
 import os
@@ -11,6 +12,8 @@ import pytest
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, which no test has done yet
 
 
 @pytest.fixture(scope="session")

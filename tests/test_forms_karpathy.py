@@ -358,6 +358,8 @@ def test_sizes_are_read_off_the_tensors_of_every_layout(layout: Layout) -> None:
             (name,) = link.theirs
             assert sizes(layout, {each: shape for each, shape in shapes.items() if each != name}) is None
             assert sizes(layout, shapes | {name: (*shapes[name], 1)}) is None  # of another rank, no such tensor
+            if shapes[name][0] == 1:  # an axis that is always 1
+                assert sizes(layout, shapes | {name: (2, *shapes[name][1:])}) is None
 
 
 @pytest.mark.parametrize("size", ["124M", "355M", "774M", "1558M"])

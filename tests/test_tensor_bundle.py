@@ -228,6 +228,11 @@ def test_the_checkpoint_that_was_saved_last_is_taken(written: Path, tmp_path: Pa
     assert tensor_bundle.index_in(tmp_path / "nothing") is None
 
 
+def test_an_index_of_something_else_is_no_checkpoint(tmp_path: Path):
+    (tmp_path / "words.index").write_bytes(b"of a book" * 10)
+    assert tensor_bundle.index_in(tmp_path) is None
+
+
 # ------------------------------------------------------------------------------------------------------------ writing
 
 

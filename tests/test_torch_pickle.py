@@ -316,6 +316,16 @@ def endless(path: Path) -> Path:
     return saved({"model": tensors(), "numbers": {f"number {i}": i for i in range(60_000)}}, path)
 
 
+def nested(path: Path) -> Path:
+    """A key whose hash takes 2^60 steps: a tuple of two tuples, which are one and the same, of two tuples."""
+    key: tuple[Any, ...] = (None,)
+    for _ in range(60):
+        key = (key, key)
+    program = pickle.dumps(key, protocol=2).removesuffix(b".")
+    program = program.replace(b"\x80\x02", b"\x80\x02}", 1) + b"Ns."  # {key: None}
+    return repacked(good(path), lambda name, data: program if name.endswith("data.pkl") else data)
+
+
 def outside(path: Path) -> Path:
     return renamed(good(path), "model/data/1", "model/../../etc/passwd")
 
@@ -360,6 +370,7 @@ ZIPS: dict[Callable[[Path], Path], str] = {
     many_names: "its tensors are more than 48 times as large as the file",
     unprintable: "tensor 'wte\\x1b[2J' has an empty or unprintable name",
     endless: "has a data.pkl of more than 1,000,000 bytes",
+    nested: "its objects are nested without end",
 }
 
 

@@ -85,7 +85,8 @@ def index_in(directory: Path) -> Path | None:
         CheckpointError: there are several and nothing says which.
     """
     try:
-        text = (directory / "checkpoint").read_bytes()[:_MAX_NAME_BYTES]
+        with (directory / "checkpoint").open("rb") as file:
+            text = file.read(_MAX_NAME_BYTES)
     except OSError:
         text = b""
     if latest := re.search(rb'^model_checkpoint_path: *"([^"\r\n]+)"', text):
@@ -93,7 +94,7 @@ def index_in(directory: Path) -> Path | None:
         index = directory / (os.fsdecode(re.split(rb"[/\\]", latest[1])[-1]) + ".index")
         if index.is_file():
             return index
-    found = sorted(path for path in directory.glob("*.index") if path.is_file())
+    found = sorted(path for path in directory.glob("*.index") if path.is_file() and recognises(b"", path))
     if len(found) > 1:
         raise CheckpointError(
             f"{directory} holds {len(found)} checkpoints: {', '.join(path.name for path in found)}",

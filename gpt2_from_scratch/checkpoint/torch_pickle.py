@@ -213,26 +213,50 @@ def _records(path: Path, file: BinaryIO) -> dict[str, _Record]:
 
 
 def _scan(path: Path, stream: io.BytesIO) -> tuple[list[str], int]:
-    """What the next pickle imports, and how many strings it holds, without running it; refuses all but state dicts."""
-    protocol = 0
-    texts: list[str] = []
-    memo: list[str] = []
+    """What the next pickle imports, and how many strings it holds, without running it; refuses all but state dicts.
+
+    The stack that the program would work on is followed, but holds only strings, and of anything else how many objects
+    it is made of: a tuple of tuples of tuples, each twice, is small in the file, and its hash is never done.
+    """
     names: dict[str, None] = {}
+    stack: list[str | int] = []
+    marks: list[int] = []
+    memo: dict[int, str | int] = {}
+    protocol = strings = 0
     try:
         for opcode, argument, _ in pickletools.genops(stream):
-            if opcode.name in ("GLOBAL", "INST"):
-                names[str(argument).replace(" ", ".", 1)] = None
-            elif opcode.name == "STACK_GLOBAL":  # of the two strings before it, which may be from the memo
-                names[".".join(texts[-2:])] = None
-            elif opcode.name == "MEMOIZE":
-                memo.append(texts[-1] if texts else "")
-            elif opcode.name in ("BINGET", "LONG_BINGET") and isinstance(argument, int):
-                texts += memo[argument : argument + 1]
-            elif opcode.name == "PROTO" and isinstance(argument, int):
-                protocol = argument
-            elif isinstance(argument, str | bytes):
-                texts.append(str(argument))
-    except (ValueError, OverflowError) as error:
+            taken = len(opcode.stack_before)
+            if pickletools.markobject in opcode.stack_before:
+                taken = len(stack) - marks.pop() + opcode.stack_before.index(pickletools.markobject)
+            parts = stack[len(stack) - taken :]
+            del stack[len(stack) - taken :]
+            match opcode.name, argument:
+                case "PROTO", int(protocol):
+                    pass
+                case "MARK", _:
+                    marks.append(len(stack))
+                case (("PUT" | "BINPUT" | "LONG_BINPUT"), int(key)):
+                    memo[key] = stack[-1]
+                case "MEMOIZE", _:
+                    memo[len(memo)] = parts[0]
+                    stack += parts
+                case (("GET" | "BINGET" | "LONG_BINGET"), int(key)):
+                    stack.append(memo[key])
+                case (("GLOBAL" | "INST"), str(name)):
+                    names[name.replace(" ", ".", 1)] = None
+                    stack.append(1)
+                case "STACK_GLOBAL", _:
+                    names[".".join(map(str, parts))] = None
+                    stack.append(1)
+                case _, str() | bytes():
+                    strings += 1
+                    stack.append(str(argument))
+                case _ if opcode.stack_after:
+                    objects = 1 + sum(part if isinstance(part, int) else 1 for part in parts)
+                    if objects > _MAX_PICKLE_BYTES:
+                        raise ValueError("its objects are nested without end")
+                    stack.append(objects)
+    except (ValueError, OverflowError, LookupError) as error:
         what = f"is damaged, or longer than {_MAX_PICKLE_BYTES:,} bytes"
         raise FormatError(f"{path}: the pickle in it {what}: {error}", TRUNCATED) from None
     foreign = [name for name in names if not _ALLOWED.fullmatch(name) and not _CONFIG_CLASS.fullmatch(name)]
@@ -242,7 +266,7 @@ def _scan(path: Path, stream: io.BytesIO) -> tuple[list[str], int]:
         raise FormatError(f"{path} {what}: unpickling would import {_some(foreign)}", hint=_ONLY_WEIGHTS)
     if protocol > 3:
         raise FormatError(f"{path} is pickled with protocol {protocol}; torch.save's is 2", hint=_ONLY_WEIGHTS)
-    return list(names), len(texts)
+    return list(names), strings
 
 
 _KINDS = {
