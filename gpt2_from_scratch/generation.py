@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.model import GPTModel, KVCache
+from gpt2_from_scratch.model import GPTModel
 from gpt2_from_scratch.tokenizer import StreamDecoder
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def _decode(
     batch, length = ids.shape
     weight, pad = model.wte.weight, model.config.pad_token_id
     capacity = length + max_new_tokens - 1
-    cache = KVCache(model.config, batch, capacity, weight.dtype, weight.device) if use_cache else None
+    cache = model.new_cache(batch, capacity) if use_cache else None
     stop = torch.tensor(stop_ids, dtype=torch.int64, device=ids.device)
     fill = pad if pad is not None and pad >= 0 else next(iter(stop_ids), 0)  # of no use where nothing stops
     rows = torch.arange(batch, device=ids.device)  # where in the whole batch the running rows belong

@@ -251,6 +251,10 @@ class GPTModel(nn.Module):
             cache.length += new
         return self.ln_f(x)  # type: ignore[no-any-return]
 
+    def new_cache(self, batch_size: int, capacity: int | None = None) -> KVCache:
+        """An empty `KVCache` that fits this model: its dtype, its device."""
+        return KVCache(self.config, batch_size, capacity, self.wte.weight.dtype, self.wte.weight.device)
+
     def set_compute(self, compute: Compute) -> Self:
         """Changes how the layers are computed, in place; the weights stay. Returns the model.
 

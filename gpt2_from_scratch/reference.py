@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2_from_scratch.config import GPTConfig
@@ -24,9 +24,8 @@ from gpt2_from_scratch.errors import CheckpointError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout
+from gpt2_from_scratch.precision import in_float64
 from gpt2_from_scratch.trace import Site, trace
-
-_HEAD_ROWS = 4096  # vocabulary rows of the head that are in float64 at once: 25 MB at width 768
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,11 @@ class Reference:
         """Where the model's modules are, under canonical names."""
         return LAYOUTS["huggingface"][0]
 
+    @property
+    def attention(self) -> str:
+        """Which of transformers' attention implementations it runs."""
+        return str(self.model.config._attn_implementation)
+
     def logits(self, input_ids: Tensor) -> Tensor:
         """Float32 logits ``[B, T, V]`` of ids ``[B, T]``."""
         with torch.inference_mode():
@@ -61,8 +65,19 @@ class Reference:
             if attention != self.model.config._attn_implementation:
                 with self._attention(attention):
                     yield attention, self.logits(input_ids)
-        with self._float64():
-            yield "float64", self.logits(input_ids)
+        yield "float64", self.in_float64(input_ids)
+
+    def in_float64(self, input_ids: Tensor) -> Tensor:
+        """Float64 logits ``[B, T, V]``: the same code and weights, rounded 2^29 times finer."""
+        upcasting = [block.attn for block in self.model.transformer.h if block.attn.reorder_and_upcast_attn]
+        try:
+            for attention in upcasting:  # insists on float32: the same mathematics, without the precision
+                attention.reorder_and_upcast_attn = False
+            with in_float64():
+                return self.logits(input_ids)
+        finally:
+            for attention in upcasting:
+                attention.reorder_and_upcast_attn = True
 
     def logits_in(self, dtype: torch.dtype, input_ids: Tensor) -> Tensor:
         """Logits of the same model with weights and arithmetic in a lower precision, as float32."""
@@ -75,10 +90,42 @@ class Reference:
             for parameter, data in exact.items():
                 parameter.data = data
 
+    @contextlib.contextmanager
+    def with_weights_in(self, dtype: torch.dtype) -> Iterator[None]:
+        """Inside, the weights are rounded to a lower precision; arithmetic stays float32."""
+        exact = {parameter: parameter.data for parameter in self.model.parameters()}
+        try:
+            for parameter, data in exact.items():
+                parameter.data = data.to(dtype).to(data.dtype)
+            yield
+        finally:
+            for parameter, data in exact.items():
+                parameter.data = data
+
+    def gradients(self, input_ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
+        """Loss of the next tokens, nats per token, and the gradient of each tensor by canonical name."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        logits = self.model(input_ids, use_cache=False).logits
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten())
+        gradients = torch.autograd.grad(loss, list(names))
+        canonical = (name.removeprefix("transformer.") for name in names.values())
+        return float(loss.detach()), dict(zip(canonical, gradients, strict=True))
+
+    def other_gradients(self, input_ids: Tensor) -> Mapping[str, Tensor]:
+        """The same gradients, computed with the other attention kernel: their distance is their floor."""
+        other = "eager" if self.model.config._attn_implementation == "sdpa" else "sdpa"
+        with self._attention(other):
+            return self.gradients(input_ids)[1]
+
     def trace(self, input_ids: Tensor) -> Mapping[str, Site]:
-        """Inputs and outputs of every module of the layout, by canonical name, in execution order."""
+        """Inputs and outputs of every module of the layout, by canonical name, in execution order.
+
+        Attention is eager, because fused kernels write no probabilities down.
+        """
         names = {theirs[0]: site for site, theirs in self.layout.sites(self.config)}
-        sites = trace(self.model, names, lambda: self.logits(input_ids))
+        attention = [name for name, site in names.items() if site.endswith(".attn")]
+        with self._attention("eager"):
+            sites = trace(self.model, names, lambda: self.logits(input_ids), attention=attention)
         return {names[name]: site for name, site in sites.items()}
 
     @contextlib.contextmanager
@@ -89,48 +136,6 @@ class Reference:
             yield
         finally:
             self.model.set_attn_implementation(before)
-
-    @contextlib.contextmanager
-    def _float64(self) -> Iterator[None]:
-        """The model's own code on float64 numbers, with one block's weights in float64 at a time.
-
-        Embeddings hand over float64 (exact), each block and the final norm see their weights converted while they run,
-        and the head is computed a slab of the vocabulary at a time.
-        """
-        trunk, head = self.model.transformer, self.model.lm_head
-        upcasting = [block.attn for block in trunk.h if block.attn.reorder_and_upcast_attn]
-        handles = [
-            module.register_forward_hook(lambda _, __, output: output.double()) for module in (trunk.wte, trunk.wpe)
-        ]
-        mapped: dict[nn.Parameter, Tensor] = {}  # float32 data of the module that is running
-
-        def widen(module: nn.Module, _: object) -> None:
-            for parameter in module.parameters():
-                mapped[parameter] = parameter.data
-                parameter.data = parameter.data.double()
-
-        def restore(module: nn.Module, *_: object) -> None:
-            for parameter in module.parameters():
-                parameter.data = mapped.pop(parameter)
-
-        for module in (*trunk.h, trunk.ln_f):
-            handles.append(module.register_forward_pre_hook(widen))
-            handles.append(module.register_forward_hook(restore))
-        head.forward = lambda x: torch.cat(
-            [F.linear(x, rows.double()) for rows in head.weight.split(_HEAD_ROWS)], dim=-1
-        )
-        for attention in upcasting:  # it would force float32: the same mathematics, without the precision
-            attention.reorder_and_upcast_attn = False
-        try:
-            yield
-        finally:
-            del head.forward  # the class's own is back
-            for handle in handles:
-                handle.remove()
-            for parameter, data in mapped.items():  # of a block that was interrupted
-                parameter.data = data
-            for attention in upcasting:
-                attention.reorder_and_upcast_attn = True
 
 
 def load_reference(checkpoint: Checkpoint) -> Reference:

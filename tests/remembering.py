@@ -1,6 +1,7 @@
 """A reference that computes each prompt once: mutants are many, the prompts are the same."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -35,3 +36,21 @@ class Remembering:
 
     def trace(self, ids: Tensor) -> Mapping[str, Site]:
         return self._once("trace", ids, lambda: self.reference.trace(ids))
+
+    def in_float64(self, ids: Tensor) -> Tensor:
+        return self._once("float64", ids, lambda: self.reference.in_float64(ids))
+
+    @contextmanager
+    def with_weights_in(self, dtype: torch.dtype) -> Iterator[None]:
+        remembered, self._memory = self._memory, {}
+        try:
+            with self.reference.with_weights_in(dtype):
+                yield
+        finally:
+            self._memory = remembered
+
+    def gradients(self, ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
+        return self._once("gradients", ids, lambda: self.reference.gradients(ids))
+
+    def other_gradients(self, ids: Tensor) -> Mapping[str, Tensor]:
+        return self._once("other gradients", ids, lambda: self.reference.other_gradients(ids))

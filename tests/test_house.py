@@ -29,7 +29,7 @@ PACKAGE = "gpt2_from_scratch"
 
 # A room is a module of the package, or a folder of them. Imports go to a lower level or stay inside the room.
 LEVELS = (
-    {"errors", "config", "mapping", "compare", "trace", "layers"},
+    {"errors", "config", "mapping", "compare", "trace", "precision", "layers"},
     {"model", "layouts", "checkpoint"},
     {"describe", "loading", "tokenizer", "generation", "reference", "converting", "identity", "inspecting"},
     {"verifier"},

@@ -5,80 +5,80 @@ floor, is measured in the same run on the same prompts, so there is no tolerance
 """
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import platform
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from gpt2_from_scratch.compare import LINE
-from gpt2_from_scratch.loading import TINY, LayoutChoice, layout_variants, open_checkpoint
-from gpt2_from_scratch.reference import load_reference
-from gpt2_from_scratch.verifier.battery import Prompt, battery
-from gpt2_from_scratch.verifier.candidate import Candidate, load_object
-from gpt2_from_scratch.verifier.evidence import (
-    Divergence,
-    Generation,
-    Logits,
-    Weights,
-    check_generation,
-    check_logits,
-    check_weights,
-    find_divergence,
-)
+import torch
 
-__all__ = ["Prompt", "Verdict", "battery", "load_object", "verify"]
+from gpt2_from_scratch.compare import LINE
+from gpt2_from_scratch.errors import CandidateError, CheckpointError
+from gpt2_from_scratch.loading import TINY, Checkpoint, LayoutChoice, layout_variants, open_checkpoint
+from gpt2_from_scratch.mapping import Layout
+from gpt2_from_scratch.reference import load_reference
+from gpt2_from_scratch.tokenizer import load_tokenizer
+from gpt2_from_scratch.verifier.battery import TEXT, Prompt, battery
+from gpt2_from_scratch.verifier.candidate import Candidate, load_object
+from gpt2_from_scratch.verifier.divergence import Divergence, SiteResult, find_divergence
+from gpt2_from_scratch.verifier.gradients import Gradients, check_gradients
+from gpt2_from_scratch.verifier.greedy import Generation, check_generation
+from gpt2_from_scratch.verifier.logits import Logits, check_logits
+from gpt2_from_scratch.verifier.recording import Recording, read_recording, record
+from gpt2_from_scratch.verifier.reference import Reference
+from gpt2_from_scratch.verifier.selftests import SelfTest, SelfTests, check_itself
+from gpt2_from_scratch.verifier.verdict import Explanation, Verdict
+from gpt2_from_scratch.verifier.weights import Weights, check_weights
+
+__all__ = [
+    "PARTS",
+    "Candidate",
+    "Divergence",
+    "Explanation",
+    "Generation",
+    "Gradients",
+    "Interrupted",
+    "Logits",
+    "Prompt",
+    "Recording",
+    "Reference",
+    "SelfTest",
+    "SelfTests",
+    "SiteResult",
+    "Verdict",
+    "Weights",
+    "battery",
+    "check_generation",
+    "check_gradients",
+    "check_itself",
+    "check_logits",
+    "check_weights",
+    "find_divergence",
+    "load_object",
+    "read_recording",
+    "record",
+    "standard_prompts",
+    "verify",
+]
+
+# The evidence, in the order in which it is taken. Gradients are taken on request; all others unless skipped.
+PARTS = ("weights", "self-tests", "logits", "generation", "gradients", "where")
 
 _GREEDY_STEPS = 16
+_GREEDY_PROMPT = 17  # tokens, at most: a continuation is recomputed at every step
+_TRACED = 64  # tokens, at most: every site's numbers are held at once
+
+Diagnose = Callable[[Candidate, Checkpoint, Reference, "Verdict", Sequence[Layout]], Explanation]
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The outcome of `verify`. Truthy when verified; ``str()`` is the verdict in one line.
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during `verify`. `verdict` holds what was found until then, and says so."""
 
-    Args:
-        candidate: what was checked.
-        checkpoint: against what.
-        logits: the battery's result.
-        weights: None where the candidate is no module, or no layout was given.
-        generation: None where the logits failed already.
-        divergence: where it differs; None when verified, or when the candidate cannot be looked into.
-        unchecked: what was not checked, and why.
-    """
-
-    candidate: str
-    checkpoint: str
-    logits: Logits
-    weights: Weights | None = None
-    generation: Generation | None = None
-    divergence: Divergence | None = None
-    unchecked: tuple[str, ...] = ()
-
-    def __bool__(self) -> bool:
-        parts = (self.weights, self.logits, self.generation)
-        return all(bool(part) for part in parts if part is not None)
-
-    def __str__(self) -> str:
-        if self:
-            return f"PASSED  {self.candidate} is GPT-2 as in {self.checkpoint}: logits {self.logits}"
-        parts = (("weights", self.weights), ("logits", self.logits), ("generation", self.generation))
-        failed = "; ".join(f"{name}: {part}" for name, part in parts if part is not None and not part)
-        return f"FAILED  {self.candidate} is not GPT-2 as in {self.checkpoint}: {failed}"
-
-    def report(self) -> str:
-        """All evidence, one line per part, and the verdict as the last line."""
-        logits = self.logits
-        rows = [("weights", str(self.weights))] if self.weights is not None else []
-        if self.weights is not None:
-            rows += [("", f"{name}: {how}") for name, how in list(self.weights.differing.items())[:8]]
-        rows.append(("logits", f"{len(logits.results)} prompts, {logits.tokens:,} tokens: {logits}"))
-        rows.append(("top-1", f"{logits.top1:.2%} of positions choose the same token"))
-        if not logits:
-            rows.append(("", f"worst: {logits.worst.prompt.name}, {logits.worst.comparison}"))
-        if self.generation is not None:
-            rows.append(("generation", str(self.generation)))
-        if self.divergence is not None:
-            rows.append(("where", str(self.divergence)))
-        rows += [("unchecked", what) for what in self.unchecked]
-        return "\n".join([*(f"  {name:<11} {text}" for name, text in rows), str(self)])
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(str(verdict))
+        self.verdict = verdict
 
 
 def verify(
@@ -88,19 +88,29 @@ def verify(
     *,
     prompts: Sequence[Prompt] | None = None,
     line: float = LINE,
+    tolerance: tuple[float, float] | None = None,
+    skip: Collection[str] = (),
+    gradients: bool = False,
+    always_trace: bool = False,
+    diagnose: Diagnose | None = None,
     progress: Callable[[str], None] = lambda phase: None,
     **options: Any,
 ) -> Verdict:
     """Checks a model against transformers' `GPT2LMHeadModel` on the same checkpoint.
 
     Args:
-        candidate: an `nn.Module` with weights in it, or any callable ``ids [B, T] -> logits [B, T, V]``, torch or
-            numpy. It is checked in eval mode and given back as it was.
+        candidate: an `nn.Module` with weights in it, any callable ``ids [B, T] -> logits [B, T, V]``, torch or numpy,
+            or a `Recording`. It is checked in eval mode and given back as it was. TF32 is off meanwhile.
         checkpoint: a file, a directory or a Hub id; the default is the small trained model inside the package.
         layout: of the candidate, for modules: a name from `LAYOUTS` or a `Layout`. With it the weights are compared
             too, and a failure is located.
         prompts: instead of the standard battery.
         line: multiples of the floor that pass.
+        tolerance: (atol, rtol) to judge the logits by, instead of the line.
+        skip: names from `PARTS`. Without logits, generation and gradients, transformers is not needed.
+        gradients: compare the loss and every parameter's gradient, too.
+        always_trace: compare inside even when the logits agree, for the report.
+        diagnose: called when the logits fail, to name the fault.
         progress: called with the name of each phase as it begins.
         **options: of `open_checkpoint`, for the file (``file_layout`` instead of ``layout``).
 
@@ -109,37 +119,224 @@ def verify(
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
-        CandidateError: the candidate cannot be checked.
+        CandidateError: the candidate cannot be checked, or nothing is left to check.
+        Interrupted: somebody pressed Ctrl-C; carries the verdict so far.
 
     Example:
         >>> from gpt2_from_scratch import GPTModel, verify
         >>> bool(verify(GPTModel.from_pretrained(), layout="gpt2_from_scratch"))
         True
     """
-    layouts = layout_variants(layout) if layout is not None else ()
+    if unknown := sorted(set(skip) - set(PARTS)):
+        raise ValueError(f"cannot skip {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
     opened = open_checkpoint(checkpoint, layout=options.pop("file_layout", None), **options)
-    subject = Candidate(candidate, opened.config)
-    unchecked = []
-    with subject.evaluating():
-        weights = None
-        if subject.module is not None and layouts:
-            progress("weights")
-            weights = check_weights(subject, opened, layouts)
-        else:
-            why = "no layout was given" if subject.module is not None else "the candidate is a function"
-            unchecked.append(f"weights, as {why} (a dropped key bias cannot be seen in logits)")
-        progress("loading the reference")
-        reference = load_reference(opened)
-        prompts = battery(opened.config) if prompts is None else prompts
-        progress("logits")
-        logits = check_logits(subject, reference, prompts, line)
-        generation = divergence = None
-        if logits:
-            progress("generation")
-            single = [prompt for prompt in prompts if prompt.ids.size(0) == 1 and prompt.ids.size(1) > 1][:2]
-            generation = check_generation(subject, reference, single, _GREEDY_STEPS, line * logits.floor)
-        elif layouts:
-            progress("first divergence")
-            divergence = find_divergence(subject, reference, logits.worst.prompt, layouts)
     name = str(checkpoint) if checkpoint != TINY else "the model inside the package"
-    return Verdict(subject.name, name, logits, weights, generation, divergence, tuple(unchecked))
+    layouts = layout_variants(layout) if layout is not None else ()
+    wanted = frozenset(PARTS) - frozenset(skip) - (frozenset() if gradients else {"gradients"})
+    run = _Run(candidate, opened, name, layouts, wanted, line, progress)
+    for part in PARTS:
+        if part in skip:
+            run.unchecked[part] = f"{part}, as asked"
+    try:
+        with run.subject.evaluating(), _plain_float32():
+            run.check_weights()
+            run.check_itself()
+            if wanted & {"logits", "generation", "gradients"}:
+                run.load_reference(prompts)
+                run.check_logits(tolerance)
+                run.check_generation()
+                run.check_gradients()
+                run.locate(always_trace)
+                if diagnose is not None:
+                    run.diagnose(diagnose)
+    except KeyboardInterrupt:
+        raise Interrupted(replace(run.finished(), interrupted=run.phase)) from None
+    verdict = run.finished()
+    if not verdict.parts:
+        raise CandidateError(
+            f"nothing of {run.subject.name} was checked: {'; '.join(run.unchecked.values())}",
+            hint=f"skip less; the parts are {', '.join(PARTS)}",
+        )
+    return verdict
+
+
+class _Run:
+    """One verification: a method per part, which adds its evidence to `verdict` or its reason to `unchecked`."""
+
+    def __init__(
+        self,
+        candidate: Any,
+        checkpoint: Checkpoint,
+        name: str,
+        layouts: Sequence[Layout],
+        wanted: Collection[str],
+        line: float,
+        progress: Callable[[str], None],
+    ) -> None:
+        self.subject = Candidate(candidate, checkpoint.config)
+        self.recording = candidate if isinstance(candidate, Recording) else None
+        self.checkpoint = checkpoint
+        self.layouts = layouts
+        self.wanted = wanted
+        self.line = line
+        self.progress = progress
+        self.phase = "loading"
+        self.unchecked: dict[str, str] = {}
+        self.verdict = Verdict(self.subject.name, name, environment=_environment(self.subject))
+        self.reference: Reference
+        self.prompts: Sequence[Prompt]
+
+    @property
+    def _fits_a_layout(self) -> bool:
+        return self.subject.module is not None and bool(self.layouts)
+
+    @property
+    def _agree(self) -> bool:
+        return self.verdict.logits is None or bool(self.verdict.logits)
+
+    def enter(self, phase: str) -> None:
+        self.phase = phase
+        self.progress(phase)
+
+    def check_weights(self) -> None:
+        if "weights" not in self.wanted:
+            return
+        if self._fits_a_layout:
+            self.enter("weights")
+            weights = check_weights(self.subject, self.checkpoint, self.layouts)
+            self.verdict = replace(self.verdict, weights=weights)
+        else:
+            kind = "recording" if self.recording else "function"
+            why = "no layout was given" if self.subject.module is not None else f"the candidate is a {kind}"
+            self.unchecked["weights"] = f"weights, as {why} (a dropped key bias cannot be seen in logits)"
+
+    def check_itself(self) -> None:
+        if "self-tests" not in self.wanted:
+            return
+        if self.recording is not None:
+            self.unchecked["self-tests"] = "self-tests, as a recording cannot be asked anything else"
+            return
+        self.enter("self-tests")
+        self.verdict = replace(self.verdict, self_tests=check_itself(self.subject))
+
+    def load_reference(self, prompts: Sequence[Prompt] | None) -> None:
+        self.enter("loading the reference")
+        self.reference = reference = load_reference(self.checkpoint)
+        self.verdict = replace(self.verdict, environment=self.verdict.environment | {"attention": reference.attention})
+        if prompts is None and self.recording is not None:
+            prompts = self.recording.prompts
+        self.prompts = standard_prompts(self.checkpoint, self.unchecked) if prompts is None else prompts
+
+    def check_logits(self, tolerance: tuple[float, float] | None) -> None:
+        if "logits" not in self.wanted:
+            return
+        self.enter("logits")
+        logits = check_logits(
+            self.subject, self.reference, self.prompts, self.line, tolerance=tolerance, progress=self.enter
+        )
+        self.verdict = replace(self.verdict, logits=logits)
+
+    def check_generation(self) -> None:
+        if "generation" not in self.wanted:
+            return
+        if self.recording is not None or not self._agree:
+            why = "the logits differ" if self.recording is None else "a recording cannot be continued"
+            self.unchecked["generation"] = f"generation, as {why}"
+            return
+        self.enter("generation")
+        tie = self.line * self.verdict.logits.floor if self.verdict.logits is not None else 0.0
+        fitting = [prompt for prompt in self.prompts if prompt.ids.size(1) <= _GREEDY_PROMPT] or self.prompts[:1]
+        longest = max(fitting, key=lambda prompt: prompt.ids.size(1))
+        single = Prompt(longest.name, longest.ids[:1])
+        generation = check_generation(self.subject, self.reference, [single], _GREEDY_STEPS, tie)
+        self.verdict = replace(self.verdict, generation=generation)
+
+    def check_gradients(self) -> None:
+        if "gradients" not in self.wanted:
+            return
+        if not self._fits_a_layout:
+            self.unchecked["gradients"] = "gradients, as that takes a torch module and its layout"
+            return
+        self.enter("gradients")
+        fitting = [prompt for prompt in self.prompts if 1 < prompt.ids.size(1) <= _TRACED]
+        if not fitting:
+            self.unchecked["gradients"] = f"gradients, as no prompt has 2 to {_TRACED} tokens"
+            return
+        longest = max(fitting, key=lambda prompt: prompt.tokens)
+        gradients = check_gradients(self.subject, self.reference, longest, self.layouts, self.line)
+        self.verdict = replace(self.verdict, gradients=gradients)
+
+    def locate(self, always: bool) -> None:
+        if "where" not in self.wanted or not self._fits_a_layout or (self._agree and not always):
+            return
+        self.enter("first divergence")
+        traced = _to_trace(self.verdict.logits, self.prompts)
+        divergence = find_divergence(self.subject, self.reference, traced, self.layouts)
+        self.verdict = replace(self.verdict, divergence=divergence)
+
+    def diagnose(self, diagnose: Diagnose) -> None:
+        if self._agree or self.recording is not None:
+            return
+        self.enter("diagnosis")
+        diagnosis = diagnose(self.subject, self.checkpoint, self.reference, self.verdict, self.layouts)
+        self.verdict = replace(self.verdict, diagnosis=diagnosis)
+
+    def finished(self) -> Verdict:
+        return replace(self.verdict, notes=tuple(self.subject.adaptations), unchecked=tuple(self.unchecked.values()))
+
+
+def standard_prompts(checkpoint: Checkpoint, unchecked: dict[str, str] | None = None) -> tuple[Prompt, ...]:
+    """The battery for a checkpoint, with natural text where it has a tokenizer.
+
+    Args:
+        checkpoint: an opened one.
+        unchecked: where to say why there is no text.
+    """
+    text = None
+    try:
+        encoding = load_tokenizer(checkpoint.located.directory, vocab_size=checkpoint.config.vocab_size)
+        text = torch.tensor([encoding.encode(TEXT)])
+    except (CheckpointError, OSError) as error:
+        if unchecked is not None:
+            unchecked["text"] = (
+                f"natural text, as there is no tokenizer beside the weights ({str(error).splitlines()[0]})"
+            )
+    return battery(checkpoint.config, text)
+
+
+def _to_trace(logits: Logits | None, prompts: Sequence[Prompt]) -> Prompt:
+    """The worst prompt among those short enough to hold every site's numbers; else the beginning of the worst."""
+    if logits is None:
+        return min(prompts, key=lambda prompt: abs(prompt.tokens - _GREEDY_PROMPT))
+    short = [result for result in logits.results if 1 < result.prompt.ids.size(1) <= _TRACED] or logits.results
+    failing = [result for result in short if not result.comparison.max_abs <= logits.line * logits.floor]
+    worst = max(failing or logits.results, key=lambda result: result.comparison.max_abs).prompt
+    return worst
+
+
+def _environment(subject: Candidate) -> dict[str, Any]:
+    environment: dict[str, Any] = {"python": platform.python_version()}
+    for package in ("gpt2_from_scratch", "torch", "transformers", "numpy"):
+        try:
+            environment[package] = version(package)
+        except PackageNotFoundError:  # transformers, where only self-tests are run
+            environment[package] = None
+    device = subject.device
+    return environment | {
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "dtype": str(subject.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "tf32": False,
+    }
+
+
+@contextmanager
+def _plain_float32() -> Iterator[None]:
+    """Float32 products are float32 products: TF32 keeps 10 bits of the mantissa, and would hide mild faults."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

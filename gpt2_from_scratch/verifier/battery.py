@@ -16,6 +16,13 @@ _LENGTHS = (1, 2, 17, 64)  # and the full context: shorter than, at, and beyond 
 _BATCH = (3, 17)
 _SEED = 1337
 
+# Natural text, which random ids are not: frequent tokens, numbers, punctuation, a line break, a name spelled in bytes.
+TEXT = (
+    "The ferry left at 7:45, nine minutes late, with 203 people and one very calm goat on board.\n"
+    'Nobody had bought a ticket for the goat. "Is it yours?" asked the captain; Zoë shook her head. By the time the '
+    "island came into view, everybody on deck had an opinion, and the goat had eaten most of the timetable."
+)
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -48,7 +55,7 @@ def battery(config: GPTConfig, text: Tensor | None = None) -> tuple[Prompt, ...]
     shapes.append((rows, min(length, config.n_positions)))
     prompts = [Prompt(_name(*shape), _ids(config.vocab_size, shape, generator)) for shape in shapes]
     if text is not None and text.numel():
-        prompts.append(Prompt("text", text[:, : config.n_positions]))
+        prompts.append(Prompt("natural text", text[:, : config.n_positions]))
     return tuple(prompts)
 
 

@@ -38,28 +38,54 @@ class Candidate:
             )
         self.model = model
         self.config = config
-        self._as_numpy = False
+        self.adaptations: dict[str, None] = {}  # what had to be done to get logits, in words, each once
+        self._as_numpy = self._with_targets = False
+        self._output_dtype: torch.dtype | None = None
 
     @property
     def module(self) -> nn.Module | None:
-        """The model, if it is a torch module."""
-        return self.model if isinstance(self.model, nn.Module) else None
+        """The model, if it is a torch module; of a compiled one, the module that was compiled."""
+        if not isinstance(self.model, nn.Module):
+            return None
+        original = getattr(self.model, "_orig_mod", None)
+        return original if isinstance(original, nn.Module) else self.model
 
     @property
     def name(self) -> str:
         """What to call it: its class, or the function's name."""
-        return getattr(self.model, "__name__", type(self.model).__name__)
+        return getattr(self.model, "__name__", type(self.module or self.model).__name__)
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision it computes in, by its floating parameters; float32 for functions."""
+        """Precision of its floating parameters; float32 for functions, and where they are mixed."""
         dtypes = {p.dtype for p in self.module.parameters() if p.is_floating_point()} if self.module else set()
         return dtypes.pop() if len(dtypes) == 1 else torch.float32
+
+    @property
+    def precision(self) -> torch.dtype:
+        """The lowest precision that is known to have been computed in: of its parameters, or of the logits it gave."""
+        known = [self.dtype, self._output_dtype or torch.float32]
+        return max(known, key=lambda dtype: torch.finfo(dtype).eps) if _low(*known) else torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are; the CPU for functions."""
+        parameter = next(self.module.parameters(), None) if self.module is not None else None
+        return parameter.device if parameter is not None else torch.device("cpu")
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """Names of what it can be called with, besides ids; empty where that cannot be found out."""
+        try:
+            signature = inspect.signature(self.module.forward if self.module is not None else self.model)
+        except (TypeError, ValueError):
+            return frozenset()
+        return frozenset(signature.parameters)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """In eval mode for the check; every submodule is given back in the mode it was in."""
-        modes = {module: module.training for module in self.module.modules()} if self.module else {}
+        modes = {module: module.training for module in self.model.modules()} if self.module else {}
         for module in modes:
             module.training = False
         try:
@@ -68,67 +94,111 @@ class Candidate:
             for module, mode in modes.items():
                 module.training = mode
 
-    def logits(self, input_ids: Tensor) -> Tensor:
+    def logits(self, input_ids: Tensor, **options: Any) -> Tensor:
         """Logits ``[B, T, V]`` on the CPU, in the candidate's dtype.
+
+        Args:
+            input_ids: int64 ``[B, T]``.
+            **options: handed on, such as an attention mask.
 
         Raises:
             CandidateError: it crashed, or returned something else; says what.
         """
-        output = self._call(input_ids)
+        if self._with_targets and not options:
+            options = {"targets": input_ids.to(self.device)}
+        return self.logits_in(self.call(input_ids, **options), input_ids)
+
+    def logits_in(self, output: Any, input_ids: Tensor) -> Tensor:
+        """The logits ``[B, T, V]`` in what the model returned for these ids; see `logits`."""
+        logits = self._found_in(output, input_ids)
+        if self._output_dtype is None:
+            self._output_dtype = _grid(logits)
+        return logits.detach().cpu()
+
+    def differentiable(self, input_ids: Tensor) -> Tensor:
+        """Logits that remember how they were computed, on the candidate's device.
+
+        Raises:
+            CandidateError: it returned no logits.
+            Exception: whatever it raised.
+        """
+        return self._found_in(self.model(input_ids.to(self.device)), input_ids)
+
+    def _found_in(self, output: Any, input_ids: Tensor) -> Tensor:
         logits = _logits_in(output)
         if logits is None:
             raise CandidateError(
                 f"{self.name} returned {_describe(output)}, in which there are no logits",
                 hint="return a tensor [B, T, V], a tuple that starts with it, or an object with .logits",
             )
-        self._check_shape(logits, input_ids)
-        return logits.detach().cpu()
+        expected = (*input_ids.shape, self.config.vocab_size)
+        if tuple(logits.shape) != expected or not logits.is_floating_point():
+            return self._adapted(logits, input_ids)
+        return logits
 
-    def _call(self, input_ids: Tensor) -> Any:
-        parameter = next(self.module.parameters(), None) if self.module is not None else None
-        ids = input_ids.to(parameter.device) if parameter is not None else input_ids
+    def call(self, input_ids: Tensor, **options: Any) -> Any:
+        """What the model returns, as it is.
+
+        Raises:
+            CandidateError: it crashed.
+        """
         try:
             with torch.inference_mode():
-                return self._torch_or_numpy(ids)
+                return self._torch_or_numpy(input_ids.to(self.device), options)
         except Exception as error:
             raise CandidateError(
                 f"{self.name} crashed on ids of shape {list(input_ids.shape)}: {type(error).__name__}: {error}",
-                hint="it must take int64 ids [B, T] and nothing else",
+                hint="it must take int64 ids [B, T], at any length up to the context's, and nothing else",
             ) from error
 
-    def _torch_or_numpy(self, ids: Tensor) -> Any:
+    def _torch_or_numpy(self, ids: Tensor, options: Mapping[str, Any]) -> Any:
         """Modules get tensors. A function gets a tensor too, and a numpy array from the first time that fails."""
         if self._as_numpy:
-            return self.model(ids.numpy())
+            return self.model(ids.numpy(), **options)
         try:
-            return self.model(ids)
+            return self.model(ids, **options)
         except Exception:
             if self.module is not None:
                 raise
             with contextlib.suppress(Exception):
-                output = self.model(ids.numpy())
+                output = self.model(ids.numpy(), **options)
                 self._as_numpy = True
                 return output
             raise
 
-    def _check_shape(self, logits: Tensor, input_ids: Tensor) -> None:
-        expected = (*input_ids.shape, self.config.vocab_size)
+    def _adapted(self, logits: Tensor, input_ids: Tensor) -> Tensor:
+        """Logits of the right shape out of those that have another known one; refuses all else by name."""
+        batch, length = input_ids.shape
+        vocab = self.config.vocab_size
         found = tuple(logits.shape)
-        if found == expected and logits.is_floating_point():
-            return
-        batch, length, vocab = expected
         what = f"{self.name} returned {logits.dtype} {list(found)} for ids {list(input_ids.shape)}"
+        if not logits.is_floating_point():
+            raise CandidateError(f"{what}; expected floating-point logits {[batch, length, vocab]}")
+        if found[:-1] == (batch, length) and found[-1] > vocab:
+            self.adaptations[f"{found[-1] - vocab} columns beyond the vocabulary of {vocab} are not compared"] = None
+            return logits[..., :vocab]
         if found in ((batch, 1, vocab), (batch, vocab)) and length > 1:
+            if "targets" in self.parameters and not self._with_targets:
+                self._with_targets = True
+                self.adaptations["it is called with targets: without, it gives the last position's logits only"] = None
+                return self.logits(input_ids)
             raise CandidateError(
                 f"{what}: logits of the last position only",
-                hint="verify needs those of every position; nanoGPT returns them when targets are given",
+                hint="verify needs those of every position",
             )
-        if found[:-1] == expected[:-1] and found[-1] > vocab:
-            raise CandidateError(
-                f"{what}: {found[-1] - vocab} columns more than the vocabulary of {vocab}",
-                hint=f"a padded vocabulary? return logits[..., :{vocab}]",
-            )
-        raise CandidateError(f"{what}; expected floating-point logits {list(expected)}")
+        raise CandidateError(f"{what}; expected floating-point logits {[batch, length, vocab]}")
+
+
+def _low(*dtypes: torch.dtype) -> bool:
+    return any(torch.finfo(dtype).bits < 32 for dtype in dtypes)
+
+
+def _grid(logits: Tensor) -> torch.dtype:
+    """The coarsest precision that holds every value: a float32 tensor that came out of bfloat16 arithmetic is one."""
+    for dtype in (torch.bfloat16, torch.float16):
+        if torch.equal(logits.to(dtype).to(logits.dtype), logits):
+            return dtype
+    return logits.dtype
 
 
 def _logits_in(output: Any) -> Tensor | None:

@@ -1,0 +1,89 @@
+"""Runs anybody's model in another precision, without touching it.
+
+The one idea: precision is a property of the run, not of the model. Every operation that PyTorch dispatches is seen on
+its way to the kernel, and its operands are widened there: weights one at a time, and large ones a slab at a time, so
+the model may stay mapped from its file. What a model does in Python (functional code, shared weights, hooks) does not
+matter, and none of its tensors is written.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+_aten = torch.ops.aten
+_NARROW = (torch.float32, torch.float16, torch.bfloat16)
+_SLAB = 1 << 22  # weights that are in float64 at once: 32 MB
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """Inside, every floating-point operation runs in float64; results are float64.
+
+    Weights are exact in float64, so what comes out is the mathematics of the model with the rounding of its arithmetic
+    taken away. Code that asks for a narrower type by name (`.float()`, ``dtype=torch.float32``) gets float64, too.
+    Compiled code is run uncompiled.
+
+    Raises:
+        NotImplementedError: inside, when the model writes into a tensor that is not float64, such as a buffer.
+
+    Example:
+        >>> layer = torch.nn.Linear(3, 2)
+        >>> with in_float64():
+        ...     layer(torch.ones(1, 3)).dtype
+        torch.float64
+        >>> layer.weight.dtype
+        torch.float32
+    """
+    stance = torch.compiler.set_stance("force_eager")
+    with stance, _Float64():  # type: ignore[no-untyped-call]
+        yield
+
+
+class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func.is_view:  # a view of a mapped weight stays one; what reads it widens it
+            return func(*args, **kwargs)
+        if func is _aten.embedding.default:  # looking up is exact: widen the rows found, not the table
+            return _wide(func(*args, **kwargs))
+        _refuse_narrow_writes(func, args)
+        if kwargs.get("dtype") in _NARROW:
+            kwargs["dtype"] = torch.float64
+        if func is _aten.mm.default and args[1].numel() > _SLAB:
+            return _product(args[0], args[1])
+        if func is _aten.addmm.default and not kwargs and args[2].numel() > _SLAB:
+            return _product(args[1], args[2]).add_(_wide(args[0]))
+        if func is _aten.linear.default and args[1].numel() > _SLAB:
+            product = _product(args[0].flatten(0, -2), args[1].t()).view(*args[0].shape[:-1], -1)
+            return product if len(args) < 3 or args[2] is None else product.add_(_wide(args[2]))
+        args, kwargs = tree_map_only(Tensor, _wide, (args, kwargs))
+        return tree_map_only(Tensor, _wide, func(*args, **kwargs))
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.dtype in _NARROW else tensor
+
+
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """``x W`` in float64, some columns of ``W`` at a time."""
+    x = _wide(x)
+    columns = max(1, _SLAB // weight.size(0))
+    product = x.new_empty(x.size(0), weight.size(1))
+    for start in range(0, weight.size(1), columns):
+        product[:, start : start + columns] = x @ _wide(weight[:, start : start + columns])
+    return product
+
+
+def _refuse_narrow_writes(func: Any, args: Sequence[Any]) -> None:
+    """Widening makes a copy, so a write into a narrow tensor would be lost."""
+    for argument, described in zip(args, func._schema.arguments, strict=False):
+        writes = described.alias_info is not None and described.alias_info.is_write
+        if writes and isinstance(argument, Tensor) and argument.dtype in _NARROW:
+            raise NotImplementedError(f"{func} writes into a tensor of {argument.dtype}")

@@ -1,0 +1,234 @@
+"""Where the candidate leaves the reference: the first place that received the right numbers and returned wrong ones.
+
+The one idea: a layout's sites are walked in execution order, both sides of each. Between modules there is computation,
+too: what the query-key-value layer returned and what the projection after it received enclose the attention itself, and
+so such gaps are sites of their own (`h.0.attn.probabilities`, `h.0.attn.merged`, `h.0.mlp.act` where it is no module).
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.compare import SITE_RTOL, compare
+from gpt2_from_scratch.mapping import Layout, best_fit, collapse
+from gpt2_from_scratch.trace import Site, trace
+from gpt2_from_scratch.verifier.battery import Prompt
+from gpt2_from_scratch.verifier.candidate import Candidate
+from gpt2_from_scratch.verifier.reference import Reference
+
+_QKV = ("query", "key", "value")
+
+
+@dataclass(frozen=True)
+class SiteResult:
+    """One compared place: the relative error of what it received and of what it returned.
+
+    Token ids and positions count as received rightly: whoever looks up wrong positions is at fault himself.
+
+    Args:
+        site: canonical name.
+        input: relative error (L2) of what it received.
+        output: of what it returned.
+        called: False for a module that never ran.
+        calls: how often it ran, if more than once.
+        parts: of query, key and value, those that are wrong.
+        positions: relative error of the output at each position, where it has positions.
+    """
+
+    site: str
+    input: float
+    output: float
+    called: bool = True
+    calls: int = 1
+    parts: tuple[str, ...] = ()
+    positions: tuple[float, ...] = ()
+
+    @property
+    def diverges(self) -> bool:
+        """Whether it received the right numbers and returned wrong ones."""
+        return self.called and self.input <= SITE_RTOL and not self.output <= SITE_RTOL
+
+    @property
+    def name(self) -> str:
+        """The site, and which of its parts."""
+        return f"{self.site} ({', '.join(self.parts)})" if self.parts else self.site
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Where the candidate leaves the reference.
+
+    Args:
+        sites: every site of the layout that the candidate has a module for, in execution order.
+        absent: sites that it has no module for.
+        prompt: name of the prompt that was traced.
+    """
+
+    sites: tuple[SiteResult, ...]
+    absent: tuple[str, ...] = ()
+    prompt: str = ""
+
+    @property
+    def first(self) -> SiteResult | None:
+        """The first place with the right input and the wrong output, or a module that never ran and was missed.
+
+        A module that never ran is at fault only if what follows it received wrong numbers: its work may have been done
+        by a function.
+        """
+        idle: SiteResult | None = None
+        for site in self.sites:
+            if not site.called:
+                idle = idle or site
+            elif site.diverges:
+                return site
+            elif not site.input <= SITE_RTOL and idle is not None:
+                return idle
+            elif site.input <= SITE_RTOL:
+                idle = None
+        return None
+
+    def __str__(self) -> str:
+        first = self.first
+        gap = self._gap()
+        if first is not None and not first.called:
+            return f"first divergence at {first.name}, which never ran; what follows received wrong numbers"
+        if first is not None:
+            errors = f"its input agrees (relative error {first.input:.1e}), its output does not ({first.output:.1e})"
+            inside = f"; inside it, {gap}" if gap else ""
+            often = f"; it ran {first.calls} times, the first is compared" if first.calls > 1 else ""
+            return f"first divergence at {first.name}: {errors}{inside}{often}"
+        return (
+            f"first divergence {gap}" if gap else "every compared module agrees: the difference arises after the last"
+        )
+
+    def _gap(self) -> str:
+        """Between which two modules the numbers go wrong, where no module by itself does."""
+        for before, site in zip((None, *self.sites), self.sites, strict=False):
+            if site.diverges:
+                return ""
+            if site.called and not site.input <= SITE_RTOL:
+                return f"between {before.site if before else 'the input'} and {site.site}"
+        return ""
+
+
+def find_divergence(
+    candidate: Candidate, reference: Reference, prompt: Prompt, layouts: Sequence[Layout]
+) -> Divergence | None:
+    """Traces both models on one prompt and walks the layout's sites in execution order.
+
+    Returns:
+        None when the candidate is no module, so that nothing inside it can be seen.
+    """
+    module, config = candidate.module, reference.config
+    if module is None:
+        return None
+    parameters = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
+    theirs_of = dict(best_fit(layouts, config, parameters).layout.sites(config))
+    uncompiled = Candidate(module, config)
+    actual = trace(
+        module,
+        [name for names in theirs_of.values() for name in names],
+        lambda: uncompiled.logits(prompt.ids),
+        attention=[name for site, names in theirs_of.items() if site.endswith(".attn") for name in names],
+    )
+    existing = {name for name, _ in module.named_modules(remove_duplicate=False)}
+    pairs: dict[str, _Pair] = {}
+    results, absent = [], []
+    for site, expected in reference.trace(prompt.ids).items():
+        names = theirs_of.get(site, ())
+        if not names or not existing.issuperset(names):
+            absent.append(site)
+        elif not all(name in actual for name in names):
+            results.append(SiteResult(site, math.nan, math.nan, called=False))
+        else:
+            pairs[site] = _Pair([actual[name] for name in names], expected)
+            results.append(_compare(site, pairs[site]))
+    walked = [place for result in results for place in (*_before(result.site, pairs), result)]
+    absent = [site for site in absent if site not in {place.site for place in walked}]
+    return Divergence(tuple(walked), tuple(collapse(absent)), prompt.name)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """What ran at one site, on both sides. Where the candidate has several modules, their outputs are joined."""
+
+    parts: Sequence[Site]
+    expected: Site
+
+    @property
+    def input(self) -> Tensor:
+        return self.parts[0].input
+
+    @property
+    def output(self) -> Tensor:
+        return torch.cat([part.output for part in self.parts], dim=-1) if len(self.parts) > 1 else self.parts[0].output
+
+
+def _compare(site: str, pair: _Pair) -> SiteResult:
+    received = _relative(pair.input, pair.expected.input) if pair.expected.input.is_floating_point() else 0.0
+    output, expected = pair.output, pair.expected.output
+    return SiteResult(
+        site,
+        received,
+        _relative(output, expected),
+        calls=max(part.calls for part in pair.parts),
+        parts=_wrong_parts(output, expected) if site.endswith("attn.c_attn") else (),
+        positions=_by_position(output, expected),
+    )
+
+
+def _before(site: str, pairs: Mapping[str, _Pair]) -> Iterator[SiteResult]:
+    """The computation between the module before and this one, as sites of its own."""
+    layer, _, name = site.rpartition(".")
+    if site not in pairs or name != "c_proj":
+        return
+    if layer.endswith(".mlp") and f"{layer}.act" not in pairs and f"{layer}.c_fc" in pairs:
+        yield _enclosed(f"{layer}.act", _output_error(pairs[f"{layer}.c_fc"]), pairs[site])
+    if layer.endswith(".attn") and f"{layer}.c_attn" in pairs:
+        received = _output_error(pairs[f"{layer}.c_attn"])
+        around = pairs.get(layer)
+        if around is not None and around.expected.probabilities is not None:
+            probabilities = around.parts[0].probabilities
+            if probabilities is not None:
+                wrong = _relative(probabilities, around.expected.probabilities)
+                yield SiteResult(f"{layer}.probabilities", received, wrong)
+                received = max(received, wrong)
+        yield _enclosed(f"{layer}.merged", received, pairs[site])
+
+
+def _enclosed(site: str, received: float, after: _Pair) -> SiteResult:
+    """What the module after it received, as the output of what comes before it."""
+    actual, expected = after.input, after.expected.input
+    return SiteResult(site, received, _relative(actual, expected), positions=_by_position(actual, expected))
+
+
+def _output_error(pair: _Pair) -> float:
+    return _relative(pair.output, pair.expected.output)
+
+
+def _wrong_parts(actual: Tensor, expected: Tensor) -> tuple[str, ...]:
+    """Which of query, key and value are wrong, if not all of them."""
+    if actual.numel() != expected.numel():
+        return ()
+    thirds = zip(_QKV, actual.cpu().reshape(expected.shape).chunk(3, -1), expected.chunk(3, -1), strict=True)
+    wrong = tuple(part for part, mine, theirs in thirds if not _relative(mine, theirs) <= SITE_RTOL)
+    return wrong if len(wrong) < len(_QKV) else ()
+
+
+def _relative(actual: Tensor, expected: Tensor) -> float:
+    if actual.numel() != expected.numel():
+        return math.inf
+    return compare(actual.cpu().reshape(expected.shape), expected).relative
+
+
+def _by_position(actual: Tensor, expected: Tensor) -> tuple[float, ...]:
+    """Relative error at each position of an output ``[B, T, ...]``."""
+    if expected.dim() != 3 or actual.numel() != expected.numel():
+        return ()
+    expected = expected.double()
+    gap = (actual.cpu().double().reshape(expected.shape) - expected).square().sum((0, 2)).sqrt()
+    errors = gap / expected.square().sum((0, 2)).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+    return tuple(float(error) for error in errors)

@@ -1,0 +1,127 @@
+"""Loss and gradients against the reference's: that the candidate would also *train* like GPT-2.
+
+The one idea: gradients have a floor as logits have, the distance between two ways in which the reference computes
+them. A tensor is measured as a whole, against its own size.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gpt2_from_scratch.compare import FLOAT32_ULP, GRADIENT_SHARE, LINE
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import CandidateError
+from gpt2_from_scratch.mapping import Layout
+from gpt2_from_scratch.verifier.battery import Prompt
+from gpt2_from_scratch.verifier.candidate import Candidate
+from gpt2_from_scratch.verifier.reference import Reference
+from gpt2_from_scratch.verifier.weights import fitted
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Truthy when the loss and every tensor's gradient are within the line.
+
+    Args:
+        loss: the candidate's and the reference's, nats per token.
+        errors: canonical name -> relative error, an L2 norm over the tensor.
+        floor: largest relative error between two of the reference's own ways to compute them.
+        line: multiples of the floor that pass.
+    """
+
+    loss: tuple[float, float]
+    errors: Mapping[str, float]
+    floor: float
+    line: float = LINE
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The tensor with the largest relative error."""
+        return max(self.errors.items(), key=lambda item: item[1])
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """Tensors beyond the line."""
+        return tuple(name for name, error in self.errors.items() if not error <= self.line * self.floor)
+
+    def __bool__(self) -> bool:
+        return bool(self.errors) and not self.failed and abs(self.loss[0] - self.loss[1]) <= 1e-4 * abs(self.loss[1])
+
+    def __str__(self) -> str:
+        name, error = self.worst
+        count = f"{len(self.errors)} gradients" + (f" ({len(self.failed)} differ)" if self.failed else "")
+        return (
+            f"loss {self.loss[0]:.6f} (reference {self.loss[1]:.6f}), {count}, largest relative error {error:.1e} at "
+            f"{name} = {error / self.floor:.2f} x floor (floor {self.floor:.1e}, line {self.line:g} x)"
+        )
+
+
+def check_gradients(
+    candidate: Candidate, reference: Reference, prompt: Prompt, layouts: Sequence[Layout], line: float = LINE
+) -> Gradients:
+    """Differentiates the loss of one prompt through both models, without dropout. No parameter's `.grad` changes.
+
+    Memory: three sets of gradients, each as large as the parameters.
+
+    Args:
+        candidate: a torch module.
+        reference: what it should be.
+        prompt: its next tokens are the targets, so two tokens at least.
+        layouts: the module's layout, or its variants.
+        line: multiples of the floor that pass.
+
+    Raises:
+        CandidateError: it cannot be differentiated.
+        MappingError: the module does not fit the layout.
+    """
+    loss, expected = reference.gradients(prompt.ids)
+    floor = max(*_errors(reference.other_gradients(prompt.ids), expected).values(), FLOAT32_ULP)
+    mine, actual = _gradients(candidate, prompt.ids, layouts, reference.config)
+    return Gradients((mine, loss), _errors(actual, expected), floor, line)
+
+
+def _gradients(
+    candidate: Candidate, ids: Tensor, layouts: Sequence[Layout], config: GPTConfig
+) -> tuple[float, Mapping[str, Tensor]]:
+    parameters, links = fitted(candidate, config, layouts)
+    unique = {id(parameter): parameter for parameter in parameters.values()}
+    assert candidate.module is not None
+    required = {parameter: parameter.requires_grad for parameter in unique.values()}
+    try:
+        for parameter in required:
+            parameter.requires_grad_(True)
+        with torch.enable_grad():
+            logits = candidate.differentiable(ids)
+            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten().to(logits.device))
+            gradients = torch.autograd.grad(loss, list(unique.values()), materialize_grads=True)
+    except RuntimeError as error:
+        raise CandidateError(f"{candidate.name} cannot be differentiated: {error}") from error
+    finally:
+        for parameter, before in required.items():
+            parameter.requires_grad_(before)
+    found = dict(zip(unique, gradients, strict=True))
+    total: dict[str, Tensor] = {}
+    counted = set()
+    for link in links:  # a shared parameter has one gradient; copies that should be shared have one each
+        theirs = tuple(id(parameters[name]) for name in link.theirs)
+        canonical = (link.tied_to,) if link.tied_to and config.tie_word_embeddings else link.canonical
+        values = link.to_canonical(tuple(found[key].detach().cpu() for key in theirs), config)
+        for name, value in zip(canonical, values, strict=True):
+            if (name, theirs) not in counted:
+                counted.add((name, theirs))
+                total[name] = total[name] + value if name in total else value
+    return float(loss.detach()), total
+
+
+def _errors(actual: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, float]:
+    """Relative L2 errors by name, of the tensors that the reference has."""
+    norms = {name: float(gradient.double().norm()) for name, gradient in expected.items()}
+    least = GRADIENT_SHARE * max(norms.values())
+    return {
+        name: float((actual[name].double() - gradient.double()).norm()) / max(norms[name], least)
+        for name, gradient in expected.items()
+        if name in actual
+    }

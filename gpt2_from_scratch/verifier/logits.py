@@ -1,0 +1,391 @@
+"""Logits against the reference's, in multiples of the floor.
+
+The one idea: the floor is measured on the same prompts, in the precision in which the candidate computes, and pooled:
+at a single token correct code may be five floors of that token away, over a battery it is not. Near the line the
+candidate's own float64 run decides, in which correct code and the mildest fault are a factor of ten apart.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, LINE, NEAR_LINE, Comparison
+from gpt2_from_scratch.errors import CandidateError
+from gpt2_from_scratch.precision import in_float64
+from gpt2_from_scratch.verifier.battery import Prompt
+from gpt2_from_scratch.verifier.candidate import Candidate
+from gpt2_from_scratch.verifier.reference import Reference
+
+_SLAB = 64  # tokens whose logits are in float64 at once: 26 MB at GPT-2's vocabulary
+_WORST = 8  # tokens per prompt that a report can show
+_SHORT = 64  # tokens: prompts up to here are run in float64 near the line
+
+
+@dataclass(frozen=True)
+class Token:
+    """One position, for people to look at: what was given, and what each side would say next.
+
+    Args:
+        row: of the prompt.
+        position: in the row.
+        id: the token there.
+        expected: the reference's most probable next token, and its logit.
+        actual: the candidate's.
+        error: largest difference of the logits there.
+        kl: divergence there, nats.
+    """
+
+    row: int
+    position: int
+    id: int
+    expected: tuple[int, float]
+    actual: tuple[int, float]
+    error: float
+    kl: float
+
+
+@dataclass(frozen=True)
+class PromptResult:
+    """One prompt: how far the candidate, and the reference's other roundings, are from the reference.
+
+    Args:
+        prompt: what was asked.
+        comparison: of all logits.
+        errors: float64 ``[B, T]``, the candidate's largest difference at each token.
+        floors: float64 ``[B, T]``, the same for the reference's other roundings.
+        kl: float64 ``[B, T]``, divergence of the candidate's distribution from the reference's, nats.
+        top1: share of positions at which the most probable token is the same.
+        top10: share of the reference's ten most probable tokens that are among the candidate's ten.
+        loss: of the next tokens, nats per token: the candidate's and the reference's; None for a single token.
+        worst: the tokens with the largest differences, the worst first.
+        excess: largest difference beyond the tolerance given, if one was; at most 0 passes.
+    """
+
+    prompt: Prompt
+    comparison: Comparison
+    errors: Tensor
+    floors: Tensor
+    kl: Tensor
+    top1: float
+    top10: float
+    loss: tuple[float, float] | None
+    worst: tuple[Token, ...]
+    excess: float | None = None
+
+    @property
+    def floor(self) -> float:
+        """The largest distance of the reference from itself on this prompt."""
+        return float(self.floors.max())
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The candidate's own float64 run against the reference's.
+
+    Args:
+        max_abs: largest difference.
+        multiple: the same in float32 floors.
+        tokens: compared.
+    """
+
+    max_abs: float
+    multiple: float
+    tokens: int
+
+    def __bool__(self) -> bool:
+        return self.multiple <= EXACT_LINE
+
+    def __str__(self) -> str:
+        verdict = "only rounding" if self else "more than rounding"
+        return f"{self.multiple:.3f} x floor in float64 (line {EXACT_LINE:g} x): {verdict}"
+
+
+@dataclass(frozen=True)
+class Logits:
+    """The candidate's logits against the reference's. Truthy within the line.
+
+    Args:
+        results: per prompt.
+        floor: pooled over the battery: the largest distance between the reference and its own other roundings.
+        dtype: the precision in which the candidate computes, and by whose floor it is judged.
+        line: multiples of the floor that pass.
+        weights_dtype: the precision that the candidate's weights were rounded to, where arithmetic is finer.
+        exact: the float64 run, where it was needed and possible.
+        tolerance: (atol, rtol) that the user set instead of the line.
+    """
+
+    results: tuple[PromptResult, ...]
+    floor: float
+    dtype: torch.dtype = torch.float32
+    line: float = LINE
+    weights_dtype: torch.dtype | None = None
+    exact: Exact | None = None
+    tolerance: tuple[float, float] | None = None
+
+    @property
+    def max_abs(self) -> float:
+        """Largest difference over all prompts; infinite when a logit is not finite."""
+        return max(result.comparison.max_abs for result in self.results)
+
+    @property
+    def mean_abs(self) -> float:
+        """Mean absolute difference over all logits."""
+        return sum(result.comparison.mean_abs * result.prompt.tokens for result in self.results) / self.tokens
+
+    @property
+    def multiple(self) -> float:
+        """`max_abs` in floors: the verdict's number."""
+        return self.max_abs / self.floor
+
+    @property
+    def tokens(self) -> int:
+        """Tokens compared."""
+        return sum(result.prompt.tokens for result in self.results)
+
+    @property
+    def kl(self) -> float:
+        """Mean divergence, nats per token."""
+        return sum(float(result.kl.sum()) for result in self.results) / self.tokens
+
+    @property
+    def top1(self) -> float:
+        """Share of positions at which both would choose the same token."""
+        return sum(result.top1 * result.prompt.tokens for result in self.results) / self.tokens
+
+    @property
+    def top10(self) -> float:
+        """Share of the reference's ten most probable tokens that are among the candidate's."""
+        return sum(result.top10 * result.prompt.tokens for result in self.results) / self.tokens
+
+    @property
+    def loss(self) -> tuple[float, float] | None:
+        """Mean loss of the next tokens, nats per token: the candidate's and the reference's."""
+        counted = [(*result.loss, _targets(result.prompt)) for result in self.results if result.loss is not None]
+        total = sum(count for *_, count in counted)
+        if not total:
+            return None
+        mine, theirs = (sum(row[side] * row[2] for row in counted) / total for side in (0, 1))
+        return mine, theirs
+
+    @property
+    def worst(self) -> PromptResult:
+        """The prompt with the largest difference."""
+        return max(self.results, key=lambda result: result.comparison.max_abs)
+
+    def __bool__(self) -> bool:
+        if not math.isfinite(self.max_abs):
+            return False
+        if self.tolerance is not None:
+            return all(result.excess is not None and result.excess <= 0 for result in self.results)
+        if self.exact is not None:
+            return bool(self.exact)
+        return self.multiple <= self.line
+
+    def __str__(self) -> str:
+        if not math.isfinite(self.max_abs):
+            return f"not finite, prompt {self.worst.prompt.name!r}, at {list(self.worst.comparison.at)}"
+        same = "identical" if self.max_abs == 0 else f"max difference {self.max_abs:.2e}"
+        judged = f"line {self.line:g} x"
+        if self.tolerance is not None:
+            judged = f"judged by atol {self.tolerance[0]:g}, rtol {self.tolerance[1]:g}"
+        elif self.exact is not None:
+            judged = f"judged by {self.exact}"
+        precision = "" if self.dtype == torch.float32 else f" of {_name(self.dtype)}"
+        if self.weights_dtype is not None:
+            precision += f" with weights in {_name(self.weights_dtype)}"
+        return f"{same} = {self.multiple:.2f} x floor{precision} (floor {self.floor:.2e}, {judged})"
+
+
+def check_logits(
+    candidate: Candidate,
+    reference: Reference,
+    prompts: Sequence[Prompt],
+    line: float = LINE,
+    *,
+    tolerance: tuple[float, float] | None = None,
+    progress: Callable[[str], None] = lambda phase: None,
+) -> Logits:
+    """Runs the battery, one prompt at a time.
+
+    A candidate in lower precision is judged by the floor of that precision: the reference's own distance from itself
+    when it is rounded alike. Rounding is never called a bug.
+
+    Args:
+        candidate: the model under test.
+        reference: what it should be.
+        prompts: the battery.
+        line: multiples of the floor that pass.
+        tolerance: (atol, rtol) instead of the line: every logit within ``atol + rtol * |expected|``.
+        progress: called with what is being done.
+
+    Raises:
+        CandidateError: there is no prompt, or the candidate crashed or returned no logits.
+    """
+    if not prompts:
+        raise CandidateError("there is no prompt to compare on", hint="give at least one")
+    results, scale = [], 0.0
+    for prompt in prompts:
+        progress(f"logits: {prompt.name}")
+        expected = reference.logits(prompt.ids)
+        scale = max(scale, float(expected.abs().max()))
+        actual = candidate.logits(prompt.ids)
+        result = _measure(prompt, actual, expected, tolerance)
+        del actual
+        results.append(replace(result, floors=_floors(candidate.precision, reference, prompt, expected)))
+    floor = max(*(result.floor for result in results), FLOAT32_ULP * scale)
+    logits = Logits(tuple(results), floor, candidate.precision, line, tolerance=tolerance)
+    if logits.dtype != torch.float32 or tolerance is not None or not math.isfinite(logits.max_abs):
+        return logits
+    if NEAR_LINE[0] <= logits.multiple <= NEAR_LINE[1]:
+        progress("logits: near the line, in float64")
+        logits = replace(logits, exact=_run_in_float64(candidate, reference, prompts, floor))
+    return logits or _with_rounded_weights(candidate, reference, prompts, logits) or logits
+
+
+def _floors(dtype: torch.dtype, reference: Reference, prompt: Prompt, expected: Tensor) -> Tensor:
+    """The largest distance of each token's logits from those of the reference's other roundings."""
+    low = torch.finfo(dtype).bits < 32
+    roundings: Iterator[tuple[str, Tensor]] = (
+        iter([(str(dtype), reference.logits_in(dtype, prompt.ids))]) if low else reference.other_roundings(prompt.ids)
+    )
+    floors = torch.zeros(prompt.ids.shape, dtype=torch.float64)
+    for _, logits in roundings:
+        floors = torch.maximum(floors, _distances(logits, expected))
+        del logits
+    return floors
+
+
+def _distances(actual: Tensor, expected: Tensor) -> Tensor:
+    """Largest absolute difference at each token, float64 ``[B, T]``."""
+    pairs = zip(_slabs(actual), _slabs(expected), strict=True)
+    return torch.cat([(a.double() - b).abs().amax(-1) for a, b in pairs]).view(expected.shape[:2])
+
+
+def _slabs(logits: Tensor) -> Sequence[Tensor]:
+    """Some tokens' logits at a time, ``[B, T, V] -> [<= _SLAB, V]``."""
+    return torch.split(logits.flatten(0, 1), _SLAB)
+
+
+def _measure(
+    prompt: Prompt, actual: Tensor, expected: Tensor, tolerance: tuple[float, float] | None = None
+) -> PromptResult:
+    """All statistics in one pass, in float64, some tokens at a time."""
+    vocab = expected.size(-1)
+    best = min(10, vocab)
+    errors, kls, top1, top10, losses = [], [], [], [], []
+    total, squares, norm, excess, where = 0.0, 0.0, 0.0, -math.inf, []
+    following = torch.cat([prompt.ids[:, 1:], torch.full_like(prompt.ids[:, :1], -1)], dim=1).flatten()
+    for mine, theirs, targets in zip(_slabs(actual), _slabs(expected), torch.split(following, _SLAB), strict=True):
+        mine, theirs = mine.double(), theirs.double()
+        gap = (mine - theirs).abs().nan_to_num_(nan=math.inf, posinf=math.inf)
+        error, column = gap.max(-1)
+        errors.append(error)
+        where.append(column)
+        total, squares = total + float(gap.sum()), squares + float(gap.square().sum())
+        norm += float(theirs.square().sum())
+        if tolerance is not None:
+            excess = max(excess, float((gap - tolerance[1] * theirs.abs()).max()) - tolerance[0])
+        log_q, log_p = mine.log_softmax(-1), theirs.log_softmax(-1)
+        kls.append((log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0))
+        mine_best, theirs_best = mine.topk(best).indices, theirs.topk(best).indices
+        top1.append(mine_best[:, 0] == theirs_best[:, 0])
+        top10.append((mine_best[:, :, None] == theirs_best[:, None, :]).any(1).double().mean(-1))
+        counted = targets >= 0
+        chosen = targets[counted, None]
+        losses.append(torch.cat([-log_q[counted].gather(1, chosen), -log_p[counted].gather(1, chosen)], dim=1))
+    shape = prompt.ids.shape
+    error, column, kl, loss = torch.cat(errors), torch.cat(where), torch.cat(kls), torch.cat(losses)
+    peak = int(error.argmax())
+    finite = bool(torch.isfinite(error).all())
+    count = expected.numel()
+    comparison = Comparison(
+        float(error[peak]),
+        total / count if finite else math.inf,
+        math.sqrt(squares / norm) if finite and norm > 0 else math.inf,
+        (*divmod(peak, shape[1]), int(column[peak])),
+    )
+    return PromptResult(
+        prompt,
+        comparison,
+        errors=error.view(shape),
+        floors=torch.zeros(shape, dtype=torch.float64),
+        kl=kl.view(shape),
+        top1=float(torch.cat(top1).double().mean()),
+        top10=float(torch.cat(top10).mean()),
+        loss=(float(loss[:, 0].mean()), float(loss[:, 1].mean())) if len(loss) else None,
+        worst=_worst(prompt, actual, expected, error, kl),
+        excess=None if tolerance is None else excess,
+    )
+
+
+def _worst(prompt: Prompt, actual: Tensor, expected: Tensor, errors: Tensor, kl: Tensor) -> tuple[Token, ...]:
+    tokens = []
+    for index in errors.topk(min(_WORST, len(errors))).indices.tolist():
+        row, position = divmod(index, prompt.ids.size(1))
+        mine, theirs = (logits[row, position].max(-1) for logits in (actual.float(), expected))
+        tokens.append(
+            Token(
+                row,
+                position,
+                int(prompt.ids[row, position]),
+                (int(theirs.indices), float(theirs.values)),
+                (int(mine.indices), float(mine.values)),
+                float(errors[index]),
+                float(kl[index]),
+            )
+        )
+    return tuple(tokens)
+
+
+def _targets(prompt: Prompt) -> int:
+    return prompt.tokens - prompt.ids.size(0)
+
+
+def _run_in_float64(
+    candidate: Candidate, reference: Reference, prompts: Sequence[Prompt], floor: float
+) -> Exact | None:
+    """The candidate's mathematics without its rounding; None where it cannot be run so."""
+    if candidate.module is None:
+        return None
+    largest, tokens = 0.0, 0
+    for prompt in prompts:
+        if prompt.ids.size(1) > _SHORT:  # long prompts were compared in float32; here the weights matter, not positions
+            continue
+        try:
+            with in_float64():
+                actual = candidate.logits(prompt.ids)
+        except CandidateError:
+            return None
+        if actual.dtype != torch.float64:
+            return None
+        largest = max(largest, float(_distances(actual, reference.in_float64(prompt.ids)).max()))
+        tokens += prompt.tokens
+    return Exact(largest, largest / floor, tokens) if tokens else None
+
+
+def _with_rounded_weights(
+    candidate: Candidate, reference: Reference, prompts: Sequence[Prompt], logits: Logits
+) -> Logits | None:
+    """The same verdict against a reference with rounded weights, if that explains the candidate; else None.
+
+    A function in float32 whose weights went through bfloat16 cannot be told by its types. It is told by its numbers:
+    they are those of the rounded reference, down to the floor.
+    """
+    for dtype in (torch.bfloat16, torch.float16):
+        with reference.with_weights_in(dtype):
+            results = []
+            for prompt, before in zip(prompts, logits.results, strict=True):
+                result = _measure(prompt, candidate.logits(prompt.ids), reference.logits(prompt.ids))
+                if not result.comparison.max_abs <= logits.line * logits.floor:
+                    break
+                results.append(replace(result, floors=before.floors))
+            else:
+                return replace(logits, results=tuple(results), weights_dtype=dtype, exact=None)
+    return None
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

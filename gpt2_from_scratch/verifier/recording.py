@@ -1,0 +1,137 @@
+"""Verifies what cannot be called from Python: a port in another language answers prompts from a file.
+
+The one idea: `record` writes the prompts, the port adds its logits beside them, and the file is a candidate like any
+other. Tensors are called ``ids.0``, ``ids.1``, ... (int64 ``[B, T]``) and ``logits.0``, ``logits.1``, ... (floating
+point ``[B, T, V]``), in `.safetensors` or `.npz`.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.checkpoint import open_container, safetensors
+from gpt2_from_scratch.checkpoint.atomic import replacing
+from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import CandidateError, CheckpointError
+from gpt2_from_scratch.verifier.battery import Prompt
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Answers from a file. Called with the ids of one of its prompts, it returns the logits recorded for them.
+
+    Args:
+        source: the file.
+        prompts: what was asked.
+        answers: logits ``[B, T, V]`` of each.
+    """
+
+    source: str
+    prompts: tuple[Prompt, ...]
+    answers: tuple[Tensor, ...]
+
+    @property
+    def __name__(self) -> str:
+        return f"the recording {Path(self.source).name}"
+
+    def __call__(self, input_ids: Tensor) -> Tensor:
+        for prompt, logits in zip(self.prompts, self.answers, strict=True):
+            if torch.equal(prompt.ids, input_ids):
+                return logits
+        raise LookupError(f"ids of shape {list(input_ids.shape)} were not recorded")
+
+
+def record(prompts: Sequence[Prompt], path: str | os.PathLike[str]) -> None:
+    """Writes prompts for a port to answer.
+
+    Args:
+        prompts: the battery.
+        path: ends in `.safetensors` or `.npz`; replaced if it is there.
+
+    Raises:
+        CandidateError: another ending, or the folder does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     record([Prompt("two tokens", torch.tensor([[5, 7]]))], f"{folder}/prompts.npz")
+        ...     dict(numpy.load(f"{folder}/prompts.npz"))
+        {'ids.0': array([[5, 7]])}
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise CandidateError(f"the folder {path.parent} does not exist")
+    ids = {f"ids.{index}": prompt.ids.contiguous() for index, prompt in enumerate(prompts)}
+    if path.suffix == ".safetensors":
+        stored = {name: StoredTensor(tuple(t.shape), t.dtype, partial(_same, t)) for name, t in ids.items()}
+        safetensors.write(path, stored)
+    elif path.suffix == ".npz":
+        with replacing(path) as file:
+            numpy.savez(file, allow_pickle=False, **{name: tensor.numpy() for name, tensor in ids.items()})
+    else:
+        raise CandidateError(f"{path} ends in neither .safetensors nor .npz")
+
+
+def read_recording(path: str | os.PathLike[str], config: GPTConfig, standard: Sequence[Prompt]) -> Recording:
+    """Reads what a port has answered.
+
+    Args:
+        path: a file with a tensor ``logits.N`` for each prompt, and ``ids.N`` if it was asked other prompts than the
+            standard ones.
+        config: of the checkpoint that it was asked about.
+        standard: the prompts that `record` wrote; they number the logits where the file holds no ids.
+
+    Raises:
+        CandidateError: it is no such file, or answers are missing or do not fit their prompts.
+    """
+    path = Path(path)
+    try:
+        container = open_container(path)
+    except (CheckpointError, OSError) as error:
+        raise CandidateError(f"{path} cannot be read: {error}", hint="give .safetensors or .npz") from None
+    asked = _prompts(path, container, config) or tuple(standard)
+    absent = [f"logits.{index}" for index in range(len(asked)) if f"logits.{index}" not in container.tensors]
+    if absent:
+        raise CandidateError(
+            f"{path} lacks {', '.join(absent)}",
+            hint="write the logits [B, T, V] of ids.N as logits.N into the file; it holds "
+            + (", ".join(list(container.tensors)[:20]) or "nothing"),
+        )
+    answers = []
+    for index, prompt in enumerate(asked):
+        stored = container.tensors[f"logits.{index}"]
+        if stored.shape[:-1] != tuple(prompt.ids.shape):
+            raise CandidateError(
+                f"{path}: logits.{index} is {list(stored.shape)}, but its ids are {list(prompt.ids.shape)}",
+                hint=f"expected [B, T, V] = {[*prompt.ids.shape, config.vocab_size]}",
+            )
+        answers.append(stored.read())
+    return Recording(str(path), asked, tuple(answers))
+
+
+def _prompts(path: Path, container: Container, config: GPTConfig) -> tuple[Prompt, ...]:
+    """The ids in the file, if there are any, checked before any model sees them."""
+    prompts: list[Prompt] = []
+    while stored := container.tensors.get(f"ids.{len(prompts)}"):
+        name = f"ids.{len(prompts)}"
+        if stored.dtype not in (torch.int64, torch.int32) or len(stored.shape) != 2 or 0 in stored.shape:
+            raise CandidateError(f"{path}: {name} is {stored.dtype} {list(stored.shape)}, not int64 [B, T]")
+        ids = stored.read().long()
+        if ids.size(1) > config.n_positions or int(ids.min()) < 0 or int(ids.max()) >= config.vocab_size:
+            raise CandidateError(
+                f"{path}: {name} does not fit the checkpoint: {ids.size(1)} tokens, ids {int(ids.min())} to "
+                f"{int(ids.max())}; it has {config.n_positions} positions and a vocabulary of {config.vocab_size}"
+            )
+        prompts.append(Prompt(f"{name}, {ids.size(0)} x {ids.size(1)} tokens", ids))
+    return tuple(prompts)
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor

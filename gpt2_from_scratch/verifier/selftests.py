@@ -1,0 +1,217 @@
+"""What a GPT-2 must do whatever its weights are: no reference is asked, and transformers is not needed.
+
+The one idea: each test compares the candidate with itself, in two ways of asking that cannot matter to a causal
+language model. What differs is a fault, and the way of asking names it: dropout, the mask, positions, the batch, the
+padding, the cache.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.compare import SELF_RTOL
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import CandidateError
+from gpt2_from_scratch.verifier.candidate import Candidate
+from gpt2_from_scratch.verifier.stepping import stepper
+
+_LENGTH = 17
+_PAD = 5  # tokens of padding
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """One test. Truthy when the candidate agrees with itself.
+
+    Args:
+        name: of what is tested.
+        what: the two ways of asking.
+        difference: largest difference of logits, as a share of the largest logit; None: it could not be asked so.
+        limit: largest share that passes; for `differs`, the smallest.
+        fault: what it means when it fails, or why it could not be asked.
+        differs: the two must *not* agree.
+    """
+
+    name: str
+    what: str
+    difference: float | None
+    limit: float
+    fault: str
+    differs: bool = False
+
+    def __bool__(self) -> bool:
+        if self.difference is None:
+            return True
+        if not math.isfinite(self.difference):  # it crashed, or a logit is not finite
+            return False
+        return self.difference > self.limit if self.differs else self.difference <= self.limit
+
+    def __str__(self) -> str:
+        if self.difference is None:
+            return f"{self.name}: not checked, as {self.fault}"
+        if self:
+            return f"{self.name} ({self.what}): passed"
+        alike = f"logits differ by {self.difference:.1%} of the largest"
+        if self.differs:
+            alike = "the same logits"
+        if not math.isfinite(self.difference):
+            alike = "it crashed, or logits are not finite"
+        return f"{self.name} ({self.what}): {alike}; {self.fault}"
+
+
+@dataclass(frozen=True)
+class SelfTests:
+    """All of them. Truthy when none fails."""
+
+    results: tuple[SelfTest, ...]
+
+    @property
+    def failed(self) -> tuple[SelfTest, ...]:
+        """Those in which the candidate contradicts itself."""
+        return tuple(result for result in self.results if not result)
+
+    def __bool__(self) -> bool:
+        return not self.failed
+
+    def __str__(self) -> str:
+        if not self:
+            return "; ".join(map(str, self.failed))
+        passed = [result.name for result in self.results if result.difference is not None]
+        return ", ".join(passed)
+
+
+def check_itself(candidate: Candidate) -> SelfTests:
+    """Runs every test that the candidate can be asked.
+
+    Args:
+        candidate: the model under test, in eval mode.
+
+    Raises:
+        CandidateError: it crashed, or returned no logits.
+
+    Example:
+        >>> import torch
+        >>> from gpt2_from_scratch import GPTConfig
+        >>> config = GPTConfig(n_layer=1, n_embd=8, n_head=2, vocab_size=64, n_positions=32)
+        >>> noise = Candidate(lambda ids: torch.randn(*ids.shape, 64), config)
+        >>> check_itself(noise).failed[0].name
+        'deterministic'
+    """
+    ids = _prompt(candidate.config)
+    whole = candidate.logits(ids)
+    scale = float(whole.abs().max())
+    limit = SELF_RTOL[candidate.precision]
+
+    def share(actual: Tensor, expected: Tensor) -> float:
+        gap = float((actual.double() - expected.double()).abs().max())
+        return math.inf if math.isnan(gap) else gap / scale if scale else gap
+
+    results = []
+    for name, what, fault, ask in _TESTS:
+        try:
+            difference: float | None = max(share(*pair) for pair in ask(candidate, ids, whole))
+        except NotImplementedError as error:  # it cannot be asked so
+            difference, fault = None, str(error)
+        except CandidateError as error:  # it answered before, so it is this way of asking that it cannot bear
+            difference, fault = math.inf, f"{fault}; {error.message}"
+        results.append(SelfTest(name, what, difference, limit, fault, differs=ask is _one_token_repeated))
+    return SelfTests(tuple(results))
+
+
+Pairs = Iterator[tuple[Tensor, Tensor]]
+_Ask = Callable[[Candidate, Tensor, Tensor], Pairs]
+
+
+def _twice(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+    yield candidate.logits(ids), whole
+
+
+def _other_future(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+    """Tokens after a position are replaced; logits up to it must stay."""
+    length, vocab = ids.size(1), candidate.config.vocab_size
+    _need(length > 1, "the context is one token")
+    for kept in {1, length // 2, length - 1}:
+        changed = ids.clone()
+        changed[:, kept:] = (changed[:, kept:] + 1) % vocab
+        yield candidate.logits(changed)[:, :kept], whole[:, :kept]
+
+
+def _prefix(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+    """A prompt cut short: what was said about its beginning must stay, and its positions with it."""
+    _need(ids.size(1) > 1, "the context is one token")
+    for kept in {1, ids.size(1) // 2, ids.size(1) - 1}:
+        yield candidate.logits(ids[:, :kept]), whole[:, :kept]
+
+
+def _in_a_batch(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+    others = torch.stack([ids[0].roll(shift) for shift in (0, 1, 3)])
+    yield candidate.logits(others)[:1], whole
+
+
+def _one_token_repeated(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+    """Nothing but its position tells one of these tokens from the next."""
+    _need(ids.size(1) > 1, "the context is one token")
+    logits = candidate.logits(ids[:, :1].expand_as(ids).contiguous())
+    yield logits[:, 1:], logits[:, :1].expand_as(logits[:, 1:])
+
+
+def _full_context(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+    """As many tokens as there are positions: a table that is too short, or read one too far, cannot do this."""
+    context, length = candidate.config.n_positions, ids.size(1)
+    filled = ids.repeat(1, -(-context // length))[:, :context]
+    yield candidate.logits(filled)[:, :length], whole
+
+
+def _left_padded(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+    takes = candidate.parameters
+    _need("attention_mask" in takes, "it takes no attention_mask")
+    room = candidate.config.n_positions - ids.size(1)
+    _need(room > 0, "the context has no room for padding")
+    padding = torch.zeros(1, min(_PAD, room), dtype=ids.dtype)
+    mask = torch.cat([torch.zeros_like(padding), torch.ones_like(ids)], dim=1)
+    options = {"attention_mask": mask.to(candidate.device)}
+    if "position_ids" in takes:
+        options["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0).to(candidate.device)
+    padded = candidate.logits(torch.cat([padding, ids], dim=1), **options)
+    yield padded[:, padding.size(1) :], whole
+
+
+def _cached(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+    """A long step, a shorter one, then token by token: each kind of cached step has bugs of its own."""
+    feed = stepper(candidate)
+    _need(feed is not None, "it has no cache that is known here")
+    assert feed is not None
+    length = ids.size(1)
+    cuts = [0, *sorted({length // 2, length * 3 // 4, *range(length * 3 // 4, length)} - {0}), length]
+    pieces = [ids[:, start:end] for start, end in pairwise(cuts) if end > start]
+    yield torch.cat(list(feed(pieces)), dim=1), whole
+
+
+# What is tested, how, what a failure means, and how to ask.
+_TESTS: Sequence[tuple[str, str, str, _Ask]] = (
+    ("deterministic", "the same ids twice", "dropout acts in eval mode, or something is random", _twice),
+    ("causal", "other tokens later on", "tokens see later ones: the mask is missing or wrong", _other_future),
+    ("length", "a prompt cut short", "positions or scores depend on the prompt's length", _prefix),
+    ("positions", "one token, repeated", "position embeddings are not added", _one_token_repeated),
+    ("full context", "as many tokens as positions", "positions are misread", _full_context),
+    ("batch", "alone and in a batch", "rows of a batch mix: look at views and transposes", _in_a_batch),
+    ("padding", "padded on the left", "padding is attended to, or shifts positions", _left_padded),
+    ("cache", "with and without its cache", "a cached step misplaces tokens, positions or mask", _cached),
+)  # fmt: skip
+
+
+def _need(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise NotImplementedError(otherwise)
+
+
+def _prompt(config: GPTConfig) -> Tensor:
+    """Distinct ids, int64 ``[1, T]``."""
+    generator = torch.Generator().manual_seed(17)
+    length = max(1, min(_LENGTH, config.n_positions - 1))
+    ids = torch.randperm(config.vocab_size, generator=generator)[:length]
+    return ids.repeat(-(-length // len(ids)))[None, :length]

@@ -1,0 +1,64 @@
+"""How to feed a candidate some tokens after others, for the caches that people write.
+
+The one idea: a cache is recognised by what the model can be called with, never by its class. One row per convention.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from torch import Tensor
+
+from gpt2_from_scratch.verifier.candidate import Candidate
+
+Feed = Callable[[Iterable[Tensor]], Iterator[Tensor]]  # pieces of ids [B, T_i] -> logits [B, T_i, V] of each
+
+
+def stepper(candidate: Candidate) -> Feed | None:
+    """The way to run a candidate with its cache, or None where it has none that is known here.
+
+    Known are: a model with `new_cache` that takes ``cache`` (this package), ``past_key_values`` (transformers),
+    `reset_kv_cache` with ``use_cache`` (the book), and ``past``, ``kv_cache`` or ``cache`` given back beside logits.
+    """
+    takes = candidate.parameters
+    if "cache" in takes and hasattr(candidate.module, "new_cache"):
+        return lambda pieces: _filled_in_place(candidate, pieces)
+    if {"past_key_values", "use_cache"} <= takes:
+        return lambda pieces: _handed_around(candidate, pieces, "past_key_values", {"use_cache": True})
+    if "use_cache" in takes and hasattr(candidate.module, "reset_kv_cache"):
+        return lambda pieces: _kept_inside(candidate, pieces)
+    for name in ("past", "layer_past", "kv_cache", "cache"):
+        if name in takes:
+            always = {"use_cache": True} if "use_cache" in takes else {}
+            return lambda pieces, name=name, always=always: _handed_around(candidate, pieces, name, always)  # type: ignore[misc]
+    return None
+
+
+def _filled_in_place(candidate: Candidate, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+    assert candidate.module is not None
+    cache = None
+    for ids in pieces:
+        cache = candidate.module.new_cache(ids.size(0)) if cache is None else cache  # type: ignore[operator]
+        yield candidate.logits(ids, cache=cache)
+
+
+def _kept_inside(candidate: Candidate, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+    assert candidate.module is not None
+    candidate.module.reset_kv_cache()  # type: ignore[operator]
+    try:
+        for ids in pieces:
+            yield candidate.logits(ids, use_cache=True)
+    finally:
+        candidate.module.reset_kv_cache()  # type: ignore[operator]
+
+
+def _handed_around(
+    candidate: Candidate, pieces: Iterable[Tensor], name: str, always: dict[str, bool]
+) -> Iterator[Tensor]:
+    cache = None
+    for ids in pieces:
+        output = candidate.call(ids, **always, **({} if cache is None else {name: cache}))
+        yield candidate.logits_in(output, ids)
+        cache = getattr(output, name, None)
+        if cache is None and isinstance(output, tuple) and len(output) > 1:
+            cache = output[1]
+        if cache is None:
+            raise NotImplementedError(f"it takes {name!r}, but gives none back")
