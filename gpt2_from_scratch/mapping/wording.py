@@ -1,0 +1,56 @@
+"""Many names in few words: ``h.{0...11}.attn.bias``."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from gpt2_from_scratch.mapping.layout import LAYER, Shape
+
+
+def collapse(names: Iterable[str]) -> list[str]:
+    """Names with their layer numbers folded together, in order of first appearance.
+
+    Example:
+        >>> collapse(["h.0.ln_1.bias", "h.1.ln_1.bias", "h.2.ln_1.bias", "wte.weight"])
+        ['h.{0...2}.ln_1.bias', 'wte.weight']
+    """
+    layers: dict[tuple[str, str], list[int]] = {}
+    for name in names:
+        before, number, after = _numbers(name)
+        layers.setdefault((before, after), []).extend(number)
+    return [f"{before}{_range(sorted(set(found)))}{after}" for (before, after), found in layers.items()]
+
+
+def listed(names: Iterable[str]) -> str:
+    """All names in one line, collapsed; of a file that is something else entirely, the first of them."""
+    collapsed = collapse(names)
+    more = len(collapsed) - _MOST_LISTED
+    return ", ".join(collapsed[:_MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+_MOST_LISTED = 40  # GPT-2 itself has 16 kinds of parameters, and the masks and adapters found beside them are fewer
+
+
+def _numbers(name: str) -> tuple[str, list[int], str]:
+    """What stands before a name's layer number, the number (if it has one), and what stands behind it."""
+    match = re.search(rf"(?<![0-9A-Za-z_])(?:h|h_\._)?{LAYER}(?=[./])", name)  # h.0., OpenAI's h0/, Keras' h_._0/
+    if match is None:
+        return name, [], ""
+    return name[: match.start(1)], [int(match[1])], name[match.end(1) :]
+
+
+def _range(numbers: list[int]) -> str:
+    if len(numbers) < 2:
+        return "".join(map(str, numbers))
+    if numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"{{{numbers[0]}...{numbers[-1]}}}"
+    return "{" + ",".join(map(str, numbers)) + "}"
+
+
+def alike(misshapen: Mapping[str, tuple[Shape, Shape]]) -> dict[str, tuple[Shape, Shape]]:
+    """Misshapen tensors with equal shapes and equal patterns folded into one line."""
+    groups: dict[tuple[str, str, tuple[Shape, Shape]], list[str]] = defaultdict(list)
+    for name, both in misshapen.items():
+        before, _, after = _numbers(name)
+        groups[before, after, both].append(name)
+    return {collapse(names)[0]: both for (*_, both), names in groups.items()}
