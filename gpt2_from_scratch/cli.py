@@ -1,4 +1,4 @@
-"""The command line: `gpt2 verify`, `gpt2 generate`, `gpt2 inspect`, `gpt2 convert`.
+"""The command line: `gpt2 verify`, `record`, `generate`, `inspect`, `convert`.
 
 The one idea: the library computes and never prints, this file prints and never computes. Results go to stdout,
 progress and errors to stderr; exit codes are 0 verified (or done), 1 diverged, 2 could not check. Nothing heavy is
@@ -19,6 +19,8 @@ from gpt2_from_scratch.errors import CandidateError, CheckpointError
 if TYPE_CHECKING:
     import torch
 
+    from gpt2_from_scratch.verifier import Verdict
+
 VERIFIED, DIVERGED, COULD_NOT_CHECK = 0, 1, 2
 _INTERRUPTED = 130  # the shell's convention: 128 + SIGINT
 
@@ -35,6 +37,8 @@ _FORMS = (
     "transformer_lens",
     "mlx",
 )
+# `verifier.PARTS`, as above.
+_PARTS = ("weights", "self-tests", "logits", "generation", "gradients", "where")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -129,25 +133,120 @@ def _outlived() -> int | None:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from gpt2_from_scratch.loading import open_checkpoint
-    from gpt2_from_scratch.verifier import load_object, verify
+    from gpt2_from_scratch.verifier import Interrupted, verify
 
+    for path in filter(None, (arguments.json, arguments.junit_xml, arguments.html)):
+        if not os.path.isdir(os.path.dirname(path) or "."):
+            raise ValueError(f"cannot write {path}: there is no folder {os.path.dirname(path)!r}")
+    tolerance = None
+    if arguments.atol is not None or arguments.rtol is not None:
+        tolerance = (arguments.atol or 0.0, arguments.rtol or 0.0)
     options = _checkpoint_options(arguments)
-    layout = _layout(arguments.layout)
-    if arguments.model is None:
-        from gpt2_from_scratch.model import GPTModel
+    candidate, layout = _candidate(arguments, options)
+    try:
+        with _progress() as report:
+            verdict = verify(
+                candidate,
+                arguments.checkpoint,
+                layout,
+                tolerance=tolerance,
+                skip=arguments.skip,
+                gradients=arguments.gradients,
+                always_trace=arguments.html is not None,
+                diagnose=None if arguments.no_diagnose else _diagnosing(arguments.diagnose_seconds, report),
+                progress=report,
+                **_for_file(options),
+            )
+    except Interrupted as interrupted:
+        _publish(interrupted.verdict, arguments)
+        return _INTERRUPTED
+    _publish(verdict, arguments)
+    return VERIFIED if verdict else DIVERGED
 
-        if layout is not None:
-            raise ValueError("--layout describes the model given by --model; for the file, use --file-layout")
-        candidate: Any = GPTModel.from_pretrained(arguments.checkpoint, dtype=_dtype(arguments.dtype), **options)
-        layout = "gpt2_from_scratch"
-    else:
+
+def _diagnosing(seconds: float, progress: Callable[[str], None]) -> Callable[..., Any]:
+    """What `verify` calls when the logits differ."""
+
+    def explain(candidate: Any, checkpoint: Any, reference: Any, verdict: Any, layouts: Any) -> Any:
+        from gpt2_from_scratch.diagnose import diagnose
+
+        return diagnose(
+            candidate,
+            checkpoint,
+            reference,
+            layouts=layouts,
+            seconds=seconds,
+            progress=lambda phase: progress(f"diagnosis: {phase}"),
+        )
+
+    return explain
+
+
+def _publish(verdict: "Verdict", arguments: argparse.Namespace) -> None:
+    """The verdict in every form that was asked for; on the terminal last."""
+    from gpt2_from_scratch import reports
+
+    if arguments.json is not None:
+        reports.write(arguments.json, reports.to_json(verdict))
+    if arguments.junit_xml is not None:
+        reports.write(arguments.junit_xml, reports.to_junit(verdict))
+    if arguments.html is not None:
+        reports.write(arguments.html, reports.to_html(verdict, _token_text(arguments)))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        print(reports.to_annotations(verdict))
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with open(summary, "a", encoding="utf-8") as file:
+                file.write(reports.to_summary(verdict) + "\n")
+    print(verdict.report(arguments.verbose))
+
+
+def _token_text(arguments: argparse.Namespace) -> Callable[[int], str] | None:
+    """Token ids in letters, where the checkpoint has a tokenizer."""
+    from gpt2_from_scratch.tokenizer import load_tokenizer
+
+    try:
+        encoding = load_tokenizer(arguments.checkpoint, **_hub_options(arguments))
+    except (CheckpointError, OSError):
+        return None
+    return lambda token: encoding.decode([token])
+
+
+def _candidate(arguments: argparse.Namespace, options: dict[str, Any]) -> tuple[Any, Any]:
+    """What is to be checked, and its layout: this package's model, the user's, or a port's recorded answers."""
+    from gpt2_from_scratch.loading import open_checkpoint
+    from gpt2_from_scratch.verifier import load_object, read_recording, standard_prompts
+
+    layout = _layout(arguments.layout)
+    if arguments.model is None and layout is not None:
+        raise ValueError("--layout describes the model given by --model; for the file, use --file-layout")
+    if arguments.outputs is not None:
+        opened = open_checkpoint(arguments.checkpoint, **options)
+        return read_recording(arguments.outputs, opened.config, standard_prompts(opened)), None
+    if arguments.model is not None:
         candidate = load_object(arguments.model, open_checkpoint(arguments.checkpoint, **options).config)
         _fill(candidate, arguments, layout, options)
-    with _progress() as report:
-        verdict = verify(candidate, arguments.checkpoint, layout, progress=report, **_for_file(options))
-    print(verdict.report())
-    return VERIFIED if verdict else DIVERGED
+        return candidate, layout
+    from gpt2_from_scratch.model import GPTModel
+
+    model = GPTModel.from_pretrained(arguments.checkpoint, dtype=_dtype(arguments.dtype), **options)
+    return model, "gpt2_from_scratch"
+
+
+def _record(arguments: argparse.Namespace) -> int:
+    from gpt2_from_scratch.loading import open_checkpoint
+    from gpt2_from_scratch.verifier import record, standard_prompts
+
+    opened = open_checkpoint(arguments.checkpoint, **_checkpoint_options(arguments))
+    prompts = standard_prompts(opened)
+    record(prompts, arguments.file)
+    vocab = opened.config.vocab_size
+    for index, prompt in enumerate(prompts):
+        answer = f"write logits.{index} float32 {[*prompt.ids.shape, vocab]}"
+        print(f"  ids.{index} int64 {list(prompt.ids.shape)} ({prompt.name}): {answer}")
+    print(
+        f"wrote {arguments.file}; with the answers in it: gpt2 verify {arguments.checkpoint} --outputs {arguments.file}"
+    )
+    return VERIFIED
 
 
 def _fill(candidate: Any, arguments: argparse.Namespace, layout: Any, options: dict[str, Any]) -> None:
@@ -256,7 +355,30 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--model", metavar="FILE.py:OBJECT", help="your model or function; OBJECT() is called first")
     verify.add_argument("--layout", metavar="NAME|FILE.py:NAME", help="where your model keeps GPT-2's weights")
     verify.add_argument("--dtype", choices=_DTYPES, default="float32", help="of this package's model (%(default)s)")
+    verify.add_argument("--outputs", metavar="FILE", help="judge the logits in FILE; see `gpt2 record`")
+    verify.add_argument("--skip", action="append", default=[], choices=_PARTS, help="a part not to check; repeatable")
+    verify.add_argument("--gradients", action="store_true", help="compare the loss and all gradients, too")
+    verify.add_argument("--atol", type=float, help="judge by |difference| <= ATOL + RTOL * |logit|, not by the floor")
+    verify.add_argument("--rtol", type=float, help="see --atol")
+    verify.add_argument("--json", metavar="FILE", help="write the verdict as JSON; the schema is in the package")
+    verify.add_argument("--junit-xml", metavar="FILE", help="write it as JUnit XML")
+    verify.add_argument("--html", metavar="FILE", help="write it as a page, with pictures")
+    verify.add_argument("--no-diagnose", action="store_true", help="do not search for the bug when logits differ")
+    verify.add_argument(
+        "--diagnose-seconds", type=float, default=60.0, metavar="S", help="for that search, at most (%(default)g)"
+    )
+    verify.add_argument("-v", "--verbose", action="store_true", help="every prompt, every site, the environment")
     verify.set_defaults(run=_verify)
+
+    record = commands.add_parser(
+        "record",
+        help="write prompts for a port in another language",
+        description="Writes token ids for a port in another language. It adds its logits, and "
+        "`gpt2 verify CHECKPOINT --outputs FILE` judges them.",
+    )
+    record.add_argument("checkpoint", help=_CHECKPOINT_HELP)
+    record.add_argument("file", help="to write: .safetensors or .npz")
+    record.set_defaults(run=_record)
 
     generate = commands.add_parser(
         "generate", help="continue a text", description="Continues a text, greedily by default."
@@ -292,7 +414,7 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--overwrite", action="store_true", help="replace files that are there")
     convert.set_defaults(run=_convert)
 
-    for command in (verify, generate, inspect, convert):
+    for command in (verify, record, generate, inspect, convert):
         group = command.add_argument_group("checkpoint")
         group.add_argument("--file-layout", metavar="NAME|FILE.py:NAME", help="names in the file; default: found out")
         group.add_argument("--strip-prefix", default="", metavar="TEXT", help="remove from every name, as _orig_mod.")

@@ -10,6 +10,7 @@ Fields, defaults and aliases follow `GPT2Config` of transformers 4.x and 5.x.
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -373,7 +374,9 @@ def read_json(path: Path, max_bytes: int = _MAX_CONFIG_BYTES) -> Any:
     try:
         size = path.stat().st_size
         if size > max_bytes:
-            raise ConfigError(f"{path} is {size:,} bytes; such a file has at most {max_bytes:,}")
+            raise ConfigError(
+                f"the file has {size:,} bytes, and such a file at most {max_bytes:,}", hint="is it the right file?"
+            )
         return json.loads(
             path.read_text(encoding="utf-8"),
             object_pairs_hook=no_duplicates,
@@ -393,10 +396,8 @@ def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """For `json.loads(object_pairs_hook=...)`: refuses a key that appears twice, where Python would take the last."""
     result = dict(pairs)
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ConfigError(
-            f"key {next(key for key in keys if keys.count(key) > 1)!r} appears twice", hint="remove the wrong one"
-        )
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)  # in one go: there may be 100,000 keys
+        raise ConfigError(f"key {twice!r} appears twice", hint="remove the wrong one")
     return result
 
 

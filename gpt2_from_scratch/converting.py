@@ -23,7 +23,7 @@ from gpt2_from_scratch.checkpoint.atomic import replacing_all
 from gpt2_from_scratch.checkpoint.binary import pieces
 from gpt2_from_scratch.checkpoint.fixed import check_expressible
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import CheckpointError, MappingError, TokenizerError
+from gpt2_from_scratch.errors import CheckpointError, MappingError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import (
     Checkpoint,
@@ -37,7 +37,7 @@ from gpt2_from_scratch.loading import (
 )
 from gpt2_from_scratch.mapping import Layout, write_theirs
 from gpt2_from_scratch.tokenizer import FILES as TOKENIZER_FILES
-from gpt2_from_scratch.tokenizer import tokenizer_files, tokenizer_from_directory, vocabulary
+from gpt2_from_scratch.tokenizer import tokenizer_at, tokenizer_files, vocabulary
 
 Tensors: TypeAlias = Mapping[str, StoredTensor]
 Files: TypeAlias = Mapping[str, bytes]
@@ -62,7 +62,7 @@ class Target:
         suffixes: what its file may end in.
         check: refuses a configuration that the program behind it computes differently.
         says_all: whether it holds the configuration, so that no config.json is needed beside it.
-        tokenizer: its own form of the tokenizer's files, from a checkpoint's directory; None copies them.
+        tokenizer: its own form of the tokenizer's files, from where a checkpoint has them.
     """
 
     layout: Layout
@@ -71,7 +71,7 @@ class Target:
     suffixes: tuple[str, ...] = ()
     check: Callable[[GPTConfig], None] = lambda config: None
     says_all: bool = False
-    tokenizer: Callable[[Path, GPTConfig], Files] | None = None
+    tokenizer: Callable[[Path, GPTConfig], Files] = lambda place, config: _huggingface_vocabulary(place)
 
 
 def _write_huggingface(folder: Path, tensors: Tensors, config: GPTConfig, beside: Files) -> None:
@@ -125,9 +125,9 @@ def _check_nanogpt(config: GPTConfig) -> None:
 _VOCABULARY = "vocabulary"  # what stands for a tokenizer that goes into the file itself
 
 
-def _gguf_vocabulary(directory: Path, config: GPTConfig) -> Files:
-    encoding = tokenizer_from_directory(directory, config.vocab_size)
-    known, merges, added = vocabulary(directory)
+def _gguf_vocabulary(place: Path, config: GPTConfig) -> Files:
+    encoding = tokenizer_at(place, config.vocab_size)
+    known, merges, added = vocabulary(place)
     texts = {token_id: text for text, token_id in {**known, **added}.items()}
     tokens = [texts.get(token_id, f"[PAD{token_id}]") for token_id in range(max(texts) + 1)]
     special = [encoding.encode_single_token(text) for text in encoding.special_tokens_set]
@@ -135,21 +135,31 @@ def _gguf_vocabulary(directory: Path, config: GPTConfig) -> Files:
     return {_VOCABULARY: json.dumps(content).encode()}
 
 
-def _openai_vocabulary(directory: Path, config: GPTConfig) -> Files:
-    tokenizer_from_directory(directory, config.vocab_size)  # refuses what is not GPT-2's kind
-    known, merges, added = vocabulary(directory)
+def _openai_vocabulary(place: Path, config: GPTConfig) -> Files:
+    tokenizer_at(place, config.vocab_size)  # refuses what is not GPT-2's kind
+    return dict(zip(("encoder.json", "vocab.bpe"), _written_out(place), strict=True))
+
+
+def _written_out(place: Path) -> tuple[bytes, bytes]:
+    """Vocabulary and merges, as OpenAI and Hugging Face write them."""
+    known, merges, added = vocabulary(place)
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges), ""]
-    return {"encoder.json": json.dumps({**known, **added}).encode(), "vocab.bpe": "\n".join(lines).encode()}
+    return json.dumps({**known, **added}).encode(), "\n".join(lines).encode()
 
 
-def _huggingface_vocabulary(directory: Path, config: GPTConfig) -> Files:
-    """As it is; OpenAI's two files are Hugging Face's under other names."""
+def _huggingface_vocabulary(place: Path) -> Files:
+    """As it is; OpenAI's two files are Hugging Face's under other names, and a GGUF file's content is spelled out."""
+    found = tokenizer_files(place)
+    if found[0].suffix == ".gguf":
+        _, _, added = vocabulary(place)
+        files = dict(zip(("vocab.json", "merges.txt"), _written_out(place), strict=True))
+        return files | ({"added_tokens.json": json.dumps(added).encode()} if added else {})
     renamed = {"encoder.json": "vocab.json", "vocab.bpe": "merges.txt"}
-    return {renamed.get(path.name, path.name): path.read_bytes() for path in tokenizer_files(directory)}
+    return {renamed.get(path.name, path.name): path.read_bytes() for path in found}
 
 
 TARGETS: Mapping[str, Target] = {
-    "huggingface": Target(LAYOUTS["huggingface"][0], _write_huggingface, tokenizer=_huggingface_vocabulary),
+    "huggingface": Target(LAYOUTS["huggingface"][0], _write_huggingface),
     "openai": Target(
         LAYOUTS["openai"][0],
         _write_openai,
@@ -208,7 +218,6 @@ TARGETS: Mapping[str, Target] = {
         file="model.safetensors",
         suffixes=(_SAFETENSORS,),
         check=partial(check_expressible, form="mlx-lm", epsilon=True),
-        tokenizer=_huggingface_vocabulary,
     ),
 }
 
@@ -422,20 +431,16 @@ def _beside(
         files[_CONFIG] = config_json(checkpoint.config, checkpoint.dtype)
     notes: list[str] = []
     if whole_folder or target.tokenizer is _gguf_vocabulary:
-        directory = checkpoint.located.directory
-        if hub.is_repo_id(checkpoint.located.source):
-            names = ("revision", "token", "cache_dir", "local_files_only")
-            hub.fetch(checkpoint.located.source, TOKENIZER_FILES, **{n: options[n] for n in names if n in options})
-        found = tokenizer_files(directory)
         try:
-            if found and target.tokenizer is not None:
-                files |= target.tokenizer(directory, checkpoint.config)
+            if hub.is_repo_id(checkpoint.located.source):
+                names = ("revision", "token", "cache_dir", "local_files_only")
+                hub.fetch(checkpoint.located.source, TOKENIZER_FILES, **{n: options[n] for n in names if n in options})
+            if tokenizer_files(checkpoint.located.weights):
+                files |= target.tokenizer(checkpoint.located.weights, checkpoint.config)
             else:
-                files |= {path.name: path.read_bytes() for path in found}
-        except TokenizerError as error:
+                notes.append("no tokenizer beside the source, so none was written")
+        except CheckpointError as error:
             notes.append(f"the tokenizer was left out: {error.message}")
-        if not found:
-            notes.append("no tokenizer beside the source, so none was written")
     return files, notes
 
 

@@ -139,7 +139,7 @@ def inspect_checkpoint(
         parameters=config.num_parameters,
         tied=config.tie_word_embeddings,
         config=config.to_hf(),
-        tokenizer=tuple(path.name for path in tokenizer_files(checkpoint.located.directory)),
+        tokenizer=tuple(path.name for path in tokenizer_files(checkpoint.located.weights)),
         ignored=dict(checkpoint.accounting.ignored),
         notes=checkpoint.notes,
         statistics=numbers,

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map_only
 
 _aten = torch.ops.aten
 _NARROW = (torch.float32, torch.float16, torch.bfloat16)
+_LOOKING_UP = (_aten.embedding.default, _aten.index.Tensor, _aten.index_select.default)
 _SLAB = 1 << 22  # weights that are in float64 at once: 32 MB
 
 
@@ -51,9 +52,9 @@ class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = dict(kwargs or {})
         if func.is_view:  # a view of a mapped weight stays one; what reads it widens it
             return func(*args, **kwargs)
-        if func is _aten.embedding.default:  # looking up is exact: widen the rows found, not the table
+        if func in _LOOKING_UP:  # exact: widen the rows found, not the table
             return _wide(func(*args, **kwargs))
-        _refuse_narrow_writes(func, args)
+        _refuse_narrow_writes(func, args, kwargs)
         if kwargs.get("dtype") in _NARROW:
             kwargs["dtype"] = torch.float64
         if func is _aten.mm.default and args[1].numel() > _SLAB:
@@ -81,9 +82,11 @@ def _product(x: Tensor, weight: Tensor) -> Tensor:
     return product
 
 
-def _refuse_narrow_writes(func: Any, args: Sequence[Any]) -> None:
+def _refuse_narrow_writes(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Widening makes a copy, so a write into a narrow tensor would be lost."""
-    for argument, described in zip(args, func._schema.arguments, strict=False):
-        writes = described.alias_info is not None and described.alias_info.is_write
-        if writes and isinstance(argument, Tensor) and argument.dtype in _NARROW:
-            raise NotImplementedError(f"{func} writes into a tensor of {argument.dtype}")
+    for place, described in enumerate(func._schema.arguments):
+        if described.alias_info is None or not described.alias_info.is_write:
+            continue
+        written = args[place] if place < len(args) else kwargs.get(described.name)
+        if isinstance(written, Tensor) and written.dtype in _NARROW:
+            raise NotImplementedError(f"{func} writes into a tensor of {written.dtype}")

@@ -13,6 +13,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,8 +56,12 @@ class Reference:
         with torch.inference_mode():
             return self.model(input_ids, use_cache=False).logits  # type: ignore[no-any-return]
 
-    def other_roundings(self, input_ids: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def other_roundings(self, input_ids: Tensor, exact: int | None = None) -> Iterator[tuple[str, Tensor]]:
         """The same logits computed in other ways; only rounding differs. Their distances make the floor.
+
+        Args:
+            input_ids: int64 ``[B, T]``.
+            exact: tokens that are run in float64, from the beginning; None: all.
 
         Yields:
             A name, and logits: with the other attention kernel in float32, and in float64.
@@ -65,7 +70,7 @@ class Reference:
             if attention != self.model.config._attn_implementation:
                 with self._attention(attention):
                     yield attention, self.logits(input_ids)
-        yield "float64", self.in_float64(input_ids)
+        yield "float64", self.in_float64(input_ids[:, :exact])
 
     def in_float64(self, input_ids: Tensor) -> Tensor:
         """Float64 logits ``[B, T, V]``: the same code and weights, rounded 2^29 times finer."""
@@ -117,15 +122,20 @@ class Reference:
         with self._attention(other):
             return self.gradients(input_ids)[1]
 
-    def trace(self, input_ids: Tensor) -> Mapping[str, Site]:
+    def trace(self, input_ids: Tensor, dtype: torch.dtype = torch.float32) -> Mapping[str, Site]:
         """Inputs and outputs of every module of the layout, by canonical name, in execution order.
 
         Attention is eager, because fused kernels write no probabilities down.
+
+        Args:
+            input_ids: int64 ``[B, T]``.
+            dtype: of weights and arithmetic.
         """
+        run = {torch.float32: self.logits, torch.float64: self.in_float64}.get(dtype, partial(self.logits_in, dtype))
         names = {theirs[0]: site for site, theirs in self.layout.sites(self.config)}
         attention = [name for name, site in names.items() if site.endswith(".attn")]
         with self._attention("eager"):
-            sites = trace(self.model, names, lambda: self.logits(input_ids), attention=attention)
+            sites = trace(self.model, names, lambda: run(input_ids), attention=attention)
         return {names[name]: site for name, site in sites.items()}
 
     @contextlib.contextmanager
@@ -147,7 +157,8 @@ def load_reference(checkpoint: Checkpoint) -> Reference:
         checkpoint: an opened one; only its location and configuration are used where transformers can read the file.
 
     Raises:
-        CheckpointError: transformers cannot load the checkpoint, or would fill tensors in with random numbers.
+        CheckpointError: transformers cannot load the checkpoint, would fill tensors in with random numbers, or is
+            not installed.
     """
     with _quiet():
         from transformers import GPT2Config, GPT2LMHeadModel
@@ -197,7 +208,13 @@ def _readable_by_transformers(checkpoint: Checkpoint) -> str | None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silences the advice of transformers (progress bars, loading tables): it is not the user's business here."""
-    from transformers.utils import logging as transformers_logging
+    try:
+        from transformers.utils import logging as transformers_logging
+    except ImportError as error:
+        raise CheckpointError(
+            f"the reference, transformers' GPT2LMHeadModel, is not at hand: {error}",
+            hint="pip install transformers; or skip what is compared with it: logits, generation, gradients",
+        ) from error
 
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.CRITICAL)

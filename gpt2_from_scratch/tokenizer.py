@@ -1,4 +1,4 @@
-"""Text to token ids and back: a `tiktoken.Encoding` built from a checkpoint's own tokenizer files.
+"""Text to token ids and back: a `tiktoken.Encoding` built from a checkpoint's own tokenizer files, or its GGUF file.
 
 The one idea: GPT-2's byte-level BPE is a vocabulary (token -> id) *and* a list of merges (which neighbours
 are joined first). tiktoken keeps only the vocabulary: an id is its own priority, and any neighbours that
@@ -19,7 +19,7 @@ from typing import Any
 import tiktoken
 
 from gpt2_from_scratch.config import read_json
-from gpt2_from_scratch.errors import TokenizerError
+from gpt2_from_scratch.errors import CheckpointError, TokenizerError
 
 # How GPT-2 cuts text into pieces before it merges inside each of them; `encoder.py` of OpenAI's release,
 # verbatim, because a tokenizer.json may spell it out. In turn: English contractions, with a straight
@@ -45,6 +45,7 @@ _GPT2_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7
 _FORMS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 _SIDE_FILES = ("added_tokens.json", "tokenizer_config.json")
 FILES = tuple(name for form in _FORMS for name in form) + _SIDE_FILES
+_GGUF = ".gguf"
 _MAX_BYTES = 1 << 26  # GPT-2's tokenizer.json has 1.4 MB; the largest byte-level ones, of 200k tokens, near 30 MB
 
 _EXPECTED = "expected tokenizer.json, or vocab.json with merges.txt, or encoder.json with vocab.bpe"
@@ -68,7 +69,8 @@ def load_tokenizer(
     when the text contains it.
 
     Args:
-        source: a directory, a file inside one (its folder is used), or a Hub id (``openai-community/gpt2``).
+        source: a directory; a GGUF file with a tokenizer in it; any other file (its folder is used); or a Hub id
+            (``openai-community/gpt2``).
         revision: branch, tag or commit of the Hub repository.
         token: Hub access token, for private repositories.
         cache_dir: where Hub downloads are kept.
@@ -94,7 +96,7 @@ def load_tokenizer(
     """
     path = Path(source)
     if path.exists():
-        return tokenizer_from_directory(path if path.is_dir() else path.parent, vocab_size)
+        return tokenizer_at(path, vocab_size)
     # Here and not above: files on disk do without it.
     from gpt2_from_scratch.checkpoint import hub
 
@@ -110,18 +112,26 @@ def load_tokenizer(
         cache_dir=cache_dir,
         local_files_only=local_files_only,
     )
-    if not fetched:
-        return _gpt2_encoding(source, vocab_size)
-    return tokenizer_from_directory(next(iter(fetched.values())).parent, vocab_size)
+    folder = next(iter(fetched.values())).parent if fetched else None
+    if folder is None or not tokenizer_files(folder):
+        missed = hub.unknown(source, FILES, revision=revision, cache_dir=cache_dir)
+        if missed:  # and GPT-2's tokenizer must not take the place of one that nobody looked for
+            raise TokenizerError(
+                f"{source}: there is no tokenizer in the Hub's cache, nor is it known whether the repository has one "
+                f"({', '.join(missed)})",
+                hint="load it once with the network on, or give token ids",
+            )
+    return tokenizer_at(folder, vocab_size) if folder else _gpt2_encoding(source, vocab_size)
 
 
-def tokenizer_files(directory: Path) -> tuple[Path, ...]:
-    """The files `tokenizer_from_directory` reads: the first complete form, and what adds tokens to it.
+def tokenizer_files(place: Path) -> tuple[Path, ...]:
+    """The files `tokenizer_at` reads: the first complete form, and what adds tokens to it.
 
-    `tokenizer.json` goes before `vocab.json` with `merges.txt`, as in transformers, and OpenAI's come last.
+    A GGUF file's own tokenizer goes before its neighbours. Of those, `tokenizer.json` goes before `vocab.json` with
+    `merges.txt`, as in transformers; then come OpenAI's, and a GGUF file, if there is but one.
 
     Args:
-        directory: the checkpoint's folder.
+        place: the checkpoint's folder, or a file in it.
 
     Returns:
         Existing paths, the vocabulary first; empty if no form is complete.
@@ -130,14 +140,18 @@ def tokenizer_files(directory: Path) -> tuple[Path, ...]:
         >>> tokenizer_files(Path("no such folder"))
         ()
     """
+    if place.is_file() and _holds_tokenizer(place):
+        return (place,)
+    directory = _folder(place)
     for form in _FORMS:
         if all((directory / name).is_file() for name in form):
             return tuple(path for name in (*form, *_SIDE_FILES) if (path := directory / name).is_file())
-    return ()
+    found = tuple(directory.glob(f"*{_GGUF}"))
+    return found if place.is_dir() and len(found) == 1 and _holds_tokenizer(found[0]) else ()
 
 
-def vocabulary(directory: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]:
-    """What the tokenizer's files in `directory` say, as they say it: for writing them in another form.
+def vocabulary(place: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]:
+    """What the tokenizer's files in `place` say, as they say it: for writing them in another form.
 
     Returns:
         Token -> id and merges, first merge first, in GPT-2's byte symbols; added tokens -> id, as plain text.
@@ -145,14 +159,14 @@ def vocabulary(directory: Path) -> tuple[dict[str, int], list[tuple[str, str]], 
     Raises:
         TokenizerError: as in `load_tokenizer`, but whether tiktoken can do the same is not asked.
     """
-    return _read(tokenizer_files(directory))
+    return _read(tokenizer_files(place))
 
 
-def tokenizer_from_directory(directory: Path, vocab_size: int | None = None) -> tiktoken.Encoding:
-    """The tokenizer whose files lie in `directory`: what `load_tokenizer` does once they are on disk.
+def tokenizer_at(place: Path, vocab_size: int | None = None) -> tiktoken.Encoding:
+    """The tokenizer whose files lie in `place`: what `load_tokenizer` does once they are on disk.
 
     Args:
-        directory: the checkpoint's folder.
+        place: the checkpoint's folder, or a file in it.
         vocab_size: rows of the model's embedding, ``V``, as in `load_tokenizer`.
 
     Returns:
@@ -162,14 +176,14 @@ def tokenizer_from_directory(directory: Path, vocab_size: int | None = None) -> 
         TokenizerError: as in `load_tokenizer`.
 
     Example:
-        >>> tokenizer_from_directory(Path("no such folder"))
+        >>> tokenizer_at(Path("no such folder"))
         Traceback (most recent call last):
         gpt2_from_scratch.errors.TokenizerError: no such folder has no tokenizer files
           hint: expected tokenizer.json, or vocab.json with merges.txt, or encoder.json with vocab.bpe
     """
-    if vocab_size is None:
+    directory, files = _folder(place), tokenizer_files(place)
+    if vocab_size is None and not (files and files[0].suffix == _GGUF):  # which has a token for each row
         vocab_size = _model_vocab_size(directory)
-    files = tokenizer_files(directory)
     if not files:
         _refuse_other_tokenizers(directory)
         return _gpt2_encoding(str(directory), vocab_size)
@@ -232,6 +246,22 @@ class StreamDecoder:
         return self._utf8.decode(b"", final=True)
 
 
+def _folder(place: Path) -> Path:
+    return place.parent if place.is_file() else place
+
+
+def _holds_tokenizer(path: Path) -> bool:
+    """Whether this is a GGUF file with a tokenizer in it; if it is damaged, reading it says so."""
+    if path.suffix != _GGUF:
+        return False
+    from gpt2_from_scratch.checkpoint import gguf  # here and not above, as in `load_tokenizer`
+
+    try:
+        return gguf.vocabulary(path) is not None
+    except CheckpointError:
+        return True
+
+
 def _model_vocab_size(directory: Path) -> int | None:
     for name, field in (("config.json", "vocab_size"), ("hparams.json", "n_vocab")):
         if (path := directory / name).is_file():
@@ -275,6 +305,8 @@ def _refuse_other_tokenizers(directory: Path) -> None:
 
 def _read(files: Sequence[Path]) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]:
     main = files[0]
+    if main.suffix == _GGUF:
+        return _read_gguf(main)
     vocab = _read_object(main)
     entries: list[dict[str, Any]] = []
     if main.name == "tokenizer.json":
@@ -293,6 +325,19 @@ def _read(files: Sequence[Path]) -> tuple[dict[str, int], list[tuple[str, str]],
                 entries += _configured_tokens(_read_object(path))
     with _naming(main.parent):
         return vocab, merges, _added_tokens(entries)
+
+
+def _read_gguf(path: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]:
+    from gpt2_from_scratch.checkpoint import gguf
+
+    known = gguf.vocabulary(path)
+    assert known is not None, "asked by `tokenizer_files`"
+    apart = {*known.special, *known.unused}
+    with _naming(path):
+        if len(set(known.tokens)) < len(known.tokens):
+            raise TokenizerError("two ids have the same token", hint="convert the model again")
+        vocab = {token: token_id for token_id, token in enumerate(known.tokens) if token_id not in apart}
+        return vocab, _pairs(known.merges), {known.tokens[token_id]: token_id for token_id in known.special}
 
 
 def _gpt2_model(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ class _Recorder:
             return None
         if len(found) == 1:
             return found[0]
-        return torch.stack(found, dim=1) if all(heads.shape == found[0].shape for heads in found) else None
+        return torch.stack(found, dim=-3) if all(heads.shape == found[0].shape for heads in found) else None
 
 
 @contextmanager

@@ -16,4 +16,5 @@ import sys
 from gpt2_from_scratch.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main(["generate", *sys.argv[1:]]))
+    sys.argv.insert(1, "generate")
+    sys.exit(main())

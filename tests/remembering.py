@@ -17,7 +17,9 @@ class Remembering:
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
         self.config = reference.config
+        self.attention = reference.attention
         self._memory: dict[Any, Any] = {}
+        self._memories: dict[torch.dtype, dict[Any, Any]] = {}
 
     def _once(self, kind: Any, ids: Tensor, compute: Callable[[], Any]) -> Any:
         key = (kind, ids.shape, tuple(ids.flatten().tolist()))
@@ -28,21 +30,21 @@ class Remembering:
     def logits(self, ids: Tensor) -> Tensor:
         return self._once("logits", ids, lambda: self.reference.logits(ids))
 
-    def other_roundings(self, ids: Tensor) -> Iterator[tuple[str, Tensor]]:
-        return iter(self._once("roundings", ids, lambda: list(self.reference.other_roundings(ids))))
+    def other_roundings(self, ids: Tensor, exact: int | None = None) -> Iterator[tuple[str, Tensor]]:
+        return iter(self._once(("roundings", exact), ids, lambda: list(self.reference.other_roundings(ids, exact))))
 
     def logits_in(self, dtype: torch.dtype, ids: Tensor) -> Tensor:
         return self._once(dtype, ids, lambda: self.reference.logits_in(dtype, ids))
 
-    def trace(self, ids: Tensor) -> Mapping[str, Site]:
-        return self._once("trace", ids, lambda: self.reference.trace(ids))
+    def trace(self, ids: Tensor, dtype: torch.dtype = torch.float32) -> Mapping[str, Site]:
+        return self._once(("trace", dtype), ids, lambda: self.reference.trace(ids, dtype))
 
     def in_float64(self, ids: Tensor) -> Tensor:
         return self._once("float64", ids, lambda: self.reference.in_float64(ids))
 
     @contextmanager
     def with_weights_in(self, dtype: torch.dtype) -> Iterator[None]:
-        remembered, self._memory = self._memory, {}
+        remembered, self._memory = self._memory, self._memories.setdefault(dtype, {})
         try:
             with self.reference.with_weights_in(dtype):
                 yield

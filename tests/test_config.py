@@ -374,7 +374,7 @@ def test_replace_checks_like_the_constructor_and_knows_its_fields():
         (b'{"n_embd": 768, "note": "\xff"}', "is not a readable JSON file"),
         ("[" * 100_000, "is not a readable JSON file"),  # deeper than Python's stack
         ('{"n_embd": 1' + "0" * 5000 + "}", "is not a readable JSON file"),  # more digits than Python converts
-        (" " * 1_000_001, "is 1,000,001 bytes; such a file has at most 1,000,000"),
+        (" " * 1_000_001, "the file has 1,000,001 bytes, and such a file at most 1,000,000"),
     ],
     ids=["twice", "twice-inside", "nan", "infinity", "cut", "empty", "bom", "not-utf8", "deep", "digits", "large"],
 )

@@ -32,6 +32,7 @@ from tests.foreign import book, mingpt, nanogpt
 from tests.modules import book_config, logits
 from tests.perturbed import perturbed, save
 
+EOT = "<|endoftext|>"
 UNTIED = ("huggingface", "gguf", "mingpt", "llms_from_scratch", "transformer_lens")  # with a head of its own
 
 
@@ -39,6 +40,12 @@ UNTIED = ("huggingface", "gguf", "mingpt", "llms_from_scratch", "transformer_len
 def reference() -> GPT2LMHeadModel:
     """With an inner width of 4 E, which most programs have fixed."""
     return perturbed(n_inner=None).requires_grad_(False)
+
+
+@pytest.fixture(autouse=True)
+def disk_that_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waiting for the disk took half the time of these tests. One below looks at what is waited for, and when."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +255,7 @@ def test_the_torch_writer_is_torch_saves_equal(dtype: torch.dtype, mmap: bool, t
 
 def test_the_tokenizer_goes_with_the_weights(tmp_path: Path):
     text = "Once upon a time, there was a cat."
-    ids = load_tokenizer(TINY).encode(text)
+    ids, eot = (load_tokenizer(TINY).encode(words, allowed_special="all") for words in (text, EOT))
     convert(TINY, tmp_path / "openai", "openai")
     assert {"encoder.json", "vocab.bpe", "hparams.json"} <= contents(tmp_path / "openai").keys()
     assert load_tokenizer(tmp_path / "openai").encode(text) == ids
@@ -257,6 +264,11 @@ def test_the_tokenizer_goes_with_the_weights(tmp_path: Path):
     assert load_tokenizer(tmp_path / "hf").encode(text) == ids
     report = convert(TINY, tmp_path / "x.gguf", "gguf")
     assert "holds a tokenizer of 512 tokens" in open_checkpoint(report.destination).notes
+    for to in ("huggingface", "openai", "nanogpt", "gguf"):  # and out of the file again
+        again = convert(tmp_path / "x.gguf", tmp_path / "again" / to, to)
+        assert "no tokenizer" not in str(again) and "the tokenizer was" not in str(again)
+        assert load_tokenizer(again.destination).encode(text) == ids
+        assert load_tokenizer(again.destination).encode(EOT, allowed_special="all") == eot
 
 
 def test_a_tokenizer_that_cannot_be_written_is_left_out_and_noted(tied: Path, tmp_path: Path):
@@ -429,6 +441,30 @@ def test_an_interrupted_write_leaves_the_old_files(
     assert contents(tmp_path / "out") == before
     convert(source, tmp_path / "out", to, overwrite=True)
     assert_same(canonical(path), canonical(source))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="which file a descriptor is of is read in /proc")
+def test_a_file_is_on_the_disk_before_it_takes_its_place_and_then_the_folder_is(
+    tied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Else a power cut may leave a file that has its name and not its content."""
+    steps: list[str] = []
+    genuine = os.replace
+
+    def replace(old: str, new: Path) -> None:
+        steps.append(f"rename {Path(new).name}")
+        genuine(old, new)
+
+    def synced(descriptor: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        steps.append(f"sync {name.removeprefix('.').partition('.part')[0].rpartition('.')[0] or name}")
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replace)
+    convert(tied, tmp_path / "out", "mingpt")
+    files = [step.removeprefix("rename ") for step in steps if step.startswith("rename")]
+    assert len(files) == 2
+    assert steps == [*(f"sync {name}" for name in files), *(f"rename {name}" for name in files), "sync out"]
 
 
 KILLED = """

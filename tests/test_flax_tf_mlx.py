@@ -148,8 +148,14 @@ FLAX_HOSTILE: dict[str, tuple[bytes, str]] = {
     "bytes behind": (msgpack.packb({"a": extension((2, 3))}) + b"more", "4 bytes behind"),
     "twice": (b"\x82" + 2 * (b"\xa1a" + msgpack.packb(extension((6,)))), "key 'a' stands twice"),
     "a slash": (msgpack.packb({"a/b": extension((6,))}), "or has a slash"),
-    "many keys": (b"\xdf\xff\xff\xff\xff\xa1a\xc0", "is neither a dictionary nor an array"),
-    "more keys than there are": (b"\xdf\xff\xff\xff\xff\xa1a" + msgpack.packb(extension((6,))), "ends too early"),
+    "many keys": (b"\xdf\xff\xff\xff\xff\xa1a\xc0", "'' holds 4,294,967,295 entries; at most 4,000 are read"),
+    "more keys than there are": (b"\xde\x0f\xa0\xa1a" + msgpack.packb(extension((6,))), "ends too early"),
+    "keys within keys": (
+        msgpack.packb({"a": {str(n): extension((0,), data=b"") for n in range(4_000)}, "b": {"c": 1}}),
+        "'b' holds 4,001 entries",
+    ),
+    "an empty dictionary": (msgpack.packb({"a": {"b": {}}}), "'a/b' is an empty dictionary"),
+    "empty, and larger than anything": (msgpack.packb({"a": extension((0, 1 << 63), data=b"")}), "is said to be"),
     "deep": (nested(10_000), "nested too deep"),
     "long key": (b"\x81\xa1a\x81\xdb\xff\xff\xff\xff", "no name before byte"),
     "key is no text": (b"\x81\xa1a\x81\xa2\xff\xfe\xc0", "no text before byte"),
@@ -281,6 +287,11 @@ def named_type(file: h5py.File, folder: Path) -> None:
     file["w"] = np.dtype("<f4")
 
 
+def crowd(file: h5py.File, folder: Path) -> None:
+    for number in range(2_600):
+        file.create_group(str(number))
+
+
 def two_of_one_name(file: h5py.File, folder: Path) -> None:
     for instance in ("a", "b"):
         file[f"transformer/{instance}/transformer/wte/weight:0"] = np.zeros(6, np.float32)
@@ -300,6 +311,7 @@ H5_HOSTILE: dict[Callable[[h5py.File, Path], None], str] = {
     hard_link: "'/w' is reached twice",
     cycle: "'/g/again' is reached twice",
     deep: "nested too deep",
+    crowd: "or one of too many",
     sparse: "'/w' has holes: 4,398,046,511,104 bytes announced, 0 stored",
     chunked: "'/w' is compressed, in pieces",
     compressed: "'/w' is compressed, in pieces",
@@ -376,7 +388,7 @@ NPZ_HOSTILE: dict[str, tuple[Callable[[zipfile.ZipFile], None], str]] = {
     ),
     "not an array": (member("data.pkl", b"cos\nsystem\n."), "'data.pkl' is not a .npy file"),
     "objects": (member("b.npy", npy_header("'|O'", "(3,)")), r"has dtype \|O"),
-    "integers": (member("b.npy", npy(np.zeros(3, np.int64))), "has dtype <i8"),
+    "integers": (member("b.npy", npy(np.zeros(3, np.uint8))), r"has dtype \|u1"),
     "bfloat16": (member("b.npy", npy(np.zeros(3, "V2"))), "numpy has no bfloat16"),
     "big-endian": (member("b.npy", npy(np.zeros(3, ">f4"))), "has dtype >f4"),
     "records": (member("b.npy", npy(np.zeros(3, [("x", "<f4")]))), "does not give dtype, order and shape"),

@@ -33,8 +33,8 @@ LEVELS = (
     {"model", "layouts", "checkpoint"},
     {"describe", "loading", "tokenizer", "generation", "reference", "converting", "identity", "inspecting"},
     {"verifier"},
-    {"diagnose"},
-    {"testing", "cli", "__main__", "__init__"},
+    {"diagnose", "reports"},
+    {"testing", "pytest_plugin", "cli", "__main__", "__init__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
@@ -51,6 +51,7 @@ SIDEWAYS = {
     ("inspecting", "loading"): "describes an opened checkpoint",
     ("inspecting", "identity"): "whether these are OpenAI's weights is part of what a checkpoint is",
     ("inspecting", "tokenizer"): "which of the tokenizer's files are there",
+    ("pytest_plugin", "testing"): "the fixtures hand out its checkpoints",
     ("cli", "__init__"): "`gpt2 --version`",
     ("__main__", "cli"): "`python -m gpt2_from_scratch` is `gpt2`",
 } | {(room, "errors"): "everyone may fail" for room in LEVELS[0] - {"errors"}}
@@ -329,7 +330,7 @@ def test_dependencies_are_those_the_package_imports():
     declared |= {normal(item) for extra, items in extras.items() if extra != "dev" for item in items}
     known = packages_distributions()
     roots = {found.target.split(".")[0] for _, _, found in package_imports()}
-    foreign = roots - sys.stdlib_module_names - {PACKAGE}
+    foreign = roots - sys.stdlib_module_names - {PACKAGE, "pytest"}  # whoever loads pytest_plugin has pytest
     imported = {normal(name) for root in foreign for name in known.get(root, [root])}
     fail_with(
         "dependencies and imports of the package disagree",

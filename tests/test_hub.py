@@ -5,6 +5,7 @@ no network, and that each way it can fail is put into words.
 """
 
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
+import tiktoken
 import torch
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http as transport
@@ -24,6 +26,9 @@ from huggingface_hub.utils import _http as transport
 from gpt2_from_scratch import CheckpointError, GPTModel
 from gpt2_from_scratch.checkpoint import hub, locate
 from gpt2_from_scratch.checkpoint.safetensors import INDEX
+from gpt2_from_scratch.converting import convert
+from gpt2_from_scratch.loading import TINY
+from gpt2_from_scratch.tokenizer import load_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -266,6 +271,53 @@ def test_a_repository_without_a_config_is_located(server: Hub, perturbed_checkpo
 )
 def test_what_can_be_a_repository(text: str, expected: bool) -> None:
     assert hub.is_repo_id(text) is expected
+
+
+# ------------------------------------------------------------------------------------------------------- tokenizers
+
+
+@pytest.fixture
+def tiny(server: Hub) -> str:
+    """The model inside the package, with its tokenizer, as a repository."""
+    server.repositories["someone/stories"] = files(TINY)
+    return "someone/stories"
+
+
+def test_the_tokenizer_is_fetched_and_found_again_offline(tiny: str, server: Hub, tmp_path: Path) -> None:
+    ids = load_tokenizer(TINY).encode("Once upon a time")
+    assert load_tokenizer(tiny, cache_dir=tmp_path).encode("Once upon a time") == ids
+    assert "model.safetensors" not in server.fetched()
+    server.asked.clear()
+    assert load_tokenizer(tiny, cache_dir=tmp_path, local_files_only=True).encode("Once upon a time") == ids
+    assert not server.asked
+
+
+def test_offline_a_tokenizer_that_nobody_looked_for_is_not_taken_for_gpt2s(
+    tiny: str, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """50,257 ids, weights in the cache, and no tokenizer: it may be that there is none, or that nobody fetched it."""
+    config = json.loads(server.repositories[tiny]["config.json"]) | {"vocab_size": 50257}
+    server.repositories[tiny] = {"config.json": json.dumps(config).encode()}
+    hub.fetch(tiny, ["config.json"], cache_dir=tmp_path)
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: f"tiktoken's {name}")
+    with pytest.raises(CheckpointError, match=r"nor is it known .* \(tokenizer\.json, .*\n  hint: load it once"):
+        load_tokenizer(tiny, cache_dir=tmp_path, local_files_only=True)
+    assert load_tokenizer(tiny, cache_dir=tmp_path) == "tiktoken's gpt2"  # the Hub says that there is none
+    assert load_tokenizer(tiny, cache_dir=tmp_path, local_files_only=True) == "tiktoken's gpt2"  # so the cache does
+
+
+def test_converting_takes_the_tokenizer_along(tiny: str, tmp_path: Path) -> None:
+    ids = load_tokenizer(TINY).encode("Once upon a time")
+    for to in ("openai", "gguf"):
+        report = convert(tiny, tmp_path / to, to, cache_dir=tmp_path / "cache")
+        assert "the tokenizer was left out" not in str(report)
+        assert load_tokenizer(report.destination).encode("Once upon a time") == ids
+
+
+def test_converting_offline_does_without_a_tokenizer_that_is_not_in_the_cache(tiny: str, tmp_path: Path) -> None:
+    GPTModel.from_pretrained(tiny, cache_dir=tmp_path / "cache")
+    report = convert(tiny, tmp_path / "out", "openai", cache_dir=tmp_path / "cache", local_files_only=True)
+    assert "the tokenizer was left out: " in str(report) and "not in the local cache" in str(report)
 
 
 # ----------------------------------------------------------------------------------------------------- what does not

@@ -1,11 +1,13 @@
 """What is wrong with a checkpoint is said, whole and at once, and the module stays as it was.
 
 The one idea: each case below damages one good checkpoint in one way. Whatever the damage, `from_pretrained` and
-`load_into` raise a `CheckpointError` that names the culprit and the remedy, at once, and no parameter has changed.
+`load_into` raise a `CheckpointError` that names the culprit and the remedy, at once and within bounded memory, and no
+parameter has changed.
 """
 
 import contextlib
 import json
+import os
 import random
 import shutil
 import time
@@ -23,6 +25,7 @@ from gpt2_from_scratch import CheckpointError, GPTConfig, GPTModel, load_into
 from gpt2_from_scratch.checkpoint.safetensors import INDEX
 from gpt2_from_scratch.errors import ConfigError, FormatError, MappingError
 from tests.foreign import book, nanogpt
+from tests.fuzz_parsers import bounded
 from tests.modules import STYLES, book_config
 from tests.perturbed import SIZES, perturbed
 
@@ -57,7 +60,7 @@ def refused(
         lambda: load_into(module, source, layout="gpt2_from_scratch", **options),
     ):
         start = time.process_time()
-        with pytest.raises(CheckpointError) as caught:
+        with pytest.raises(CheckpointError) as caught, bounded():
             attempt()
         assert time.process_time() - start < AT_ONCE
         errors.append(caught.value)
@@ -308,6 +311,12 @@ CONFIGS = {
         "config.json",
         "'n_layer' appears twice",
     ),
+    "100,000 keys, and the last one twice": settings(
+        lambda folder: (folder / "config.json").write_text(
+            "{" + ",".join(f'"{n}":0' for n in range(100_000)) + ',"99999":0}'
+        ),
+        "'99999' appears twice",
+    ),
     "no JSON": settings(lambda folder: (folder / "config.json").write_text("n_layer: 12"), "config.json", "JSON"),
     "a billion layers": settings(config(n_layer=10**9), "1,000,000,000 layers", "148 tensors", "another model"),
     "a trillion wide": settings(config(n_embd=10**12, n_inner=None), "width 1,000,000,000,000", "203,732 values"),
@@ -333,6 +342,10 @@ def twice(raw: str) -> str:
     return raw.rstrip()[:-1] + f', "{BIAS}": {json.dumps(content[BIAS])}}}'
 
 
+def empty(shape: list[int]) -> Header:
+    return {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+
+
 FILES = {
     "empty": form(file(lambda raw: b""), "is empty (0 bytes)", FETCH),
     "one byte": form(file(lambda raw: raw[:1]), "cut short: 1 bytes", FETCH),
@@ -356,6 +369,26 @@ FILES = {
     "a name twice": form(header_text(twice), f"'{BIAS}' appears twice", FETCH),
     "a field twice": form(
         header_text(lambda raw: raw.replace('"dtype":"F32"', '"dtype":"F32","dtype":"F32"', 1)), "'dtype' appears twice"
+    ),
+    "a field of the metadata twice": form(
+        header_text(lambda raw: raw.replace('{"format":', '{"format":"a","format":', 1)),
+        "'format' appears twice",
+        FETCH,
+    ),
+    "metadata twice": form(
+        header_text(lambda raw: raw.rstrip()[:-1] + ', "__metadata__": {}}'), "appears twice", FETCH
+    ),
+    "null for metadata": form(header(lambda h: h.update(__metadata__=None)), "__metadata__ must map text to text"),
+    "white space before the header": form(header_text(lambda raw: f" {raw}"), "starts with b"),
+    "NUL behind the header": form(header_text(lambda raw: raw.rstrip() + "\0" * 8), "not valid JSON", FETCH),
+    "a header of two megabytes": form(
+        header_text(lambda raw: raw + " " * 2_000_000), "has a table of contents of 2,01", "at most 1,000,000 are read"
+    ),
+    "thousands of names": form(
+        header(lambda h: h.update({f"x{n}": {} for n in range(4_000)})), "holds 4,148 entries; at most 4,000", "628"
+    ),
+    "nothing, and larger than anything": form(
+        header(lambda h: h.update(x=empty([2**62, 2**62, 0]))), "'x' is said to be [4611686018427387904, ", FETCH
     ),
     "metadata that is no text": form(header(lambda h: h.update(__metadata__={"format": 1})), "__metadata__"),
     "an unprintable name": form(header(lambda h: h.update({"a\u202eb": h.pop(BIAS)})), r"'a\u202eb'", "unprintable"),
@@ -447,6 +480,12 @@ def placed(name: object) -> Damage:
     return index(lambda content: content["weight_map"].update({BIAS: name}))
 
 
+def linked(file: Path, target: Path) -> None:
+    """Moves a file, and leaves a link to it where it was."""
+    file.rename(target)
+    file.symlink_to(target)
+
+
 FIRST, SECOND = (f"model-0000{n}-of-00003.safetensors" for n in (1, 2))
 
 SHARDS = {
@@ -463,6 +502,22 @@ SHARDS = {
         "listed and not there, such as",
         "there and not listed, such as",
         "different saves",
+    ),
+    "a shard is a link to somewhere else": form(
+        lambda folder: linked(folder / SECOND, folder.parent / f"{folder.name} elsewhere"),
+        f"{SECOND}, which is a link to ",
+        "outside its folder",
+        "put the file itself there",
+    ),
+    "an index of two megabytes": form(
+        lambda folder: (folder / INDEX).write_text("{}" + " " * 2_000_000),
+        INDEX,
+        "2,000,002 bytes",
+        "at most 1,000,000",
+    ),
+    "thousands of names": form(
+        index(lambda content: content["weight_map"].update({f"x{n}": FIRST for n in range(4_000)})),
+        f"{INDEX} holds 4,148 entries; at most 4,000 are read",
     ),
     "a tensor is listed in no shard": form(
         index(lambda content: content["weight_map"].pop(BIAS)), "disagree: 1 tensors there and not listed", BIAS
@@ -497,7 +552,33 @@ def test_shards_that_do_not_agree(case: Case, shards: Path, module: GPTModel) ->
     refused(shards, case.kind, case.texts, module)
 
 
+def test_a_shard_may_be_a_link_to_its_neighbour(shards: Path, perturbed_checkpoint: Path) -> None:
+    """And to what is elsewhere in the Hub's cache, in which all files are links: `tests/test_hub.py`."""
+    linked(shards / SECOND, shards / "blob")
+    tensors = GPTModel.from_pretrained(shards).state_dict()
+    expected = GPTModel.from_pretrained(perturbed_checkpoint).state_dict()
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
 # ------------------------------------------------------------------------------------- what people hand over instead
+
+
+def test_nothing_that_real_people_mistook_for_a_checkpoint_is_one(shared_checkpoints: Path, folder: Path) -> None:
+    """Every file of the collection; what most of them are told is tested below, or beside their parser."""
+    mistaken = sorted((shared_checkpoints / "negative").iterdir())
+    assert len(mistaken) >= 7
+    for path in mistaken:
+        source = path
+        if path.name == "vocab.bpe.crlf":  # which is what it says, and is read: tests/test_tokenizer.py
+            continue
+        if path.name.endswith("_config.json"):
+            shutil.copyfile(path, folder / "config.json")
+            source = folder
+        start = time.process_time()
+        with pytest.raises(CheckpointError) as caught, bounded():
+            GPTModel.from_pretrained(source)
+        assert time.process_time() - start < AT_ONCE
+        assert caught.value.hint and str(source) in caught.value.message, path.name
 
 
 @pytest.mark.parametrize(
@@ -566,6 +647,17 @@ def test_directories_without_weights(damage: Damage, texts: tuple[str, ...], fol
 )
 def test_what_does_not_exist(source: str, text: str, module: GPTModel) -> None:
     refused(source, CheckpointError, (text,), module)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names here")
+def test_what_is_there_and_no_file(folder: Path, module: GPTModel) -> None:
+    """Opening a pipe would wait for ever."""
+    for pipe in (folder / "pipe", weights(folder)):
+        pipe.unlink(missing_ok=True)
+        os.mkfifo(pipe)
+    refused(folder / "pipe", CheckpointError, ("pipe is neither a file nor a directory", "save it as a file"), module)
+    refused("/dev/zero", CheckpointError, ("/dev/zero is neither a file nor a directory",), module)
+    refused(folder, CheckpointError, (f"{folder} has no weights",), module)
 
 
 # ----------------------------------------------------------------------------------------------------- the module

@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import tiktoken
 from hypothesis import given, settings
@@ -14,14 +15,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from gpt2_from_scratch import tokenizer as module
 from gpt2_from_scratch.checkpoint import hub
-from gpt2_from_scratch.errors import ConfigError, TokenizerError
+from gpt2_from_scratch.errors import CheckpointError, ConfigError, TokenizerError
 from gpt2_from_scratch.tokenizer import (
     BYTE_SYMBOLS,
     GPT2_SPLIT,
     StreamDecoder,
     load_tokenizer,
+    tokenizer_at,
     tokenizer_files,
-    tokenizer_from_directory,
 )
 
 EOT = "<|endoftext|>"
@@ -148,7 +149,7 @@ def test_merges_that_pass_give_the_ids_of_tokenizers(tmp_path: Path) -> None:
         nonlocal passed, refused
         content = by_hand(merges)
         try:
-            encoding = tokenizer_from_directory(write(tmp_path, content))
+            encoding = tokenizer_at(write(tmp_path, content))
         except TokenizerError:
             refused += 1
             return
@@ -459,13 +460,13 @@ def test_ids_must_have_rows_in_the_model(file: str, field: str, trained: dict[st
     size = len(trained["model"]["vocab"])
     write(tmp_path, trained)
     message = rf"2 ids are outside the model's {size - 2} rows, first {size - 2} \('"
-    assert tokenizer_from_directory(tmp_path, size).n_vocab == size
+    assert tokenizer_at(tmp_path, size).n_vocab == size
     with pytest.raises(TokenizerError, match=message):
-        tokenizer_from_directory(tmp_path, size - 2)
+        tokenizer_at(tmp_path, size - 2)
     (tmp_path / file).write_text(json.dumps({field: size - 2}))
-    assert tokenizer_from_directory(tmp_path, size).n_vocab == size  # what the caller says goes before the file
+    assert tokenizer_at(tmp_path, size).n_vocab == size  # what the caller says goes before the file
     with pytest.raises(TokenizerError, match=message):
-        tokenizer_from_directory(tmp_path)
+        tokenizer_at(tmp_path)
 
 
 def test_a_damaged_configuration_is_an_error(trained: dict[str, Any], tmp_path: Path) -> None:
@@ -529,6 +530,7 @@ def test_a_hub_id_is_fetched(trained: dict[str, Any], tmp_path: Path, monkeypatc
         return {path.name: path for path in tmp_path.iterdir()}
 
     monkeypatch.setattr(hub, "fetch", fetch)
+    monkeypatch.setattr(hub, "unknown", lambda *_, **__: [])
     with pytest.raises(TokenizerError, match=r"^owner/name has no tokenizer files"):
         load_tokenizer("owner/name")
     write(tmp_path, trained)
@@ -536,6 +538,93 @@ def test_a_hub_id_is_fetched(trained: dict[str, Any], tmp_path: Path, monkeypatc
     assert load_tokenizer("owner/name", **options).eot_token == 0
     assert not {"model.safetensors", "pytorch_model.bin"} & set(asked.pop("names"))
     assert asked == {"repo_id": "owner/name", **options}
+
+
+# ---- Inside a GGUF file, written by llama.cpp's own package ----
+
+
+def write_gguf(path: Path, content: dict[str, Any], *, unused: int = 0, **changes: Any) -> Path:
+    """The tokenizer of a tokenizer.json, its added tokens as control tokens, then ids without a token."""
+    added = {token["id"]: token["content"] for token in content["added_tokens"]}
+    tokens = {token_id: token for token, token_id in content["model"]["vocab"].items()} | added
+    count = max(tokens) + 1 + unused
+    merges = [" ".join(pair) for pair in content["model"]["merges"]]
+    fields = {
+        "model": "gpt2",
+        "pre": "gpt-2",
+        "tokens": [tokens.get(token_id, f"[PAD{token_id}]") for token_id in range(count)],
+        "token_type": [3 if token_id in added else 1 if token_id in tokens else 5 for token_id in range(count)],
+        "merges": merges,
+    } | changes
+    writer = gguf.GGUFWriter(path, "gpt2")
+    for name, value in fields.items():
+        add = writer.add_string if isinstance(value, str) else writer.add_array
+        if value is not None:
+            add(f"tokenizer.ggml.{name}", value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
+def test_the_tokenizer_inside_a_gguf_file(trained: dict[str, Any], encoding: tiktoken.Encoding, tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "model.gguf", trained, unused=12)
+    text = "".join(CORPUS) + EOT
+    ids = encoding.encode(text, allowed_special="all")
+    for place in (path, tmp_path):
+        found = load_tokenizer(place)
+        assert found.encode(text, allowed_special="all") == ids and found.decode(ids) == text
+        assert found.name == str(path) and found.special_tokens_set == {EOT}
+        assert found.max_token_value == encoding.max_token_value, "an id that fills the embedding has no token"
+    (tmp_path / "config.json").write_text('{"vocab_size": 7}')  # of another model: the file has its own rows
+    assert load_tokenizer(path).encode(text, allowed_special="all") == ids
+    with pytest.raises(TokenizerError, match="ids are outside the model's 7 rows"):
+        load_tokenizer(path, vocab_size=7)
+
+
+def test_a_gguf_files_own_tokenizer_goes_before_its_neighbours(trained: dict[str, Any], tmp_path: Path) -> None:
+    write(tmp_path, by_hand([]))
+    assert load_tokenizer(write_gguf(tmp_path / "model.gguf", trained)).name == str(tmp_path / "model.gguf")
+    assert load_tokenizer(tmp_path).name == str(tmp_path / "tokenizer.json")
+    bare = write_gguf(tmp_path / "bare.gguf", trained, model="none", tokens=None, merges=None)
+    assert load_tokenizer(bare).name == str(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(TokenizerError, match="has no tokenizer files"):  # one of two, and nothing says which
+        load_tokenizer(tmp_path)
+
+
+GGUF_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "sentencepiece": ({"model": "llama"}, "holds a tokenizer of the kind 'llama'"),
+    "another split": (
+        {"pre": "qwen2"},
+        "cuts text as 'qwen2'; GPT-2's is gpt2, and gpt-2\n  hint: tokenize with",
+    ),
+    "no merges": ({"merges": None}, "without tokens or without merges"),
+    "no tokens": ({"tokens": None}, "without tokens or without merges"),
+    "tokens are numbers": ({"tokens": [1, 2]}, "without tokens or without merges"),
+    "a type too few": ({"token_type": [1, 1]}, "does not give each of its tokens a type"),
+    "types are texts": ({"token_type": ["1"]}, "does not give each of its tokens a type"),
+    "twice": ({"tokens": ["a", "a"], "token_type": None}, "two ids have the same token"),
+    "few bytes": ({"tokens": ["a", "b"], "token_type": None}, "254 of the 256 byte symbols are missing"),
+    "merges are words": ({"merges": ["ab"]}, "merge 1 is 'ab', not two tokens"),
+    "merges of others": ({"merges": ["a b", "q q"]}, "makes a token that is not in the vocabulary"),
+}
+
+
+@pytest.mark.parametrize("case", GGUF_REFUSED)
+def test_a_gguf_files_tokenizer_is_refused_by_name(case: str, trained: dict[str, Any], tmp_path: Path) -> None:
+    changes, message = GGUF_REFUSED[case]
+    path = write_gguf(tmp_path / "model.gguf", trained, **changes)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_tokenizer(path)
+    assert caught.value.message.startswith(str(path))
+
+
+def test_a_gguf_file_from_before_types_and_splits_had_names(
+    trained: dict[str, Any], encoding: tiktoken.Encoding, tmp_path: Path
+) -> None:
+    path = write_gguf(tmp_path / "model.gguf", trained, pre=None, token_type=None)
+    assert load_tokenizer(path).encode(CORPUS[0]) == encoding.encode(CORPUS[0])
 
 
 # ---- Streaming ----

@@ -261,6 +261,28 @@ def endless_record(path: Path) -> Path:
     return path
 
 
+def record_outside(path: Path) -> Path:
+    """Where no file can reach: seeking to it is an error of its own kind."""
+    with zipfile.ZipFile(good(path), "a") as archive:
+        archive.writestr("model/data/99", b"")
+        archive.filelist[-1].header_offset = 2**64 - 1
+    return path
+
+
+def crowd(path: Path) -> Path:
+    with zipfile.ZipFile(good(path), "a") as archive:
+        for number in range(4_000):
+            archive.writestr(zipfile.ZipInfo(f"model/{number}"), b"")
+    return path
+
+
+def long_table(path: Path) -> Path:
+    with zipfile.ZipFile(good(path), "a") as archive:
+        for number in range(40):
+            archive.writestr(zipfile.ZipInfo("model/" + f"{number}" * 30_000), b"")
+    return path
+
+
 def short_record(path: Path) -> Path:
     return repacked(good(path), lambda name, data: data[:-4] if name.endswith("data/0") else data)
 
@@ -326,6 +348,12 @@ def nested(path: Path) -> Path:
     return repacked(good(path), lambda name, data: program if name.endswith("data.pkl") else data)
 
 
+def old_string(path: Path) -> Path:
+    """As Python 2 wrote them, with an escape of which Python 3 warns: a warning is nobody's business here."""
+    program = b"\x80\x02S'\\z'\n."
+    return repacked(good(path), lambda name, data: program if name.endswith("data.pkl") else data)
+
+
 def outside(path: Path) -> Path:
     return renamed(good(path), "model/data/1", "model/../../etc/passwd")
 
@@ -355,6 +383,9 @@ ZIPS: dict[Callable[[Path], Path], str] = {
     commented: "the archive has a comment",
     overlapping_records: "the records of the archive overlap",
     endless_record: "or end behind its end",
+    record_outside: "is a damaged zip archive: 'model/data/99' lies outside of it",
+    crowd: "entries; at most 4,000 are read",
+    long_table: "has a table of contents of ",
     outside: "leads out of the folder 'model'",
     absolute: "leads out of the folder ''",
     two_folders: "leads out of the folder 'model'",
@@ -370,6 +401,7 @@ ZIPS: dict[Callable[[Path], Path], str] = {
     many_names: "its tensors are more than 48 times as large as the file",
     unprintable: "tensor 'wte\\x1b[2J' has an empty or unprintable name",
     endless: "has a data.pkl of more than 1,000,000 bytes",
+    old_string: "is damaged",
     nested: "its objects are nested without end",
 }
 

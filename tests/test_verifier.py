@@ -52,7 +52,7 @@ def test_our_model_passes_in_every_mode(perturbed_checkpoint: Path, compute: Any
     if compute == EXACT:  # the reference runs SDPA: bit by bit the same
         assert verdict.logits.max_abs == 0
     assert verdict.weights is not None and verdict.weights.equal == 149
-    assert verdict.logits.tokens > 100 and verdict.generation is not None and verdict.generation.tokens == 16
+    assert verdict.logits.tokens > 100 and verdict.generation is not None and verdict.generation.tokens == 12
 
 
 @pytest.fixture(scope="module")

@@ -117,6 +117,10 @@ def locate(
             f"{name[:200]} cannot be looked at: {str(error)[:200]}",
             hint="give a file, a directory or a Hub id (owner/name)",
         ) from None
+    if not is_repo_id and path.exists():
+        raise CheckpointError(
+            f"{name} is neither a file nor a directory", hint="a pipe or a device cannot be mapped: save it as a file"
+        )
     if not is_repo_id:
         raise CheckpointError(f"{name} does not exist", hint="give a file, a directory or a Hub id (owner/name)")
     options = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}

@@ -7,6 +7,7 @@ allocated because a header says so.
 
 import math
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,10 @@ from gpt2_from_scratch.checkpoint.container import StoredTensor
 from gpt2_from_scratch.errors import FormatError
 
 MAX_DIMS = 64  # PyTorch's limit; the product of a million sizes would take minutes to compute
+# Of one file. The 1558M model has 628, masks included; with an optimizer's state and averaged weights it has 2,948.
+MOST_TENSORS = 4_000
+# Of whatever lists a file's tensors. That of the 1558M model takes 60 kB, or 0.2 MB beside an optimizer's state.
+MAX_TABLE_BYTES = 1_000_000
 _PIECE = 1 << 20  # elements: 8 MB in float64, and large enough that the loop costs nothing
 TRUNCATED = "the download or copy was cut short: fetch the file again"
 
@@ -116,6 +121,82 @@ class Range(NamedTuple):
         return self.start + self.nbytes
 
 
+def check_count(where: str, count: int) -> None:
+    """A million tensors of nothing make a small file, and take minutes.
+
+    Raises:
+        FormatError: there are more than any GPT-2 has.
+    """
+    if count > MOST_TENSORS:
+        raise FormatError(
+            f"{where} holds {count:,} entries; at most {MOST_TENSORS:,} are read",
+            hint="it is no GPT-2: the largest, with 1558M parameters, has 628 tensors",
+        )
+
+
+def check_table(where: str, size: int) -> None:
+    """Refuses a table of contents of this many bytes before it is read.
+
+    Raises:
+        FormatError: it is longer than any GPT-2's.
+    """
+    if size > MAX_TABLE_BYTES:
+        raise FormatError(
+            f"{where} has a table of contents of {size:,} bytes; at most {MAX_TABLE_BYTES:,} are read",
+            hint="it is no GPT-2: that of the largest, with 1558M parameters, takes 60 kB",
+        )
+
+
+def zip_archive(path: Path, file: BinaryIO) -> zipfile.ZipFile:
+    """A zip archive, of which the table of contents is read.
+
+    Args:
+        path: of the file.
+        file: the same, open.
+
+    Raises:
+        FormatError: damaged, or a table longer than any GPT-2's.
+    """
+    try:
+        archive = zipfile.ZipFile(_Bounded(path, file))
+    except FormatError:
+        raise
+    except (zipfile.BadZipFile, NotImplementedError, OverflowError, ValueError) as error:
+        raise FormatError(f"{path} is a damaged zip archive: {error}", TRUNCATED) from None
+    check_count(str(path), len(archive.filelist))
+    for member in archive.filelist:
+        if not 0 <= member.header_offset <= path.stat().st_size:
+            raise FormatError(f"{path} is a damaged zip archive: {member.filename!a} lies outside of it", TRUNCATED)
+    return archive
+
+
+class _Bounded:
+    """A zip archive as `zipfile` is given it: the table of contents is read at once, whatever length it claims."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file = path, file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, count: int = -1) -> bytes:
+        check_table(str(self._path), count)
+        return self._file.read(count)
+
+
+def check_shape(where: str, shape: tuple[int, ...], size: int) -> None:
+    """A tensor with no elements has no bytes, and yet its sizes may be larger than any program can count to.
+
+    Args:
+        where: what to call the tensor in an error.
+        shape: as the file says.
+        size: of the file, in bytes.
+
+    Raises:
+        FormatError: its sizes, but for those that are zero, ask for more elements than the file has bytes.
+    """
+    if math.prod(filter(None, shape)) > size:
+        raise FormatError(f"{where} is said to be {list(shape)}, in a file of {size:,} bytes", TRUNCATED)
+
+
 def stored(path: Path, ranges: Mapping[str, Range], mmap: bool = True) -> dict[str, StoredTensor]:
     """Tensors at these ranges of a file, after proof that all lie inside it and none overlap.
 
@@ -133,6 +214,7 @@ def stored(path: Path, ranges: Mapping[str, Range], mmap: bool = True) -> dict[s
         if range_.end > size:
             missing = f"{size:,} bytes, tensor {name!r} ends at {range_.end:,}"
             raise FormatError(f"{path} is truncated: {missing}, {range_.end - size:,} missing", TRUNCATED)
+        check_shape(f"{path}: tensor {name!r}", range_.shape, size)
         if range_.start < position:
             raise FormatError(f"{path}: tensor {name!r} overlaps {before!r} by {position - range_.start:,} bytes")
         position, before = max(position, range_.end), name

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from gpt2_from_scratch.checkpoint.binary import Cursor, Range, stored
+from gpt2_from_scratch.checkpoint.binary import Cursor, Range, check_count, stored
 from gpt2_from_scratch.checkpoint.container import Container
 from gpt2_from_scratch.errors import FormatError
 
@@ -65,7 +65,11 @@ def _walk(cursor: Cursor, keys: tuple[str, ...], ranges: dict[str, Range]) -> No
         if len(keys) > _MAX_DEPTH:
             raise FormatError(f"{cursor.where} is nested too deep: {name[:200]}")
         seen = set()
-        for _ in range(code & 0x0F if code <= 0x8F else cursor.big(2 if code == 0xDE else 4)):
+        count = code & 0x0F if code <= 0x8F else cursor.big(2 if code == 0xDE else 4)
+        check_count(f"{cursor.where}: {name!r}", max(count, len(ranges) + 1))  # what is empty holds no array, either
+        if not count:
+            raise FormatError(f"{cursor.where}: {name!r} is an empty dictionary")
+        for _ in range(count):
             key = _text(cursor)
             if key in seen or "/" in key:
                 raise FormatError(f"{cursor.where} is damaged: key {key!r} stands twice in {name!r}, or has a slash")

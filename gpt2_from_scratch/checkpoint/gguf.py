@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.checkpoint.atomic import replacing
-from gpt2_from_scratch.checkpoint.binary import MAX_DIMS, Cursor, Range, raw, stored
+from gpt2_from_scratch.checkpoint.binary import MAX_DIMS, Cursor, Range, check_count, raw, stored
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
 from gpt2_from_scratch.checkpoint.fixed import check_expressible, gpt2_config
 from gpt2_from_scratch.config import GPTConfig
@@ -30,13 +30,13 @@ from gpt2_from_scratch.errors import CheckpointError, ConfigError, FormatError
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)  # version 1 had 32-bit lengths and lived for a month
 _ALIGNMENT = 32  # unless general.alignment says otherwise
-_MAX_COUNT = 1 << 20  # of keys, of tensors, of strings in a list; the largest vocabularies have a quarter of that
+_MAX_COUNT = 1 << 18  # of strings in a list: as many as the largest vocabularies have
 _ARCHITECTURE = "gpt2"
 
 # Value types of the dictionary: the code, and its letter in `struct` and in numpy.
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _U32, _F32, _I32, _STRING, _ARRAY = 4, 6, 5, 8, 9
-_NORMAL, _CONTROL, _UNUSED = 1, 3, 5  # kinds of tokens
+_NORMAL, _CONTROL, _ADDED, _UNUSED = 1, 3, 4, 5  # kinds of tokens
 
 # ggml's types that are plain numbers.
 _DTYPES: Mapping[int, torch.dtype] = {0: torch.float32, 1: torch.float16, 28: torch.float64, 30: torch.bfloat16}
@@ -52,11 +52,13 @@ class Vocabulary(NamedTuple):
         tokens: text of each id in order, in GPT-2's byte symbols.
         merges: pairs such as ``"Ġ t"``, first merge first.
         special: ids that stand for themselves, such as ``<|endoftext|>``.
+        unused: ids that are there to fill the embedding, and have no token.
     """
 
     tokens: Sequence[str]
     merges: Sequence[str]
     special: Sequence[int] = ()
+    unused: Sequence[int] = ()
 
 
 def recognises(head: bytes, path: Path) -> bool:
@@ -112,6 +114,35 @@ def read(path: Path, mmap: bool = True) -> Container:
     return Container(f"GGUF, version {version}", (path,), tensors, "gguf", config, tuple(notes))
 
 
+def vocabulary(path: Path) -> Vocabulary | None:
+    """The tokenizer inside a GGUF file, or None where there is none.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FormatError: the file is damaged, or holds a tokenizer of another kind.
+    """
+    with path.open("rb") as file:
+        _, fields, _ = _parse(Cursor(file, path.stat().st_size, str(path)))
+    model, pre = fields.get("tokenizer.ggml.model", "none"), fields.get("tokenizer.ggml.pre", "gpt-2")
+    if model == "none":
+        return None
+    if (model, pre) != ("gpt2", "gpt-2"):
+        raise FormatError(
+            f"{path} holds a tokenizer of the kind {model!r}, which cuts text as {pre!r}; GPT-2's is gpt2, and gpt-2",
+            hint="tokenize with llama.cpp, and give this package the token ids",
+        )
+    tokens, merges = (fields.get(f"tokenizer.ggml.{name}") for name in ("tokens", "merges"))
+    if not isinstance(tokens, list) or not isinstance(merges, list):
+        raise FormatError(f"{path} holds a tokenizer without tokens or without merges", hint="convert the model again")
+    kinds = fields.get("tokenizer.ggml.token_type", np.full(len(tokens), _NORMAL))
+    if not isinstance(kinds, np.ndarray) or len(kinds) != len(tokens):
+        raise FormatError(f"{path} is damaged: its tokenizer does not give each of its tokens a type")
+    special, unused = (np.flatnonzero(np.isin(kinds, those)).tolist() for those in ((_CONTROL, _ADDED), (_UNUSED,)))
+    return Vocabulary(tokens, merges, special, unused)
+
+
 class _Info(NamedTuple):
     shape: tuple[int, ...]
     kind: int
@@ -130,6 +161,7 @@ def _parse(cursor: Cursor) -> tuple[int, dict[str, Any], dict[str, _Info]]:
             hint="convert it for little-endian machines" if big else "known: " + ", ".join(map(str, _VERSIONS)),
         )
     tensor_count, field_count = _count(cursor), _count(cursor)
+    check_count(where, max(tensor_count, field_count))
     fields: dict[str, Any] = {}
     for _ in range(field_count):
         key = _text(cursor)
@@ -240,7 +272,7 @@ def _byte_shape(path: Path, name: str, info: _Info) -> tuple[int, ...]:
     if info.kind not in sizes:
         raise FormatError(f"{path}: tensor {name!r} is of ggml's type {info.kind}, which is unknown")
     elements, size = sizes[info.kind]
-    if not info.shape or info.shape[-1] % elements:
+    if not info.shape or not all(info.shape) or info.shape[-1] % elements:
         raise FormatError(f"{path} is damaged: tensor {name!r} {list(info.shape)} in blocks of {elements} elements")
     return (*info.shape[:-1], info.shape[-1] // elements * size)
 
@@ -249,7 +281,8 @@ def _dequantise(path: Path, name: str, info: _Info, packed: StoredTensor) -> Ten
     gguf = _gguf(path)
     kind = gguf.GGMLQuantizationType(info.kind)
     try:
-        numbers = gguf.dequantize(packed.read().numpy(), kind)
+        with np.errstate(all="ignore"):  # a damaged scale is infinite, and what comes of it is refused with its name
+            numbers = gguf.dequantize(packed.read().numpy(), kind)
     except NotImplementedError:
         raise FormatError(f"{path}: tensor {name!r} is {kind.name}, which `gguf` cannot dequantise") from None
     return torch.from_numpy(numbers).to(torch.float32).view(info.shape)

@@ -103,5 +103,22 @@ def fetch(
     return found
 
 
+def unknown(
+    repo_id: str, names: Iterable[str], *, revision: str | None = None, cache_dir: str | Path | None = None
+) -> list[str]:
+    """Those of the named files of which the cache does not say whether the repository has them: never asked for online.
+
+    Args:
+        repo_id: as in `fetch`, which has been called for these names: online, that leaves nothing unknown.
+        names: files.
+        revision: as in `fetch`.
+        cache_dir: as in `fetch`.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = {name: try_to_load_from_cache(repo_id, name, cache_dir=cache_dir, revision=revision) for name in names}
+    return [name for name, path in cached.items() if path is None]  # of an absent one, the cache says that it is
+
+
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from gpt2_from_scratch.checkpoint.binary import MAX_DIMS, TRUNCATED, Cursor, Range, stored
+from gpt2_from_scratch.checkpoint.binary import MAX_DIMS, Cursor, Range, stored, zip_archive
 from gpt2_from_scratch.checkpoint.container import Container
 from gpt2_from_scratch.errors import FormatError
 
@@ -21,7 +21,13 @@ _HEADER = re.compile(
     rb"\{'descr': '(?P<dtype>[ -~]{1,20})', 'fortran_order': (?P<order>True|False), "
     rb"'shape': \((?P<shape>(?:\d{1,19}, ?)*(?:\d{1,19})?)\),? ?\}\s*"
 )
-_DTYPES = {"<f8": torch.float64, "<f4": torch.float32, "<f2": torch.float16}
+_DTYPES = {
+    "<f8": torch.float64,
+    "<f4": torch.float32,
+    "<f2": torch.float16,
+    "<i8": torch.int64,  # token ids; weights are refused later, by name
+    "<i4": torch.int32,
+}
 
 
 def recognises(head: bytes, path: Path) -> bool:
@@ -45,11 +51,8 @@ def read(path: Path, mmap: bool = True) -> Container:
         FormatError: damaged, compressed, or holding what is not an array of floating-point numbers.
     """
     ranges: dict[str, Range] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise FormatError(f"{path} is a damaged zip archive: {error}", TRUNCATED) from None
+    with path.open("rb") as file:
+        members = zip_archive(path, file).filelist
     for member in members:
         name = member.filename.removesuffix(".npy")
         where = f"{path}: {member.filename!r}"

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gpt2_from_scratch.checkpoint.atomic import replacing
+from gpt2_from_scratch.checkpoint.binary import MAX_DIMS, TRUNCATED, check_count, check_shape, check_table
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
 from gpt2_from_scratch.config import no_duplicates
 from gpt2_from_scratch.errors import ConfigError, FormatError
@@ -24,7 +25,6 @@ from gpt2_from_scratch.errors import ConfigError, FormatError
 INDEX = "model.safetensors.index.json"
 
 _MAX_HEADER_BYTES = 100_000_000  # the library's own limit
-_MAX_DIMS = 64  # numpy's limit; the product of a million sizes would take minutes to compute
 _DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -37,7 +37,6 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_TRUNCATED = "the download or copy was cut short: fetch the file again"
 _MALFORMED = "the file was damaged, or written by a faulty program: fetch it again, or save it again"
 
 
@@ -90,7 +89,8 @@ def _read_header(path: Path) -> tuple[dict[str, _Entry], Mapping[str, str]]:
                 hint="`gpt2 inspect` tells what a file is",
             )
         if 8 + length > size:
-            raise FormatError(f"{path} is truncated: {size:,} bytes, its header alone takes {8 + length:,}", _TRUNCATED)
+            raise FormatError(f"{path} is truncated: {size:,} bytes, its header alone takes {8 + length:,}", TRUNCATED)
+        check_table(str(path), length)
         raw = file.read(length)
     try:
         header = json.loads(raw.decode("utf-8"), object_pairs_hook=no_duplicates)
@@ -103,8 +103,11 @@ def _read_header(path: Path) -> tuple[dict[str, _Entry], Mapping[str, str]]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise FormatError(f"{path}: __metadata__ must map text to text", _MALFORMED)
+    check_count(str(path), len(header))
     entries = {name: _entry(path, name, fields, 8 + length) for name, fields in header.items()}
     _check_ranges(path, entries, 8 + length, size)
+    for name, entry in entries.items():
+        check_shape(f"{path}: tensor {name!r}", entry.shape, size)
     return entries, metadata
 
 
@@ -118,7 +121,7 @@ def _entry(path: Path, name: str, fields: Any, data_start: int) -> _Entry:
     if not isinstance(dtype, str) or dtype not in _DTYPES:
         raise FormatError(f"{where} has dtype {dtype!r}", hint="supported: " + ", ".join(_DTYPES))
     if not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
-        raise FormatError(f"{where}: shape must list at most {_MAX_DIMS} sizes, data_offsets two", _MALFORMED)
+        raise FormatError(f"{where}: shape must list at most {MAX_DIMS} sizes, data_offsets two", _MALFORMED)
     begin, end = offsets
     expected = math.prod(shape) * _DTYPES[dtype].itemsize
     if end - begin != expected:
@@ -138,7 +141,7 @@ def _check_ranges(path: Path, entries: Mapping[str, _Entry], data_start: int, si
         position = entry.end
     if size < position:
         raise FormatError(
-            f"{path} is truncated: {size:,} bytes of {position:,}, {position - size:,} missing", _TRUNCATED
+            f"{path} is truncated: {size:,} bytes of {position:,}, {position - size:,} missing", TRUNCATED
         )
     if size > position:
         raise FormatError(f"{path} has {size - position:,} bytes behind its last tensor", _MALFORMED)
@@ -149,7 +152,7 @@ def _read_range(path: Path, name: str, entry: _Entry) -> Tensor:
     with path.open("rb") as file:
         file.seek(entry.start)
         if file.readinto(data) != len(data):
-            raise FormatError(f"{path} changed while it was read: tensor {name!r} is cut short", _TRUNCATED)
+            raise FormatError(f"{path} changed while it was read: tensor {name!r} is cut short", TRUNCATED)
     if not data:
         return torch.empty(entry.shape, dtype=entry.dtype)
     return torch.frombuffer(data, dtype=entry.dtype).view(entry.shape)
@@ -158,7 +161,7 @@ def _read_range(path: Path, name: str, entry: _Entry) -> Tensor:
 def _is_sizes(value: object) -> bool:
     return (
         isinstance(value, list)
-        and len(value) <= _MAX_DIMS
+        and len(value) <= MAX_DIMS
         and all(type(item) is int and 0 <= item < 2**63 for item in value)
     )
 

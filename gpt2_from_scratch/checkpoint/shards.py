@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from gpt2_from_scratch.checkpoint.binary import MAX_TABLE_BYTES, check_count
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
 from gpt2_from_scratch.config import read_json
 from gpt2_from_scratch.errors import ConfigError, FormatError
 
-_MAX_INDEX_BYTES = 100_000_000  # as much as safetensors allows for the names in a single file
 _SHARD_NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 
@@ -37,6 +37,11 @@ def read(index: Path, mmap: bool, open_shard: Callable[[Path, bool], Container])
     for name in names:
         if not (index.parent / name).is_file():
             raise FormatError(f"{index} names {name}, which is not there", hint="fetch the missing shard")
+        if not (target := (index.parent / name).resolve()).is_relative_to(_home(index)):
+            raise FormatError(
+                f"{index} names {name}, which is a link to {target}, outside its folder",
+                hint="an index may only name what lies beside it: if the link is yours, put the file itself there",
+            )
     shards = {name: open_shard(index.parent / name, mmap) for name in names}
     tensors: dict[str, StoredTensor] = {}
     for name, shard in shards.items():
@@ -60,6 +65,12 @@ def read(index: Path, mmap: bool, open_shard: Callable[[Path, bool], Container])
     )
 
 
+def _home(index: Path) -> Path:
+    """Where shards may lie: the index's folder; in the Hub's cache all of the repository, whose files are links."""
+    folder = index.parent.resolve()
+    return folder.parents[1] if folder.parent.name == "snapshots" else folder
+
+
 def names_in(index: Path) -> list[str]:
     """The shards that an index names; they need not be there yet.
 
@@ -71,12 +82,13 @@ def names_in(index: Path) -> list[str]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        content = read_json(index, max_bytes=_MAX_INDEX_BYTES)
+        content = read_json(index, max_bytes=MAX_TABLE_BYTES)
     except ConfigError as error:
         raise FormatError(error.message, hint=error.hint) from None
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise FormatError(f"{index} has no weight_map", hint="it should map each tensor's name to its shard")
+    check_count(str(index), len(weight_map))
     for name, shard in weight_map.items():
         if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard) or set(shard) == {"."}:
             raise FormatError(

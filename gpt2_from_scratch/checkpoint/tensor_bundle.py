@@ -56,6 +56,9 @@ _DTYPES: Mapping[int, torch.dtype] = {
 }
 _STRING = 7
 
+_SLICE = b"\0"  # begins the key of a part of a variable; then come its name, this byte again, and where the part lies
+_WHOLE = "GPT-2's checkpoints have no such tensor: save it whole"
+
 _Handle: TypeAlias = tuple[int, int]  # of a block: offset and size
 
 
@@ -306,16 +309,19 @@ def _shards(key: bytes, value: bytes, where: str) -> int:
 
 def _entry(key: bytes, value: bytes, where: str) -> tuple[str, _Entry]:
     """A variable's name, and its `BundleEntryProto`; fields that are zero are left out of the file."""
+    in_slices = key.startswith(_SLICE)  # such keys come before all names
     try:
-        name = key.decode()
+        name = key.removeprefix(_SLICE).partition(_SLICE)[0].decode() if in_slices else key.decode()
     except UnicodeDecodeError:
         raise FormatError(f"{where} is damaged: {key!r} is not a name") from None
     where = f"{where}: tensor {name!r}"
+    if in_slices:
+        raise FormatError(f"{where} is stored in slices", _WHOLE)
     fields: dict[int, Any] = {1: 0, 2: b"", 3: 0, 4: 0, 5: 0, 6: 0}
     for number, content in _message(value, where):
         if number not in fields or type(content) is not type(fields[number]):
             reason = "is stored in slices" if number == 7 else f"has an unknown field {number}"
-            raise FormatError(f"{where} {reason}", hint="GPT-2's checkpoints have no such tensor: save it whole")
+            raise FormatError(f"{where} {reason}", _WHOLE)
         fields[number] = content
     number, shape, shard, offset, size, crc = fields.values()
     if number not in _DTYPES:

@@ -18,6 +18,7 @@ from gpt2_from_scratch.errors import CheckpointError, FormatError
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _TRUNK = "/transformer/"
 _MAX_DEPTH = 32  # GPT-2 has 8 levels
+_MOST_OBJECTS = 2_500  # the 1558M model has 1,016, and h5py takes a second for this many
 _DTYPES = {"<f8": torch.float64, "<f4": torch.float32, "<f2": torch.float16}
 
 
@@ -76,8 +77,10 @@ def _datasets(h5py: Any, group: Any, where: str, seen: set[int], depth: int = 0)
             raise FormatError(f"{where}: {full!r} is a link, perhaps to another file; Keras writes none")
         item = group[name]
         address = h5py.h5o.get_info(item.id).addr
-        if address in seen or depth > _MAX_DEPTH:
-            raise FormatError(f"{where}: {full!r} is reached twice, or nested too deep; Keras writes trees")
+        if address in seen or depth > _MAX_DEPTH or len(seen) > _MOST_OBJECTS:
+            raise FormatError(
+                f"{where}: {full!r} is reached twice, nested too deep, or one of too many; Keras writes trees"
+            )
         seen.add(address)
         if isinstance(item, h5py.Group):
             yield from _datasets(h5py, item, where, seen, depth + 1)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.checkpoint import state_dict
-from gpt2_from_scratch.checkpoint.binary import TRUNCATED, raw
+from gpt2_from_scratch.checkpoint.binary import MAX_TABLE_BYTES, TRUNCATED, raw, zip_archive
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
 from gpt2_from_scratch.errors import FormatError
 
@@ -32,8 +32,6 @@ _ZIP = b"PK\x03\x04"
 _STREAM = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # torch's magic number, as a pickle of its own
 _TAR_AT, _TAR = 257, b"ustar"
 
-# Of a 1558M model with its optimizer's state it takes 0.2 MB; this much is scanned in a second.
-_MAX_PICKLE_BYTES = 1_000_000
 # How often a file's bytes may appear in its tensors: a mask may be shared by all layers, at most 48 in official models.
 _MOST_REPEATS = 48
 
@@ -65,7 +63,7 @@ def read(path: Path, mmap: bool = True) -> Container:
     Raises:
         FormatError: not a PyTorch file, code in it, damaged, hostile; says what, and what to do.
     """
-    with path.open("rb") as file:
+    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):  # remarks on how a pickle is written
         if file.read(len(_ZIP)) == _ZIP:
             form, content = "PyTorch zip", _read_zip(path, file, mmap)
         else:
@@ -112,7 +110,7 @@ def _read_zip(path: Path, file: BinaryIO, mmap: bool) -> Any:
 
 def _read_stream(path: Path, file: BinaryIO) -> Any:
     file.seek(0)
-    pickles = io.BytesIO(file.read(_MAX_PICKLE_BYTES))
+    pickles = io.BytesIO(file.read(MAX_TABLE_BYTES))
     if pickles.getvalue()[_TAR_AT:].startswith(_TAR):
         raise FormatError(f"{path} is a tar archive, as PyTorch wrote before 2017", hint=_ONLY_WEIGHTS)
     for _ in ("magic number", "version", "machine"):
@@ -137,8 +135,7 @@ def _load(path: Path, source: Path | BinaryIO, names: Iterable[str]) -> Any:
         source.seek(0)
     stand_ins = [(state_dict.SavedConfig, name) for name in names if _CONFIG_CLASS.fullmatch(name)]
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([*stand_ins]):
-            warnings.simplefilter("ignore")  # remarks on the pickle's version
+        with torch.serialization.safe_globals([*stand_ins]):
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch's unpickler checks no types: a damaged program raises anything
         raise FormatError(f"{path} is damaged: {type(error).__name__}: {_gist(error)}", TRUNCATED) from None
@@ -171,19 +168,15 @@ def _storages(content: object) -> dict[int, int]:
 def _records(path: Path, file: BinaryIO) -> dict[str, _Record]:
     """The archive's records, by name inside its one folder; nothing about it may be what `torch.save` never writes."""
     size = path.stat().st_size
-    try:
-        archive = zipfile.ZipFile(file)
-        members = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise FormatError(f"{path} is a damaged zip archive: {error}", TRUNCATED) from None
-    names = [member.filename for member in members]
+    archive = zip_archive(path, file)
+    names = [member.filename for member in archive.filelist]
     if any(name.endswith("/constants.pkl") for name in names):
         raise FormatError(f"{path} is a TorchScript archive (rust_model.ot is one), a program", hint=_ONLY_WEIGHTS)
     if not any(name.endswith("/data.pkl") for name in names):
         raise FormatError(f"{path} is a zip archive, but not one of torch.save: it holds {_some(names)}")
     folder = names[0].partition("/")[0]
     records: dict[str, _Record] = {}
-    for member in members:
+    for member in archive.filelist:
         where = f"{path}: record {member.filename!a}"
         top, _, name = member.filename.partition("/")
         if top != folder or folder in ("", ".", "..") or not set(name.split("/")).isdisjoint(("", ".", "..")):
@@ -203,8 +196,8 @@ def _records(path: Path, file: BinaryIO) -> dict[str, _Record]:
             raise FormatError(f"{path}: the records of the archive overlap, or end behind its end")
     if archive.comment:  # where torch's own reader could find another table of contents than this one
         raise FormatError(f"{path}: the archive has a comment, which torch.save never writes")
-    if "data.pkl" not in records or records["data.pkl"].size > _MAX_PICKLE_BYTES:
-        raise FormatError(f"{path} has a data.pkl of more than {_MAX_PICKLE_BYTES:,} bytes, or none")
+    if "data.pkl" not in records or records["data.pkl"].size > MAX_TABLE_BYTES:
+        raise FormatError(f"{path} has a data.pkl of more than {MAX_TABLE_BYTES:,} bytes, or none")
     if "byteorder" in records:
         file.seek(records["byteorder"].start)
         if (order := file.read(min(records["byteorder"].size, 9))) != b"little":
@@ -253,11 +246,11 @@ def _scan(path: Path, stream: io.BytesIO) -> tuple[list[str], int]:
                     stack.append(str(argument))
                 case _ if opcode.stack_after:
                     objects = 1 + sum(part if isinstance(part, int) else 1 for part in parts)
-                    if objects > _MAX_PICKLE_BYTES:
+                    if objects > MAX_TABLE_BYTES:
                         raise ValueError("its objects are nested without end")
                     stack.append(objects)
     except (ValueError, OverflowError, LookupError) as error:
-        what = f"is damaged, or longer than {_MAX_PICKLE_BYTES:,} bytes"
+        what = f"is damaged, or longer than {MAX_TABLE_BYTES:,} bytes"
         raise FormatError(f"{path}: the pickle in it {what}: {error}", TRUNCATED) from None
     foreign = [name for name in names if not _ALLOWED.fullmatch(name) and not _CONFIG_CLASS.fullmatch(name)]
     if foreign:

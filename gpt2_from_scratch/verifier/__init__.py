@@ -7,19 +7,20 @@ floor, is measured in the same run on the same prompts, so there is no tolerance
 import os
 import platform
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from gpt2_from_scratch.compare import LINE
-from gpt2_from_scratch.errors import CandidateError, CheckpointError
+from gpt2_from_scratch.errors import CandidateError, CheckpointError, TokenizerError
 from gpt2_from_scratch.loading import TINY, Checkpoint, LayoutChoice, layout_variants, open_checkpoint
 from gpt2_from_scratch.mapping import Layout
 from gpt2_from_scratch.reference import load_reference
-from gpt2_from_scratch.tokenizer import load_tokenizer
+from gpt2_from_scratch.tokenizer import load_tokenizer, tokenizer_files
 from gpt2_from_scratch.verifier.battery import TEXT, Prompt, battery
 from gpt2_from_scratch.verifier.candidate import Candidate, load_object
 from gpt2_from_scratch.verifier.divergence import Divergence, SiteResult, find_divergence
@@ -66,8 +67,8 @@ __all__ = [
 # The evidence, in the order in which it is taken. Gradients are taken on request; all others unless skipped.
 PARTS = ("weights", "self-tests", "logits", "generation", "gradients", "where")
 
-_GREEDY_STEPS = 16
-_GREEDY_PROMPT = 17  # tokens, at most: a continuation is recomputed at every step
+_GREEDY_STEPS = 12
+_GREEDY_PROMPT = 4  # tokens that are continued: few, as everything is recomputed at every step
 _TRACED = 64  # tokens, at most: every site's numbers are held at once
 
 Diagnose = Callable[[Candidate, Checkpoint, Reference, "Verdict", Sequence[Layout]], Explanation]
@@ -194,6 +195,12 @@ class _Run:
     def _agree(self) -> bool:
         return self.verdict.logits is None or bool(self.verdict.logits)
 
+    def _rounded_alike(self) -> AbstractContextManager[None]:
+        """The reference's weights go through the precision that the candidate's went through."""
+        logits, weights = self.verdict.logits, self.verdict.weights
+        rounded = (logits.weights_dtype if logits is not None else None) or (weights.rounded if weights else None)
+        return nullcontext() if rounded is None else self.reference.with_weights_in(rounded)
+
     def enter(self, phase: str) -> None:
         self.phase = phase
         self.progress(phase)
@@ -217,7 +224,9 @@ class _Run:
             self.unchecked["self-tests"] = "self-tests, as a recording cannot be asked anything else"
             return
         self.enter("self-tests")
-        self.verdict = replace(self.verdict, self_tests=check_itself(self.subject))
+        self.verdict = replace(
+            self.verdict, self_tests=check_itself(self.subject, full_context="logits" not in self.wanted)
+        )
 
     def load_reference(self, prompts: Sequence[Prompt] | None) -> None:
         self.enter("loading the reference")
@@ -235,6 +244,9 @@ class _Run:
             self.subject, self.reference, self.prompts, self.line, tolerance=tolerance, progress=self.enter
         )
         self.verdict = replace(self.verdict, logits=logits)
+        if torch.finfo(logits.dtype).bits < 32:
+            name = str(logits.dtype).removeprefix("torch.")
+            self.unchecked["precision"] = f"what is smaller than the rounding of {name}: verify in float32 to see it"
 
     def check_generation(self) -> None:
         if "generation" not in self.wanted:
@@ -244,11 +256,12 @@ class _Run:
             self.unchecked["generation"] = f"generation, as {why}"
             return
         self.enter("generation")
-        tie = self.line * self.verdict.logits.floor if self.verdict.logits is not None else 0.0
-        fitting = [prompt for prompt in self.prompts if prompt.ids.size(1) <= _GREEDY_PROMPT] or self.prompts[:1]
-        longest = max(fitting, key=lambda prompt: prompt.ids.size(1))
-        single = Prompt(longest.name, longest.ids[:1])
-        generation = check_generation(self.subject, self.reference, [single], _GREEDY_STEPS, tie)
+        logits = self.verdict.logits  # those that passed may each be off by as much as was let pass
+        tie = max(self.line * logits.floor, 2 * logits.max_abs) if logits is not None else 0.0
+        beginning = self.prompts[-1]  # natural text, where there is some
+        single = Prompt(f"the beginning of {beginning.name}", beginning.ids[:1, :_GREEDY_PROMPT])
+        with self._rounded_alike():
+            generation = check_generation(self.subject, self.reference, [single], _GREEDY_STEPS, tie)
         self.verdict = replace(self.verdict, generation=generation)
 
     def check_gradients(self) -> None:
@@ -257,13 +270,17 @@ class _Run:
         if not self._fits_a_layout:
             self.unchecked["gradients"] = "gradients, as that takes a torch module and its layout"
             return
+        if torch.finfo(self.subject.precision).bits < 32:
+            self.unchecked["gradients"] = "gradients, as there is no floor for those of lower precision"
+            return
         self.enter("gradients")
         fitting = [prompt for prompt in self.prompts if 1 < prompt.ids.size(1) <= _TRACED]
         if not fitting:
             self.unchecked["gradients"] = f"gradients, as no prompt has 2 to {_TRACED} tokens"
             return
         longest = max(fitting, key=lambda prompt: prompt.tokens)
-        gradients = check_gradients(self.subject, self.reference, longest, self.layouts, self.line)
+        with self._rounded_alike():
+            gradients = check_gradients(self.subject, self.reference, longest, self.layouts, self.line)
         self.verdict = replace(self.verdict, gradients=gradients)
 
     def locate(self, always: bool) -> None:
@@ -271,7 +288,8 @@ class _Run:
             return
         self.enter("first divergence")
         traced = _to_trace(self.verdict.logits, self.prompts)
-        divergence = find_divergence(self.subject, self.reference, traced, self.layouts)
+        with self._rounded_alike():
+            divergence = find_divergence(self.subject, self.reference, traced, self.layouts)
         self.verdict = replace(self.verdict, divergence=divergence)
 
     def diagnose(self, diagnose: Diagnose) -> None:
@@ -292,15 +310,15 @@ def standard_prompts(checkpoint: Checkpoint, unchecked: dict[str, str] | None = 
         checkpoint: an opened one.
         unchecked: where to say why there is no text.
     """
-    text = None
+    source, text = checkpoint.located.source, None
     try:
-        encoding = load_tokenizer(checkpoint.located.directory, vocab_size=checkpoint.config.vocab_size)
+        if Path(source).exists() and not tokenizer_files(Path(source)):  # where tiktoken would look on the network
+            raise TokenizerError(f"{source} has no tokenizer files")
+        encoding = load_tokenizer(source, vocab_size=checkpoint.config.vocab_size)
         text = torch.tensor([encoding.encode(TEXT)])
-    except (CheckpointError, OSError) as error:
+    except (CheckpointError, OSError, ValueError) as error:
         if unchecked is not None:
-            unchecked["text"] = (
-                f"natural text, as there is no tokenizer beside the weights ({str(error).splitlines()[0]})"
-            )
+            unchecked["text"] = f"natural text: {str(error).splitlines()[0]}"
     return battery(checkpoint.config, text)
 
 

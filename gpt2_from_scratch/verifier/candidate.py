@@ -58,14 +58,18 @@ class Candidate:
     @property
     def dtype(self) -> torch.dtype:
         """Precision of its floating parameters; float32 for functions, and where they are mixed."""
-        dtypes = {p.dtype for p in self.module.parameters() if p.is_floating_point()} if self.module else set()
+        dtypes = self._parameter_dtypes()
         return dtypes.pop() if len(dtypes) == 1 else torch.float32
+
+    def _parameter_dtypes(self) -> set[torch.dtype]:
+        parameters = self.module.parameters() if self.module is not None else ()
+        return {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
 
     @property
     def precision(self) -> torch.dtype:
-        """The lowest precision that is known to have been computed in: of its parameters, or of the logits it gave."""
-        known = [self.dtype, self._output_dtype or torch.float32]
-        return max(known, key=lambda dtype: torch.finfo(dtype).eps) if _low(*known) else torch.float32
+        """The lowest precision that is known to have been computed in: of a parameter, or of the logits it gave."""
+        known = {self._output_dtype or torch.float32, torch.float32, *self._parameter_dtypes()}
+        return max(known, key=lambda dtype: torch.finfo(dtype).eps)
 
     @property
     def device(self) -> torch.device:
@@ -104,12 +108,21 @@ class Candidate:
         Raises:
             CandidateError: it crashed, or returned something else; says what.
         """
-        if self._with_targets and not options:
-            options = {"targets": input_ids.to(self.device)}
-        return self.logits_in(self.call(input_ids, **options), input_ids)
+        output = self.call(input_ids, **options)
+        if self._wants_targets(output, input_ids):
+            output = self.call(input_ids, **options)
+        return self.logits_in(output, input_ids)
 
-    def logits_in(self, output: Any, input_ids: Tensor) -> Tensor:
-        """The logits ``[B, T, V]`` in what the model returned for these ids; see `logits`."""
+    def logits_in(self, output: Any, input_ids: Tensor, last_suffices: bool = False) -> Tensor:
+        """The logits in what the model returned for these ids; see `logits`.
+
+        Args:
+            output: of `call`.
+            input_ids: int64 ``[B, T]``.
+            last_suffices: take those of the last position, ``[B, 1, V]``, where there are no others.
+        """
+        if last_suffices and self._last_only(output, input_ids):
+            input_ids = input_ids[:, -1:]
         logits = self._found_in(output, input_ids)
         if self._output_dtype is None:
             self._output_dtype = _grid(logits)
@@ -122,7 +135,22 @@ class Candidate:
             CandidateError: it returned no logits.
             Exception: whatever it raised.
         """
-        return self._found_in(self.model(input_ids.to(self.device)), input_ids)
+        output = self._asked(input_ids)
+        if self._wants_targets(output, input_ids):
+            output = self._asked(input_ids)
+        return self._found_in(output, input_ids)
+
+    def _wants_targets(self, output: Any, input_ids: Tensor) -> bool:
+        """Whether it is to be asked again, with targets from now on, as it gives all logits only then."""
+        if self._with_targets or "targets" not in self.parameters or not self._last_only(output, input_ids):
+            return False
+        self._with_targets = True
+        self.adaptations["it is called with targets: without, it gives the last position's logits only"] = None
+        return True
+
+    def _last_only(self, output: Any, input_ids: Tensor) -> bool:
+        logits, (batch, length) = _logits_in(output), input_ids.shape
+        return logits is not None and length > 1 and tuple(logits.shape[:-1]) in ((batch, 1), (batch,))
 
     def _found_in(self, output: Any, input_ids: Tensor) -> Tensor:
         logits = _logits_in(output)
@@ -144,15 +172,18 @@ class Candidate:
         """
         try:
             with torch.inference_mode():
-                return self._torch_or_numpy(input_ids.to(self.device), options)
+                return self._asked(input_ids, **options)
         except Exception as error:
             raise CandidateError(
                 f"{self.name} crashed on ids of shape {list(input_ids.shape)}: {type(error).__name__}: {error}",
                 hint="it must take int64 ids [B, T], at any length up to the context's, and nothing else",
             ) from error
 
-    def _torch_or_numpy(self, ids: Tensor, options: Mapping[str, Any]) -> Any:
+    def _asked(self, input_ids: Tensor, **options: Any) -> Any:
         """Modules get tensors. A function gets a tensor too, and a numpy array from the first time that fails."""
+        ids = input_ids.to(self.device)
+        if self._with_targets:
+            options["targets"] = ids
         if self._as_numpy:
             return self.model(ids.numpy(), **options)
         try:
@@ -177,20 +208,14 @@ class Candidate:
         if found[:-1] == (batch, length) and found[-1] > vocab:
             self.adaptations[f"{found[-1] - vocab} columns beyond the vocabulary of {vocab} are not compared"] = None
             return logits[..., :vocab]
-        if found in ((batch, 1, vocab), (batch, vocab)) and length > 1:
-            if "targets" in self.parameters and not self._with_targets:
-                self._with_targets = True
-                self.adaptations["it is called with targets: without, it gives the last position's logits only"] = None
-                return self.logits(input_ids)
+        if found == (batch, vocab) and length == 1:
+            return logits[:, None]
+        if self._last_only(logits, input_ids) and found[-1] >= vocab:
             raise CandidateError(
                 f"{what}: logits of the last position only",
                 hint="verify needs those of every position",
             )
         raise CandidateError(f"{what}; expected floating-point logits {[batch, length, vocab]}")
-
-
-def _low(*dtypes: torch.dtype) -> bool:
-    return any(torch.finfo(dtype).bits < 32 for dtype in dtypes)
 
 
 def _grid(logits: Tensor) -> torch.dtype:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.compare import SITE_RTOL, compare
+from gpt2_from_scratch.compare import LINE, SITE_RTOL, compare
 from gpt2_from_scratch.mapping import Layout, best_fit, collapse
 from gpt2_from_scratch.trace import Site, trace
 from gpt2_from_scratch.verifier.battery import Prompt
@@ -36,6 +36,7 @@ class SiteResult:
         calls: how often it ran, if more than once.
         parts: of query, key and value, those that are wrong.
         positions: relative error of the output at each position, where it has positions.
+        limit: largest relative error that is rounding, here.
     """
 
     site: str
@@ -45,11 +46,12 @@ class SiteResult:
     calls: int = 1
     parts: tuple[str, ...] = ()
     positions: tuple[float, ...] = ()
+    limit: float = SITE_RTOL
 
     @property
     def diverges(self) -> bool:
         """Whether it received the right numbers and returned wrong ones."""
-        return self.called and self.input <= SITE_RTOL and not self.output <= SITE_RTOL
+        return self.called and self.input <= self.limit and not self.output <= self.limit
 
     @property
     def name(self) -> str:
@@ -84,9 +86,9 @@ class Divergence:
                 idle = idle or site
             elif site.diverges:
                 return site
-            elif not site.input <= SITE_RTOL and idle is not None:
+            elif not site.input <= site.limit and idle is not None:
                 return idle
-            elif site.input <= SITE_RTOL:
+            elif site.input <= site.limit:
                 idle = None
         return None
 
@@ -109,7 +111,7 @@ class Divergence:
         for before, site in zip((None, *self.sites), self.sites, strict=False):
             if site.diverges:
                 return ""
-            if site.called and not site.input <= SITE_RTOL:
+            if site.called and not site.input <= site.limit:
                 return f"between {before.site if before else 'the input'} and {site.site}"
         return ""
 
@@ -135,20 +137,39 @@ def find_divergence(
         attention=[name for site, names in theirs_of.items() if site.endswith(".attn") for name in names],
     )
     existing = {name for name, _ in module.named_modules(remove_duplicate=False)}
+    right = reference.trace(prompt.ids)
+    rounding = torch.float64 if candidate.precision == torch.float32 else candidate.precision
+    limits = _limits(right, reference.trace(prompt.ids, rounding))
     pairs: dict[str, _Pair] = {}
     results, absent = [], []
-    for site, expected in reference.trace(prompt.ids).items():
+    for site, expected in right.items():
         names = theirs_of.get(site, ())
         if not names or not existing.issuperset(names):
             absent.append(site)
         elif not all(name in actual for name in names):
             results.append(SiteResult(site, math.nan, math.nan, called=False))
         else:
-            pairs[site] = _Pair([actual[name] for name in names], expected)
+            pairs[site] = _Pair([actual[name] for name in names], expected, limits[site])
             results.append(_compare(site, pairs[site]))
     walked = [place for result in results for place in (*_before(result.site, pairs), result)]
     absent = [site for site in absent if site not in {place.site for place in walked}]
     return Divergence(tuple(walked), tuple(collapse(absent)), prompt.name)
+
+
+def _limits(right: Mapping[str, Site], rounded: Mapping[str, Site]) -> Mapping[str, float]:
+    """How far from the reference a site may be: its own distance when it is rounded otherwise, with the usual line.
+
+    Rounding grows on its way through the layers, so a limit holds for all that follows.
+    """
+    limits, limit = {}, SITE_RTOL
+    for site, one in right.items():
+        other = rounded[site]
+        sides = ((other.input, one.input), (other.output, one.output), (other.probabilities, one.probabilities))
+        for actual, expected in sides:
+            if actual is not None and expected is not None and expected.is_floating_point():
+                limit = max(limit, LINE * _relative(actual, expected))
+        limits[site] = limit
+    return limits
 
 
 @dataclass(frozen=True)
@@ -157,6 +178,7 @@ class _Pair:
 
     parts: Sequence[Site]
     expected: Site
+    limit: float
 
     @property
     def input(self) -> Tensor:
@@ -175,8 +197,9 @@ def _compare(site: str, pair: _Pair) -> SiteResult:
         received,
         _relative(output, expected),
         calls=max(part.calls for part in pair.parts),
-        parts=_wrong_parts(output, expected) if site.endswith("attn.c_attn") else (),
+        parts=_wrong_parts(output, expected, pair.limit) if site.endswith("attn.c_attn") else (),
         positions=_by_position(output, expected),
+        limit=pair.limit,
     )
 
 
@@ -193,8 +216,8 @@ def _before(site: str, pairs: Mapping[str, _Pair]) -> Iterator[SiteResult]:
         if around is not None and around.expected.probabilities is not None:
             probabilities = around.parts[0].probabilities
             if probabilities is not None:
-                wrong = _relative(probabilities, around.expected.probabilities)
-                yield SiteResult(f"{layer}.probabilities", received, wrong)
+                wrong = _of_heads(probabilities, around.expected.probabilities)
+                yield SiteResult(f"{layer}.probabilities", received, wrong, limit=around.limit)
                 received = max(received, wrong)
         yield _enclosed(f"{layer}.merged", received, pairs[site])
 
@@ -202,19 +225,27 @@ def _before(site: str, pairs: Mapping[str, _Pair]) -> Iterator[SiteResult]:
 def _enclosed(site: str, received: float, after: _Pair) -> SiteResult:
     """What the module after it received, as the output of what comes before it."""
     actual, expected = after.input, after.expected.input
-    return SiteResult(site, received, _relative(actual, expected), positions=_by_position(actual, expected))
+    return SiteResult(
+        site, received, _relative(actual, expected), positions=_by_position(actual, expected), limit=after.limit
+    )
 
 
 def _output_error(pair: _Pair) -> float:
     return _relative(pair.output, pair.expected.output)
 
 
-def _wrong_parts(actual: Tensor, expected: Tensor) -> tuple[str, ...]:
+def _of_heads(actual: Tensor, expected: Tensor) -> float:
+    """The relative error of probabilities ``[B, H, T, S]``, which some code has as ``[H, B, T, S]``."""
+    orders = [actual, actual.transpose(0, 1)] if actual.dim() == 4 else [actual]
+    return min(_relative(order, expected) for order in orders)
+
+
+def _wrong_parts(actual: Tensor, expected: Tensor, limit: float) -> tuple[str, ...]:
     """Which of query, key and value are wrong, if not all of them."""
     if actual.numel() != expected.numel():
         return ()
     thirds = zip(_QKV, actual.cpu().reshape(expected.shape).chunk(3, -1), expected.chunk(3, -1), strict=True)
-    wrong = tuple(part for part, mine, theirs in thirds if not _relative(mine, theirs) <= SITE_RTOL)
+    wrong = tuple(part for part, mine, theirs in thirds if not _relative(mine, theirs) <= limit)
     return wrong if len(wrong) < len(_QKV) else ()
 
 

@@ -19,9 +19,10 @@ from gpt2_from_scratch.verifier.battery import Prompt
 from gpt2_from_scratch.verifier.candidate import Candidate
 from gpt2_from_scratch.verifier.reference import Reference
 
-_SLAB = 64  # tokens whose logits are in float64 at once: 26 MB at GPT-2's vocabulary
+_SLAB = 16  # tokens whose logits are in float64 at once: 6 MB at GPT-2's vocabulary, which caches hold
 _WORST = 8  # tokens per prompt that a report can show
 _SHORT = 64  # tokens: prompts up to here are run in float64 near the line
+_EXACT = 256  # tokens of a prompt on which the floor is measured in float64, too: it costs twice float32
 
 
 @dataclass(frozen=True)
@@ -235,25 +236,31 @@ def check_logits(
         result = _measure(prompt, actual, expected, tolerance)
         del actual
         results.append(replace(result, floors=_floors(candidate.precision, reference, prompt, expected)))
-    floor = max(*(result.floor for result in results), FLOAT32_ULP * scale)
+    floor = max(*(result.floor for result in results), FLOAT32_ULP * scale, torch.finfo(torch.float32).tiny)
     logits = Logits(tuple(results), floor, candidate.precision, line, tolerance=tolerance)
-    if logits.dtype != torch.float32 or tolerance is not None or not math.isfinite(logits.max_abs):
+    if not math.isfinite(logits.max_abs):
         return logits
-    if NEAR_LINE[0] <= logits.multiple <= NEAR_LINE[1]:
-        progress("logits: near the line, in float64")
-        logits = replace(logits, exact=_run_in_float64(candidate, reference, prompts, floor))
-    return logits or _with_rounded_weights(candidate, reference, prompts, logits) or logits
+    if not all(math.isfinite(result.floor) for result in results):  # every distance would be within it
+        raise CandidateError(
+            f"there is no floor to judge {_name(logits.dtype)} by: the reference itself overflows in it",
+            hint="verify it in float32 or bfloat16",
+        )
+    if logits.dtype != torch.float32 or tolerance is not None:
+        return logits
+    logits = _looked_at_closely(logits, candidate, reference, prompts, progress)
+    return logits or _with_rounded_weights(logits, candidate, reference, prompts) or logits
 
 
 def _floors(dtype: torch.dtype, reference: Reference, prompt: Prompt, expected: Tensor) -> Tensor:
     """The largest distance of each token's logits from those of the reference's other roundings."""
-    low = torch.finfo(dtype).bits < 32
-    roundings: Iterator[tuple[str, Tensor]] = (
-        iter([(str(dtype), reference.logits_in(dtype, prompt.ids))]) if low else reference.other_roundings(prompt.ids)
-    )
     floors = torch.zeros(prompt.ids.shape, dtype=torch.float64)
+    if torch.finfo(dtype).bits < 32:
+        roundings: Iterator[tuple[str, Tensor]] = iter([(str(dtype), reference.logits_in(dtype, prompt.ids))])
+    else:
+        roundings = reference.other_roundings(prompt.ids, _EXACT)
     for _, logits in roundings:
-        floors = torch.maximum(floors, _distances(logits, expected))
+        length = logits.size(1)
+        floors[:, :length] = torch.maximum(floors[:, :length], _distances(logits, expected[:, :length]))
         del logits
     return floors
 
@@ -261,7 +268,7 @@ def _floors(dtype: torch.dtype, reference: Reference, prompt: Prompt, expected: 
 def _distances(actual: Tensor, expected: Tensor) -> Tensor:
     """Largest absolute difference at each token, float64 ``[B, T]``."""
     pairs = zip(_slabs(actual), _slabs(expected), strict=True)
-    return torch.cat([(a.double() - b).abs().amax(-1) for a, b in pairs]).view(expected.shape[:2])
+    return torch.cat([(a - b).abs().amax(-1).double() for a, b in pairs]).view(expected.shape[:2])
 
 
 def _slabs(logits: Tensor) -> Sequence[Tensor]:
@@ -272,40 +279,37 @@ def _slabs(logits: Tensor) -> Sequence[Tensor]:
 def _measure(
     prompt: Prompt, actual: Tensor, expected: Tensor, tolerance: tuple[float, float] | None = None
 ) -> PromptResult:
-    """All statistics in one pass, in float64, some tokens at a time."""
-    vocab = expected.size(-1)
-    best = min(10, vocab)
-    errors, kls, top1, top10, losses = [], [], [], [], []
-    total, squares, norm, excess, where = 0.0, 0.0, 0.0, -math.inf, []
+    """All statistics in one pass, some tokens at a time; sums are float64."""
+    errors, columns, kls, agreed, losses = [], [], [], [], []
+    total = squares = norm = 0.0
+    excess = -math.inf
     following = torch.cat([prompt.ids[:, 1:], torch.full_like(prompt.ids[:, :1], -1)], dim=1).flatten()
     for mine, theirs, targets in zip(_slabs(actual), _slabs(expected), torch.split(following, _SLAB), strict=True):
-        mine, theirs = mine.double(), theirs.double()
-        gap = (mine - theirs).abs().nan_to_num_(nan=math.inf, posinf=math.inf)
+        gap = mine - theirs  # exact, where they are close: floating-point numbers within a factor of two subtract so
+        kls.append(_divergence(gap, mine, theirs))
+        gap = gap.abs_()
+        total += float(gap.sum(-1).double().sum())
+        if not math.isfinite(total):
+            gap.nan_to_num_(nan=math.inf, posinf=math.inf)
         error, column = gap.max(-1)
-        errors.append(error)
-        where.append(column)
-        total, squares = total + float(gap.sum()), squares + float(gap.square().sum())
-        norm += float(theirs.square().sum())
+        errors.append(error.double())
+        columns.append(column)
+        squares += _squares(gap)
+        norm += _squares(theirs)
         if tolerance is not None:
             excess = max(excess, float((gap - tolerance[1] * theirs.abs()).max()) - tolerance[0])
-        log_q, log_p = mine.log_softmax(-1), theirs.log_softmax(-1)
-        kls.append((log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0))
-        mine_best, theirs_best = mine.topk(best).indices, theirs.topk(best).indices
-        top1.append(mine_best[:, 0] == theirs_best[:, 0])
-        top10.append((mine_best[:, :, None] == theirs_best[:, None, :]).any(1).double().mean(-1))
-        counted = targets >= 0
-        chosen = targets[counted, None]
-        losses.append(torch.cat([-log_q[counted].gather(1, chosen), -log_p[counted].gather(1, chosen)], dim=1))
+        agreed.append(_agreement(mine, theirs))
+        losses.append(torch.stack([_losses(logits, targets) for logits in (mine, theirs)], dim=1))
     shape = prompt.ids.shape
-    error, column, kl, loss = torch.cat(errors), torch.cat(where), torch.cat(kls), torch.cat(losses)
+    error, agreement, loss = torch.cat(errors), torch.cat(agreed), torch.cat(losses)
+    kl = torch.cat(kls)
     peak = int(error.argmax())
     finite = bool(torch.isfinite(error).all())
-    count = expected.numel()
     comparison = Comparison(
         float(error[peak]),
-        total / count if finite else math.inf,
+        total / expected.numel() if finite else math.inf,
         math.sqrt(squares / norm) if finite and norm > 0 else math.inf,
-        (*divmod(peak, shape[1]), int(column[peak])),
+        (*divmod(peak, shape[1]), int(torch.cat(columns)[peak])),
     )
     return PromptResult(
         prompt,
@@ -313,12 +317,46 @@ def _measure(
         errors=error.view(shape),
         floors=torch.zeros(shape, dtype=torch.float64),
         kl=kl.view(shape),
-        top1=float(torch.cat(top1).double().mean()),
-        top10=float(torch.cat(top10).mean()),
+        top1=float(agreement[:, 0].mean()),
+        top10=float(agreement[:, 1].mean()),
         loss=(float(loss[:, 0].mean()), float(loss[:, 1].mean())) if len(loss) else None,
         worst=_worst(prompt, actual, expected, error, kl),
         excess=None if tolerance is None else excess,
     )
+
+
+def _divergence(gap: Tensor, mine: Tensor, theirs: Tensor) -> Tensor:
+    """KL divergence of each token's distribution from the reference's, nats, float64.
+
+    With ``d`` the difference of the logits, it is ``log E[exp d] - E[d]`` under the reference's distribution. Log1p and
+    expm1 keep its digits where it matters, at differences so small that two softmaxes would cancel.
+    """
+    if float(gap.abs().max()) < 10:
+        p, d = theirs.float().softmax(-1), gap.float()
+        d = d - (p * d).sum(-1, keepdim=True)  # of the mean, the divergence does not depend: now only it is left
+        kl = ((p * d.expm1()).sum(-1).double()).log1p() - (p * d).sum(-1).double()
+    else:
+        log_p, log_q = theirs.double().log_softmax(-1), mine.double().log_softmax(-1)
+        kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+    return kl.clamp_min(0)
+
+
+def _agreement(mine: Tensor, theirs: Tensor) -> Tensor:
+    """For each token: is the best the same, and which share of the best ten; float64 ``[n, 2]``."""
+    best = min(10, theirs.size(-1))
+    mine, theirs = mine.topk(best).indices, theirs.topk(best).indices
+    shared = (mine[:, :, None] == theirs[:, None, :]).any(1).double().mean(-1)
+    return torch.stack([(mine[:, 0] == theirs[:, 0]).double(), shared], dim=1)
+
+
+def _losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each token that has a target (at least 0), nats, float64."""
+    losses = logits.logsumexp(-1) - logits.gather(1, targets[:, None].clamp_min(0))[:, 0]
+    return losses[targets >= 0].double()
+
+
+def _squares(logits: Tensor) -> float:
+    return float(torch.linalg.vector_norm(logits, dim=-1).double().square().sum())
 
 
 def _worst(prompt: Prompt, actual: Tensor, expected: Tensor, errors: Tensor, kl: Tensor) -> tuple[Token, ...]:
@@ -348,8 +386,6 @@ def _run_in_float64(
     candidate: Candidate, reference: Reference, prompts: Sequence[Prompt], floor: float
 ) -> Exact | None:
     """The candidate's mathematics without its rounding; None where it cannot be run so."""
-    if candidate.module is None:
-        return None
     largest, tokens = 0.0, 0
     for prompt in prompts:
         if prompt.ids.size(1) > _SHORT:  # long prompts were compared in float32; here the weights matter, not positions
@@ -359,15 +395,29 @@ def _run_in_float64(
                 actual = candidate.logits(prompt.ids)
         except CandidateError:
             return None
-        if actual.dtype != torch.float64:
+        if actual.dtype != torch.float64 or torch.equal(actual.float().double(), actual):  # some of it is float32
             return None
         largest = max(largest, float(_distances(actual, reference.in_float64(prompt.ids)).max()))
         tokens += prompt.tokens
     return Exact(largest, largest / floor, tokens) if tokens else None
 
 
+def _looked_at_closely(
+    logits: Logits,
+    candidate: Candidate,
+    reference: Reference,
+    prompts: Sequence[Prompt],
+    progress: Callable[[str], None] = lambda phase: None,
+) -> Logits:
+    """With the candidate's float64 run, where it is near the line and can be run so."""
+    if not NEAR_LINE[0] <= logits.multiple <= NEAR_LINE[1]:
+        return logits
+    progress("logits: near the line, in float64")
+    return replace(logits, exact=_run_in_float64(candidate, reference, prompts, logits.floor))
+
+
 def _with_rounded_weights(
-    candidate: Candidate, reference: Reference, prompts: Sequence[Prompt], logits: Logits
+    logits: Logits, candidate: Candidate, reference: Reference, prompts: Sequence[Prompt]
 ) -> Logits | None:
     """The same verdict against a reference with rounded weights, if that explains the candidate; else None.
 
@@ -383,7 +433,9 @@ def _with_rounded_weights(
                     break
                 results.append(replace(result, floors=before.floors))
             else:
-                return replace(logits, results=tuple(results), weights_dtype=dtype, exact=None)
+                rounded = replace(logits, results=tuple(results), weights_dtype=dtype, exact=None)
+                if rounded := _looked_at_closely(rounded, candidate, reference, prompts):
+                    return rounded
     return None
 
 

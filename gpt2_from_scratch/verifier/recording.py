@@ -104,6 +104,12 @@ def read_recording(path: str | os.PathLike[str], config: GPTConfig, standard: Se
             hint="write the logits [B, T, V] of ids.N as logits.N into the file; it holds "
             + (", ".join(list(container.tensors)[:20]) or "nothing"),
         )
+    known = {f"{kind}.{index}" for kind in ("ids", "logits") for index in range(len(asked))}
+    if extra := [name for name in container.tensors if name not in known]:
+        raise CandidateError(
+            f"{path} holds {', '.join(extra[:20])}, to which there is no prompt",
+            hint=f"there are {len(asked)} prompts, numbered from 0 without a gap",
+        )
     answers = []
     for index, prompt in enumerate(asked):
         stored = container.tensors[f"logits.{index}"]

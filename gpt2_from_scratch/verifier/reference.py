@@ -20,8 +20,8 @@ class Reference(Protocol):
     def logits(self, input_ids: Tensor) -> Tensor:
         """Float32 logits ``[B, T, V]``."""
 
-    def other_roundings(self, input_ids: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """The same, computed in other ways: their distances from `logits` are the floor."""
+    def other_roundings(self, input_ids: Tensor, exact: int | None = None) -> Iterator[tuple[str, Tensor]]:
+        """The same, computed in other ways, the last of them in float64 for the first `exact` tokens (None: all)."""
 
     def in_float64(self, input_ids: Tensor) -> Tensor:
         """Float64 logits: the mathematics, as good as exact."""
@@ -38,5 +38,5 @@ class Reference(Protocol):
     def other_gradients(self, input_ids: Tensor) -> Mapping[str, Tensor]:
         """The same gradients computed in another way: their distance is their floor."""
 
-    def trace(self, input_ids: Tensor) -> Mapping[str, Site]:
-        """Both sides of each module, by canonical name, in execution order."""
+    def trace(self, input_ids: Tensor, dtype: torch.dtype = torch.float32) -> Mapping[str, Site]:
+        """Both sides of each module in a precision, by canonical name, in execution order."""

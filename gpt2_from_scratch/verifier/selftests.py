@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class SelfTest:
         limit: largest share that passes; for `differs`, the smallest.
         fault: what it means when it fails, or why it could not be asked.
         differs: the two must *not* agree.
+        crash: what it died of, when it was asked so.
     """
 
     name: str
@@ -42,6 +44,7 @@ class SelfTest:
     limit: float
     fault: str
     differs: bool = False
+    crash: str = ""
 
     def __bool__(self) -> bool:
         if self.difference is None:
@@ -55,12 +58,12 @@ class SelfTest:
             return f"{self.name}: not checked, as {self.fault}"
         if self:
             return f"{self.name} ({self.what}): passed"
-        alike = f"logits differ by {self.difference:.1%} of the largest"
+        found = f"logits differ by {self.difference:.1%} of the largest"
         if self.differs:
-            alike = "the same logits"
+            found = "the same logits"
         if not math.isfinite(self.difference):
-            alike = "it crashed, or logits are not finite"
-        return f"{self.name} ({self.what}): {alike}; {self.fault}"
+            found = self.crash or "logits are not finite"
+        return f"{self.name} ({self.what}): {found}; {self.fault}"
 
 
 @dataclass(frozen=True)
@@ -84,11 +87,13 @@ class SelfTests:
         return ", ".join(passed)
 
 
-def check_itself(candidate: Candidate) -> SelfTests:
+def check_itself(candidate: Candidate, full_context: bool = True) -> SelfTests:
     """Runs every test that the candidate can be asked.
 
     Args:
         candidate: the model under test, in eval mode.
+        full_context: fill the context, which costs more than all other tests; needless where the logits of a full
+            context are compared with a reference's.
 
     Raises:
         CandidateError: it crashed, or returned no logits.
@@ -103,67 +108,97 @@ def check_itself(candidate: Candidate) -> SelfTests:
     """
     ids = _prompt(candidate.config)
     whole = candidate.logits(ids)
-    scale = float(whole.abs().max())
-    limit = SELF_RTOL[candidate.precision]
-
-    def share(actual: Tensor, expected: Tensor) -> float:
-        gap = float((actual.double() - expected.double()).abs().max())
-        return math.inf if math.isnan(gap) else gap / scale if scale else gap
-
-    results = []
+    results: list[SelfTest] = []
     for name, what, fault, ask in _TESTS:
-        try:
-            difference: float | None = max(share(*pair) for pair in ask(candidate, ids, whole))
-        except NotImplementedError as error:  # it cannot be asked so
-            difference, fault = None, str(error)
-        except CandidateError as error:  # it answered before, so it is this way of asking that it cannot bear
-            difference, fault = math.inf, f"{fault}; {error.message}"
-        results.append(SelfTest(name, what, difference, limit, fault, differs=ask is _one_token_repeated))
+        if ask is _full_context and not full_context:
+            continue
+        if not all(results[:2]):  # noise would be the answer
+            results.append(SelfTest(name, what, None, results[0].limit, "its answers are no numbers, or vary"))
+        else:
+            results.append(_result(name, what, fault, ask, candidate, ids, whole))
     return SelfTests(tuple(results))
 
 
-Pairs = Iterator[tuple[Tensor, Tensor]]
+class Pair(NamedTuple):
+    """Logits that must agree, and where they were taken, if that says more than the test's name."""
+
+    actual: Tensor
+    expected: Tensor
+    where: str = ""
+
+
+Pairs = Iterator[Pair]
 _Ask = Callable[[Candidate, Tensor, Tensor], Pairs]
 
 
+def _result(name: str, what: str, fault: str, ask: _Ask, candidate: Candidate, ids: Tensor, whole: Tensor) -> SelfTest:
+    """Asks one test; the largest difference counts, and the first that is too large says where."""
+    scale = float(whole.abs().max())
+    differs = ask is _one_token_repeated
+    limit = SELF_RTOL[candidate.precision]
+    largest, wrong = 0.0, ""
+    try:
+        for pair in ask(candidate, ids, whole):
+            share = _share(pair.actual, pair.expected, scale)
+            wrong = wrong or (pair.where if not share <= limit else "")
+            largest = max(largest, share)
+    except NotImplementedError as error:  # it cannot be asked so
+        return SelfTest(name, what, None, limit, str(error))
+    except CandidateError as error:  # it answered before, so it is this way of asking that it cannot bear
+        return SelfTest(name, what, math.inf, limit, fault, differs, crash=error.message)
+    return SelfTest(name, what, largest, limit, fault + (f": wrong {wrong}" if wrong else ""), differs)
+
+
+def _share(actual: Tensor, expected: Tensor, scale: float) -> float:
+    """The largest difference, as a share of the largest logit; infinite when a logit is not finite."""
+    gap = float((actual.double() - expected.double()).abs().max())
+    if not math.isfinite(gap):
+        return math.inf
+    return gap / scale if scale else gap
+
+
+def _alone(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+    yield Pair(whole, whole)  # what is not finite does not agree with itself
+
+
 def _twice(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
-    yield candidate.logits(ids), whole
+    yield Pair(candidate.logits(ids), whole)
 
 
 def _other_future(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
     """Tokens after a position are replaced; logits up to it must stay."""
     length, vocab = ids.size(1), candidate.config.vocab_size
     _need(length > 1, "the context is one token")
-    for kept in {1, length // 2, length - 1}:
+    for kept in {length // 2, length - 1}:
         changed = ids.clone()
         changed[:, kept:] = (changed[:, kept:] + 1) % vocab
-        yield candidate.logits(changed)[:, :kept], whole[:, :kept]
+        yield Pair(candidate.logits(changed)[:, :kept], whole[:, :kept])
 
 
 def _prefix(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
     """A prompt cut short: what was said about its beginning must stay, and its positions with it."""
     _need(ids.size(1) > 1, "the context is one token")
-    for kept in {1, ids.size(1) // 2, ids.size(1) - 1}:
-        yield candidate.logits(ids[:, :kept]), whole[:, :kept]
+    kept = ids.size(1) // 2
+    yield Pair(candidate.logits(ids[:, :kept]), whole[:, :kept])
 
 
 def _in_a_batch(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
     others = torch.stack([ids[0].roll(shift) for shift in (0, 1, 3)])
-    yield candidate.logits(others)[:1], whole
+    yield Pair(candidate.logits(others)[:1], whole)
 
 
 def _one_token_repeated(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
     """Nothing but its position tells one of these tokens from the next."""
     _need(ids.size(1) > 1, "the context is one token")
     logits = candidate.logits(ids[:, :1].expand_as(ids).contiguous())
-    yield logits[:, 1:], logits[:, :1].expand_as(logits[:, 1:])
+    yield Pair(logits[:, 1:], logits[:, :1].expand_as(logits[:, 1:]))
 
 
 def _full_context(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
     """As many tokens as there are positions: a table that is too short, or read one too far, cannot do this."""
     context, length = candidate.config.n_positions, ids.size(1)
     filled = ids.repeat(1, -(-context // length))[:, :context]
-    yield candidate.logits(filled)[:, :length], whole
+    yield Pair(candidate.logits(filled)[:, :length], whole)
 
 
 def _left_padded(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
@@ -177,22 +212,25 @@ def _left_padded(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
     if "position_ids" in takes:
         options["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0).to(candidate.device)
     padded = candidate.logits(torch.cat([padding, ids], dim=1), **options)
-    yield padded[:, padding.size(1) :], whole
+    yield Pair(padded[:, padding.size(1) :], whole)
 
 
 def _cached(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
-    """A long step, a shorter one, then token by token: each kind of cached step has bugs of its own."""
+    """One token, to be forgotten; then a long step, another, and single ones: each kind has bugs of its own."""
     feed = stepper(candidate)
     _need(feed is not None, "it has no cache that is known here")
     assert feed is not None
     length = ids.size(1)
-    cuts = [0, *sorted({length // 2, length * 3 // 4, *range(length * 3 // 4, length)} - {0}), length]
-    pieces = [ids[:, start:end] for start, end in pairwise(cuts) if end > start]
-    yield torch.cat(list(feed(pieces)), dim=1), whole
+    for cuts in ({0, 1}, {0, length // 2, max(0, length - 2), length - 1, length}):
+        spans = list(pairwise(sorted(cuts)))
+        for (start, end), logits in zip(spans, feed(ids[:, start:end] for start, end in spans), strict=True):
+            where = f"in a step of {end - start} after {start}" if start else f"in a first step of {end}"
+            yield Pair(logits, whole[:, start:end][:, -logits.size(1) :], where)
 
 
 # What is tested, how, what a failure means, and how to ask.
 _TESTS: Sequence[tuple[str, str, str, _Ask]] = (
+    ("finite", "every logit", "a mask hides every token, or numbers overflow", _alone),
     ("deterministic", "the same ids twice", "dropout acts in eval mode, or something is random", _twice),
     ("causal", "other tokens later on", "tokens see later ones: the mask is missing or wrong", _other_future),
     ("length", "a prompt cut short", "positions or scores depend on the prompt's length", _prefix),

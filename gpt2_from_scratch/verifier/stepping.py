@@ -3,13 +3,15 @@
 The one idea: a cache is recognised by what the model can be called with, never by its class. One row per convention.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 
 from gpt2_from_scratch.verifier.candidate import Candidate
 
-Feed = Callable[[Iterable[Tensor]], Iterator[Tensor]]  # pieces of ids [B, T_i] -> logits [B, T_i, V] of each
+# Pieces of ids [B, T_i] -> logits [B, T_i, V] of each, or [B, 1, V] from code that gives only the last position's then.
+Feed = Callable[[Iterable[Tensor]], Iterator[Tensor]]
 
 
 def stepper(candidate: Candidate) -> Feed | None:
@@ -37,7 +39,7 @@ def _filled_in_place(candidate: Candidate, pieces: Iterable[Tensor]) -> Iterator
     cache = None
     for ids in pieces:
         cache = candidate.module.new_cache(ids.size(0)) if cache is None else cache  # type: ignore[operator]
-        yield candidate.logits(ids, cache=cache)
+        yield candidate.logits_in(candidate.call(ids, cache=cache), ids, last_suffices=True)
 
 
 def _kept_inside(candidate: Candidate, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -45,7 +47,7 @@ def _kept_inside(candidate: Candidate, pieces: Iterable[Tensor]) -> Iterator[Ten
     candidate.module.reset_kv_cache()  # type: ignore[operator]
     try:
         for ids in pieces:
-            yield candidate.logits(ids, use_cache=True)
+            yield candidate.logits_in(candidate.call(ids, use_cache=True), ids, last_suffices=True)
     finally:
         candidate.module.reset_kv_cache()  # type: ignore[operator]
 
@@ -56,9 +58,16 @@ def _handed_around(
     cache = None
     for ids in pieces:
         output = candidate.call(ids, **always, **({} if cache is None else {name: cache}))
-        yield candidate.logits_in(output, ids)
-        cache = getattr(output, name, None)
-        if cache is None and isinstance(output, tuple) and len(output) > 1:
-            cache = output[1]
+        yield candidate.logits_in(output, ids, last_suffices=True)
+        cache = _cache_in(output, name)
         if cache is None:
             raise NotImplementedError(f"it takes {name!r}, but gives none back")
+
+
+def _cache_in(output: Any, name: str) -> Any:
+    """By its name; or what follows the logits in a tuple, other than a loss."""
+    found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+    if found is None and isinstance(output, tuple | list):
+        rest = (item for item in output[1:] if item is not None)
+        found = next((item for item in rest if not (isinstance(item, Tensor) and item.dim() == 0)), None)
+    return found

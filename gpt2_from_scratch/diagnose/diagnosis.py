@@ -1,0 +1,157 @@
+"""What a diagnosis says, to people and to programs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.fault import Causes
+from gpt2_from_scratch.mapping import Layout, collapse
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault that was found.
+
+    Args:
+        name: the fault's, as in the table.
+        says: what the candidate does, in a sentence.
+        where: stages or tensors; none: wherever the fault can be made.
+        value: of its parameter, where it has one that can be written down.
+        remedy: the repair, in the vocabulary of the candidate's layout.
+        symptom: what a user sees.
+        source: where it was seen, or why it happens.
+    """
+
+    name: str
+    says: str
+    where: tuple[str, ...] = ()
+    value: float | str | None = None
+    remedy: str = ""
+    symptom: str = ""
+    source: str = ""
+
+    def __str__(self) -> str:
+        places = f" (in {', '.join(collapse(self.where))} only)" if self.where else ""
+        return self.says + places
+
+
+@dataclass(frozen=True)
+class Closest:
+    """A hypothesis that explains something, and not enough to be believed.
+
+    Args:
+        faults: their names, and where.
+        multiple: what remains, in floors.
+    """
+
+    faults: str
+    multiple: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Which faults explain the candidate's logits. Truthy when that is proven.
+
+    Args:
+        faults: those that, made in our own model together, give the candidate's logits.
+        group: other sets of faults that give the same logits, one of which may be the truth.
+        multiple: the largest difference that remains, in floors of the faulty model.
+        baseline: the difference that was to be explained, in floors.
+        closest: where nothing was proven, what came nearest.
+        why: where nothing was proven, why not.
+        notes: what else is worth knowing.
+    """
+
+    faults: tuple[Finding, ...] = ()
+    group: tuple[tuple[Finding, ...], ...] = ()
+    multiple: float = float("inf")
+    baseline: float = float("nan")
+    closest: tuple[Closest, ...] = ()
+    why: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.faults)
+
+    def __str__(self) -> str:
+        if not self:
+            return "; ".join([f"no known fault explains it: {self.why}", *map(_near, self.closest[:1])])
+        parts = ["; and ".join(map(str, self.faults)) + "."]
+        if self.group:
+            others = "; or: ".join(" and ".join(map(str, findings)) for findings in self.group)
+            parts.append(f"The same logits come from: {others}.")
+        parts.append(f"Simulating that explains your logits to {self.multiple:.1f} x floor.")
+        parts.append("Fix: " + "; ".join(dict.fromkeys(finding.remedy for finding in self.faults)))
+        return " ".join([*parts, *self.notes])
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+
+        def of(finding: Finding) -> dict[str, Any]:
+            return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(finding).items()}
+
+        return {
+            "explained": bool(self),
+            "faults": [of(finding) for finding in self.faults],
+            "group": [[of(finding) for finding in findings] for findings in self.group],
+            "multiple": self.multiple if self else None,
+            "baseline": self.baseline,
+            "closest": [{"faults": near.faults, "multiple": near.multiple} for near in self.closest],
+            "why": self.why,
+            "notes": list(self.notes),
+        }
+
+
+def _near(closest: Closest) -> str:
+    return f"the nearest is {closest.faults}, which leaves {closest.multiple:.3g} x floor"
+
+
+def findings(causes: Causes, config: GPTConfig, layout: Layout | None) -> tuple[Finding, ...]:
+    """Causes in words.
+
+    Args:
+        causes: a hypothesis.
+        config: of the checkpoint.
+        layout: of the candidate, if known: its names are used.
+    """
+    return tuple(_finding(cause, config, layout) for cause in causes)
+
+
+def _finding(cause: Any, config: GPTConfig, layout: Layout | None) -> Finding:
+    fault, value = cause.fault, cause.value
+    shown = f"{value:.3g}" if isinstance(value, float) else value
+    where = cause.where
+    if fault.name == "tensors_differ":
+        where, shown = tuple(name for name, _ in value), None
+    remedy = fault.remedies.get(layout.name, fault.remedy) if layout is not None else fault.remedy
+    return Finding(
+        fault.name,
+        fault.says.format(value=shown, config=config),
+        where,
+        None if isinstance(value, Tensor | tuple) else value,
+        _in_words_of(layout, remedy.replace("{config.", "{config:"), config),
+        fault.symptom,
+        fault.source,
+    )
+
+
+def _in_words_of(layout: Layout | None, text: str, config: GPTConfig) -> str:
+    """``{h.*.mlp.act}`` as the layout calls it; ``{config:field}`` as the configuration says."""
+    import re
+
+    names = {}
+    if layout is not None:
+        for row in layout.rows:
+            if hasattr(row, "site"):
+                names[row.site] = " / ".join(row.theirs) if not isinstance(row.theirs, str) else row.theirs
+
+    def word(match: re.Match[str]) -> str:
+        key = match[1]
+        if key.startswith("config:"):
+            value = getattr(config, key.removeprefix("config:").removesuffix(":g"))
+            return f"{value:g}" if isinstance(value, float) else str(value)
+        return names.get(key, key)
+
+    return re.sub(r"\{([^{}]+)\}", word, text)

@@ -1,0 +1,263 @@
+"""What the candidate says, and how nearly a simulation says the same.
+
+The one idea: two measures, for two questions. *Which hypothesis is nearest?* is asked thousands of times, so it is
+answered on some of the vocabulary, and blind to what may happen after the last block (a scale, a softmax, a bias): the
+search for what is wrong inside need not know what is wrong outside. *Is this it?* is asked of the few that are near, on
+all logits of all prompts, and answered in floors: the distance of the faulty model from its own float64 run. A wrong
+model may amplify rounding, and its floor then says so.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, LINE
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.fault import NORM, Cause, Causes
+from gpt2_from_scratch.diagnose.simulation import Rounding, Simulation
+from gpt2_from_scratch.errors import CandidateError
+from gpt2_from_scratch.model import GPTModel
+from gpt2_from_scratch.precision import in_float64
+from gpt2_from_scratch.verifier import Candidate, Reference
+
+_SEED = 4242  # of the prompts; another than the verifier's
+_COLUMNS = 1024  # of the vocabulary that are looked at while searching
+_VISIBLE = 2e-6  # relative change of the final stream that is more than rounding
+_BETTER = 4.0  # an explanation must leave less than a quarter of the difference: a fault as small as the line proves
+# nothing by coming within it
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Where the candidate is asked. What one token shows cannot be a fault between tokens, and the search uses that.
+
+    Args:
+        single: ``[16, 1]``: tokens by themselves.
+        text: ``[1, 24]``: enough for every score path and mask.
+        check: ``[2, 17]``: not searched on; whatever was fitted to the others must hold here.
+    """
+
+    single: Tensor
+    text: Tensor
+    check: Tensor
+
+
+def prompts_for(config: GPTConfig) -> Prompts:
+    """Ids without repetition as long as the vocabulary allows; the same for the same configuration.
+
+    Example:
+        >>> prompts_for(GPTConfig()).check.shape
+        torch.Size([2, 17])
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    shapes = [(16, 1), (1, min(24, config.n_positions)), (2, min(17, config.n_positions))]
+    count = sum(rows * tokens for rows, tokens in shapes)
+    rounds = -(-count // config.vocab_size)
+    ids = torch.cat([torch.randperm(config.vocab_size, generator=generator) for _ in range(rounds)])[:count]
+    parts = ids.split([rows * tokens for rows, tokens in shapes])
+    return Prompts(*(part.view(shape) for part, shape in zip(parts, shapes, strict=True)))
+
+
+class Measure:
+    """How far simulations are from the candidate's logits on one prompt, whatever happens after the last block.
+
+    Args:
+        simulation: on that prompt.
+        logits: the candidate's; probabilities are recognised by their sum.
+        precise: compare in float64.
+    """
+
+    def __init__(self, simulation: Simulation, logits: Tensor, precise: bool = False) -> None:
+        self.simulation = simulation
+        self.rounding: Rounding = "float64" if precise else "float32"
+        head = simulation.model.lm_head.weight
+        generator = torch.Generator().manual_seed(_SEED)
+        self.columns = torch.randperm(len(head), generator=generator)[:_COLUMNS]
+        self.head = head[self.columns].to(torch.float64 if precise else torch.float32)
+        shown = logits[..., self.columns].double()
+        if probabilities(logits):
+            shown = shown.clamp_min(torch.finfo(torch.float32).tiny).log()
+        self.targets = _shapes_of(shown)
+
+    def distance(self, causes: Causes = ()) -> float:
+        """Between 0 (the same) and 2; infinite for what is not finite."""
+        stream = self.simulation.stream(NORM, causes, self.rounding)
+        shapes = _shapes_of(torch.matmul(stream, self.head.t()))
+        shifts = (0, -1, 1) if stream.size(1) > 1 else (0,)
+        gaps = [
+            float((shape.roll(shift, dims=1) - target).norm())
+            for shape, target in zip(shapes, self.targets, strict=True)
+            for shift in shifts
+        ]
+        return min((gap for gap in gaps if math.isfinite(gap)), default=math.inf)
+
+
+def _shapes_of(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """What remains of logits without their scale and a constant per token; and without one per vocabulary entry, too.
+
+    Both, because a model whose tokens are all alike keeps little beside such constants.
+    """
+    rows = logits.double()
+    rows = rows - rows.mean(-1, keepdim=True)
+    return _unit(rows), _unit(rows - rows.mean((0, 1), keepdim=True))
+
+
+def _unit(values: Tensor) -> Tensor:
+    norm = values.norm()
+    return values / norm if norm > 0 else values
+
+
+def probabilities(logits: Tensor) -> bool:
+    """Whether these are probabilities: none negative, and each row's sum 1."""
+    if not bool((logits >= 0).all()):
+        return False
+    return bool(((logits.double().sum(-1) - 1).abs() < 1e-3).all())  # float16 sums to 1 within 1e-3
+
+
+@dataclass(frozen=True)
+class Explained:
+    """How well a hypothesis explains the candidate. Truthy when it does.
+
+    Args:
+        multiple: largest difference that remains, in floors of the simulated model.
+        baseline: largest difference from the reference, in floors of the reference.
+        exact: the same remainder in float64, in floors; None where the candidate cannot be run so.
+    """
+
+    multiple: float
+    baseline: float
+    exact: float | None = None
+
+    @property
+    def remainder(self) -> float:
+        """What is left, as finely as it is known: to compare explanations of one candidate."""
+        return self.multiple if self.exact is None else self.exact
+
+    def __bool__(self) -> bool:
+        if self.exact is not None:
+            return self.exact <= EXACT_LINE and self.exact * _BETTER <= max(self.baseline, LINE * EXACT_LINE)
+        return self.multiple <= LINE and self.multiple * _BETTER <= self.baseline
+
+
+class Laboratory:
+    """All that is needed for simulations and does not depend on the candidate; it may serve several.
+
+    Args:
+        model: from `simulated`.
+        reference: what the candidate should be.
+    """
+
+    def __init__(self, model: GPTModel, reference: Reference) -> None:
+        self.model = model
+        self.config = model.config
+        self.prompts = prompts_for(model.config)
+        self.single = Simulation(model, self.prompts.single)
+        self._moving: dict[Cause, bool] = {}
+        self.texts = [Simulation(model, ids) for ids in (self.prompts.text, self.prompts.check)]
+        self.expected = [reference.logits(simulation.ids) for simulation in self.texts]
+        self.floor = max(
+            max(gap(other, expected) for _, other in reference.other_roundings(simulation.ids))
+            for simulation, expected in zip(self.texts, self.expected, strict=True)
+        )
+        self.floor = max(self.floor, FLOAT32_ULP * max(float(logits.abs().max()) for logits in self.expected))
+        # How much further apart the reference's roundings are than float32 and float64 of our own model.
+        self._spread = max(1.0, self.floor / self._own_floor(()))
+
+    def moves_single_tokens(self, cause: Cause) -> bool:
+        """Whether a fault shows on a token by itself."""
+        if cause not in self._moving:
+            right = self.single.stream(NORM)
+            moved = float((self.single.stream(NORM, (cause,)) - right).norm() / right.norm())
+            self._moving[cause] = not moved <= _VISIBLE  # NaN is a move
+        return self._moving[cause]
+
+    def floor_with(self, causes: Causes) -> float:
+        """The floor of a faulty model."""
+        return self._own_floor(causes) * self._spread
+
+    def _own_floor(self, causes: Causes) -> float:
+        """The largest distance between a model's own roundings, and at least one unit in the last place."""
+        largest = torch.finfo(torch.float32).tiny
+        for simulation in self.texts:
+            exact, textbook = simulation.logits(causes, "float64"), simulation.logits(causes, "textbook")
+            usual, scale = simulation.logits(causes), float(exact.abs().nan_to_num().max())
+            gaps = (gap(usual, exact), gap(textbook, exact), gap(usual, textbook))
+            largest = max(largest, *gaps, FLOAT32_ULP * scale)
+        return largest
+
+
+class Evidence:
+    """The candidate's logits on the prompts, and the judge of what explains them.
+
+    Args:
+        candidate: the model under test.
+        laboratory: where hypotheses are simulated.
+    """
+
+    def __init__(self, candidate: Candidate, laboratory: Laboratory) -> None:
+        self.laboratory = laboratory
+        asked = [*(simulation.ids for simulation in laboratory.texts), laboratory.prompts.single]
+        *self.logits, self.single = [candidate.logits(ids) for ids in asked]
+        self.exact = in_float64_of(candidate, asked)
+        pairs = zip(self.logits, laboratory.expected, strict=True)
+        # The difference that is to be explained, in floors.
+        self.baseline = max(gap(logits, expected) for logits, expected in pairs) / laboratory.floor
+
+    @property
+    def finite(self) -> bool:
+        """Whether every logit is."""
+        return all(bool(torch.isfinite(logits).all()) for logits in self.logits)
+
+    def measures(self, precise: bool) -> tuple[Measure, Measure]:
+        """Of single tokens, and of text."""
+        single, text = self.laboratory.single, self.laboratory.texts[0]
+        if precise and self.exact is not None:
+            return Measure(single, self.exact[-1], precise=True), Measure(text, self.exact[0], precise=True)
+        return Measure(single, self.single), Measure(text, self.logits[0])
+
+    def explained(self, causes: Causes) -> Explained:
+        """How well these faults explain all logits."""
+        pairs = list(zip(self.laboratory.texts, self.logits, strict=True))
+        remainder = max(gap(simulation.logits(causes), logits) for simulation, logits in pairs)
+        if not math.isfinite(remainder):
+            return Explained(math.inf, self.baseline)
+        floor = self.laboratory.floor_with(causes)
+        exact = None
+        if self.exact is not None:
+            texts = zip(self.laboratory.texts, self.exact, strict=False)
+            exact = max(gap(simulation.logits(causes, "float64"), logits) for simulation, logits in texts) / floor
+        return Explained(remainder / floor, self.baseline, exact)
+
+    def rough(self, causes: Causes) -> float:
+        """The largest difference on the first prompt alone, in the reference's floors: to rank, not to judge."""
+        return gap(self.laboratory.texts[0].logits(causes), self.logits[0]) / self.laboratory.floor
+
+
+def gap(actual: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference; where both are NaN they agree. Infinite if one of them alone is not finite, and if
+    both are nothing but NaN: that proves nothing.
+    """
+    known = ~(actual.isnan() & expected.isnan())
+    difference = (actual.double() - expected.double()).abs()[known]
+    if difference.numel() == 0:
+        return math.inf
+    largest = float(difference.max())
+    return largest if math.isfinite(largest) else math.inf
+
+
+def in_float64_of(candidate: Candidate, prompts: Sequence[Tensor]) -> list[Tensor] | None:
+    """The candidate's mathematics without its rounding; None where it cannot be run so.
+
+    Modules only: a function may compute one half in torch, which is widened, and the other in numpy, which is not.
+    """
+    if candidate.module is None:
+        return None
+    try:
+        with in_float64():
+            answers = [candidate.logits(ids) for ids in prompts]
+    except (CandidateError, NotImplementedError):
+        return None
+    return answers if all(logits.dtype == torch.float64 for logits in answers) else None

@@ -1,0 +1,183 @@
+"""What a fault is: attributes of our own model, by their dotted paths, and what stands there instead.
+
+The one idea: nothing is copied. `GPTModel` is a tree whose every weight, number and formula has a path
+(``h.3.attn.scale``, ``wpe.forward``), and a fault is a table from paths to changes; ``*`` stands for every layer. So a
+fault reads as what it is, several can be made at once, each can be confined to some layers, and taking the changes
+back leaves the model as it was.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor, nn
+
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.mapping import collapse
+from gpt2_from_scratch.model import GPTModel
+
+EMBED, NORM, HEAD = "embed", "ln_f", "lm_head"  # the stages of a forward pass beside the blocks "h.0", "h.1", ...
+
+
+class Place(NamedTuple):
+    """Where a change is made.
+
+    Args:
+        model: the model around it.
+        owner: the module that has the attribute.
+        value: what the attribute is now: a parameter, a number, or a method.
+        layer: number of the block, or None outside.
+    """
+
+    model: GPTModel
+    owner: Any
+    value: Any
+    layer: int | None
+
+    def at(self, path: str) -> Any:
+        """Another attribute of the model; ``*`` is the layer of this place."""
+        return attribute(self.model, path.replace("*", str(self.layer)))
+
+
+Change: TypeAlias = Callable[[Place], Any]  # -> what stands there instead
+Changes: TypeAlias = Mapping[str, Change]
+
+
+@dataclass(frozen=True, eq=False)
+class Fault:
+    """One row of the table. Compared by identity.
+
+    Args:
+        name: short, in the field's words.
+        says: what the candidate does and what GPT-2 does; ``{value}`` is the fitted parameter.
+        symptom: what a user sees.
+        remedy: the repair. Canonical sites in braces, ``{h.*.mlp.act}``, become the module names of the candidate's
+            layout.
+        source: where it was seen, or why it happens.
+        changes: what it does to our model; where it has a parameter, a function of its value.
+        values: the parameter's plausible values for a configuration; none: no parameter, or one that is not searched
+            for but read off or fitted.
+        refined: the parameter is continuous: between plausible values it is fitted.
+        one_layer: it is made in one layer, not in all; which one is part of the search.
+        leaks: later tokens change the logits of earlier ones.
+        general: other rows are special cases of this one, and it gives way to them.
+        harmless: a choice of precision, not a bug: recognised, and never called a fault.
+        needs: whether a configuration can have it.
+        remedies: layout name -> the repair there, where it differs.
+    """
+
+    name: str
+    says: str
+    symptom: str
+    remedy: str
+    source: str
+    changes: Changes | Callable[[Any], Changes]
+    values: Callable[[GPTConfig], Sequence[Any]] | None = None
+    refined: bool = False
+    one_layer: bool = False
+    leaks: bool = False
+    general: bool = False
+    harmless: bool = False
+    needs: Callable[[GPTConfig], bool] = lambda config: True
+    remedies: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<fault {self.name}>"
+
+    def causes(self, config: GPTConfig) -> Iterator["Cause"]:
+        """The ways in which it may have been made: for each plausible value; in each layer if in one only."""
+        if not self.needs(config):
+            return
+        for value in self.values(config) if self.values is not None else (None,):
+            if self.one_layer:
+                for layer in reversed(range(config.n_layer)):
+                    yield Cause(self, value, frozenset({f"h.{layer}"}))
+            else:
+                yield Cause(self, value)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A fault as it was made: with which value, and where.
+
+    Args:
+        fault: the row of the table.
+        value: of its parameter; None without one.
+        stages: where it acts (``embed``, ``h.0``, ..., ``ln_f``, ``lm_head``); None: everywhere it can.
+    """
+
+    fault: Fault
+    value: Any = None
+    stages: frozenset[str] | None = None
+
+    def changes(self, config: GPTConfig) -> Mapping[str, Sequence[tuple[str, Change]]]:
+        """Stage -> paths and their changes, in execution order."""
+        return _unrolled(self, config)
+
+    @property
+    def where(self) -> tuple[str, ...]:
+        """Its stages in order; none: everywhere."""
+        return tuple(sorted(self.stages or (), key=lambda stage: [int(n) for n in re.findall(r"\d+", stage)] or [0]))
+
+    def acts_in(self, stage: str) -> bool:
+        """Whether it was made in that stage, if the fault can be made there at all."""
+        return self.stages is None or stage in self.stages
+
+    def __str__(self) -> str:
+        value = f" {self.value:.4g}" if isinstance(self.value, float) else f" {self.value}"
+        shown = "" if isinstance(self.value, Tensor) or self.value is None else value
+        return self.fault.name + shown + ("" if self.stages is None else f" in {', '.join(collapse(self.where))}")
+
+
+Causes: TypeAlias = tuple[Cause, ...]
+
+
+def stages(config: GPTConfig) -> tuple[str, ...]:
+    """The steps of a forward pass, in order.
+
+    Example:
+        >>> stages(GPTConfig(n_layer=2))
+        ('embed', 'h.0', 'h.1', 'ln_f', 'lm_head')
+    """
+    return (EMBED, *(f"h.{layer}" for layer in range(config.n_layer)), NORM, HEAD)
+
+
+def stage_of(path: str) -> str:
+    """The step that computes with an attribute.
+
+    Example:
+        >>> stage_of("h.3.attn.scale"), stage_of("wpe.weight")
+        ('h.3', 'embed')
+    """
+    if block := re.match(r"h\.\d+", path):
+        return block[0]
+    top = path.split(".")[0]
+    return EMBED if top in ("wte", "wpe") else top
+
+
+def attribute(model: GPTModel, path: str) -> Any:
+    """What a dotted path of the model leads to."""
+    module, name = owner(model, path)
+    return getattr(module, name)
+
+
+def owner(model: GPTModel, path: str) -> tuple[nn.Module, str]:
+    """The module that has the last attribute of a path, and that attribute's name."""
+    module, _, name = path.rpartition(".")
+    return model.get_submodule(module), name
+
+
+@lru_cache(maxsize=4096)
+def _unrolled(cause: Cause, config: GPTConfig) -> Mapping[str, Sequence[tuple[str, Change]]]:
+    changes = cause.fault.changes
+    table: Changes = changes if isinstance(changes, Mapping) else changes(cause.value)
+    unrolled: dict[str, list[tuple[str, Change]]] = {}
+    for layer in range(config.n_layer):
+        for pattern, change in table.items():
+            path = pattern.replace("*", str(layer))
+            if path != pattern or layer == 0:
+                unrolled.setdefault(stage_of(path), []).append((path, change))
+    order = stages(config)
+    return {stage: unrolled[stage] for stage in order if stage in unrolled and cause.acts_in(stage)}

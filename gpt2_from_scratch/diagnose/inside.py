@@ -1,0 +1,322 @@
+"""The search in a torch module whose layout is known: stage by stage, each by itself.
+
+The one idea: what entered and what left each stage is on record, so each is a small riddle of its own: which fault
+turns *their* input into *their* output? Errors do not build up, faults in different layers do not mix, and a fault in
+one layer shows by itself. Weights are riddles without a run: they are compared with the checkpoint's, and with what
+each fault would make of those. All answers together must then explain the logits.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.compare import FLOAT32_ULP, LINE
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.evidence import Laboratory, gap
+from gpt2_from_scratch.diagnose.fault import EMBED, HEAD, NORM, Cause, Causes, Place, attribute, owner, stages
+from gpt2_from_scratch.diagnose.search import Clock, grown, plausible, ranked, refined
+from gpt2_from_scratch.diagnose.simulation import Rounding
+from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
+from gpt2_from_scratch.errors import CandidateError
+from gpt2_from_scratch.mapping import Layout, best_fit
+from gpt2_from_scratch.precision import in_float64
+from gpt2_from_scratch.trace import trace
+from gpt2_from_scratch.verifier import Candidate
+
+# A stage agrees within this many of its own floors. In float64, what remains of right code is constants that it keeps
+# in float32, and the mildest fault leaves hundreds.
+_STAGE_LINE: Mapping[Rounding, float] = {"float64": 1.0, "float32": LINE}
+_EQUAL = 1e-6  # relative: tensors that were made by the same steps in another order
+_ALIKE = 3.0  # explanations that leave so many times what the best leaves are as good
+_TRIED = 6  # explanations of one stage that are run in float64
+
+# ---------------------------------------------------------------------------------------------------------- weights
+
+
+def weights_of(candidate: Candidate, config: GPTConfig, layouts: Sequence[Layout]) -> Mapping[str, Tensor] | None:
+    """The candidate's tensors under canonical names, the head's always; None where it does not fit its layout."""
+    assert candidate.module is not None
+    parameters = dict(candidate.module.named_parameters(remove_duplicate=False))
+    accounting = best_fit(layouts, config, {name: tuple(tensor.shape) for name, tensor in parameters.items()})
+    if not accounting:
+        return None
+    found = {name: torch.zeros(config.tensor_shapes()[name]) for link in accounting.zeros for name in link.canonical}
+    for link in accounting.links:
+        theirs = tuple(parameters[name].detach().cpu() for name in link.theirs)
+        found |= dict(zip(link.canonical, link.to_canonical(theirs, config), strict=False))
+    return {"lm_head.weight": found["wte.weight"]} | found
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What is wrong with the candidate's weights.
+
+    Args:
+        causes: faults that make exactly these tensors of the checkpoint's; rounding among them, which is none.
+        left: tensors that no single fault makes.
+    """
+
+    causes: Causes = ()
+    left: Mapping[str, Tensor] | None = None
+
+    @property
+    def whole(self) -> Causes:
+        """All of it, the unexplained tensors as they are."""
+        if not self.left:
+            return self.causes
+        if set(self.left) == {"lm_head.weight"}:
+            return (*self.causes, Cause(FAULT["lm_head_not_tied"], self.left["lm_head.weight"]))
+        return (*self.causes, Cause(FAULT["tensors_differ"], tuple(self.left.items())))
+
+
+def wrong_weights(laboratory: Laboratory, theirs: Mapping[str, Tensor], clock: Clock) -> Weights:
+    """Explains the candidate's tensors, value by value: the faults that explain most come first."""
+    model, config = laboratory.model, laboratory.config
+    theirs = {name: tensor.float() for name, tensor in theirs.items()}
+    rounding = _rounding(theirs, {name: attribute(model, name) for name in theirs})
+
+    def ours(tensor: Tensor) -> Tensor:
+        return tensor.to(rounding).float() if rounding is not None else tensor
+
+    left = {name for name, tensor in theirs.items() if not _equal(tensor, ours(attribute(model, name)))}
+    explained: list[tuple[Cause, set[str]]] = []
+    for cause in clock.during(plausible(config)):
+        stages_right, paths_right, contradicted = set[str](), set[str](), False
+        for stage, changes in cause.changes(config).items():
+            if left.isdisjoint(path for path, _ in changes) or any(path not in theirs for path, _ in changes):
+                contradicted |= any(path not in theirs for path, _ in changes)
+                continue
+            made = {path: ours(change(_place(laboratory, path))) for path, change in changes}
+            moved = {path for path, tensor in made.items() if not _equal(tensor, ours(attribute(model, path)))}
+            if moved and all(path in left and _equal(theirs[path], made[path]) for path in moved):
+                stages_right.add(stage)
+                paths_right |= moved
+            else:
+                contradicted |= bool(moved)
+        if paths_right:
+            explained.append((replace(cause, stages=frozenset(stages_right)) if contradicted else cause, paths_right))
+    causes: list[Cause] = []
+    for cause, paths in sorted(explained, key=lambda pair: -len(pair[1])):
+        if paths <= left:
+            causes.append(cause)
+            left -= paths
+    harmless = () if rounding is None else (Cause(FAULT["weights_rounded"], str(rounding).removeprefix("torch.")),)
+    return Weights((*harmless, *causes), {name: theirs[name] for name in theirs if name in left})
+
+
+def _rounding(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> torch.dtype | None:
+    """The lower precision that most of the tensors went through."""
+    for dtype in (torch.float16, torch.bfloat16):
+        rounded = sum(
+            torch.equal(tensor, ours[name].to(dtype).float()) and not torch.equal(tensor, ours[name])
+            for name, tensor in theirs.items()
+        )
+        if rounded > len(theirs) / 2:
+            return dtype
+    return None
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape:
+        return False
+    return torch.equal(one, other) or bool((one - other).abs().max() <= _EQUAL * other.abs().max())
+
+
+def _place(laboratory: Laboratory, path: str) -> Place:
+    module, name = owner(laboratory.model, path)
+    layer = int(path.split(".")[1]) if path.startswith("h.") else None
+    return Place(laboratory.model, module, getattr(module, name), layer)
+
+
+# ----------------------------------------------------------------------------------------------------------- stages
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What one stage of the candidate received and returned."""
+
+    stage: str
+    entering: Tensor
+    leaving: Tensor
+
+
+def passages(
+    candidate: Candidate, config: GPTConfig, layouts: Sequence[Layout], ids: Tensor, rounding: Rounding
+) -> tuple[Passage, ...] | None:
+    """One forward pass of the candidate, cut into stages; None where it cannot be.
+
+    What a stage returned is what the next one received. A block that never ran returned its input.
+    """
+    assert candidate.module is not None
+    parameters = {name: tuple(p.shape) for name, p in candidate.module.named_parameters(remove_duplicate=False)}
+    names = {site: theirs[0] for site, theirs in best_fit(layouts, config, parameters).layout.sites(config)}
+    whole = Candidate(candidate.module, config)
+    logits: list[Tensor] = []
+    try:
+        with in_float64() if rounding == "float64" else nullcontext():
+            seen = trace(
+                candidate.module,
+                [names[stage] for stage in stages(config) if stage in names],
+                lambda: logits.append(whole.logits(ids)),
+            )
+    except (CandidateError, NotImplementedError):
+        return None
+    found = {stage: seen[names[stage]] for stage in stages(config) if names.get(stage) in seen}
+    if NORM not in found or not any(stage.startswith("h.") for stage in found):
+        return None
+    cut: list[Passage] = []
+    leaving = logits[0]
+    for stage in reversed(stages(config)):
+        if stage == EMBED:
+            entering = ids
+        elif stage == HEAD:
+            entering = found[stage].input if stage in found else found[NORM].output
+        else:
+            entering = found[stage].input if stage in found else leaving
+        cut.append(Passage(stage, entering.cpu(), leaving.cpu()))
+        leaving = entering
+    width = (*ids.shape, config.n_embd)
+    if any(tuple(passage.entering.shape) != width for passage in cut[:-1]):
+        return None
+    return tuple(reversed(cut))
+
+
+class Inside:
+    """The riddles of one candidate.
+
+    Args:
+        laboratory: where hypotheses are simulated.
+        cut: the candidate's passages.
+        rounding: in which they were computed.
+        base: what is wrong with its weights.
+        clock: when to stop.
+    """
+
+    def __init__(
+        self, laboratory: Laboratory, cut: Sequence[Passage], rounding: Rounding, base: Causes, clock: Clock
+    ) -> None:
+        self.laboratory = laboratory
+        self.cut = cut
+        self.rounding = rounding
+        self.base = base
+        self.clock = clock
+        self.usual: list[Causes] = []  # what explained earlier stages is tried first
+
+    def unexplained(self) -> list[str]:
+        """Stages that no fault explains."""
+        return [stage for stage, answers in self.answers.items() if not answers]
+
+    def run(self) -> Iterator[Causes]:
+        """Sets of causes that explain every stage, the likeliest first; none where one of them is not explained."""
+        self.answers = {passage.stage: self._explanations(passage) for passage in self.cut}
+        if self.unexplained():
+            return
+        votes = Counter(cause for answers in self.answers.values() for causes in answers for cause in causes)
+        chosen = {
+            stage: max(answers, key=lambda causes: self._likely(causes, votes))
+            for stage, answers in self.answers.items()
+        }
+        yield (*self.base, *self._merged(chosen))
+        for other in sorted(votes, key=votes.__getitem__, reverse=True):
+            swapped = {
+                stage: next((causes for causes in answers if other in causes), chosen[stage])
+                for stage, answers in self.answers.items()
+            }
+            if swapped != chosen:
+                yield (*self.base, *self._merged(swapped))
+
+    @staticmethod
+    def _likely(causes: Causes, votes: Counter[Cause]) -> tuple[float, ...]:
+        return (-len(causes), -sum(cause.fault.general for cause in causes), sum(votes[cause] for cause in causes))
+
+    def _merged(self, chosen: Mapping[str, Causes]) -> Causes:
+        """The causes of all stages, each with where it was made; everywhere, if nothing says otherwise."""
+        merged: list[Cause] = []
+        for cause in dict.fromkeys(cause for causes in chosen.values() for cause in causes):
+            made = frozenset(stage for stage, causes in chosen.items() if cause in causes)
+            could = set(cause.changes(self.laboratory.config))
+            silent = all(self._agrees(p, (*chosen[p.stage], cause)) for p in self.cut if p.stage in could - made)
+            merged.append(replace(cause, stages=None if silent and not cause.fault.one_layer else made))
+        order = {fault: number for number, fault in enumerate(FAULTS)}
+        return tuple(sorted(merged, key=lambda cause: order.get(cause.fault, -1)))
+
+    def left_by(self, causes: Causes) -> float:
+        """The most that is left at any stage, in its floors."""
+        added = tuple(cause for cause in causes if cause not in self.base)
+        return max(self._left(passage, added) for passage in self.cut)
+
+    # ------------------------------------------------------------------------------------------------ one stage
+
+    def _explanations(self, passage: Passage) -> list[Causes]:
+        """The smallest sets of causes that turn its input into its output; the empty set where nothing is wrong."""
+        if self._agrees(passage, ()):
+            return [()]
+        config = self.laboratory.config
+        pool = [cause for cause in plausible(config) if passage.stage in cause.changes(config)]
+        pool = [replace(cause, stages=None) if cause.fault.one_layer else cause for cause in pool]
+        for causes in self.usual:
+            if self._agrees(passage, causes):
+                alike = self._proven(passage, [c for c in self.usual if len(c) == len(causes)])
+                return alike
+        for count in (1, 2, 3):
+            nearest = [causes for _, causes in grown(self._distance_at(passage), (), pool, count, self.clock)]
+            if count == 1:
+                nearest = self._fitted(passage, pool) + nearest
+            proven = self._proven(passage, nearest[: _TRIED * 3])
+            if proven:
+                self.usual = [*proven, *(causes for causes in self.usual if causes not in proven)]
+                return proven
+        return []
+
+    def _proven(self, passage: Passage, hypotheses: Sequence[Causes]) -> list[Causes]:
+        left = ranked(lambda causes: self._left(passage, causes), self.clock.during(dict.fromkeys(hypotheses)))
+        line = _STAGE_LINE[self.rounding]
+        if not left or not left[0][0] <= line:
+            return []
+        best = max(left[0][0] * _ALIKE, line / 100)
+        return [causes for multiple, causes in left if multiple <= min(best, line)]
+
+    def _fitted(self, passage: Passage, pool: Sequence[Cause]) -> list[Causes]:
+        tried = (
+            refined(self._distance_at(passage), (), [cause for cause in pool if cause.fault is fault])
+            for fault in FAULTS
+            if fault.refined
+        )
+        return [(cause,) for cause in tried if cause is not None]
+
+    def _agrees(self, passage: Passage, causes: Causes) -> bool:
+        return self._left(passage, causes) <= _STAGE_LINE[self.rounding]
+
+    def _left(self, passage: Passage, causes: Causes) -> float:
+        """What the causes leave of the difference, in floors of the stage."""
+        if not bool(torch.isfinite(passage.entering.double()).all()):  # NaN spreads from an earlier stage
+            return 0.0
+        result = self._result(passage, causes, self.rounding)
+        scale = float(result.abs().nan_to_num().max())
+        others = [self._result(passage, causes, rounding) for rounding in ("float32", "textbook", "float64")]
+        floor = max(gap(others[0], others[2]), gap(others[1], others[2]), FLOAT32_ULP * scale)
+        return gap(result, passage.leaving) / floor if math.isfinite(floor) else math.inf
+
+    def _distance_at(self, passage: Passage):  # type: ignore[no-untyped-def]
+        known = ~passage.leaving.isnan()
+        leaving = passage.leaving[known].float()
+
+        def distance(causes: Causes) -> float:
+            result = self._result(passage, causes, "float32")
+            if not torch.equal(~result.isnan(), known):
+                return math.inf
+            left = float((result[known] - leaving).norm() / leaving.norm())
+            return left if math.isfinite(left) else math.inf
+
+        return distance
+
+    def _result(self, passage: Passage, causes: Causes, rounding: Rounding) -> Tensor:
+        entering = passage.entering
+        if entering.is_floating_point():
+            entering = entering.double() if rounding == "float64" else entering.float()
+        return self.laboratory.texts[0].run(passage.stage, entering, (*self.base, *causes), rounding)

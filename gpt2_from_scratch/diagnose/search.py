@@ -1,0 +1,358 @@
+"""The search for what explains the candidate's logits, from logits alone.
+
+The one idea: a token by itself cannot show what happens *between* tokens. On single-token prompts only faults inside a
+token act (weights, LayerNorm, activation, shortcuts, embeddings); scores, masks, heads and positions do not. So the
+search is two small ones instead of a large one: which faults explain single tokens, and then, with those made, which
+faults between tokens explain text. What may happen after the last block is invisible to both (see `Measure`) and is
+settled at the end, by arithmetic. Fewer faults are tried before more.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TypeAlias, TypeVar
+
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.evidence import Evidence, Explained, probabilities
+from gpt2_from_scratch.diagnose.fault import HEAD, NORM, Cause, Causes
+from gpt2_from_scratch.diagnose.simulation import Rounding
+from gpt2_from_scratch.diagnose.table import FAULT, FAULTS, PRECISIONS
+
+# Distances (see `Measure`). Float32 rounding leaves 1e-7 to 1e-6 in a healthy model, and up to a hundred times that in
+# one whose fault amplifies it; the mildest fault makes 1e-5.
+_NEAR = 1e-4  # a hypothesis may be the truth, and is judged
+_SAME = 2e-6  # as good as no difference
+_NEAR_LOGITS = 1e-3  # near for logits, as a share of their range
+_FITS = 0.1  # what is fitted to the difference must explain nine tenths of it
+
+_BEAM = 8
+_JUDGED = 12  # hypotheses per round that are judged: each costs runs in float64
+
+Distance: TypeAlias = Callable[[Causes], float]
+Item = TypeVar("Item")
+
+
+class Clock:
+    """The time that a search may take.
+
+    Args:
+        seconds: from now on.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.end = time.monotonic() + seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether it has run out."""
+        return time.monotonic() >= self.end
+
+    def during(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, until time runs out."""
+        for item in items:
+            if self.over:
+                return
+            yield item
+
+
+@dataclass(frozen=True)
+class Found:
+    """A hypothesis and how well it explains the candidate."""
+
+    causes: Causes
+    explained: Explained
+
+    @property
+    def general(self) -> bool:
+        """Whether it rests on a row that gives way to others."""
+        return any(cause.fault.general for cause in self.causes)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search found.
+
+    Args:
+        proven: hypotheses that explain everything, the best first; all have the same number of faults.
+        nearest: where nothing is proven, those that came nearest on text.
+    """
+
+    proven: tuple[Found, ...] = ()
+    nearest: tuple[Causes, ...] = ()
+
+
+class Search:
+    """One candidate's search.
+
+    Args:
+        evidence: its logits.
+        clock: when to stop.
+        progress: called with what is being tried.
+        base: what is known to be wrong already.
+    """
+
+    def __init__(
+        self,
+        evidence: Evidence,
+        clock: Clock,
+        progress: Callable[[str], None] = lambda phase: None,
+        base: Causes = (),
+    ) -> None:
+        self.evidence = evidence
+        self.clock = clock
+        self.progress = progress
+        self.base = base
+        config = evidence.laboratory.config
+        # Where the difference is small, float32 would hide which hypothesis is nearer; see compare.NEAR_LINE.
+        self.single, self.text = evidence.measures(precise=evidence.baseline < 100)
+        causes = [cause for cause in plausible(config) if not _only_head(cause, config)]
+        self.inside = [cause for cause in clock.during(causes) if evidence.laboratory.moves_single_tokens(cause)]
+        self.between = [cause for cause in causes if cause not in self.inside]
+        self.seen: dict[Causes, float] = {}
+
+    def run(self, most: int = 3) -> Outcome:
+        """Searches for one fault, then for one in a single layer, then for two, up to `most`."""
+        if not self.evidence.finite:
+            return Outcome(tuple(self._judge([(*self.base, c) for c in self.inside if not self._finite(c)])))
+        for rounds in range(most + 1):
+            for phase, hypotheses in self._rounds(rounds):
+                self.progress(phase)
+                proven = self._judge(hypotheses())
+                if proven or self.clock.over:
+                    return Outcome(tuple(proven), self._nearest())
+        return Outcome((), self._nearest())
+
+    def _rounds(self, count: int) -> Iterator[tuple[str, Callable[[], list[Causes]]]]:
+        if count == 0:
+            yield "after the last block", lambda: self._near(0)
+            yield "precision", self._rounded
+        elif count == 1:
+            yield "one fault", lambda: self._near(1)
+            yield "one fault with another parameter", self._fitted
+            yield "one fault in a single layer", self._in_one_layer
+        else:
+            yield f"{count} faults at once", lambda: self._near(count)
+            if count == 2:  # wherever a fault hides its partner so well that neither is near by itself
+                yield "all pairs of faults", lambda: self._near(count, beam=len(self.inside) + len(self.between))
+
+    # ------------------------------------------------------------------------------------------ hypotheses
+
+    def _near(self, count: int, beam: int = _BEAM) -> list[Causes]:
+        """Hypotheses of `count` faults before the head that are near on text, the nearest first."""
+        found: list[Causes] = []
+        before = math.inf
+        for inside in range(count + 1):
+            ranked = self._grown(self.single.distance, self.base, self.inside, inside, beam)
+            if not ranked or (ranked[0][0] > before / 2 and before <= _NEAR):
+                break  # fewer faults explain single tokens as well
+            before = ranked[0][0]
+            alike = [causes for distance, causes in ranked if distance <= max(_SAME, 3 * before)]
+            for base in alike[:_JUDGED]:
+                found += self._on_text(self._grown(self.text.distance, base, self.between, count - inside, beam))
+        return sorted(found, key=self.seen.__getitem__)
+
+    def _rounded(self) -> list[Causes]:
+        causes = [cause for fault in PRECISIONS for cause in fault.causes(self.evidence.laboratory.config)]
+        return self._on_text(self._ranked(self.text.distance, ((*self.base, cause) for cause in causes)))
+
+    def _in_one_layer(self) -> list[Causes]:
+        """Every fault of the table, confined to each of its stages in turn."""
+        hypotheses: list[Causes] = []
+        if self.single.distance(self.base) <= _NEAR:
+            hypotheses += [(*self.base, cause) for cause in self._confined(self.between)]
+        inside = ((*self.base, cause) for cause in self._confined(self.inside))
+        hypotheses += [causes for distance, causes in self._ranked(self.single.distance, inside) if distance <= _NEAR]
+        return self._on_text(self._ranked(self.text.distance, hypotheses))
+
+    def _confined(self, causes: Sequence[Cause]) -> Iterator[Cause]:
+        for cause in causes:
+            for stage in cause.changes(self.evidence.laboratory.config):
+                if cause.stages is None and stage.startswith(("h.", NORM)):
+                    yield replace(cause, stages=frozenset({stage}))
+
+    def _fitted(self) -> list[Causes]:
+        """Continuous parameters, where their plausible values explain something."""
+        found: list[Causes] = []
+        for fault in self.clock.during(fault for fault in FAULTS if fault.refined):
+            for pool, measure in ((self.inside, self.single), (self.between, self.text)):
+                value = refined(measure.distance, self.base, [cause for cause in pool if cause.fault is fault])
+                found += [(*self.base, value)] if value is not None else []
+        return self._on_text(self._ranked(self.text.distance, found))
+
+    def _on_text(self, ranked: Sequence[tuple[float, Causes]]) -> list[Causes]:
+        """Those that are near on text; all are remembered."""
+        self.seen |= {causes: distance for distance, causes in ranked}
+        return [causes for distance, causes in ranked if distance <= _NEAR]
+
+    def _grown(
+        self, distance: Distance, start: Causes, pool: Sequence[Cause], count: int, beam: int
+    ) -> list[tuple[float, Causes]]:
+        return grown(distance, start, pool, count, self.clock, beam)
+
+    def _ranked(self, distance: Distance, hypotheses: Iterable[Causes]) -> list[tuple[float, Causes]]:
+        return ranked(distance, self.clock.during(hypotheses))
+
+    # ----------------------------------------------------------------------------------------------- judging
+
+    def _judge(self, hypotheses: Sequence[Causes]) -> list[Found]:
+        """Those that explain everything, with what happens after the last block added where that is needed."""
+        found: list[Found] = []
+        enough = math.inf
+        for causes in self.clock.during(hypotheses[:_JUDGED]):
+            distance = self.seen.get(causes, 0.0)
+            if distance > enough:
+                break  # much further away than one that is proven
+            for whole in self._with_head(causes):
+                explained = self.evidence.explained(whole)
+                if explained:
+                    found.append(Found(whole, explained))
+                    enough = min(enough, max(_SAME, 5 * distance))
+                    break
+        return simplest(found)
+
+    def _with_head(self, causes: Causes) -> Iterator[Causes]:
+        """The hypothesis by itself, and with what may happen to logits, the simplest first, where that is near."""
+        evidence, config = self.evidence, self.evidence.laboratory.config
+        actual = (evidence.logits if evidence.exact is None else evidence.exact)[0].double()
+        rounding: Rounding = "float32" if evidence.exact is None else "float64"
+        simulated = evidence.laboratory.texts[0].logits(causes, rounding).double()
+        gap = float((actual - simulated).abs().max())
+        near = _NEAR_LOGITS * float(actual.max() - actual.min()) / evidence.laboratory.floor
+        if not (math.isfinite(gap) and gap / evidence.laboratory.floor > near):
+            yield causes
+        outputs = [cause for cause in plausible(config) if _only_head(cause, config)]
+        if probabilities(actual):
+            softmax = Cause(FAULT["softmax_output"])
+            others: list[Causes] = [(softmax,), *((other, softmax) for other in outputs if other != softmax)]
+        else:
+            others = [(output,) for output in outputs]
+            scale = float((actual * simulated).sum() / simulated.square().sum())
+            bias = (actual - simulated).mean((0, 1))
+            if float((actual - simulated * scale).abs().max()) < _FITS * gap:
+                others.append((Cause(FAULT["logits_scaled"], scale),))
+            if float((actual - simulated - bias).abs().max()) < _FITS * gap:
+                others.append((Cause(FAULT["lm_head_bias"], bias),))
+            others += [(one, other) for one, other in product(outputs, repeat=2) if one != other]
+        yield from (whole for whole in ((*causes, *other) for other in others) if evidence.rough(whole) <= near)
+
+    def _nearest(self) -> tuple[Causes, ...]:
+        return tuple(sorted(self.seen, key=self.seen.__getitem__))[:3]
+
+    def _finite(self, cause: Cause) -> bool:
+        return math.isfinite(float(self.evidence.laboratory.texts[0].stream(NORM, (*self.base, cause)).sum()))
+
+
+def plausible(config: GPTConfig) -> list[Cause]:
+    """Everything of the table that may be wrong with a model of this configuration."""
+    return [cause for fault in FAULTS for cause in fault.causes(config)]
+
+
+def simplest(found: Sequence[Found]) -> list[Found]:
+    """Of what is proven: the fewest faults, special rows before general ones, the best explained first."""
+    if any(not each.general for each in found):
+        found = [each for each in found if not each.general]
+    fewest = min((len(each.causes) for each in found), default=0)
+    return sorted((each for each in found if len(each.causes) == fewest), key=lambda each: each.explained.remainder)
+
+
+def ranked(distance: Distance, hypotheses: Iterable[Causes]) -> list[tuple[float, Causes]]:
+    """Hypotheses with their distances, the nearest first."""
+    return sorted(((distance(causes), causes) for causes in hypotheses), key=lambda pair: pair[0])
+
+
+def grown(
+    distance: Distance, start: Causes, pool: Sequence[Cause], count: int, clock: Clock, beam: int = _BEAM
+) -> list[tuple[float, Causes]]:
+    """A beam: all sets that are one larger than the best so far, until they are `count` larger than `start`."""
+    best = ranked(distance, clock.during([start]))
+    for _ in range(count):
+        best = ranked(distance, clock.during(_one_more([causes for _, causes in best[:beam]], pool)))
+    return best
+
+
+def _one_more(kept: Sequence[Causes], pool: Sequence[Cause]) -> Iterator[Causes]:
+    """Each set with one fault more, each resulting set once, in the table's order; no two that exclude each other."""
+    seen: set[frozenset[Cause]] = set()
+    for causes in kept:
+        for cause in pool:
+            larger = frozenset({*causes, cause})
+            if len(larger) == len(causes) or larger in seen or any(_exclude(cause, other) for other in causes):
+                continue
+            seen.add(larger)
+            yield tuple(sorted(larger, key=lambda each: _ORDER[each.fault.name]))
+
+
+_ORDER: Mapping[str, int] = {name: number for number, name in enumerate(["weights_rounded", "tensors_differ", *FAULT])}
+
+
+def _exclude(one: Cause, other: Cause) -> bool:
+    """Two that put something else in the same place: the second would undo the first."""
+    return one.fault is other.fault or bool(_methods(one) & _methods(other))
+
+
+def _methods(cause: Cause) -> frozenset[str]:
+    changes = cause.fault.changes
+    table = changes if isinstance(changes, Mapping) else changes(cause.value)
+    return frozenset(path for path in table if path.rsplit(".", 1)[1] not in ("weight", "bias", "scale", "eps"))
+
+
+def _only_head(cause: Cause, config: GPTConfig) -> bool:
+    return set(cause.changes(config)) == {HEAD}
+
+
+# ------------------------------------------------------------------------------------------------------- parameters
+
+
+def refined(distance: Distance, base: Causes, tried: Sequence[Cause]) -> Cause | None:
+    """A fault with its parameter fitted, by golden section around the best of its plausible values.
+
+    Returns:
+        None where those values explain nothing: then no other will.
+    """
+    ordered = sorted((cause for cause in tried if cause.value), key=lambda cause: cause.value)
+    if not ordered:
+        return None
+    distances = [distance((*base, cause)) for cause in ordered]
+    best = min(range(len(ordered)), key=distances.__getitem__)
+    if not distances[best] < distance(base) / 2:
+        return None
+    sign = math.copysign(1.0, ordered[best].value)
+    around = [abs(ordered[at].value) for at in (max(best - 1, 0), best, min(best + 1, len(ordered) - 1))]
+    low, high = min(*around, around[1] / 2), max(*around, around[1] * 2)
+
+    def with_value(value: float) -> Cause:
+        return replace(ordered[best], value=value)
+
+    def at_logarithm(logarithm: float) -> float:
+        return distance((*base, with_value(sign * math.exp(logarithm))))
+
+    value = sign * math.exp(_golden_section(at_logarithm, math.log(low), math.log(high)))
+    least = distance((*base, with_value(value)))
+    for digits in (0, 1, 2):  # people write round numbers
+        round_value = float(f"{value:.{digits}e}")
+        if distance((*base, with_value(round_value))) <= max(_SAME, 2 * least):
+            return with_value(round_value)
+    return with_value(value)
+
+
+_GOLDEN = (math.sqrt(5) - 1) / 2
+_STEPS = 32  # each narrows the range to 0.62 of it: to a millionth
+
+
+def _golden_section(function: Callable[[float], float], low: float, high: float) -> float:
+    """Where a function with one valley is lowest."""
+    left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
+    at_left, at_right = function(left), function(right)
+    for _ in range(_STEPS):
+        if at_left < at_right:
+            high, right, at_right = right, left, at_left
+            left = high - _GOLDEN * (high - low)
+            at_left = function(left)
+        else:
+            low, left, at_left = left, right, at_right
+            right = low + _GOLDEN * (high - low)
+            at_right = function(right)
+    return (low + high) / 2

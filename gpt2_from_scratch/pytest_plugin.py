@@ -1,0 +1,42 @@
+"""Fixtures for equivalence tests, found by pytest wherever this package is installed.
+
+The one idea: in a repository that never asks for them they cost nothing, so nothing heavy is imported before a fixture
+is used.
+"""
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--gpt2-checkpoint``, for the fixture `gpt2_checkpoint`."""
+    group = parser.getgroup("gpt2", "GPT-2 equivalence tests")
+    group.addoption(
+        "--gpt2-checkpoint",
+        metavar="CHECKPOINT",
+        help="what the fixture gpt2_checkpoint is: a Hub id, a directory or a file "
+        "(default: the small trained model inside gpt2_from_scratch)",
+    )
+
+
+@pytest.fixture(scope="session")
+def gpt2_tiny() -> Path:
+    """The small trained model inside the package, as a Hugging Face directory: 12 layers, a vocabulary of 512."""
+    from gpt2_from_scratch.loading import TINY
+
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def gpt2_perturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face directory: 12 small layers, every parameter perturbed, so that no visible fault stays hidden."""
+    from gpt2_from_scratch.testing import perturbed_checkpoint
+
+    return perturbed_checkpoint(tmp_path_factory.mktemp("gpt2_perturbed"))
+
+
+@pytest.fixture(scope="session")
+def gpt2_checkpoint(request: pytest.FixtureRequest, gpt2_tiny: Path) -> str:
+    """The checkpoint that ``--gpt2-checkpoint`` names, or else the small trained one."""
+    return request.config.getoption("--gpt2-checkpoint") or str(gpt2_tiny)

@@ -1,0 +1,106 @@
+"""GitHub Actions: annotations beside the commit, and a summary on the page of the run.
+
+The one idea: both are little languages that text can break out of. Annotations are lines on stdout that the runner
+obeys, so line breaks and separators are percent-encoded as the runner decodes them; the summary is Markdown, in which
+every character that could mean something becomes an entity, and so means itself.
+"""
+
+import re
+from collections.abc import Iterator
+
+from gpt2_from_scratch.reports.checks import Check, checks, worst
+from gpt2_from_scratch.verifier import PARTS, Verdict
+
+_TITLE = "gpt2 verify"
+_LINES = 8  # of an annotation, which stands in a narrow box; the summary has all
+_MARK = {"passed": "✅ passed", "failed": "❌ failed", "not checked": "⚪ not checked", "error": "⚠️ no verdict"}
+_MARKDOWN = re.compile(r"[^\w\s.,;/()+=%'-]|_")  # the colon, too: it makes links
+
+
+def to_annotations(verdict: Verdict) -> str:
+    """Workflow commands, to be printed on stdout when ``GITHUB_ACTIONS`` is "true": a notice, or an error per part.
+
+    Args:
+        verdict: of `verify`.
+
+    Returns:
+        Lines without a line break at the end. An interrupted run is a warning.
+
+    Example:
+        >>> to_annotations(Verdict("50% of a model", "checkpoint", interrupted="logits")).splitlines()[0]
+        '::warning title=gpt2 verify::interrupted during logits: there is no verdict on 50%25 of a model'
+    """
+    return "\n".join(_annotations(verdict))
+
+
+def to_summary(verdict: Verdict) -> str:
+    """Markdown for the file that ``GITHUB_STEP_SUMMARY`` names, to be appended to it.
+
+    Args:
+        verdict: of `verify`.
+
+    Example:
+        >>> to_summary(Verdict("a|b", "checkpoint")).splitlines()[2]
+        'FAILED  a&#124;b is not GPT-2 as in checkpoint&#58; nothing was compared'
+    """
+    found = checks(verdict)
+    outcome = "no verdict" if worst(found) == "error" else "passed" if verdict else "failed"
+    lines = [f"### {_TITLE}: {outcome}", "", _escaped(str(verdict)), ""]
+    if verdict.diagnosis is not None:
+        lines += [f"**Diagnosis.** {_escaped(str(verdict.diagnosis))}", ""]
+    lines += ["| part | outcome | finding |", "|---|---|---|"]
+    for part, of_it in _by_part(found):
+        finding = str(verdict.parts[part]) if part in verdict.parts else of_it[0].message
+        if part == "where":
+            finding = of_it[0].message
+        lines.append(f"| {part} | {_MARK[worst(of_it)]} | {_escaped(finding)} |")
+    if verdict.logits is not None:
+        lines += ["", *_folded("Logits, prompt by prompt", _prompts(found))]
+    lines += ["", *_folded("Not checked", [f"- {_escaped(text)}" for text in verdict.unchecked])]
+    facts = [f"- {_escaped(name)}: {_escaped(str(value))}" for name, value in verdict.environment.items()]
+    return "\n".join([*lines, "", *_folded("Environment", facts), ""])
+
+
+def _annotations(verdict: Verdict) -> Iterator[str]:
+    found = checks(verdict)
+    if worst(found) == "error":
+        why = next(check.message for check in found if check.outcome == "error")
+        yield _command("warning", _TITLE, f"{why} on {verdict.candidate}")
+    elif verdict:
+        yield _command("notice", _TITLE, str(verdict))
+    for part, of_it in _by_part(found):
+        failed = [check for check in of_it if check.outcome == "failed"]
+        if failed:
+            lines = [str(verdict.parts[part])] if part in verdict.parts else []
+            for check in failed:
+                lines += [check.message if check.name == part else f"{check.name}: {check.message}", *check.details]
+            lines = list(dict.fromkeys(lines))
+            more = [f"and {len(lines) - _LINES} more"] if len(lines) > _LINES else []
+            yield _command("error", f"{_TITLE}: {part}", "\n".join(lines[:_LINES] + more))
+
+
+def _by_part(found: tuple[Check, ...]) -> Iterator[tuple[str, tuple[Check, ...]]]:
+    for part in PARTS:
+        yield part, tuple(check for check in found if check.part == part)
+
+
+def _prompts(found: tuple[Check, ...]) -> list[str]:
+    rows = [f"| {_escaped(c.name)} | {_MARK[c.outcome]} | {_escaped(c.message)} |" for c in found if c.part == "logits"]
+    return ["| prompt | outcome | difference |", "|---|---|---|", *rows]
+
+
+def _folded(title: str, lines: list[str]) -> list[str]:
+    return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>"] if lines else []
+
+
+def _command(kind: str, title: str, message: str) -> str:
+    """A workflow command. The runner decodes these escapes, and two more in properties."""
+    for character, code in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
+        title, message = title.replace(character, code), message.replace(character, code)
+    title = title.replace(":", "%3A").replace(",", "%2C")
+    return f"::{kind} title={title}::{message}"
+
+
+def _escaped(text: str) -> str:
+    """Text as Markdown that shows it, in a paragraph or in a cell: an entity never stands for structure."""
+    return _MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", " <br> ".join(text.splitlines()))

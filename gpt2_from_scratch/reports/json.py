@@ -1,0 +1,240 @@
+"""JSON for programs: every statistic of a verdict, in a form that ``schema.json`` beside this file describes.
+
+The one idea: the form is a promise. Its version goes up when a field goes away or changes its meaning, and no field is
+ever missing: what was not looked at is null. JSON has no infinity and no NaN; they are written as the strings
+"Infinity", "-Infinity" and "NaN", which Python's ``float`` and JavaScript's ``Number`` read back.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from typing import Any, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.verifier import (
+    Divergence,
+    Explanation,
+    Generation,
+    Gradients,
+    Logits,
+    SelfTests,
+    Verdict,
+    Weights,
+)
+from gpt2_from_scratch.verifier.logits import PromptResult
+
+_Fields: TypeAlias = dict[str, Any]
+_Part = TypeVar("_Part")
+
+NAME, VERSION = "gpt2_from_scratch/verdict", 1
+SCHEMA = files("gpt2_from_scratch.reports") / "schema.json"
+
+_DIGITS = 4  # of the error at one site and position: there are thousands, and a picture shows two
+
+
+def to_json(verdict: Verdict) -> str:
+    """The verdict as a JSON document, on one line.
+
+    Args:
+        verdict: of `verify`.
+
+    Example:
+        >>> print(to_json(Verdict("model", "checkpoint"))[:62])
+        {"schema": {"name": "gpt2_from_scratch/verdict", "version": 1}
+    """
+    return json.dumps(to_dict(verdict), allow_nan=False) + "\n"
+
+
+def to_dict(verdict: Verdict) -> dict[str, Any]:
+    """The same as a dictionary of JSON's own types.
+
+    Args:
+        verdict: of `verify`.
+
+    Example:
+        >>> to_dict(Verdict("model", "checkpoint"))["outcome"]
+        'failed'
+    """
+    outcome = "interrupted" if verdict.interrupted is not None else "passed" if verdict else "failed"
+    fields = {
+        "schema": {"name": NAME, "version": VERSION},
+        "outcome": outcome,
+        "summary": str(verdict),
+        "candidate": verdict.candidate,
+        "checkpoint": verdict.checkpoint,
+        "interrupted": verdict.interrupted,
+        "weights": _or_null(verdict.weights, _weights),
+        "self_tests": _or_null(verdict.self_tests, _self_tests),
+        "logits": _or_null(verdict.logits, _logits),
+        "generation": _or_null(verdict.generation, _generation),
+        "gradients": _or_null(verdict.gradients, _gradients),
+        "divergence": _or_null(verdict.divergence, _divergence),
+        "diagnosis": _or_null(verdict.diagnosis, _diagnosis),
+        "notes": verdict.notes,
+        "unchecked": verdict.unchecked,
+        "environment": verdict.environment,
+    }
+    plain: dict[str, Any] = _plain(fields)
+    return plain
+
+
+def _or_null(part: _Part | None, describe: Callable[[_Part], _Fields]) -> _Fields | None:
+    """Asks for None, not for truth: a part that failed is false."""
+    return None if part is None else describe(part)
+
+
+def _weights(part: Weights) -> _Fields:
+    return {
+        "passed": bool(part),
+        "equal": part.equal,
+        "differing": part.differing,
+        "rounded": part.rounded,
+        "notes": part.notes,
+    }
+
+
+def _self_tests(part: SelfTests) -> _Fields:
+    results = [
+        {
+            "name": test.name,
+            "what": test.what,
+            "outcome": "not checked" if test.difference is None else "passed" if test else "failed",
+            "difference": test.difference,
+            "limit": test.limit,
+            "must_differ": test.differs,
+            "meaning": test.fault,
+        }
+        for test in part.results
+    ]
+    return {"passed": bool(part), "results": results}
+
+
+def _logits(part: Logits) -> _Fields:
+    exact = part.exact
+    return {
+        "passed": bool(part),
+        "dtype": part.dtype,
+        "weights_dtype": part.weights_dtype,
+        "floor": part.floor,
+        "line": part.line,
+        "multiple": part.multiple,
+        "tolerance": None if part.tolerance is None else dict(zip(("atol", "rtol"), part.tolerance, strict=True)),
+        "float64": None if exact is None else {"passed": bool(exact)} | vars(exact),
+        "max_abs": part.max_abs,
+        "mean_abs": part.mean_abs,
+        "tokens": part.tokens,
+        "kl": part.kl,
+        "top1": min(part.top1, 1.0),  # a mean of ones may round to a little more
+        "top10": min(part.top10, 1.0),
+        "loss": _or_null(part.loss, _loss),
+        "prompts": [_prompt(result, part.floor) for result in part.results],
+    }
+
+
+def _prompt(result: PromptResult, floor: float) -> _Fields:
+    comparison = result.comparison
+    return {
+        "name": result.prompt.name,
+        "shape": tuple(result.prompt.ids.shape),
+        "max_abs": comparison.max_abs,
+        "mean_abs": comparison.mean_abs,
+        "relative": comparison.relative,
+        "at": comparison.at,
+        "multiple": comparison.max_abs / floor,
+        "floor": result.floor,
+        "excess": result.excess,
+        "errors": _spread(result.errors),
+        "floors": _spread(result.floors),
+        "kl": _spread(result.kl),
+        "top1": result.top1,
+        "top10": result.top10,
+        "loss": _or_null(result.loss, _loss),
+        "worst": [
+            {
+                "row": token.row,
+                "position": token.position,
+                "id": token.id,
+                "expected": {"id": token.expected[0], "logit": token.expected[1]},
+                "actual": {"id": token.actual[0], "logit": token.actual[1]},
+                "error": token.error,
+                "kl": token.kl,
+            }
+            for token in result.worst
+        ],
+    }
+
+
+def _loss(loss: tuple[float, float]) -> _Fields:
+    mine, theirs = loss
+    return {"candidate": mine, "reference": theirs, "perplexity_ratio": _exp(mine - theirs)}
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if not value > 700 else math.inf  # e ** 710 is beyond float64
+
+
+def _spread(values: Tensor) -> _Fields:
+    """The distribution of a number per token."""
+    ordered = values.flatten().sort().values.tolist()
+    last = len(ordered) - 1
+    return {"median": ordered[last // 2], "p99": ordered[math.ceil(0.99 * last)], "max": ordered[last]}
+
+
+def _generation(part: Generation) -> _Fields:
+    parted = None
+    if part.parted is not None:
+        parted = {"prompt": part.parted[0], "step": part.parted[1], "gap": part.gap, "tie": part.tie}
+    return {"passed": bool(part), "tokens": part.tokens, "parted": parted}
+
+
+def _gradients(part: Gradients) -> _Fields:
+    return {
+        "passed": bool(part),
+        "loss": _loss(part.loss),
+        "floor": part.floor,
+        "line": part.line,
+        "errors": part.errors,
+        "failed": part.failed,
+    }
+
+
+def _divergence(part: Divergence) -> _Fields:
+    sites = [
+        {
+            "site": site.site,
+            "called": site.called,
+            "calls": site.calls,
+            "input": site.input if site.called else None,
+            "output": site.output if site.called else None,
+            "diverges": site.diverges,
+            "parts": site.parts,
+            "positions": [float(f"{error:.{_DIGITS}g}") for error in site.positions],
+        }
+        for site in part.sites
+    ]
+    first = part.first.site if part.first is not None else None
+    return {"prompt": part.prompt, "first": first, "summary": str(part), "absent": part.absent, "sites": sites}
+
+
+def _diagnosis(explanation: Explanation) -> _Fields:
+    return {"explained": bool(explanation), "summary": str(explanation), "details": explanation.to_dict()}
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types; what has none becomes text."""
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+        case torch.dtype():
+            return str(value).removeprefix("torch.")
+        case Mapping():
+            return {str(name): _plain(item) for name, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item) for item in value]
+        case _:
+            return str(value)

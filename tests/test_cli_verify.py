@@ -1,0 +1,119 @@
+"""`gpt2 verify` and `gpt2 record` beyond their first use: ports in other languages, parts left out, a stopped run."""
+
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+
+from gpt2_from_scratch import GPTModel, cli
+from gpt2_from_scratch.verifier import PARTS
+from tests.test_cli import run
+
+
+def test_the_parts_are_the_verifiers() -> None:
+    assert cli._PARTS == PARTS, "written out in cli, because --help imports nothing heavy"
+
+
+@pytest.mark.parametrize("ending", ["npz", "safetensors"])
+def test_a_port_answers_from_a_file(
+    capsys: pytest.CaptureFixture[str], perturbed_checkpoint: Path, tmp_path: Path, ending: str
+) -> None:
+    file = tmp_path / f"prompts.{ending}"
+    code, out, err = run(capsys, "record", perturbed_checkpoint, file)
+    assert code == 0 and err == "" and "write logits.0 float32 [1, 1, 211]" in out
+    code, out, err = run(capsys, "verify", perturbed_checkpoint, "--outputs", file)
+    assert code == 2 and "lacks logits.0, logits.1" in err
+
+    answers = answered(file, perturbed_checkpoint)
+    store(file, answers)
+    code, out, _ = run(capsys, "verify", perturbed_checkpoint, "--outputs", file)
+    assert code == 0 and out.splitlines()[-1].startswith(f"PASSED  the recording prompts.{ending} is GPT-2")
+    assert "a recording cannot be continued" in out and "self-tests, as a recording" in out
+
+    answers["logits.2"][0, 3, 5] += 1e-3
+    store(file, answers)
+    code, out, _ = run(capsys, "verify", perturbed_checkpoint, "--outputs", file)
+    assert code == 1 and "ids.2" in out and "at [0, 3, 5]" in out
+
+
+def load(file: Path) -> dict[str, torch.Tensor]:
+    if file.suffix == ".npz":
+        return {name: torch.from_numpy(array) for name, array in numpy.load(file).items()}
+    from safetensors.torch import load_file
+
+    return load_file(file)
+
+
+def store(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    if file.suffix == ".npz":
+        numpy.savez(file, **{name: tensor.numpy() for name, tensor in tensors.items()})
+    else:
+        from safetensors.torch import save_file
+
+        save_file(tensors, file)
+
+
+def answered(file: Path, checkpoint: Path) -> dict[str, torch.Tensor]:
+    model, tensors = GPTModel.from_pretrained(checkpoint), load(file)
+    with torch.no_grad():
+        logits = {name.replace("ids", "logits"): model(ids) for name, ids in tensors.items()}
+    return tensors | logits
+
+
+def test_a_port_may_answer_the_standard_prompts_without_repeating_them(
+    capsys: pytest.CaptureFixture[str], perturbed_checkpoint: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "prompts.npz"
+    assert run(capsys, "record", perturbed_checkpoint, file)[0] == 0
+    store(file, {name: t for name, t in answered(file, perturbed_checkpoint).items() if name.startswith("logits")})
+    code, out, _ = run(capsys, "verify", perturbed_checkpoint, "--outputs", file)
+    assert code == 0 and "3 x 17 tokens" in run(capsys, "verify", perturbed_checkpoint, "--outputs", file, "-v")[1], out
+
+
+def test_what_is_no_recording_is_refused(
+    capsys: pytest.CaptureFixture[str], perturbed_checkpoint: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "noise.npz").write_bytes(b"noise")
+    for arguments, message in (
+        (["verify", perturbed_checkpoint, "--outputs", tmp_path / "noise.npz"], "cannot be read"),
+        (["verify", perturbed_checkpoint, "--outputs", tmp_path / "absent.npz"], "cannot be read"),
+        (["record", perturbed_checkpoint, tmp_path / "prompts.txt"], "ends in neither .safetensors nor .npz"),
+        (["record", perturbed_checkpoint, tmp_path / "absent" / "prompts.npz"], "does not exist"),
+    ):
+        code, out, err = run(capsys, *arguments)
+        assert code == 2 and message in err and "Traceback" not in err and out == ""
+
+
+def test_skipped_parts_are_named(capsys: pytest.CaptureFixture[str], perturbed_checkpoint: Path) -> None:
+    skip = ["--skip", "logits", "--skip", "generation"]
+    code, out, _ = run(capsys, "verify", perturbed_checkpoint, *skip)
+    assert code == 0 and "unchecked   logits, as asked" in out
+    assert out.splitlines()[-1] == "PASSED  GPTModel: weights and self-tests only; logits were not compared"
+    code, out, err = run(capsys, "verify", perturbed_checkpoint, *skip, "--skip", "weights", "--skip", "self-tests")
+    assert code == 2 and "nothing of GPTModel was checked" in err and out == ""
+
+
+def test_verbose_shows_everything(capsys: pytest.CaptureFixture[str], perturbed_checkpoint: Path) -> None:
+    short = run(capsys, "verify", perturbed_checkpoint)[1]
+    long = run(capsys, "verify", perturbed_checkpoint, "-v", "--gradients")[1]
+    assert "causal (other tokens later on): passed" in long and "torch 2." in long and "148 gradients" in long
+    assert len(short.splitlines()) < 10 < len(long.splitlines())
+
+
+def test_a_tolerance_of_ones_own(capsys: pytest.CaptureFixture[str], perturbed_checkpoint: Path) -> None:
+    code, out, _ = run(capsys, "verify", perturbed_checkpoint, "--dtype", "float64", "--atol", 1e-12)
+    assert code == 1 and "judged by atol 1e-12, rtol 0" in out
+    assert run(capsys, "verify", perturbed_checkpoint, "--dtype", "float64", "--atol", 1e-3)[0] == 0
+
+
+def test_ctrl_c_leaves_what_was_found(
+    capsys: pytest.CaptureFixture[str], perturbed_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gpt2_from_scratch.verifier.check_logits", stopped)
+    code, out, _ = run(capsys, "verify", perturbed_checkpoint)
+    assert code == 130 and "149 of 149 tensors equal" in out
+    assert out.splitlines()[-1] == "INTERRUPTED  during logits: no verdict on GPTModel; nothing had failed so far"

@@ -1,0 +1,396 @@
+"""Self-tests: what a GPT-2 must do whatever its weights are is checked without a reference, by each test's own fault.
+
+Every fault here is put into a model that passes without it, so each failure is the fault's.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gpt2_from_scratch import GPTModel, load_into, verify
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.loading import open_checkpoint
+from gpt2_from_scratch.verifier import Candidate, SelfTest, SelfTests, check_itself
+from tests.foreign import book, book_cached, nanogpt, numpy_gpt2
+from tests.modules import STYLES, Style, book_config
+from tests.mutants import MUTANTS
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from gpt2_from_scratch.testing import perturbed_checkpoint
+
+    return perturbed_checkpoint(tmp_path_factory.mktemp("perturbed"))
+
+
+@pytest.fixture(scope="module")
+def config(checkpoint: Path) -> GPTConfig:
+    return open_checkpoint(checkpoint).config
+
+
+def filled(model: nn.Module, checkpoint: Path, layout: str = "llms_from_scratch") -> Any:
+    assert load_into(model, checkpoint, layout)
+    return model
+
+
+def asked(model: Any, config: GPTConfig) -> SelfTests:
+    candidate = Candidate(model, config)
+    with candidate.evaluating(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        return check_itself(candidate)
+
+
+def result(tests: SelfTests, name: str) -> SelfTest:
+    return next(test for test in tests.results if test.name == name)
+
+
+def names(tests: SelfTests) -> list[str]:
+    return [test.name for test in tests.failed]
+
+
+# ------------------------------------------------------------------------------------------------ what is right passes
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
+def test_right_models_agree_with_themselves(
+    style: Style, dtype: torch.dtype, checkpoint: Path, config: GPTConfig
+) -> None:
+    tests = asked(filled(style(config), checkpoint, style.layout).to(dtype), config)
+    assert tests, str(tests)
+    unasked = [test.name for test in tests.results if test.difference is None]
+    caches = style.layout in ("gpt2_from_scratch", "huggingface")
+    assert unasked == ([] if caches else ["padding", "cache"])
+
+
+def test_the_trained_model_agrees_with_itself_in_any_precision() -> None:
+    """Positions say less to it than to perturbed weights, so this is the test that would call rounding a fault."""
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        model = GPTModel.from_pretrained(dtype=dtype)
+        tests = asked(model, model.config)
+        assert tests, str(tests)
+        assert result(tests, "positions").difference > 2 * result(tests, "positions").limit
+
+
+def test_a_function_in_numpy_agrees_with_itself(checkpoint: Path, config: GPTConfig) -> None:
+    opened = open_checkpoint(checkpoint)
+    weights = {name: opened.read(name).numpy() for name in opened.tensors}
+    assert asked(numpy_gpt2.gpt2(weights, config.n_head), config)
+
+
+# ------------------------------------------------------------------------------------------- each fault, by its test
+
+# Faults of the zoo that a model betrays by itself, and the test that fails first.
+BETRAYED = {
+    "dropout_on": "deterministic",
+    "mask_no_self": "finite",
+    "mask_missing": "causal",
+    "mask_leaks_one": "causal",
+    "mask_transposed": "causal",
+    "mask_after_softmax": "causal",
+    "mask_zero_fill": "causal",
+    "mask_minus_10": "causal",
+    "softmax_dim_q": "causal",
+    "split_view_no_transpose": "causal",
+    "merge_no_transpose": "causal",
+    "shifted_by_one": "causal",
+    "pos_reversed": "length",
+    "no_pos": "positions",
+}
+MEANING = {
+    "finite": "a mask hides every token",
+    "deterministic": "dropout acts in eval mode",
+    "causal": "tokens see later ones: the mask is missing or wrong",
+    "length": "positions or scores depend on the prompt's length",
+    "positions": "the same logits; position embeddings are not added",
+}
+
+
+@pytest.mark.parametrize("name", BETRAYED)
+def test_a_fault_fails_by_its_own_test(name: str, checkpoint: Path, config: GPTConfig) -> None:
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
+    assert mutant.weights is None
+    tests = asked(mutant.in_book(filled(book.GPTModel(book_config(config)), checkpoint)), config)
+    assert not tests
+    assert names(tests)[0] == BETRAYED[name], str(tests)
+    assert MEANING[BETRAYED[name]] in str(tests)
+
+
+def test_after_noise_nothing_else_is_asked(checkpoint: Path, config: GPTConfig) -> None:
+    """Random answers differ in any two ways of asking: twelve failures would name twelve faults where there is one."""
+    model = filled(book.GPTModel(book_config(config)), checkpoint)
+    model.drop_emb.forward = lambda x: nn.functional.dropout(x, 0.1)
+    tests = asked(model, config)
+    assert names(tests) == ["deterministic"]
+    assert str(result(tests, "causal")) == "causal: not checked, as its answers are no numbers, or vary"
+
+
+def test_no_other_fault_of_the_zoo_is_claimed(checkpoint: Path, config: GPTConfig) -> None:
+    """Wrong weights and formulas are wrong for every way of asking alike: nothing here may call them a wrong mask."""
+    for name in ("qk_swapped", "gelu_erf", "no_scale", "post_ln", "wrong_n_head", "ln_f_missing", "emb_sqrt_d"):
+        mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
+        opened = open_checkpoint(checkpoint)
+        tensors = {name: opened.read(name) for name in opened.tensors}
+        weights = {name: t.numpy() for name, t in mutant.checkpoint(tensors, config.n_head).items()}
+        model = numpy_gpt2.gpt2(weights, config.n_head, **mutant.in_numpy()) if mutant.portable else None
+        model = model or mutant.in_book(filled(book.GPTModel(book_config(config)), checkpoint))
+        assert asked(model, config), name
+
+
+def test_a_position_table_read_one_too_far_shows_at_the_full_context(checkpoint: Path, config: GPTConfig) -> None:
+    model = filled(book.GPTModel(book_config(config)), checkpoint)
+    model.embed = lambda ids: model.tok_emb(ids) + model.pos_emb(torch.arange(1, ids.shape[1] + 1))
+    tests = asked(model, config)
+    assert names(tests) == ["full context"]
+    assert "(as many tokens as positions): GPTModel crashed on ids of shape [1, 64]: IndexError" in str(tests)
+    assert str(tests).endswith("; positions are misread")
+
+
+def test_a_position_table_that_is_too_short(checkpoint: Path, config: GPTConfig) -> None:
+    model = filled(book.GPTModel(book_config(config)), checkpoint)
+    model.pos_emb.weight = nn.Parameter(model.pos_emb.weight[:63].detach())
+    assert names(asked(model, config)) == ["full context"]
+
+
+def test_rows_of_a_batch_that_mix(checkpoint: Path, config: GPTConfig) -> None:
+    model = filled(book.GPTModel(book_config(config)), checkpoint)
+
+    def merge(x: Tensor) -> Tensor:  # right for one row
+        batch, heads, tokens, width = x.shape
+        return x.permute(2, 0, 1, 3).reshape(batch, tokens, heads * width)
+
+    for block in model.trf_blocks:
+        block.att.merge_heads = merge
+    tests = asked(model, config)
+    assert names(tests) == ["batch"]
+    assert "(alone and in a batch): logits differ by" in str(tests) and "rows of a batch mix" in str(tests)
+
+
+def test_a_crash_in_a_batch_is_a_fault_with_its_reason(checkpoint: Path, config: GPTConfig) -> None:
+    model = filled(book.GPTModel(book_config(config)), checkpoint)
+
+    def single(ids: Tensor) -> Tensor:
+        if ids.shape[0] > 1:
+            raise NotImplementedError("one row only")
+        return model.eval()(ids)
+
+    tests = asked(single, config)
+    assert names(tests) == ["batch"] and "NotImplementedError: one row only; rows of a batch mix" in str(tests)
+
+
+# ------------------------------------------------------------------------------------------------------------ padding
+
+
+class Padded(book.GPTModel):
+    """Takes an attention mask, and does with it what `honours` says."""
+
+    def __init__(self, cfg: dict[str, Any], *honours: str) -> None:
+        super().__init__(cfg)
+        self.honours = honours
+        for block in self.trf_blocks:
+            block.att.attn_weights = MethodType(self._weights, block.att)
+
+    def _weights(self, attention: book.MultiHeadAttention, scores: Tensor) -> Tensor:
+        tokens = scores.shape[-1]
+        hidden = attention.mask[:tokens, :tokens].bool()
+        if self.text is not None and "scores" in self.honours:
+            hidden = hidden | (self.text == 0)[:, None, None]
+        return scores.masked_fill(hidden, torch.finfo(scores.dtype).min).softmax(-1)
+
+    def forward(self, in_idx: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        self.text = attention_mask
+        positions = torch.arange(in_idx.shape[1])
+        if attention_mask is not None and "positions" in self.honours:
+            positions = (attention_mask.cumsum(1) - 1).clamp_min(0)
+        x = self.tok_emb(in_idx) + self.pos_emb(positions)
+        return self.out_head(self.final_norm(self.trf_blocks(x)))
+
+
+@pytest.mark.parametrize("honours", [(), ("scores",), ("positions",), ("scores", "positions")], ids=str)
+def test_padding(honours: tuple[str, ...], checkpoint: Path, config: GPTConfig) -> None:
+    tests = asked(filled(Padded(book_config(config), *honours), checkpoint), config)
+    right = honours == ("scores", "positions")
+    assert names(tests) == ([] if right else ["padding"])
+    if not right:
+        assert "(padded on the left): logits differ by" in str(tests)
+        assert "padding is attended to, or shifts positions" in str(tests)
+
+
+# -------------------------------------------------------------------------------------------------------------- caches
+
+
+@pytest.mark.parametrize("fault", book_cached.FAULTS, ids=lambda fault: fault.__name__)
+def test_a_cache_that_is_wrong(fault: type[book_cached.Steps], checkpoint: Path, config: GPTConfig) -> None:
+    where = {
+        "PositionsRestart": "wrong in a step of 7 after 8",
+        "NotAppended": "wrong in a step of 7 after 8",
+        "Overwritten": "wrong in a step of 7 after 8",
+        "MaskOfTheFirstRows": "wrong in a step of 7 after 8",
+        "NoMaskAfterTheFirst": "wrong in a step of 7 after 8",
+        "NeverForgets": "wrong in a first step of 8",
+    }
+    tests = asked(filled(book_cached.GPTModel(book_config(config), fault()), checkpoint), config)
+    assert names(tests) == ["cache"]
+    assert "cache (with and without its cache): logits differ by" in str(tests)
+    assert str(tests).endswith(where[fault.__name__]), str(tests)
+
+
+def test_only_steps_of_one_token_are_right(checkpoint: Path, config: GPTConfig) -> None:
+    """The most common cache there is: the fault shows in the step of several tokens, and nowhere else."""
+    model = filled(book_cached.GPTModel(book_config(config), book_cached.NoMaskAfterTheFirst()), checkpoint).eval()
+    ids = torch.arange(6)[None]
+    with torch.inference_mode():
+        model.reset_kv_cache()
+        steps = torch.cat([model(ids[:, i : i + 1], use_cache=True) for i in range(6)], dim=1)
+        torch.testing.assert_close(steps, model(ids), rtol=1e-4, atol=1e-4)
+
+
+def with_past(model: Callable[[Tensor], Tensor], *, gives: Callable[[Tensor, Any], Any], joins: bool = True) -> Any:
+    """A function in the style ``(logits, past)``; its past is the ids so far."""
+
+    def forward(ids: Tensor, past: Tensor | None = None) -> Any:
+        everything = torch.cat([past, ids], dim=1) if past is not None and joins else ids
+        return gives(model(everything)[:, -ids.shape[1] :], everything)
+
+    return forward
+
+
+@pytest.mark.parametrize(
+    "gives",
+    [
+        lambda logits, past: (logits, past),
+        lambda logits, past: (logits, None, past),
+        lambda logits, past: (logits, logits.sum(), past),
+        lambda logits, past: {"logits": logits, "past": past},
+    ],
+    ids=["tuple", "none between", "loss between", "dictionary"],
+)
+def test_a_past_that_is_handed_around(gives: Any, checkpoint: Path, config: GPTConfig) -> None:
+    model = filled(book.GPTModel(book_config(config)), checkpoint).eval()
+    tests = asked(with_past(model, gives=gives), config)
+    assert tests and result(tests, "cache").difference is not None, str(tests)
+    tests = asked(with_past(model, gives=gives, joins=False), config)
+    assert names(tests) == ["cache"] and str(tests).endswith("wrong in a step of 7 after 8")
+
+
+def test_a_cached_step_may_give_the_last_position_only(checkpoint: Path, config: GPTConfig) -> None:
+    """Code written to generate does: with targets all positions, else the last."""
+
+    class Cached(nanogpt.GPT):
+        shift = 0
+
+        def forward(self, idx: Tensor, targets: Tensor | None = None, past: Tensor | None = None) -> Any:
+            everything = idx if past is None else torch.cat([past, idx], dim=1)
+            logits, loss = super().forward(everything.roll(self.shift if past is not None else 0), everything)
+            kept = logits[:, -idx.shape[1] :] if past is None and targets is not None else logits[:, -1:]
+            return kept, loss, everything
+
+    sizes = {"vocab_size": 211, "n_layer": 12, "n_head": 4, "n_embd": 44, "block_size": 64, "gelu": "tanh"}
+    model = filled(Cached(nanogpt.GPTConfig(**sizes)), checkpoint, "nanogpt")
+    tests = asked(model, config)
+    assert tests and result(tests, "cache").difference is not None, str(tests)
+    model.shift = 1
+    tests = asked(model, config)
+    assert names(tests) == ["cache"] and str(tests).endswith("wrong in a step of 7 after 8")
+
+
+def test_a_cache_that_is_not_given_back_cannot_be_checked(checkpoint: Path, config: GPTConfig) -> None:
+    model = filled(book.GPTModel(book_config(config)), checkpoint).eval()
+    tests = asked(with_past(model, gives=lambda logits, past: logits), config)
+    assert tests and str(result(tests, "cache")) == "cache: not checked, as it takes 'past', but gives none back"
+
+
+@pytest.mark.parametrize("style", ["ours", "transformers"])
+def test_positions_that_restart_in_known_models(style: str, checkpoint: Path, config: GPTConfig) -> None:
+    """The same fault in this package's and in transformers' cache: both conventions are really asked."""
+    model = filled(STYLES[style](config), checkpoint, STYLES[style].layout)
+    wpe = model.wpe if style == "ours" else model.transformer.wpe
+    forward = wpe.forward
+    wpe.forward = lambda ids: forward(ids - ids[:, :1])
+    tests = asked(model, config)
+    assert "cache" in names(tests) and "wrong in a step of 7 after 8" in str(result(tests, "cache"))
+
+
+# ------------------------------------------------------------------------------------------------- small models, words
+
+
+@pytest.mark.parametrize("context", [1, 2, 3, 18])
+def test_contexts_that_are_too_short_for_a_test(context: int) -> None:
+    config = GPTConfig(n_layer=1, n_embd=8, n_head=2, vocab_size=5, n_positions=context)
+    model = GPTModel(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)), alpha=0.2)
+    tests = asked(model, config)
+    assert tests, str(tests)
+    assert (result(tests, "causal").difference is None) == (context <= 2)
+    assert (result(tests, "padding").difference is None) == (context == 1)
+
+
+def test_what_was_not_asked_is_not_passed() -> None:
+    asked_, not_asked = SelfTest("one", "a", 0.0, 1.0, "f"), SelfTest("two", "b", None, 1.0, "it has no cache")
+    assert str(SelfTests((asked_, not_asked))) == "one"
+    assert not SelfTest("three", "c", float("nan"), 1.0, "f")
+
+
+# --------------------------------------------------------------------------------------------- without transformers
+
+WITHOUT = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "transformers":
+            raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
+
+sys.meta_path.insert(0, Blocked())
+"""
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", WITHOUT + program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).resolve().parents[1])
+
+
+def test_self_tests_need_no_transformers() -> None:
+    done = run(
+        "from torch.nn import functional as F\n"
+        "from gpt2_from_scratch import GPTModel, verify\n"
+        "model = GPTModel.from_pretrained()\n"
+        "skip = ('logits', 'generation')\n"
+        "print(verify(model, layout='gpt2_from_scratch', skip=skip))\n"
+        "model.h[5].mlp.c_fc.forward = lambda x, f=model.h[5].mlp.c_fc.forward: F.dropout(f(x), 0.1)\n"
+        "verdict = verify(model, skip=skip)\n"
+        "print(verdict.self_tests.failed[0].name, bool(verdict))\n"
+        "assert 'transformers' not in sys.modules\n"
+    )
+    assert done.returncode == 0, done.stderr
+    passed, failed = done.stdout.splitlines()
+    assert passed == "PASSED  GPTModel: weights and self-tests only; logits were not compared"
+    assert failed == "deterministic False"
+
+
+def test_without_transformers_verify_says_so_in_a_line() -> None:
+    done = run("from gpt2_from_scratch.cli import main\nsys.exit(main(['verify']))")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("gpt2: the reference, transformers' GPT2LMHeadModel, is not at hand: No module named")
+    assert "hint: pip install transformers" in done.stderr and "Traceback" not in done.stderr
+    done = run(
+        "from gpt2_from_scratch.cli import main\nsys.exit(main('verify --skip logits --skip generation'.split()))"
+    )
+    assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith("PASSED"), done.stderr
+
+
+def test_logits_only_where_they_are_asked(checkpoint: Path, config: GPTConfig) -> None:
+    """The full context is filled by the battery, too; it is paid for once."""
+    model = filled(book.GPTModel(book_config(config)), checkpoint)
+    alone = verify(model, checkpoint, skip=("logits", "generation"))
+    assert alone.self_tests is not None and "full context" in str(alone.self_tests)
+    assert str(alone) == "PASSED  GPTModel: self-tests only; logits were not compared"
