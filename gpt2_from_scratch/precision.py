@@ -57,12 +57,12 @@ class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
         _refuse_narrow_writes(func, args, kwargs)
         if kwargs.get("dtype") in _NARROW:
             kwargs["dtype"] = torch.float64
-        if func is _aten.mm.default and args[1].numel() > _SLAB:
+        if func in (_aten.mm.default, _aten.matmul.default) and _large(args[1]):
             return _product(args[0], args[1])
-        if func is _aten.addmm.default and not kwargs and args[2].numel() > _SLAB:
+        if func is _aten.addmm.default and not kwargs and _large(args[2]):
             return _product(args[1], args[2]).add_(_wide(args[0]))
-        if func is _aten.linear.default and args[1].numel() > _SLAB:
-            product = _product(args[0].flatten(0, -2), args[1].t()).view(*args[0].shape[:-1], -1)
+        if func is _aten.linear.default and _large(args[1]):
+            product = _product(args[0], args[1].t())
             return product if len(args) < 3 or args[2] is None else product.add_(_wide(args[2]))
         args, kwargs = tree_map_only(Tensor, _wide, (args, kwargs))
         return tree_map_only(Tensor, _wide, func(*args, **kwargs))
@@ -72,13 +72,17 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.dtype in _NARROW else tensor
 
 
+def _large(weight: Tensor) -> bool:
+    return weight.dim() == 2 and weight.numel() > _SLAB
+
+
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """``x W`` in float64, some columns of ``W`` at a time."""
     x = _wide(x)
     columns = max(1, _SLAB // weight.size(0))
-    product = x.new_empty(x.size(0), weight.size(1))
+    product = x.new_empty(*x.shape[:-1], weight.size(1))
     for start in range(0, weight.size(1), columns):
-        product[:, start : start + columns] = x @ _wide(weight[:, start : start + columns])
+        product[..., start : start + columns] = x @ _wide(weight[:, start : start + columns])
     return product
 
 

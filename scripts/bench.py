@@ -3,6 +3,7 @@
     python scripts/bench.py load                          # every form, 124M and 774M
     python scripts/bench.py load --forms huggingface openai --sizes 1558M --tensorflow-python tf/bin/python
     python scripts/bench.py convert --sizes 124M          # Hugging Face's form to every form
+    python scripts/bench.py verify --sizes 124M           # time and memory of a verdict
     python scripts/bench.py startup                       # imports and `gpt2 --help`
 
 How to read it. Machines are noisy and differ, so no number means much by itself: contenders run in turn (A B C A B C
@@ -202,7 +203,46 @@ CONVERT: dict[str, dict[str, Contender]] = {
     }.items()
 }
 
-CONTENDERS = {"load": LOAD, "convert": CONVERT}
+
+def verify_ours(folder: Path) -> Work:
+    """The whole verdict on this package's model: weights, self-tests, logits with their floor, generation."""
+    import transformers  # noqa: F401  (imported lazily otherwise)
+
+    from gpt2_from_scratch import GPTModel, verify
+
+    model = GPTModel.from_pretrained(folder)
+    return lambda: verify(model, folder, "gpt2_from_scratch") or sys.exit("not verified")
+
+
+def run_reference(folder: Path) -> Work:
+    """Transformers with eager attention, once over the prompts that `verify` uses."""
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    from gpt2_from_scratch.loading import open_checkpoint
+    from gpt2_from_scratch.verifier import standard_prompts
+
+    prompts = standard_prompts(open_checkpoint(folder))
+    model = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager").eval()
+    return torch.inference_mode()(lambda: [model(prompt.ids, use_cache=False).logits.shape for prompt in prompts])
+
+
+def run_candidate(folder: Path) -> Work:
+    """This package's model, once over the same prompts."""
+    import torch
+
+    from gpt2_from_scratch import GPTModel
+    from gpt2_from_scratch.loading import open_checkpoint
+    from gpt2_from_scratch.verifier import standard_prompts
+
+    prompts = standard_prompts(open_checkpoint(folder))
+    model = GPTModel.from_pretrained(folder)
+    return torch.inference_mode()(lambda: [model(prompt.ids).shape for prompt in prompts])
+
+
+VERIFY = {"huggingface": {"ours": verify_ours, "eager reference": run_reference, "candidate": run_candidate}}
+
+CONTENDERS = {"load": LOAD, "convert": CONVERT, "verify": VERIFY}
 NEEDS = {"TensorFlow": "tensorflow", "gguf": "gguf"}  # contender -> what may not be installed
 
 STARTUP = {
@@ -395,6 +435,21 @@ def bench_convert(arguments: argparse.Namespace) -> dict[str, Any]:
     return bench_forms(arguments, measure)
 
 
+def bench_verify(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A verdict, in units of one forward pass of each side over the same prompts."""
+
+    def measure(form: str, source: Path, folder: Path) -> dict[str, Measured]:
+        contenders = {name: partial(in_child, sys.executable, "verify", form, name, source) for name in VERIFY[form]}
+        return interleaved(contenders, arguments.runs)
+
+    results = bench_forms(arguments, measure)
+    for size, medians in results.items():
+        seconds = {name: median["seconds"] for name, median in medians["huggingface"].items()}
+        unit = seconds["eager reference"] + seconds["candidate"]
+        print(f"\nverify {size} costs {seconds['ours'] / unit:.2f} x (one eager reference pass + one candidate pass)")
+    return results
+
+
 def bench_forms(
     arguments: argparse.Namespace, measure: Callable[[str, Path, Path], dict[str, Measured]]
 ) -> dict[str, Any]:
@@ -467,7 +522,9 @@ def main() -> int:
     load.set_defaults(run=bench_load)
     convert = commands.add_parser("convert", help="files from files, each form beside those who write it")
     convert.set_defaults(run=bench_convert)
-    for command, forms in ((load, LOAD), (convert, CONVERT)):
+    verify = commands.add_parser("verify", help="a verdict beside one forward pass of each side")
+    verify.set_defaults(run=bench_verify)
+    for command, forms in ((load, LOAD), (convert, CONVERT), (verify, VERIFY)):
         command.add_argument("--sizes", nargs="+", default=["124M", "774M"], help="124M 355M 774M 1558M")
         command.add_argument(
             "--forms", nargs="+", choices=forms, default=list(forms), metavar="FORM", help=" ".join(forms)
@@ -476,7 +533,7 @@ def main() -> int:
         command.add_argument("--tensorflow-python", metavar="PATH", help="a Python that has TensorFlow and safetensors")
     startup = commands.add_parser("startup", help="imports and --help")
     startup.set_defaults(run=bench_startup)
-    for command in (load, convert, startup):
+    for command in (load, convert, verify, startup):
         command.add_argument("--runs", type=int, default=5, help="measured runs of each contender (%(default)s)")
     arguments = parser.parse_args()
     results = arguments.run(arguments)

@@ -424,3 +424,186 @@ LEGITIMATE: tuple[Mutant, ...] = (
     Mutant("bf16_weights", "wte", weights=_rounded(torch.bfloat16)),
     Mutant("bf16_compute", "wte", code=lambda model: model.bfloat16()),
 )
+
+# -- beyond the catalogue: the other faults that diagnosis knows -----------------------------------
+
+
+def _from_layer(source: Callable[[int, int], int]) -> Edit:
+    """Gives layer i the tensors of layer ``source(i, number of layers)``."""
+
+    def edit(tensors: Tensors, _: int) -> Tensors:
+        parts = {name: name.split(".", 2) for name in tensors if name.startswith("h.")}
+        layers = 1 + max(int(layer) for _h, layer, _rest in parts.values())
+        return {name: tensors[f"h.{source(int(layer), layers)}.{rest}"] for name, (_h, layer, rest) in parts.items()}
+
+    return edit
+
+
+def _bias_part(part: int) -> Edit:
+    def edit(block: Tensors, _: int) -> Tensors:
+        parts = list(block["attn.c_attn.bias"].chunk(3))
+        parts[part] = torch.zeros_like(parts[part])
+        return {"attn.c_attn.bias": torch.cat(parts)}
+
+    return _in_every_block(edit)
+
+
+def _transpose_qkv(block: Tensors, _: int) -> Tensors:
+    return {"attn.c_attn.weight": torch.cat([part.T for part in block["attn.c_attn.weight"].chunk(3, 1)], dim=1)}
+
+
+def _transpose_square(block: Tensors, n_head: int) -> Tensors:
+    return _transpose_qkv(block, n_head) | _transpose_cproj(block, n_head)
+
+
+def _exchange_gains(tensors: Tensors, _: int) -> Tensors:
+    other = {"weight": "bias", "bias": "weight"}
+    split = {name: name.rsplit(".", 1) for name in tensors if "ln_" in name}
+    return {name: tensors[f"{module}.{other[end]}"] for name, (module, end) in split.items()}
+
+
+def _fresh_ln_f(tensors: Tensors, _: int) -> Tensors:
+    return {"ln_f.weight": torch.ones_like(tensors["ln_f.weight"]), "ln_f.bias": 0 * tensors["ln_f.bias"]}
+
+
+def _fresh_fc(tensors: Tensors, _: int) -> Tensors:
+    generator = torch.Generator().manual_seed(0)
+    fc = tensors["h.1.mlp.c_fc.weight"]
+    return {"h.1.mlp.c_fc.weight": 0.02 * torch.randn(fc.shape, generator=generator).to(fc)}
+
+
+def _norm_unbiased_outside(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return gain * (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + eps) + bias
+
+
+def _norm_by_variance(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return gain * (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + eps) + bias
+
+
+def _norm_over_tokens(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return gain * (x - x.mean(1, keepdim=True)) / torch.sqrt(x.var(1, keepdim=True, unbiased=False) + eps) + bias
+
+
+def _norm_gain_plus_one(x: Tensor, gain: Tensor, bias: Tensor, eps: float) -> Tensor:
+    return F.layer_norm(x, gain.shape, 1 + gain, bias, eps)
+
+
+def _gelu_tanh(cubic: float = 0.044715, scale: float = math.sqrt(2 / math.pi)) -> Function:
+    return lambda x: 0.5 * x * (1 + torch.tanh(scale * (x + cubic * x**3)))
+
+
+def _scaled_late(attention: book.MultiHeadAttention, scores: Tensor) -> Tensor:
+    root = math.sqrt(attention.W_query.out_features // attention.n_heads)
+    return (scores * root).masked_fill(_later(scores), -math.inf).softmax(-1) / root
+
+
+def _merge_head_width_first(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).reshape(x.shape[0], x.shape[2], -1)
+
+
+def _no_resid(x: Any, ln_1: Function, attn: Function, ln_2: Function, mlp: Function) -> Any:
+    return mlp(ln_2(attn(ln_1(x))))
+
+
+def _stale_resid(x: Any, ln_1: Function, attn: Function, ln_2: Function, mlp: Function) -> Any:
+    return x + mlp(ln_2(x + attn(ln_1(x))))
+
+
+def _no_ln_1(x: Any, ln_1: Function, attn: Function, ln_2: Function, mlp: Function) -> Any:
+    x = x + attn(x)
+    return x + mlp(ln_2(x))
+
+
+def _no_attn(x: Any, ln_1: Function, attn: Function, ln_2: Function, mlp: Function) -> Any:
+    return x + mlp(ln_2(x))
+
+
+def _no_mlp(x: Any, ln_1: Function, attn: Function, ln_2: Function, mlp: Function) -> Any:
+    return x + attn(ln_1(x))
+
+
+def _embed_sinusoids(model: book.GPTModel, ids: Tensor) -> Tensor:
+    width = model.tok_emb.embedding_dim
+    position = torch.arange(ids.shape[1])[:, None]
+    wave = torch.exp(torch.arange(0, width, 2) * (-math.log(1e4) / width))
+    table = torch.zeros(ids.shape[1], width)
+    table[:, 0::2], table[:, 1::2] = torch.sin(position * wave), torch.cos(position * wave)
+    return model.tok_emb(ids) + table
+
+
+def _embed_scaled(model: book.GPTModel, ids: Tensor) -> Tensor:
+    return book.GPTModel.embed(model, ids) * math.sqrt(model.tok_emb.embedding_dim)
+
+
+def _embed_next_ids(model: book.GPTModel, ids: Tensor) -> Tensor:
+    return book.GPTModel.embed(model, (ids + 1) % model.tok_emb.num_embeddings)
+
+
+def _final_norm_twice(model: book.GPTModel, ids: Tensor) -> Tensor:
+    return model.out_head(model.final_norm(model.final_norm(model.trf_blocks(model.embed(ids)))))
+
+
+_FC, _CPROJ = ("mlp.c_fc.bias",), ("attn.c_proj.bias", "mlp.c_proj.bias")
+
+BEYOND: tuple[Mutant, ...] = (
+    # weights
+    Mutant("layers_reversed", "h.0.ln_1", weights=_from_layer(lambda layer, layers: layers - 1 - layer)),
+    Mutant("layers_shifted", "h.0.ln_1", weights=_from_layer(lambda layer, layers: (layer - 1) % layers)),
+    Mutant("layers_shared", "h.0.ln_1", weights=_from_layer(lambda layer, layers: layers - 1)),
+    Mutant("qkv_rotated", "h.0.attn.c_attn", weights=_qkv_order(2, 0, 1)),
+    Mutant(
+        "qkv_strided", "h.0.attn.c_attn", weights=_qkv(lambda t, _: torch.cat([t[..., i::3] for i in range(3)], -1))
+    ),
+    Mutant("qkv_not_transposed", "h.0.attn.c_attn", weights=_in_every_block(_transpose_qkv)),
+    Mutant("query_bias_dropped", "h.0.attn.c_attn", weights=_bias_part(0)),
+    Mutant("value_bias_dropped", "h.0.attn.c_attn", weights=_bias_part(2)),
+    Mutant("square_not_transposed", "h.0.attn.c_attn", weights=_in_every_block(_transpose_square)),
+    Mutant("cproj_biases_dropped", "h.0.attn.c_proj", weights=_zero(*_CPROJ)),
+    Mutant("mlp_cproj_bias_dropped", "h.0.mlp.c_proj", weights=_zero("mlp.c_proj.bias")),
+    Mutant("fc_bias_dropped", "h.0.mlp.c_fc", weights=_zero(*_FC)),
+    Mutant("linear_biases_dropped", "h.0.attn.c_attn", weights=_zero("attn.c_attn.bias", *_FC, *_CPROJ)),
+    Mutant("all_biases_dropped", "h.0.ln_1", weights=_zero(".bias")),
+    Mutant("ln_f_not_loaded", "ln_f", weights=_fresh_ln_f),
+    Mutant("ln_gain_and_bias_exchanged", "h.0.ln_1", weights=_exchange_gains),
+    Mutant("tensors_differ", "h.1.mlp.c_fc", weights=_fresh_fc),
+    # formulas
+    Mutant("ln_unbiased_std_plus_eps", "h.0.ln_1", part=("layer_norm", _norm_unbiased_outside)),
+    Mutant("ln_divided_by_variance", "h.0.ln_1", part=("layer_norm", _norm_by_variance)),
+    Mutant("ln_over_tokens", "h.0.ln_1", part=("layer_norm", _norm_over_tokens)),
+    Mutant("ln_gain_plus_one", "h.0.ln_1", part=("layer_norm", _norm_gain_plus_one)),
+    Mutant("act_other", "h.0.mlp.act", part=("gelu", F.mish)),
+    Mutant("gelu_cubic", "h.0.mlp.act", part=("gelu", _gelu_tanh(cubic=0.44715))),
+    Mutant("gelu_without_root", "h.0.mlp.act", part=("gelu", _gelu_tanh(scale=2 / math.pi))),
+    # attention
+    Mutant("scale_other", "h.0.attn", part=("attn_scores", _scaled(lambda heads, width: 0.3))),
+    Mutant("mask_added", "h.0.attn", part=("attn_weights", lambda scores: (scores + (~_later(scores))).softmax(-1))),
+    Mutant("softmax_dim_heads", "h.0.attn", part=("attn_weights", _masked(fill=-1e9, dim=1))),
+    Mutant("scale_after_softmax", "h.0.attn", code=_replace(book.MultiHeadAttention, "attn_weights", _scaled_late)),
+    Mutant("merge_headdim_first", "h.0.attn", part=("merge_heads", _merge_head_width_first)),
+    # residual wiring
+    Mutant("resid_missing", "h.0", part=("block", _no_resid)),
+    Mutant("shortcut_not_updated", "h.0", part=("block", _stale_resid)),
+    Mutant("attn_no_ln1", "h.0.ln_1", part=("block", _no_ln_1)),
+    Mutant("attn_missing", "h.0.attn", part=("block", _no_attn)),
+    Mutant("mlp_missing", "h.0.mlp", part=("block", _no_mlp)),
+    # both ends
+    Mutant("pos_zero", "wpe", code=_embed(lambda tokens, context: torch.zeros(tokens, dtype=torch.int64))),
+    Mutant("pos_sinusoidal", "wpe", code=_replace(book.GPTModel, "embed", _embed_sinusoids)),
+    Mutant("sum_sqrt_d", "h.0", code=_replace(book.GPTModel, "embed", _embed_scaled)),
+    Mutant("ids_offset", "wte", code=_replace(book.GPTModel, "embed", _embed_next_ids)),
+    Mutant("ln_f_twice", "ln_f", code=_replace(book.GPTModel, "forward", _final_norm_twice)),
+    Mutant("logits_scaled", "logits", part=("logits", lambda logits: logits / 0.7)),
+    Mutant("shifted_back", "logits", part=("logits", lambda logits: logits.roll(1, dims=1))),
+    Mutant("logits_capped", "logits", part=("logits", lambda logits: 30 * torch.tanh(logits / 30))),
+)
+
+# Where diagnosis has one row for several mutants: its name, and the value of its parameter.
+ROWS: dict[str, tuple[str, Any]] = {
+    "ln_eps_1e-6": ("ln_eps", 1e-6),
+    "ln_eps_1e-12": ("ln_eps", 1e-12),
+    "ln_eps_1e-3": ("ln_eps", 1e-3),
+    "mask_minus_10": ("mask_fill", -10.0),
+    "last_layer_skipped": ("layer_skipped", None),
+    "lm_head_random": ("lm_head_not_tied", None),
+    "pos_plus1": ("pos_offset", 1),
+}

@@ -107,8 +107,11 @@ class _Case:
 
     def _inside(self, base: Causes) -> list[Found]:
         config, ids = self.laboratory.config, self.laboratory.prompts.text
-        cuts = ((r, passages(self.candidate, config, self.layouts, ids, r)) for r in _FINEST_FIRST)
-        rounding, cut = next(((r, cut) for r, cut in cuts if cut is not None), ("float32", None))
+        rounding: Rounding = "float64"
+        cut = passages(self.candidate, config, self.layouts, ids, rounding)
+        if cut is None:
+            rounding = "float32"
+            cut = passages(self.candidate, config, self.layouts, ids, rounding)
         if cut is None:
             return []
         inside = Inside(self.laboratory, cut, rounding, base, self.clock)
@@ -168,17 +171,11 @@ class _Case:
 
     def _unknown(self, outcome: Outcome) -> Diagnosis:
         nearest = (Closest(" and ".join(map(str, c)) or "no fault", self.evidence.rough(c)) for c in outcome.nearest)
-        why = "no fault or set of faults of the table reproduces these logits"
+        why = "no fault of the table, nor a set of them, reproduces these logits"
         if not self.evidence.finite:
-            why = (
-                "logits are not finite, so there is no number to reproduce: look for NaN in the weights, and for a "
-                "mask that hides a token from itself"
-            )
+            why = "logits are not finite, so there is no number to reproduce: look for NaN in the weights, and in the mask"
         elif self.unexplained:
             why += f"; stages that none explains: {', '.join(collapse(self.unexplained))}"
         if self.clock.over:
             why += f"; the search stopped after {self.clock.seconds:g} s"
         return Diagnosis(baseline=self.evidence.baseline, closest=tuple(nearest), why=why)
-
-
-_FINEST_FIRST: tuple[Rounding, ...] = ("float64", "float32")

@@ -57,7 +57,7 @@ def prompts_for(config: GPTConfig) -> Prompts:
     count = sum(rows * tokens for rows, tokens in shapes)
     rounds = -(-count // config.vocab_size)
     ids = torch.cat([torch.randperm(config.vocab_size, generator=generator) for _ in range(rounds)])[:count]
-    parts = ids.split([rows * tokens for rows, tokens in shapes])
+    parts = torch.split(ids, [rows * tokens for rows, tokens in shapes])
     return Prompts(*(part.view(shape) for part, shape in zip(parts, shapes, strict=True)))
 
 
@@ -237,8 +237,9 @@ class Evidence:
 
 
 def gap(actual: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference; where both are NaN they agree. Infinite if one of them alone is not finite, and if
-    both are nothing but NaN: that proves nothing.
+    """Largest absolute difference; where both are NaN they agree.
+
+    Infinite if one of them alone is not finite, and if both are nothing but NaN: that proves nothing.
     """
     known = ~(actual.isnan() & expected.isnan())
     difference = (actual.double() - expected.double()).abs()[known]

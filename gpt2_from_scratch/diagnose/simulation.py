@@ -43,7 +43,7 @@ class Attention(MultiHeadAttention):
 
     def split_heads(self, x: Tensor) -> Tensor:
         """``(B, T, E) -> (B, H, T, d)``."""
-        return x.unflatten(-1, (self.n_head, -1)).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.n_head, -1).transpose(1, 2)
 
     def scores(self, q: Tensor, k: Tensor) -> Tensor:
         """``(B, H, T, d), (B, H, S, d) -> (B, H, T, S)``."""

@@ -105,7 +105,8 @@ def read_recording(path: str | os.PathLike[str], config: GPTConfig, standard: Se
             + (", ".join(list(container.tensors)[:20]) or "nothing"),
         )
     known = {f"{kind}.{index}" for kind in ("ids", "logits") for index in range(len(asked))}
-    if extra := [name for name in container.tensors if name not in known]:
+    numbered = [name for name in container.tensors if name.startswith(("ids.", "logits."))]
+    if extra := [name for name in numbered if name not in known]:
         raise CandidateError(
             f"{path} holds {', '.join(extra[:20])}, to which there is no prompt",
             hint=f"there are {len(asked)} prompts, numbered from 0 without a gap",

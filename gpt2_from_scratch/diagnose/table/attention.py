@@ -262,7 +262,7 @@ HEAD_FAULTS = (
         "gibberish",
         "x.view(B, T, heads, d), heads before their width, in {h.*.attn}",
         "einops with the axes of one head in the wrong order",
-        {"h.*.attn.split_heads": _split(lambda x, heads: x.unflatten(-1, (-1, heads)).permute(0, 3, 1, 2))},
+        {"h.*.attn.split_heads": _split(lambda x, heads: torch.unflatten(x, -1, (-1, heads)).permute(0, 3, 1, 2))},
         needs=lambda config: config.n_head > 1,
     ),
     Fault(

@@ -1,11 +1,11 @@
 """The few ways in which a row of the table changes the model."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
-from gpt2_from_scratch.diagnose.fault import Change, Changes, Place
+from gpt2_from_scratch.diagnose.fault import Change, Place
 
 # Every tensor of a block, by its path; what a mistake in loading layers moves.
 BLOCK = tuple(
@@ -16,7 +16,7 @@ BLOCK = tuple(
 NORMS = ("h.*.ln_1", "h.*.ln_2", "ln_f")
 
 
-def everywhere(paths: tuple[str, ...], end: str, change: Change) -> Changes:
+def everywhere(paths: tuple[str, ...], end: str, change: Change) -> dict[str, Change]:
     """The same change at the attribute `end` of several modules."""
     return {f"{path}.{end}": change for path in paths}
 
@@ -46,7 +46,7 @@ def taken_from(path: str) -> Change:
     return lambda place: place.at(path)
 
 
-def from_layer(source: Callable[[int, int], int], tensors: tuple[str, ...] = BLOCK) -> Changes:
+def from_layer(source: Callable[[int, int], int], tensors: tuple[str, ...] = BLOCK) -> dict[str, Change]:
     """Each layer's tensors are those of layer ``source(layer, number of layers)``."""
 
     def taken(path: str) -> Change:
@@ -59,6 +59,6 @@ def from_layer(source: Callable[[int, int], int], tensors: tuple[str, ...] = BLO
     return {path: taken(path) for path in tensors}
 
 
-def zeroed(*paths: str) -> Mapping[str, Change]:
+def zeroed(*paths: str) -> dict[str, Change]:
     """Tensors that are zero."""
     return dict.fromkeys(paths, edited(lambda tensor: tensor * 0))

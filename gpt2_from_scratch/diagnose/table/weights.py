@@ -27,7 +27,7 @@ def _in_order(order: tuple[int, ...]) -> Changes:
 
 def _interleaved(columns: Tensor, heads: int) -> Tensor:
     """Columns that are three blocks of heads, read as heads of three blocks."""
-    return columns.unflatten(-1, (heads, 3, -1)).transpose(-3, -2).flatten(-3)
+    return torch.unflatten(columns, -1, (heads, 3, -1)).transpose(-3, -2).flatten(-3)
 
 
 def _without(part: str) -> Change:
@@ -39,6 +39,10 @@ def _without(part: str) -> Change:
 
 def _transposed_parts(weight: Tensor) -> Tensor:
     return torch.cat([part.t() for part in weight.chunk(3, dim=1)], dim=1)
+
+
+def _given(tensor: Tensor) -> Change:
+    return lambda place: tensor
 
 
 def _lexicographic(layer: int, layers: int) -> int:
@@ -138,7 +142,7 @@ FAULTS = (
         "gibberish",
         "view the last axis as (3, heads, width of a head), not (heads, width of a head, 3), in {h.*.attn.c_attn}",
         "reshape(..., 3) with the three on the wrong side",
-        _qkv(lambda columns, _: columns.unflatten(-1, (-1, 3)).transpose(-2, -1).flatten(-2)),
+        _qkv(lambda columns, _: torch.unflatten(columns, -1, (-1, 3)).transpose(-2, -1).flatten(-2)),
     ),
     Fault(
         "qkv_not_transposed",
@@ -320,7 +324,7 @@ FAULTS = (
         "noise",
         "tie it: {lm_head}.weight = {wte}.weight, after loading",
         "https://github.com/openai/gpt-2: the file holds no head, so one that is built stays random",
-        lambda weight: {"lm_head.weight": lambda place: weight},
+        lambda weight: {"lm_head.weight": _given(weight)},
         values=lambda config: (),  # it cannot be guessed; it is read from the weights, or fitted to the logits
     ),
     Fault(
@@ -329,7 +333,7 @@ FAULTS = (
         "anything",
         "load these tensors from the checkpoint; strict=False and partial matches of names skip silently",
         "an incomplete load, training, or another checkpoint",
-        lambda tensors: {name: (lambda place, tensor=tensor: tensor) for name, tensor in tensors},
+        lambda tensors: {name: _given(tensor) for name, tensor in tensors},
         values=lambda config: (),  # read from the weights
     ),
 )

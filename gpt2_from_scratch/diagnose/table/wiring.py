@@ -1,4 +1,4 @@
-"""Faults between the layers: shortcuts, the place of LayerNorm, embeddings, positions, and what follows the last block."""
+"""Faults between the layers: shortcuts, the place of LayerNorm, embeddings, positions, the end of the model."""
 
 import math
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.diagnose.fault import Change, Changes, Fault
+from gpt2_from_scratch.diagnose.fault import Changes, Fault
 from gpt2_from_scratch.diagnose.table.changes import around, edited, formula
 
 # ------------------------------------------------------------------------------------------------------------ blocks
