@@ -78,7 +78,7 @@ def test_a_crash_of_our_own_does_not_look_like_a_verdict(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Python's own exit code for a traceback is 1, which would read as "diverged"."""
-    monkeypatch.setattr("gpt2_from_scratch.cli._inspect", lambda arguments: {}["gone"])
+    monkeypatch.setattr("gpt2_from_scratch.cli.commands.inspect", lambda arguments: {}["gone"])
     code, _, err = run(capsys, "inspect")
     assert code == 2 and "unexpected error" in err and "KeyError" in err
 

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gpt2_from_scratch import cli, open_checkpoint
-from gpt2_from_scratch.cli import main
+from gpt2_from_scratch import open_checkpoint
+from gpt2_from_scratch.cli import arguments, main
 from gpt2_from_scratch.converting import TARGETS
 from gpt2_from_scratch.inspecting import VERSION, inspect_checkpoint
 from gpt2_from_scratch.loading import TINY
@@ -36,7 +36,7 @@ def edited(folder: Path, edit: Callable[[dict[str, Tensor]], Any]) -> Path:
 
 
 def test_the_forms_of_the_help_are_those_that_can_be_written() -> None:
-    assert set(cli._FORMS) == set(TARGETS)
+    assert set(arguments.FORMS) == set(TARGETS)
 
 
 def test_convert_writes_and_says_what(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

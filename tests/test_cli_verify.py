@@ -6,13 +6,14 @@ import numpy
 import pytest
 import torch
 
-from gpt2_from_scratch import GPTModel, cli
+from gpt2_from_scratch import GPTModel
+from gpt2_from_scratch.cli import arguments
 from gpt2_from_scratch.verifier import PARTS
 from tests.test_cli import run
 
 
 def test_the_parts_are_the_verifiers() -> None:
-    assert cli._PARTS == PARTS, "written out in cli, because --help imports nothing heavy"
+    assert arguments.PARTS == PARTS, "written out there, because --help imports nothing heavy"
 
 
 @pytest.mark.parametrize("ending", ["npz", "safetensors"])
@@ -75,13 +76,13 @@ def test_what_is_no_recording_is_refused(
     capsys: pytest.CaptureFixture[str], perturbed_checkpoint: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "noise.npz").write_bytes(b"noise")
-    for arguments, message in (
+    for command, message in (
         (["verify", perturbed_checkpoint, "--outputs", tmp_path / "noise.npz"], "cannot be read"),
         (["verify", perturbed_checkpoint, "--outputs", tmp_path / "absent.npz"], "cannot be read"),
         (["record", perturbed_checkpoint, tmp_path / "prompts.txt"], "ends in neither .safetensors nor .npz"),
         (["record", perturbed_checkpoint, tmp_path / "absent" / "prompts.npz"], "does not exist"),
     ):
-        code, out, err = run(capsys, *arguments)
+        code, out, err = run(capsys, *command)
         assert code == 2 and message in err and "Traceback" not in err and out == ""
 
 

@@ -492,7 +492,7 @@ def command_line(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[list[str]]]:
     """What `cli.main` was called with, in place of `cli.main`."""
     calls: list[list[str]] = []
     cli = ModuleType("gpt2_from_scratch.cli")
-    cli.main = lambda arguments: calls.append(arguments) or 2  # type: ignore[attr-defined]
+    cli.main = lambda: calls.append(sys.argv[1:]) or 2  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "gpt2_from_scratch.cli", cli)
     return calls
 

@@ -1,10 +1,13 @@
 """A trace keeps both sides of each module, as they were when it ran, and leaves no trace in the model."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from gpt2_from_scratch.trace import trace
+from gpt2_from_scratch.trace import Site, trace
 
 
 class Careless(nn.Module):
@@ -55,3 +58,139 @@ def test_no_hook_stays_behind_even_after_a_crash() -> None:
         trace(model, ["first", "second"], lambda: 1 / 0)
     for module in model.modules():
         assert not module._forward_hooks and not module._forward_pre_hooks
+
+
+# -------------------------------------------------------------------------------------------- attention probabilities
+
+
+class Attending(nn.Module):
+    """A module in which attention is computed in a way given to it."""
+
+    def __init__(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.attend = attend
+        self.after = nn.Identity()
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return self.after(self.attend(q, k, v))
+
+
+def attending(attend: Callable[[Tensor, Tensor, Tensor], Tensor]) -> tuple[Site, tuple[Tensor, Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, 5, 4, generator=generator) for _ in range(3))  # B, H, T, D
+    model = nn.Sequential(Attending(attend))
+    return trace(model, ["0"], lambda: model[0](q, k, v), attention=["0"])["0"], (q, k, v)
+
+
+def causal(scores: Tensor) -> Tensor:
+    return scores.masked_fill(torch.ones(5, 5, dtype=torch.bool).triu(1), -torch.inf)
+
+
+VISIBLE = torch.ones(5, 5, dtype=torch.bool).tril()
+SDPA = F.scaled_dot_product_attention
+WAYS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "method": lambda q, k, v: causal(q @ k.mT / 2).softmax(-1) @ v,
+    "torch": lambda q, k, v: torch.softmax(causal(q @ k.mT / 2), dim=-1) @ v,
+    "functional": lambda q, k, v: F.softmax(causal(q @ k.mT / 2), dim=-1) @ v,
+    "module": lambda q, k, v: nn.Softmax(-1)(causal(q @ k.mT / 2)) @ v,
+    "fused, causal": lambda q, k, v: SDPA(q, k, v, is_causal=True),
+    "fused, boolean mask": lambda q, k, v: SDPA(q, k, v, attn_mask=VISIBLE),
+    "fused, float mask": lambda q, k, v: SDPA(q, k, v, torch.zeros(5, 5).masked_fill(~VISIBLE, -torch.inf)),
+    "fused, scaled": lambda q, k, v: SDPA(q * 4, k, v, is_causal=True, scale=0.125),
+    "head by head": lambda q, k, v: torch.stack(
+        [causal(q[:, h] @ k[:, h].mT / 2).softmax(-1) @ v[:, h] for h in range(3)], dim=1
+    ),
+    "head by head, fused": lambda q, k, v: torch.cat(
+        [SDPA(q[:, h : h + 1], k[:, h : h + 1], v[:, h : h + 1], is_causal=True) for h in range(3)], dim=1
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_attention_probabilities_are_found(way: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    site, (q, k, v) = attending(way)
+    assert site.probabilities is not None
+    probabilities = site.probabilities.reshape(2, 3, 5, 5)
+    torch.testing.assert_close(probabilities, causal(q @ k.mT / 2).softmax(-1))
+    torch.testing.assert_close(probabilities @ v, site.output)
+
+
+def test_heads_without_a_batch_are_stacked_first() -> None:
+    def heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return torch.stack([(q[0, h] @ k[0, h].mT).softmax(-1) @ v[0, h] for h in range(3)])
+
+    site, (q, k, _) = attending(heads)
+    assert site.probabilities is not None
+    torch.testing.assert_close(site.probabilities, (q[0] @ k[0].mT).softmax(-1))
+
+
+def test_scores_that_keys_outnumber() -> None:
+    """The causal mask of fused attention begins at the first key, wrong for a cached step; it is shown as it is."""
+    generator = torch.Generator().manual_seed(0)
+    q, k = torch.randn(1, 1, 2, 4, generator=generator), torch.randn(1, 1, 5, 4, generator=generator)
+    model = nn.Sequential(Attending(lambda q, k, v: SDPA(q, k, v, is_causal=True)))
+    site = trace(model, ["0"], lambda: model[0](q, k, k), attention=["0"])["0"]
+    assert site.probabilities is not None
+    torch.testing.assert_close(site.probabilities @ k, site.output)
+
+
+def test_only_attention_is_asked_for_probabilities() -> None:
+    way = WAYS["method"]
+    model = nn.Sequential(Attending(way))
+    q = torch.ones(2, 3, 5, 4)
+    assert trace(model, ["0"], lambda: model[0](q, q, q))["0"].probabilities is None
+    inside = trace(model, ["0", "0.after"], lambda: model[0](q, q, q).softmax(-1), attention=["0", "0.after"])
+    assert inside["0"].probabilities is not None and inside["0"].probabilities.shape == (2, 3, 5, 5)
+    assert inside["0.after"].probabilities is None, "a softmax that runs after the module is none of its"
+
+
+def test_probabilities_are_copies_and_no_mode_stays_behind() -> None:
+    site, (q, k, _) = attending(lambda q, k, v: causal(q @ k.mT / 2).softmax(-1).mul_(2) @ v)
+    torch.testing.assert_close(site.probabilities, causal(q @ k.mT / 2).softmax(-1))
+    assert not torch.overrides._get_current_function_mode_stack()
+
+
+# ---------------------------------------------------------------------------------------------------- shared modules
+
+
+def test_calls_of_a_shared_module_belong_to_its_names_in_order() -> None:
+    shared = nn.Linear(3, 3)
+    model, x = nn.Sequential(shared, nn.ReLU(), shared, nn.Tanh(), shared), torch.randn(2, 3)
+    sites = trace(model, ["0", "2", "4"], lambda: model(x))
+    assert list(sites) == ["0", "2", "4"]
+    with torch.inference_mode():
+        for end in (0, 2, 4):
+            torch.testing.assert_close(sites[str(end)].input, model[:end](x))
+            torch.testing.assert_close(sites[str(end)].output, model[: end + 1](x))
+    assert {site.calls for site in sites.values()} == {1}
+
+
+def test_what_is_inside_a_shared_block_is_told_apart_too() -> None:
+    block = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
+    model, x = nn.Sequential(block, block), torch.randn(2, 3)
+    sites = trace(model, ["0.0", "0", "1.0", "1"], lambda: model(x))
+    with torch.inference_mode():
+        assert torch.equal(sites["0.0"].output, block[0](x))
+        assert torch.equal(sites["1.0"].input, block(x))
+        assert torch.equal(sites["1"].output, model(x))
+
+
+def test_more_calls_than_names_are_counted() -> None:
+    shared = nn.Linear(3, 3)
+    model = nn.Sequential(shared, shared)
+    x = torch.randn(2, 3)
+    sites = trace(model, ["0", "1"], lambda: [model(x), model(x)])
+    assert sites["0"].calls == sites["1"].calls == 2
+    only = trace(model, ["0"], lambda: model(x))
+    assert only["0"].calls == 2 and torch.equal(only["0"].input, x), "under one name, the first call counts"
+
+
+def test_an_input_that_is_changed_in_place_is_kept_as_it_was() -> None:
+    class InPlace(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.add_(1)
+
+    model, x = nn.Sequential(InPlace(), InPlace()), torch.zeros(2)
+    sites = trace(model, ["0", "1"], lambda: model(x))
+    assert [float(sites[name].input[0]) for name in "01"] == [0, 1]
+    assert [float(sites[name].output[0]) for name in "01"] == [1, 2]

@@ -102,6 +102,8 @@ class _Case:
         silent = self._without_search()
         if silent is not None:
             return silent
+        if self.unexplained and not self.clock.over:  # what cannot be explained from inside cannot be from outside
+            return self._unknown(Outcome())
         outcome = Search(self.evidence, self.clock, self.progress, self.base).run()
         return self._named(list(outcome.proven)) if outcome.proven else self._unknown(outcome)
 
@@ -173,7 +175,7 @@ class _Case:
         nearest = (Closest(" and ".join(map(str, c)) or "no fault", self.evidence.rough(c)) for c in outcome.nearest)
         why = "no fault of the table, nor a set of them, reproduces these logits"
         if not self.evidence.finite:
-            why = "logits are not finite, so there is no number to reproduce: look for NaN in the weights, and in the mask"
+            why = "logits are not finite, and there is no number to reproduce: look at the mask, and for NaN in weights"
         elif self.unexplained:
             why += f"; stages that none explains: {', '.join(collapse(self.unexplained))}"
         if self.clock.over:

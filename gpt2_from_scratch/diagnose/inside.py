@@ -84,24 +84,27 @@ def wrong_weights(laboratory: Laboratory, theirs: Mapping[str, Tensor], clock: C
         return tensor.to(rounding).float() if rounding is not None else tensor
 
     left = {name for name, tensor in theirs.items() if not _equal(tensor, ours(attribute(model, name)))}
-    explained: list[tuple[Cause, set[str]]] = []
+    explained: list[tuple[bool, int, Cause, set[str]]] = []
     for cause in clock.during(plausible(config)):
-        stages_right, paths_right, contradicted = set[str](), set[str](), False
-        for stage, changes in cause.changes(config).items():
-            if left.isdisjoint(path for path, _ in changes) or any(path not in theirs for path, _ in changes):
-                contradicted |= any(path not in theirs for path, _ in changes)
-                continue
-            made = {path: ours(change(_place(laboratory, path))) for path, change in changes}
+        right, paths, elsewhere = set[str](), set[str](), False
+        changes = cause.changes(config)
+        if any(path not in theirs or cause.fault.one_layer for pairs in changes.values() for path, _ in pairs):
+            continue  # not a fault of weights
+        if left.isdisjoint(path for pairs in changes.values() for path, _ in pairs):
+            continue
+        for stage, pairs in changes.items():
+            made = {path: ours(change(_place(laboratory, path))) for path, change in pairs}
             moved = {path for path, tensor in made.items() if not _equal(tensor, ours(attribute(model, path)))}
-            if moved and all(path in left and _equal(theirs[path], made[path]) for path in moved):
-                stages_right.add(stage)
-                paths_right |= moved
+            if moved <= left and all(_equal(theirs[path], made[path]) for path in moved):
+                right |= {stage} if moved else set()
+                paths |= moved
             else:
-                contradicted |= bool(moved)
-        if paths_right:
-            explained.append((replace(cause, stages=frozenset(stages_right)) if contradicted else cause, paths_right))
+                elsewhere = True  # it would have changed what is as it should be
+        if paths:
+            made_there = replace(cause, stages=frozenset(right)) if elsewhere else cause
+            explained.append((elsewhere, -len(paths), made_there, paths))
     causes: list[Cause] = []
-    for cause, paths in sorted(explained, key=lambda pair: -len(pair[1])):
+    for _, _, cause, paths in sorted(explained, key=lambda each: each[:2]):
         if paths <= left:
             causes.append(cause)
             left -= paths
@@ -205,6 +208,7 @@ class Inside:
         self.rounding = rounding
         self.base = base
         self.clock = clock
+        self.hopeful = True
         self.usual: list[Causes] = []  # what explained earlier stages is tried first
 
     def unexplained(self) -> list[str]:
@@ -263,7 +267,7 @@ class Inside:
             if self._agrees(passage, causes):
                 alike = self._proven(passage, [c for c in self.usual if len(c) == len(causes)])
                 return alike
-        for count in (1, 2, 3):
+        for count in (1, 2, 3) if self.hopeful else (1,):
             nearest = [causes for _, causes in grown(self._distance_at(passage), (), pool, count, self.clock)]
             if count == 1:
                 nearest = self._fitted(passage, pool) + nearest
@@ -271,6 +275,7 @@ class Inside:
             if proven:
                 self.usual = [*proven, *(causes for causes in self.usual if causes not in proven)]
                 return proven
+        self.hopeful = False  # something that is not in the table: what is left of the time is for the other stages
         return []
 
     def _proven(self, passage: Passage, hypotheses: Sequence[Causes]) -> list[Causes]:

@@ -76,7 +76,7 @@ SCALE_FAULTS = (
         "divide the scores by math.sqrt(q.size(-1)) in {h.*.attn}",
         "a constant, or another size, in the scale",
         lambda factor: _scaled(lambda config: factor),
-        values=lambda config: (2.0, 0.5, config.head_dim**-0.25, config.n_head**0.5),
+        values=lambda config: (0.25, 0.5, 0.75, 0.9, 1.1, 1.25, 1.5, 2.0, 4.0),
         refined=True,
         general=True,
     ),

@@ -1,0 +1,49 @@
+"""The command line: `gpt2 verify`, `record`, `generate`, `inspect`, `convert`.
+
+The one idea: the library computes and never prints, this room prints and never computes. Results go to stdout,
+progress and errors to stderr. Nothing heavy is imported before the arguments are known to be right.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from gpt2_from_scratch.cli.arguments import parser
+from gpt2_from_scratch.cli.exit_codes import COULD_NOT_CHECK, INTERRUPTED
+from gpt2_from_scratch.cli.outliving import outlived
+from gpt2_from_scratch.errors import CandidateError, CheckpointError
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        argv: arguments without the program's name; None takes them from the command line.
+    """
+    arguments = parser().parse_args(argv)
+    if argv is None and sys.platform == "linux" and (died := outlived()) is not None:
+        return died
+    try:
+        if arguments.checkpoint is None:
+            from gpt2_from_scratch.loading import TINY
+
+            arguments.checkpoint = TINY
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
+    except (CheckpointError, CandidateError, ValueError) as error:
+        print(f"gpt2: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("gpt2: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as end:  # of a script that was given as a model: its 0 would read as "verified"
+        print(f"gpt2: your code called sys.exit({end.code!r}); nothing was verified", file=sys.stderr)
+    except BrokenPipeError:  # the reader of our output left: `gpt2 inspect ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception:
+        traceback.print_exc()
+        print("gpt2: unexpected error, see above; nothing was verified", file=sys.stderr)
+    return COULD_NOT_CHECK

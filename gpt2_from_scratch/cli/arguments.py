@@ -1,0 +1,124 @@
+"""Every command and option, with the text that `--help` shows."""
+
+import argparse
+
+from gpt2_from_scratch import __version__
+from gpt2_from_scratch.cli import commands as run
+
+_DTYPES = ("float32", "float64", "float16", "bfloat16")
+# `converting.TARGETS`, written out because `--help` imports nothing heavy; a test compares them.
+FORMS = (
+    "huggingface",
+    "openai",
+    "llm.c",
+    "gguf",
+    "nanogpt",
+    "mingpt",
+    "llms_from_scratch",
+    "transformer_lens",
+    "mlx",
+)
+# `verifier.PARTS`, as above.
+PARTS = ("weights", "self-tests", "logits", "generation", "gradients", "where")
+
+_CHECKPOINT_HELP = "a Hub id (openai-community/gpt2), a directory or a file"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="gpt2",
+        description="GPT-2 weights into code, and proof that the code is GPT-2.",
+        epilog="Without a checkpoint, the small trained model inside the package is used.",
+    )
+    parser.add_argument("--version", action="version", version=f"gpt2_from_scratch {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    verify = commands.add_parser(
+        "verify",
+        help="check a model against transformers' GPT2LMHeadModel",
+        description="Checks a model against transformers' GPT2LMHeadModel on the same checkpoint: by default this "
+        "package's own, with --model yours. Exit code 0: verified, 1: diverged, 2: could not check.",
+    )
+    verify.add_argument("checkpoint", nargs="?", help=_CHECKPOINT_HELP)
+    verify.add_argument("--model", metavar="FILE.py:OBJECT", help="your model or function; OBJECT() is called first")
+    verify.add_argument("--layout", metavar="NAME|FILE.py:NAME", help="where your model keeps GPT-2's weights")
+    verify.add_argument("--dtype", choices=_DTYPES, default="float32", help="of this package's model (%(default)s)")
+    verify.add_argument("--outputs", metavar="FILE", help="judge the logits in FILE; see `gpt2 record`")
+    verify.add_argument("--skip", action="append", default=[], choices=PARTS, help="a part not to check; repeatable")
+    verify.add_argument("--gradients", action="store_true", help="compare the loss and all gradients, too")
+    verify.add_argument("--atol", type=float, help="judge by |difference| <= ATOL + RTOL * |logit|, not by the floor")
+    verify.add_argument("--rtol", type=float, help="see --atol")
+    verify.add_argument("--json", metavar="FILE", help="write the verdict as JSON; the schema is in the package")
+    verify.add_argument("--junit-xml", metavar="FILE", help="write it as JUnit XML")
+    verify.add_argument("--html", metavar="FILE", help="write it as a page, with pictures")
+    verify.add_argument("--no-diagnose", action="store_true", help="do not search for the bug when logits differ")
+    verify.add_argument(
+        "--diagnose-seconds", type=float, default=60.0, metavar="S", help="for that search, at most (%(default)g)"
+    )
+    verify.add_argument("-v", "--verbose", action="store_true", help="every prompt, every site, the environment")
+    verify.set_defaults(run=run.verify)
+
+    record = commands.add_parser(
+        "record",
+        help="write prompts for a port in another language",
+        description="Writes token ids for a port in another language. It adds its logits, and "
+        "`gpt2 verify CHECKPOINT --outputs FILE` judges them.",
+    )
+    record.add_argument("checkpoint", help=_CHECKPOINT_HELP)
+    record.add_argument("file", help="to write: .safetensors or .npz")
+    record.set_defaults(run=run.record)
+
+    generate = commands.add_parser(
+        "generate", help="continue a text", description="Continues a text, greedily by default."
+    )
+    generate.add_argument("prompt", help="the text to continue")
+    generate.add_argument("--checkpoint", help=_CHECKPOINT_HELP)
+    generate.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="(%(default)s)")
+    generate.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (%(default)s)")
+    generate.add_argument("--top-k", type=int, metavar="K", help="sample among the K most probable tokens")
+    generate.add_argument("--top-p", type=float, metavar="P", help="sample among the most probable that sum to P")
+    generate.add_argument("--seed", type=int, help="makes sampling repeatable")
+    generate.add_argument("--dtype", choices=_DTYPES, help="of the model; default: the file's")
+    generate.add_argument("--device", default="cpu", help="such as cuda (%(default)s)")
+    generate.set_defaults(run=run.generate)
+
+    inspect = commands.add_parser("inspect", help="say what a checkpoint is", description="Says what a checkpoint is.")
+    inspect.add_argument("checkpoint", nargs="?", help=_CHECKPOINT_HELP)
+    inspect.add_argument("--json", action="store_true", help="everything, statistics of each tensor included")
+    inspect.add_argument("--quick", action="store_true", help="do not read the weights: no statistics, no identity")
+    inspect.add_argument("--checksum", action="store_true", help="compare SHA-256 with the official files'")
+    inspect.set_defaults(run=run.inspect)
+
+    convert = commands.add_parser(
+        "convert",
+        help="write a checkpoint in another form",
+        description="Writes a checkpoint in another form. Files appear complete or not at all.",
+    )
+    convert.add_argument("checkpoint", help=_CHECKPOINT_HELP)
+    convert.add_argument("destination", help="a directory, or a file where the form is one")
+    convert.add_argument("--to", required=True, metavar="FORM", help=", ".join(FORMS))
+    convert.add_argument("--dtype", choices=_DTYPES, help="of the written weights; default: the file's")
+    convert.add_argument("--no-bias", action="store_true", help="leave out biases that may be absent and are zero")
+    convert.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    convert.set_defaults(run=run.convert)
+
+    for command in (verify, record, generate, inspect, convert):
+        group = command.add_argument_group("checkpoint")
+        group.add_argument("--file-layout", metavar="NAME|FILE.py:NAME", help="names in the file; default: found out")
+        group.add_argument("--strip-prefix", default="", metavar="TEXT", help="remove from every name, as _orig_mod.")
+        group.add_argument(
+            "--ignore", action="append", default=[], metavar="NAME", help="leave a tensor out; * is a number"
+        )
+        group.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="a field of config.json, instead of what the checkpoint says, as n_head=6",
+        )
+        group.add_argument("--no-mmap", action="store_true", help="read the file instead of mapping it")
+        group.add_argument("--revision", help="branch, tag or commit on the Hub")
+        group.add_argument("--cache-dir", help="instead of the user's Hub cache")
+        group.add_argument("--local-files-only", action="store_true", help="no network")
+    return parser

@@ -1,0 +1,220 @@
+"""What each command does: options in, one call of the library, its result printed; returns the exit code."""
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from gpt2_from_scratch.cli.exit_codes import DIVERGED, INTERRUPTED, VERIFIED
+from gpt2_from_scratch.cli.options import checkpoint_options, dtype_choice, for_file, hub_options, layout_choice
+from gpt2_from_scratch.cli.terminal import bar, progress
+from gpt2_from_scratch.errors import CandidateError, CheckpointError
+
+if TYPE_CHECKING:
+    from gpt2_from_scratch.verifier import Verdict
+
+
+def verify(arguments: argparse.Namespace) -> int:
+    """`gpt2 verify`: 0 verified, 1 diverged, 130 interrupted."""
+    from gpt2_from_scratch.verifier import Interrupted, verify
+
+    for path in filter(None, (arguments.json, arguments.junit_xml, arguments.html)):
+        if not os.path.isdir(os.path.dirname(path) or "."):
+            raise ValueError(f"cannot write {path}: there is no folder {os.path.dirname(path)!r}")
+    tolerance = None
+    if arguments.atol is not None or arguments.rtol is not None:
+        tolerance = (arguments.atol or 0.0, arguments.rtol or 0.0)
+    options = checkpoint_options(arguments)
+    candidate, layout = _candidate(arguments, options)
+    try:
+        with progress() as report:
+            verdict = verify(
+                candidate,
+                arguments.checkpoint,
+                layout,
+                tolerance=tolerance,
+                skip=arguments.skip,
+                gradients=arguments.gradients,
+                always_trace=arguments.html is not None,
+                diagnose=None if arguments.no_diagnose else _diagnosing(arguments.diagnose_seconds, report),
+                progress=report,
+                **for_file(options),
+            )
+    except Interrupted as interrupted:
+        _publish(interrupted.verdict, arguments)
+        return INTERRUPTED
+    _publish(verdict, arguments)
+    return VERIFIED if verdict else DIVERGED
+
+
+def _diagnosing(seconds: float, progress: Callable[[str], None]) -> Callable[..., Any]:
+    """What `verify` calls when the logits differ."""
+
+    def explain(candidate: Any, checkpoint: Any, reference: Any, verdict: Any, layouts: Any) -> Any:
+        from gpt2_from_scratch.diagnose import diagnose
+
+        return diagnose(
+            candidate,
+            checkpoint,
+            reference,
+            layouts=layouts,
+            seconds=seconds,
+            progress=lambda phase: progress(f"diagnosis: {phase}"),
+        )
+
+    return explain
+
+
+def _publish(verdict: "Verdict", arguments: argparse.Namespace) -> None:
+    """The verdict in every form that was asked for; on the terminal last."""
+    from gpt2_from_scratch import reports
+
+    if arguments.json is not None:
+        reports.write(arguments.json, reports.to_json(verdict))
+    if arguments.junit_xml is not None:
+        reports.write(arguments.junit_xml, reports.to_junit(verdict))
+    if arguments.html is not None:
+        reports.write(arguments.html, reports.to_html(verdict, _token_text(arguments)))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        print(reports.to_annotations(verdict))
+        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+            with open(summary, "a", encoding="utf-8") as file:
+                file.write(reports.to_summary(verdict) + "\n")
+    print(verdict.report(arguments.verbose))
+
+
+def _token_text(arguments: argparse.Namespace) -> Callable[[int], str] | None:
+    """Token ids in letters, where the checkpoint has a tokenizer."""
+    from gpt2_from_scratch.tokenizer import load_tokenizer
+
+    try:
+        encoding = load_tokenizer(arguments.checkpoint, **hub_options(arguments))
+    except (CheckpointError, OSError):
+        return None
+    return lambda token: encoding.decode([token])
+
+
+def _candidate(arguments: argparse.Namespace, options: dict[str, Any]) -> tuple[Any, Any]:
+    """What is to be checked, and its layout: this package's model, the user's, or a port's recorded answers."""
+    from gpt2_from_scratch.loading import open_checkpoint
+    from gpt2_from_scratch.verifier import load_object, read_recording, standard_prompts
+
+    layout = layout_choice(arguments.layout)
+    if arguments.model is None and layout is not None:
+        raise ValueError("--layout describes the model given by --model; for the file, use --file-layout")
+    if arguments.outputs is not None:
+        opened = open_checkpoint(arguments.checkpoint, **options)
+        return read_recording(arguments.outputs, opened.config, standard_prompts(opened)), None
+    if arguments.model is not None:
+        candidate = load_object(arguments.model, open_checkpoint(arguments.checkpoint, **options).config)
+        _fill(candidate, arguments, layout, options)
+        return candidate, layout
+    from gpt2_from_scratch.model import GPTModel
+
+    model = GPTModel.from_pretrained(arguments.checkpoint, dtype=dtype_choice(arguments.dtype), **options)
+    return model, "gpt2_from_scratch"
+
+
+def record(arguments: argparse.Namespace) -> int:
+    """`gpt2 record`: prompts for a port in another language."""
+    from gpt2_from_scratch.loading import open_checkpoint
+    from gpt2_from_scratch.verifier import record, standard_prompts
+
+    opened = open_checkpoint(arguments.checkpoint, **checkpoint_options(arguments))
+    prompts = standard_prompts(opened)
+    record(prompts, arguments.file)
+    vocab = opened.config.vocab_size
+    for index, prompt in enumerate(prompts):
+        answer = f"write logits.{index} float32 {[*prompt.ids.shape, vocab]}"
+        print(f"  ids.{index} int64 {list(prompt.ids.shape)} ({prompt.name}): {answer}")
+    print(
+        f"wrote {arguments.file}; with the answers in it: gpt2 verify {arguments.checkpoint} --outputs {arguments.file}"
+    )
+    return VERIFIED
+
+
+def _fill(candidate: Any, arguments: argparse.Namespace, layout: Any, options: dict[str, Any]) -> None:
+    """Weights enter a module only through a layout; one that was freshly built without any would be random."""
+    from torch import nn
+
+    from gpt2_from_scratch.loading import load_into
+
+    built = arguments.model.endswith("()")
+    if not isinstance(candidate, nn.Module) or not built:
+        return
+    if layout is None:
+        raise CandidateError(
+            f"{arguments.model} was just built, so its weights are random",
+            hint="give --layout, by which the checkpoint is loaded into it; or FILE.py:NAME of a model with weights",
+        )
+    load_into(candidate, arguments.checkpoint, layout, **for_file(options))
+
+
+def generate(arguments: argparse.Namespace) -> int:
+    """`gpt2 generate`: the text, piece by piece as it comes."""
+    from gpt2_from_scratch.generation import stream_text
+    from gpt2_from_scratch.model import GPTModel
+    from gpt2_from_scratch.tokenizer import load_tokenizer
+
+    model = GPTModel.from_pretrained(
+        arguments.checkpoint,
+        dtype=dtype_choice(arguments.dtype),
+        device=arguments.device,
+        **checkpoint_options(arguments),
+    )
+    encoding = load_tokenizer(arguments.checkpoint, vocab_size=model.config.vocab_size, **hub_options(arguments))
+    pieces = stream_text(
+        model,
+        encoding,
+        arguments.prompt,
+        max_new_tokens=arguments.max_new_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+    )
+    print(arguments.prompt, end="", flush=True)
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+    return VERIFIED
+
+
+def inspect(arguments: argparse.Namespace) -> int:
+    """`gpt2 inspect`: what a checkpoint is."""
+    import json
+
+    from gpt2_from_scratch.inspecting import inspect_checkpoint, summary
+    from gpt2_from_scratch.loading import open_checkpoint
+
+    checkpoint = open_checkpoint(arguments.checkpoint, **checkpoint_options(arguments))
+    with progress() as report:
+        inspection = inspect_checkpoint(
+            checkpoint, statistics=not arguments.quick, checksum=arguments.checksum, progress=report
+        )
+    if arguments.json:
+        print(json.dumps(inspection.to_dict(), indent=2, allow_nan=False))
+        return VERIFIED
+    print(inspection.source)
+    for name, text in summary(inspection):
+        print(f"  {name:<11} {text}")
+    return VERIFIED
+
+
+def convert(arguments: argparse.Namespace) -> int:
+    """`gpt2 convert`: the same checkpoint in another form."""
+    from gpt2_from_scratch.converting import convert
+
+    with bar() as progress:
+        report = convert(
+            arguments.checkpoint,
+            arguments.destination,
+            arguments.to,
+            dtype=dtype_choice(arguments.dtype),
+            bias=not arguments.no_bias,
+            overwrite=arguments.overwrite,
+            progress=progress,
+            **checkpoint_options(arguments),
+        )
+    print(report)
+    return VERIFIED

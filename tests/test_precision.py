@@ -1,0 +1,154 @@
+"""A run in float64 is float64 through and through, costs no memory for the weights, and leaves the model as it was."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gpt2_from_scratch import load_into, precision
+from gpt2_from_scratch.loading import open_checkpoint
+from gpt2_from_scratch.precision import in_float64
+from gpt2_from_scratch.testing import perturbed_checkpoint
+from tests.modules import STYLES, Style, logits
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return perturbed_checkpoint(tmp_path_factory.mktemp("perturbed"), n_layer=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
+def test_it_is_the_model_converted_to_float64(style: Style, dtype: torch.dtype, checkpoint: Path) -> None:
+    """Against `.double()`, which writes the module: the same mathematics, from the same (rounded) weights."""
+    config = open_checkpoint(checkpoint).config
+    model = style(config)
+    load_into(model, checkpoint, style.layout)
+    model.to(dtype)
+    ids = torch.arange(30).view(2, 15) * 7
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with in_float64():
+        actual = logits(model, ids)
+    after = model.state_dict()
+    assert all(
+        torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, tensor in before.items()
+    )
+    assert actual.dtype == torch.float64
+    # What is not rounding but a number: `-inf` masks, epsilons and scale are the same; 1e-12 is 2^12 float64 units.
+    torch.testing.assert_close(actual, logits(model.double(), ids), rtol=0, atol=1e-12 * float(actual.abs().max()))
+
+
+NARROWING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    ".float()": lambda x, w: (x @ w).float() / 3,
+    ".to(torch.float32)": lambda x, w: (x @ w).to(torch.float32) / 3,
+    ".type(torch.float32)": lambda x, w: (x @ w).type(torch.float32) / 3,
+    ".bfloat16()": lambda x, w: (x @ w).bfloat16() / 3,
+    ".type_as(weight)": lambda x, w: (x @ w).type_as(w) / 3,
+    "dtype=": lambda x, w: (
+        (x @ w).softmax(-1, dtype=torch.float32) * (x @ w).sum(-1, keepdim=True, dtype=torch.float32)
+    ),
+    "float32 zeros": lambda x, w: torch.zeros(2, 4, dtype=torch.float32).add_(x @ w) / 3,
+    "new_empty": lambda x, w: x.new_empty(2, 4).copy_(x @ w) / 3,
+    "empty_like": lambda x, w: torch.empty_like(x @ w).copy_(x @ w) / 3,
+    "in place": lambda x, w: (x @ w).add_(1).mul_(w.max()).div_(3),
+    "into a slice": lambda x, w: torch.cat([x @ w, x @ w]).index_copy(0, torch.tensor([0]), (x @ w)[:1] / 3),
+    "matmul of a view": lambda x, w: x @ w.t().contiguous().t()[:, :2] / 3,
+    "einsum": lambda x, w: torch.einsum("be,ef->bf", x, w) / 3,
+    "index": lambda x, w: w[torch.tensor([0, 2])] / 3 + x[:, :1],
+    "index_select": lambda x, w: w.index_select(0, torch.tensor([0, 2])) / 3,
+    "layer norm": lambda x, w: F.layer_norm(x @ w, (4,), w[0], w[1], 1e-5),
+    "fused attention": lambda x, w: F.scaled_dot_product_attention(*(x.expand(1, 2, 2, 3) for _ in range(3))),
+    "autocast": lambda x, w: _autocast(x, w) / 3,
+}
+
+
+def _autocast(x: Tensor, w: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return x @ w
+
+
+@pytest.mark.parametrize("code", NARROWING.values(), ids=NARROWING)
+def test_no_step_falls_back_to_a_narrower_type(code: Callable[[Tensor, Tensor], Tensor]) -> None:
+    x, w = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)), torch.linspace(-1, 1, 12).view(3, 4)
+    with in_float64(), torch.inference_mode():
+        actual = code(x, w)
+    assert actual.dtype == torch.float64
+    expected = code(x.double(), w.double())
+    if "float32" not in (name := next(n for n, c in NARROWING.items() if c is code)) and name not in ROUNDING:
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-15)
+    assert not torch.equal(actual.float().double(), actual), "some step was rounded to float32"
+
+
+# Without the mode these round, so there is nothing to compare with.
+ROUNDING = (".float()", ".bfloat16()", "dtype=", "autocast", ".type_as(weight)")
+
+
+@pytest.mark.parametrize("form", ["linear", "linear without bias", "addmm", "mm", "matmul"])
+def test_large_products_are_computed_in_slabs(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers, and no float64 copy of the whole weight."""
+    generator = torch.Generator().manual_seed(0)
+    weight, bias, x = (torch.randn(*shape, generator=generator) for shape in ((48, 70), (48,), (10, 70)))
+    batched = x.view(2, 5, 70)
+    run: dict[str, Callable[[], Tensor]] = {
+        "linear": lambda: F.linear(x, weight, bias),
+        "linear without bias": lambda: F.linear(x, weight),
+        "addmm": lambda: torch.addmm(bias, x, weight.t()),
+        "mm": lambda: torch.mm(x, weight.t()),
+        "matmul": lambda: (batched @ weight.t()).flatten(0, 1),
+    }
+    widened = []
+    plain = precision._wide
+    monkeypatch.setattr(precision, "_SLAB", 700)
+    monkeypatch.setattr(precision, "_wide", lambda tensor: widened.append(tensor.numel()) or plain(tensor))
+    with in_float64(), torch.inference_mode():
+        actual = run[form]()
+    exact = F.linear(x.double(), weight.double(), bias.double() if form in ("linear", "addmm") else None)
+    torch.testing.assert_close(actual, exact, rtol=0, atol=1e-12)
+    assert max(widened) == 700 < weight.numel()
+
+
+WRITES: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "a buffer": lambda buffer, x: buffer.add_(x),
+    "a slice": lambda buffer, x: buffer[:1].copy_(x[:1]),
+    "by index": lambda buffer, x: buffer.__setitem__(slice(0, 1), x[:1]),
+    "out=": lambda buffer, x: torch.add(x, x, out=buffer),
+    "index_copy_": lambda buffer, x: buffer.index_copy_(0, torch.tensor([0]), x[:1] * 2),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_write_into_a_narrow_tensor_is_refused(write: Callable[[Tensor, Tensor], Any]) -> None:
+    """Otherwise it would be lost: what is written to is a copy in float64."""
+    buffer, x = torch.zeros(2, 3), torch.ones(2, 3)
+    with pytest.raises(NotImplementedError, match=r"writes into a tensor of torch\.float32"), in_float64():
+        write(buffer, x)
+    assert not buffer.any()
+
+
+def test_integers_and_masks_stay_what_they_are() -> None:
+    with in_float64():
+        assert torch.arange(3).dtype == torch.int64
+        assert torch.ones(2, 2, dtype=torch.bool).tril().dtype == torch.bool
+        assert (torch.arange(3) > 1).dtype == torch.bool
+        assert torch.arange(3).cumsum(0).dtype == torch.int64
+        assert torch.linspace(0, 1, 3).dtype == torch.float64
+
+
+def test_afterwards_nothing_is_wide() -> None:
+    layer = nn.Linear(2, 2)
+    with pytest.raises(RuntimeError, match="shapes"), in_float64():
+        layer(torch.ones(1, 3))
+    assert layer(torch.ones(1, 2)).dtype == torch.float32
+
+
+def test_compiled_code_runs_uncompiled() -> None:
+    compiled = torch.compile(nn.Sequential(nn.Linear(2, 2), nn.GELU()), backend="eager")
+    with torch.inference_mode():
+        compiled(torch.ones(1, 2))
+        with in_float64():
+            assert compiled(torch.ones(1, 2)).dtype == torch.float64
+        assert compiled(torch.ones(1, 2)).dtype == torch.float32
