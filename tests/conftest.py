@@ -13,6 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
+    from tests.remembering import Remembering
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, which no test has done yet
 
 
@@ -40,3 +42,30 @@ def perturbed_checkpoint(perturbed_reference: "GPT2LMHeadModel", tmp_path_factor
     from tests.perturbed import save
 
     return save(perturbed_reference, tmp_path_factory.mktemp("perturbed"))
+
+
+@pytest.fixture(scope="session")
+def book_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one, for code whose feed-forward layer is always four times as wide: the book's, nanoGPT's. Shared."""
+    from tests.perturbed import perturbed, save
+
+    return save(perturbed(n_inner=None), tmp_path_factory.mktemp("book"))
+
+
+@pytest.fixture(scope="session")
+def book_reference(book_checkpoint: Path) -> "Remembering":
+    """The reference for it, which computes each prompt once for all tests."""
+    from gpt2_from_scratch.loading import open_checkpoint
+    from gpt2_from_scratch.reference import load_reference
+    from tests.remembering import Remembering
+
+    return Remembering(load_reference(open_checkpoint(book_checkpoint)))
+
+
+@pytest.fixture
+def remembered(book_reference: "Remembering", monkeypatch: pytest.MonkeyPatch) -> "Remembering":
+    """Inside the test, `verify` takes that reference instead of loading one."""
+    from gpt2_from_scratch import verifier
+
+    monkeypatch.setattr(verifier, "load_reference", lambda checkpoint: book_reference)
+    return book_reference

@@ -144,8 +144,10 @@ def test_checks_come_to_the_verdict(verdicts: dict[str, Verdict]) -> None:
 
 
 def test_a_check_fails_exactly_when_the_verdict_does(verdict: Verdict) -> None:
-    outcomes = [check.outcome for check in checks(verdict)]
-    assert bool({"failed", "error"} & set(outcomes)) is not bool(verdict), outcomes
+    found = checks(verdict)
+    assert any(check.outcome in ("failed", "error") for check in found) is not bool(verdict)
+    for part, evidence in verdict.parts.items():
+        assert any(check.outcome == "failed" for check in found if check.part == part) is not bool(evidence), part
 
 
 def test_every_part_is_there_and_says_why_it_was_not_checked(verdicts: dict[str, Verdict]) -> None:
@@ -351,10 +353,11 @@ def rendered(markdown: str) -> str:
 def test_summary(verdict: Verdict) -> None:
     summary = to_summary(verdict)
     page = rendered(summary)
-    assert summary.startswith(f"### gpt2 verify: {'passed' if verdict else ''}")
-    assert page.count("<tr>") == 7 + (1 + len(verdict.logits.results) if verdict.logits is not None else 0) + (
-        verdict.logits is not None and verdict.logits.exact is not None
-    ) + any(check.name == "all prompts" for check in checks(verdict))
+    no_verdict = any(check.outcome == "error" for check in checks(verdict))
+    outcome = "no verdict" if no_verdict else "passed" if verdict else "failed"
+    assert summary.startswith(f"### gpt2 verify: {outcome}\n")
+    prompts = [check for check in checks(verdict) if check.part == "logits" and verdict.logits is not None]
+    assert page.count("<tr>") == 7 + bool(prompts) + len(prompts)
     assert str(verdict) in unescape(page)
 
 
@@ -394,6 +397,7 @@ class Page(HTMLParser):
         self.tags: set[str] = set()
         self.attributes: list[dict[str, str | None]] = []
         self.text = ""
+        self.rows = 0
         self._open: list[str] = []
         self.feed(text)
         self.close()
@@ -401,6 +405,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
+        self.rows += tag == "tr"
         if attrs:
             self.attributes.append(dict(attrs))
         if tag not in VOID:
@@ -445,10 +450,11 @@ def test_a_page_holds_hostile_names(hostile: Verdict) -> None:
 def test_the_text_of_tokens_is_shown(verdicts: dict[str, Verdict]) -> None:
     verdict = verdicts["failed"]
     assert verdict.logits is not None
-    token = verdict.logits.worst.worst[0]
-    page = Page(to_html(verdict, decode=lambda token: f" t{token}\n"))
-    assert f"␣t{token.id}↵" in page.text and f"␣t{token.actual[0]}↵" in page.text
-    assert f"{token.expected[1]:.4f}" in page.text
+    token = replace(verdict.logits.results[0].worst[0], id=3, expected=(5, 1.25), actual=(7, 0.5))
+    result = replace(verdict.logits.results[0], worst=(token,))
+    page = Page(to_html(replace(verdict, logits=replace(verdict.logits, results=(result,))), " t{}\n".format))
+    for shown in ("␣t3↵3", "␣t5↵51.2500", "␣t7↵70.5000"):  # text, id, and logit
+        assert shown in page.text
 
 
 def rows_of(table: str) -> dict[str, str]:

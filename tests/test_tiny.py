@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import tiktoken
 import torch
+from gpt2_from_scratch.verifier.evidence import Reference, check_logits
 from torch import Tensor
 
 from gpt2_from_scratch import GPTModel, generate, load_tokenizer
@@ -20,7 +21,6 @@ from gpt2_from_scratch.mapping import write_theirs
 from gpt2_from_scratch.reference import load_reference
 from gpt2_from_scratch.verifier import battery
 from gpt2_from_scratch.verifier.candidate import Candidate
-from gpt2_from_scratch.verifier.evidence import Reference, check_logits
 from tests.foreign import book
 from tests.modules import book_config
 from tests.mutants import MUTANTS, Mutant

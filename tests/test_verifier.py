@@ -17,16 +17,28 @@ from gpt2_from_scratch.compare import LINE
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.layers import EXACT_EAGER
 from gpt2_from_scratch.layouts import LAYOUTS
-from gpt2_from_scratch.loading import open_checkpoint
+from gpt2_from_scratch.loading import layout_variants, open_checkpoint
+from gpt2_from_scratch.mapping import best_fit, write_theirs
 from gpt2_from_scratch.reference import load_reference
-from gpt2_from_scratch.verifier import battery, load_object
-from gpt2_from_scratch.verifier import Candidate, check_generation, check_logits, check_weights, find_divergence
+from gpt2_from_scratch.verifier import (
+    PARTS,
+    Candidate,
+    Interrupted,
+    Logits,
+    battery,
+    check_generation,
+    check_logits,
+    check_weights,
+    find_divergence,
+    load_object,
+)
 from tests.foreign import book, numpy_gpt2
-from tests.modules import STYLES, Style, book_config
-from tests.mutants import LEGITIMATE, MUTANTS, Mutant
+from tests.modules import STYLES, book_config
+from tests.mutants import LEGITIMATE, MUTANTS, Mutant, _replace
 from tests.remembering import Remembering
 
 BOOK = LAYOUTS["llms_from_scratch"]
+PROMPT = battery(GPTConfig(vocab_size=211, n_positions=37))[2]  # 17 tokens
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +68,6 @@ def test_our_model_passes_in_every_mode(perturbed_checkpoint: Path, compute: Any
 
 
 @pytest.fixture(scope="module")
-def book_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The feed-forward layer of the book and of nanoGPT is always four times as wide."""
-    from tests.perturbed import perturbed, save
-
-    return save(perturbed(n_inner=None), tmp_path_factory.mktemp("book"))
-
-
-@pytest.fixture(scope="module")
-def book_reference(book_checkpoint: Path) -> Remembering:
-    return Remembering(load_reference(open_checkpoint(book_checkpoint)))
-
-
-@pytest.fixture(scope="module")
 def book_tensors(book_checkpoint: Path) -> dict[str, Tensor]:
     checkpoint = open_checkpoint(book_checkpoint)
     return {name: checkpoint.read(name) for name in checkpoint.tensors}
@@ -76,8 +75,6 @@ def book_tensors(book_checkpoint: Path) -> dict[str, Tensor]:
 
 def load_book(tensors: Mapping[str, Tensor], checkpoint: Path) -> book.GPTModel:
     """The book's model with these canonical tensors in it, whatever they are."""
-    from gpt2_from_scratch.mapping import write_theirs
-
     config = open_checkpoint(checkpoint).config
     model = book.GPTModel(book_config(config))
     reads = write_theirs(BOOK[0], config, lambda name: tensors[name])
@@ -154,7 +151,7 @@ def test_one_token_prompts_would_hide_score_faults(reference: Remembering, tenso
 # ------------------------------------------------------------------------------------------- end to end, words
 
 
-def test_a_failed_verdict_says_what_and_where(book_checkpoint: Path) -> None:
+def test_a_failed_verdict_says_what_and_where(book_checkpoint: Path, remembered: Remembering) -> None:
     model = load_into_book(book_checkpoint)
     model.trf_blocks[3].ff.layers[1] = nn.GELU()  # erf
     model.train()
@@ -167,7 +164,7 @@ def test_a_failed_verdict_says_what_and_where(book_checkpoint: Path) -> None:
     assert model.training and model.trf_blocks[0].att.dropout.training, "given back as it was"
 
 
-def test_wrong_weights_fail_even_where_logits_agree(book_checkpoint: Path) -> None:
+def test_wrong_weights_fail_even_where_logits_agree(book_checkpoint: Path, remembered: Remembering) -> None:
     model = load_into_book(book_checkpoint)
     with torch.no_grad():
         model.trf_blocks[0].att.W_key.bias.zero_()  # adds the same to all scores of a query: softmax cannot see it
@@ -177,15 +174,7 @@ def test_wrong_weights_fail_even_where_logits_agree(book_checkpoint: Path) -> No
     assert "h.0.attn.c_attn.bias" in verdict.report()
 
 
-def test_a_transposed_projection_is_called_by_its_name(book_checkpoint: Path) -> None:
-    model = load_into_book(book_checkpoint)
-    with torch.no_grad():
-        weight = model.trf_blocks[2].att.out_proj.weight
-        weight.copy_(weight.t().clone())
-    assert "h.2.attn.c_proj.weight: transposed" in verify(model, book_checkpoint, "llms_from_scratch").report()
-
-
-def test_what_was_not_checked_is_said(book_checkpoint: Path) -> None:
+def test_what_was_not_checked_is_said(book_checkpoint: Path, remembered: Remembering) -> None:
     model = load_into_book(book_checkpoint)
     verdict = verify(model, book_checkpoint)
     assert verdict and "no layout was given" in verdict.unchecked[0]
@@ -240,10 +229,10 @@ def outputs(config: GPTConfig) -> Mapping[str, tuple[Any, str]]:
 
 
 @pytest.mark.parametrize("what", outputs(GPTConfig()))
-def test_what_is_not_logits_is_refused_by_name(what: str, perturbed_checkpoint: Path) -> None:
-    candidate, message = outputs(open_checkpoint(perturbed_checkpoint).config)[what]
+def test_what_is_not_logits_is_refused_by_name(what: str, book_checkpoint: Path, remembered: Remembering) -> None:
+    candidate, message = outputs(remembered.config)[what]
     with pytest.raises(CandidateError, match=message):
-        verify(candidate, perturbed_checkpoint)
+        verify(candidate, book_checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -251,23 +240,15 @@ def test_what_is_not_logits_is_refused_by_name(what: str, perturbed_checkpoint: 
     [lambda x: (x, None), lambda x: {"logits": x}, lambda x: x.numpy(), lambda x: [x], lambda x: x.double()],
     ids=["tuple", "dict", "numpy", "list", "float64"],
 )
-def test_logits_are_found_in_what_models_return(wrap: Any, perturbed_checkpoint: Path) -> None:
-    model = GPTModel.from_pretrained(perturbed_checkpoint)
-    assert verify(lambda ids: wrap(model(ids).detach()), perturbed_checkpoint)
+def test_logits_are_found_in_what_models_return(wrap: Any, book_checkpoint: Path, remembered: Remembering) -> None:
+    model = GPTModel.from_pretrained(book_checkpoint)
+    assert verify(lambda ids: wrap(model(ids).detach()), book_checkpoint)
 
 
 def test_a_module_of_other_sizes_is_an_error_not_a_verdict(perturbed_checkpoint: Path) -> None:
     config = open_checkpoint(perturbed_checkpoint).config.replace(n_layer=11)
     with pytest.raises(CheckpointError, match=r"missing .*h\.11\.ln_1"):
         verify(GPTModel(config), perturbed_checkpoint, "gpt2_from_scratch")
-
-
-@pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
-def test_every_style_passes_through_its_layout(style: Style, book_checkpoint: Path) -> None:
-    module = style(open_checkpoint(book_checkpoint).config)
-    load_into(module, book_checkpoint, style.layout)
-    verdict = verify(module, book_checkpoint, style.layout)
-    assert verdict, verdict.report()
 
 
 def test_load_object(tmp_path: Path) -> None:
@@ -300,3 +281,543 @@ def test_battery_covers_the_context_and_the_vocabulary() -> None:
     assert max(prompt.ids.size(1) for prompt in prompts) == 300
     assert {prompt.ids.size(0) for prompt in prompts} == {1, 3}
     assert len(set(torch.cat([prompt.ids.flatten() for prompt in prompts]).tolist())) == 128
+
+
+# ---------------------------------------------------------------------------------------------- judged near the line
+
+
+@pytest.fixture(scope="module")
+def quiet_last_layer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Remembering]:
+    """Its last feed-forward layer adds a fiftieth of what the others add, and with it a fault there adds as little."""
+    from tests.perturbed import perturbed, save
+
+    model = perturbed(n_inner=None)
+    with torch.no_grad():
+        model.transformer.h[11].mlp.c_proj.weight.mul_(0.02)
+    checkpoint = save(model, tmp_path_factory.mktemp("quiet"))
+    return checkpoint, Remembering(load_reference(open_checkpoint(checkpoint)))
+
+
+def logits_of(model: nn.Module, reference: Remembering) -> Logits:
+    candidate = Candidate(model, reference.config)
+    with candidate.evaluating():
+        return check_logits(candidate, reference, battery(reference.config))
+
+
+def test_a_fault_below_the_line_fails_in_float64(quiet_last_layer: tuple[Path, Remembering]) -> None:
+    checkpoint, reference = quiet_last_layer
+    model = load_into_book(checkpoint)
+    model.trf_blocks[11].ff.layers[1] = nn.GELU()  # erf, in the last layer alone
+    logits = logits_of(model, reference)
+    assert logits.multiple < LINE, "as rounding, it would pass"
+    assert logits.exact is not None and not logits.exact and not logits
+    assert "x floor in float64 (line 0.1 x): more than rounding" in str(logits)
+    assert logits.exact.tokens == 1 + 2 + 17 + 37 + 3 * 17
+
+
+def test_rounding_above_the_line_passes_in_float64(book_checkpoint: Path, book_reference: Remembering) -> None:
+    """An unlucky order of sums, here around a large number: the same mathematics, with four floors of rounding."""
+    model = load_into_book(book_checkpoint)
+    model.embed = lambda ids: (book.GPTModel.embed(model, ids) + 30) - 30
+    logits = logits_of(model, book_reference)
+    assert logits.multiple > LINE, "by the line, it would fail"
+    assert logits and logits.exact is not None and logits.exact.multiple < 1e-3
+    assert "only rounding" in str(logits)
+
+
+def test_where_float64_is_impossible_the_line_decides(book_checkpoint: Path, book_reference: Remembering) -> None:
+    model = load_into_book(book_checkpoint)
+    model.register_buffer("calls", torch.zeros(1))
+    embed = model.embed
+
+    def counted(ids: Tensor, around: float) -> Tensor:
+        model.calls.add_(1)  # a write that a widened copy would lose
+        return (embed(ids) + around) - around
+
+    for around, passes in ((0, True), (30, False)):
+        model.embed = lambda ids, around=around: counted(ids, around)
+        logits = logits_of(model, book_reference)
+        assert bool(logits) is passes and logits.exact is None
+        assert 0.3 < logits.multiple < 30, "near enough to be asked for float64"
+        assert str(logits).endswith("line 4 x)")
+
+
+def test_a_function_is_judged_by_the_line(book_checkpoint: Path, book_reference: Remembering) -> None:
+    """Part of it may be numpy, whose float32 stays float32 in any mode of torch."""
+    model = load_into_book(book_checkpoint).eval()
+    logits = check_logits(
+        Candidate(lambda ids: model(ids), book_reference.config), book_reference, battery(book_reference.config)
+    )
+    assert logits and logits.exact is None and 0.3 < logits.multiple < LINE
+
+
+# --------------------------------------------------------------------------------------------------- lower precision
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_lower_precision_is_recognised_by_the_parameters_or_by_the_answers(
+    dtype: torch.dtype, book_checkpoint: Path, book_reference: Remembering
+) -> None:
+    model, config = load_into_book(book_checkpoint).to(dtype).eval(), book_reference.config
+    mixed = load_into_book(book_checkpoint)
+    mixed.pos_emb.to(dtype)
+    candidates = {
+        "parameters": model,
+        "answers": lambda ids: model(ids),
+        "answers, converted": lambda ids: model(ids).float(),
+        "some parameters": mixed,
+    }
+    for what, candidate in candidates.items():
+        subject = Candidate(candidate, config)
+        with subject.evaluating():
+            logits = check_logits(subject, book_reference, battery(config))
+        assert logits.dtype == subject.precision == dtype, what
+        assert logits, f"{what}: {logits}"
+        assert f"x floor of {str(dtype).removeprefix('torch.')}" in str(logits)
+    assert Candidate(load_into_book(book_checkpoint).double(), config).precision == torch.float32
+
+
+def test_a_verdict_in_lower_precision_says_what_it_cannot_see(book_checkpoint: Path, remembered: Remembering) -> None:
+    verdict = verify(load_into_book(book_checkpoint).bfloat16(), book_checkpoint, "llms_from_scratch")
+    assert verdict and verdict.weights is not None and verdict.weights.rounded == torch.bfloat16
+    assert "unchecked   what is smaller than the rounding of bfloat16: verify in float32 to see it" in verdict.report()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["mask_leaks_one", "relu", "no_scale", "ln1_ln2_swapped", "merge_no_transpose"])
+def test_faults_fail_in_lower_precision_and_where_they_are(
+    name: str, dtype: torch.dtype, book_checkpoint: Path, remembered: Remembering, book_tensors: dict[str, Tensor]
+) -> None:
+    """Rounding is everywhere, from the embeddings on, and would be the first divergence if it were not known."""
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
+    edited = mutant.checkpoint(book_tensors, remembered.config.n_head)
+    model = mutant.in_book(load_book(edited, book_checkpoint)).to(dtype)
+    verdict = verify(model, book_checkpoint, "llms_from_scratch", skip=("self-tests",))
+    assert not verdict and not verdict.logits
+    assert verdict.divergence is not None and verdict.divergence.first is not None
+    assert verdict.divergence.first.site == mutant.where, str(verdict.divergence)
+
+
+def test_a_fault_behind_rounded_weights_is_found(book_checkpoint: Path, remembered: Remembering) -> None:
+    """Float32 code with weights that went through bfloat16, and the wrong GELU: neither hides the other."""
+    model = load_into_book(book_checkpoint).bfloat16().float()
+    assert verify(model, book_checkpoint, "llms_from_scratch")
+    model.trf_blocks[3].ff.layers[1] = nn.GELU()
+    verdict = verify(model, book_checkpoint, "llms_from_scratch")
+    assert verdict.weights and not verdict.logits and not verdict
+    assert verdict.divergence is not None and verdict.divergence.first is not None
+    assert verdict.divergence.first.site == "h.3.mlp.act"
+
+
+def test_the_mildest_fault_behind_rounded_weights_is_found(quiet_last_layer: tuple[Path, Remembering]) -> None:
+    checkpoint, reference = quiet_last_layer
+    model = load_into_book(checkpoint).bfloat16().float()
+    assert logits_of(model, reference).weights_dtype == torch.bfloat16
+    model.trf_blocks[11].ff.layers[1] = nn.GELU()
+    assert not logits_of(model, reference)
+
+
+def test_a_precision_in_which_the_reference_overflows_is_no_verdict(
+    book_checkpoint: Path, book_reference: Remembering
+) -> None:
+    """An infinite floor would pass anything."""
+
+    class Overflowing(Remembering):
+        def logits_in(self, dtype: torch.dtype, ids: Tensor) -> Tensor:
+            return torch.full((*ids.shape, self.config.vocab_size), torch.inf)
+
+    model = load_into_book(book_checkpoint).half()
+    with pytest.raises(CandidateError, match="no floor to judge float16 by: the reference itself overflows"):
+        logits_of(model, Overflowing(book_reference.reference))
+
+
+def test_logits_that_are_all_zero_are_judged(book_reference: Remembering) -> None:
+    class Zero(Remembering):
+        def logits(self, ids: Tensor) -> Tensor:
+            return torch.zeros(*ids.shape, self.config.vocab_size)
+
+        def other_roundings(self, ids: Tensor, exact: int | None = None) -> Any:
+            yield "the same", self.logits(ids)
+
+    reference = Zero(book_reference.reference)
+    candidate = Candidate(lambda ids: torch.full((*ids.shape, 211), 1 / 3), reference.config)
+    assert not check_logits(candidate, reference, battery(reference.config))
+
+
+# ------------------------------------------------------------------------------- what a user may ask for, and stop
+
+
+def test_a_tolerance_is_taken_instead_of_the_line(book_checkpoint: Path, remembered: Remembering) -> None:
+    wrong = load_into_book(book_checkpoint)
+    wrong.trf_blocks[3].ff.layers[1] = nn.GELU()
+    verdict = verify(wrong, book_checkpoint, tolerance=(1e-2, 0.0), skip=("generation",))
+    assert verdict and "judged by atol 0.01, rtol 0" in str(verdict)
+    assert verify(wrong, book_checkpoint, tolerance=(0.0, 10.0), skip=("generation",)), "ten times each logit"
+    right = load_into_book(book_checkpoint)
+    verdict = verify(right, book_checkpoint, tolerance=(0.0, 0.0))
+    assert not verdict and "judged by atol 0, rtol 0" in str(verdict)
+    assert not verify(right, book_checkpoint, tolerance=(1e-9, 1e-9))
+    with torch.no_grad():
+        right.out_head.weight[7, 3] = torch.nan
+    assert not verify(right, book_checkpoint, tolerance=(1e9, 1e9))
+
+
+def test_what_a_tolerance_lets_pass_does_not_fail_as_generation(remembered: Remembering, book_checkpoint: Path) -> None:
+    """Logits may be off by 0.1 each, so two that are 0.2 apart are a tie: rounding as the user defines it."""
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(ids: Tensor) -> Tensor:
+        logits = remembered.logits(ids)
+        noise = torch.rand(logits.shape[-1], generator=torch.Generator().manual_seed(int(ids.sum()))) - 0.5
+        return logits + 0.2 * noise
+
+    assert torch.rand(1, generator=generator) < 1
+    verdict = verify(noisy, book_checkpoint, tolerance=(0.1, 0.0), skip=("self-tests",))
+    assert verdict.logits and verdict.generation is not None
+    assert verdict, verdict.report()
+
+
+def test_each_part_can_be_skipped_and_is_named(book_checkpoint: Path, remembered: Remembering) -> None:
+    model = load_into_book(book_checkpoint)
+    for part, name in (("weights", "weights"), ("self-tests", "self_tests"), ("generation", "generation")):
+        verdict = verify(model, book_checkpoint, "llms_from_scratch", skip=(part,))
+        assert verdict and getattr(verdict, name) is None and part not in verdict.parts
+        assert f"unchecked   {part}, as asked" in verdict.report()
+    verdict = verify(model, book_checkpoint, "llms_from_scratch", skip=("logits",))
+    assert verdict and str(verdict).endswith("only; logits were not compared") and verdict.generation is not None
+    model.trf_blocks[3].ff.layers[1] = nn.GELU()
+    verdict = verify(model, book_checkpoint, "llms_from_scratch", skip=("where",))
+    assert not verdict and verdict.divergence is None
+
+
+def test_nothing_left_to_check_is_an_error(book_checkpoint: Path) -> None:
+    model = load_into_book(book_checkpoint)
+    with pytest.raises(CandidateError, match="nothing of GPTModel was checked: weights, as asked"):
+        verify(model, book_checkpoint, "llms_from_scratch", skip=PARTS)
+    with pytest.raises(CandidateError, match=r"nothing of .* no layout was given .*self-tests, as asked"):
+        verify(model, book_checkpoint, skip=("self-tests", "logits", "generation"))
+    with pytest.raises(ValueError, match="cannot skip logit; the parts are weights, self-tests, logits"):
+        verify(model, book_checkpoint, skip=("logit",))
+
+
+def test_gradients_are_taken_on_request_only(book_checkpoint: Path, remembered: Remembering) -> None:
+    model = load_into_book(book_checkpoint)
+    assert verify(model, book_checkpoint, "llms_from_scratch").gradients is None
+    verdict = verify(model, book_checkpoint, "llms_from_scratch", gradients=True)
+    assert verdict and verdict.gradients and "gradients" in verdict.report()
+    verdict = verify(model, book_checkpoint, gradients=True)
+    assert "gradients, as that takes a torch module and its layout" in verdict.unchecked
+
+
+@pytest.mark.parametrize("phase", ["weights", "self-tests", "loading the reference", "logits: 17 tokens", "generation"])
+def test_ctrl_c_leaves_what_was_found(phase: str, book_checkpoint: Path, remembered: Remembering) -> None:
+    model = load_into_book(book_checkpoint)
+    model.train()
+
+    def progress(name: str) -> None:
+        if name == phase:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as interrupted:
+        verify(model, book_checkpoint, "llms_from_scratch", progress=progress)
+    verdict = interrupted.value.verdict
+    assert not verdict and verdict.interrupted == phase
+    assert str(verdict) == f"INTERRUPTED  during {phase}: no verdict on GPTModel; nothing had failed so far"
+    assert (
+        list(verdict.parts)
+        == {
+            "weights": [],
+            "self-tests": ["weights"],
+            "loading the reference": ["weights", "self-tests"],
+            "logits: 17 tokens": ["weights", "self-tests"],
+            "generation": ["weights", "self-tests", "logits"],
+        }[phase]
+    )
+    assert verdict.report().splitlines()[-1] == str(verdict)
+    assert all(module.training for module in model.modules()), "given back as it was"
+
+
+def test_ctrl_c_inside_the_candidate(book_checkpoint: Path, remembered: Remembering) -> None:
+    model = load_into_book(book_checkpoint)
+    with torch.no_grad():
+        model.trf_blocks[0].att.W_key.bias.zero_()
+
+    def stopped(module: nn.Module, args: Any) -> None:
+        if args[0].shape[1] == 2:
+            raise KeyboardInterrupt
+
+    model.register_forward_pre_hook(stopped)
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        verify(model, book_checkpoint, "llms_from_scratch")
+    verdict = interrupted.value.verdict
+    assert verdict.interrupted == "logits: 2 tokens"
+    assert "what was checked before had failed: weights: 1 of 149 tensors differ" in str(verdict)
+
+
+# ------------------------------------------------------------------------------------------------ given back as it was
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("fault", [False, True], ids=["verified", "failed"])
+def test_the_candidate_is_given_back_as_it_was(fault: bool, book_checkpoint: Path, remembered: Remembering) -> None:
+    model = load_into_book(book_checkpoint)
+    model.train()
+    model.trf_blocks[1].eval()
+    model.trf_blocks[2].att.dropout.eval()
+    model.out_head.weight.requires_grad_(False)
+    model.pos_emb.weight.grad = torch.ones_like(model.pos_emb.weight)
+    if fault:
+        model.trf_blocks[3].ff.layers[1] = nn.GELU()
+    modes = {name: module.training for name, module in model.named_modules()}
+    storage = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
+    before, random = state(model), torch.get_rng_state()
+    verdict = verify(model, book_checkpoint, "llms_from_scratch", gradients=True)
+    assert bool(verdict) is not fault and (verdict.divergence is not None) is fault
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    after = model.state_dict()
+    assert all(
+        torch.equal(after[name], tensor) and after[name].dtype == tensor.dtype for name, tensor in before.items()
+    )
+    assert {name: tensor.data_ptr() for name, tensor in after.items()} == storage
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["out_head.weight"]
+    assert [name for name, p in model.named_parameters() if p.grad is not None] == ["pos_emb.weight"]
+    assert torch.equal(model.pos_emb.weight.grad, torch.ones_like(model.pos_emb.weight))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), random), "and the caller's random numbers are his"
+
+
+def test_it_is_given_back_after_a_crash_while_it_is_traced(book_checkpoint: Path, remembered: Remembering) -> None:
+    model = load_into_book(book_checkpoint)
+    act = model.trf_blocks[3].ff.layers[1] = nn.GELU()
+    model.train()
+    plain = act.forward
+
+    def crash_when_hooked(x: Tensor) -> Tensor:
+        if act._forward_hooks:
+            raise RuntimeError("no hooks here")
+        return plain(x)
+
+    act.forward = crash_when_hooked
+    with pytest.raises(CandidateError, match="no hooks here"):
+        verify(model, book_checkpoint, "llms_from_scratch")
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert all(module.training for module in model.modules())
+    assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_products_are_float32_meanwhile_and_the_users_choice_afterwards(
+    precision: str, book_checkpoint: Path, remembered: Remembering
+) -> None:
+    model, seen = load_into_book(book_checkpoint), set()
+    model.register_forward_pre_hook(lambda module, args: seen.add(torch.get_float32_matmul_precision()))
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        verify(model, book_checkpoint, skip=("logits", "generation"))
+        assert torch.get_float32_matmul_precision() == precision
+        with pytest.raises(CandidateError):
+            verify(lambda ids: 1 / 0, book_checkpoint)
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == {"highest"}
+
+
+# ------------------------------------------------------------------------------------------- what is seen inside
+
+
+def test_norms_that_are_one_module(book_checkpoint: Path, book_reference: Remembering) -> None:
+    """Shared by reference: called twice under two names, and only the second is wrong."""
+    model = load_into_book(book_checkpoint)
+    for block in model.trf_blocks:
+        block.norm2 = block.norm1
+    divergence = find_divergence(Candidate(model.eval(), book_reference.config), book_reference, PROMPT, BOOK)
+    assert divergence is not None and divergence.first is not None
+    assert divergence.first.site == "h.0.ln_2" and divergence.first.calls == 1
+
+
+def test_one_block_for_all_layers(book_checkpoint: Path, book_reference: Remembering) -> None:
+    model = load_into_book(book_checkpoint)
+    for layer in range(1, 12):
+        model.trf_blocks[layer] = model.trf_blocks[0]
+    divergence = find_divergence(Candidate(model.eval(), book_reference.config), book_reference, PROMPT, BOOK)
+    assert divergence is not None and divergence.first is not None
+    assert divergence.first.site == "h.1.ln_1"
+    assert next(site for site in divergence.sites if site.site == "h.0").output < 1e-5
+
+
+class InPlace(book.TransformerBlock):
+    def forward(self, x: Tensor) -> Tensor:
+        x += self.drop_shortcut(self.att(self.norm1(x)))
+        x += self.drop_shortcut(self.ff(self.norm2(x)))
+        return x
+
+
+class Functional(book.FeedForward):
+    """The activation is called as a function; a module stands in its place and never runs."""
+
+    act: Any = staticmethod(nn.functional.gelu)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[2](type(self).act(self.layers[0](x)))
+
+
+class RightFunctional(Functional):
+    act = staticmethod(lambda x: nn.functional.gelu(x, approximate="tanh"))
+
+
+def test_residuals_in_place_do_not_reach_what_was_recorded(book_checkpoint: Path, book_reference: Remembering) -> None:
+    model = load_into_book(book_checkpoint)
+    for block in model.trf_blocks:
+        block.__class__ = InPlace
+    candidate = Candidate(model.eval(), book_reference.config)
+    divergence = find_divergence(candidate, book_reference, PROMPT, BOOK)
+    assert divergence is not None and divergence.first is None
+    assert max(max(site.input, site.output) for site in divergence.sites) < 1e-5
+    model.trf_blocks[4].ff.layers[1] = nn.ReLU()
+    divergence = find_divergence(candidate, book_reference, PROMPT, BOOK)
+    assert divergence is not None and divergence.first is not None and divergence.first.site == "h.4.mlp.act"
+
+
+@pytest.mark.parametrize("style", [Functional, RightFunctional])
+def test_an_activation_that_is_called_as_a_function(
+    style: type[Functional], book_checkpoint: Path, book_reference: Remembering
+) -> None:
+    model = load_into_book(book_checkpoint)
+    for block in model.trf_blocks:
+        block.ff.__class__ = style
+    divergence = find_divergence(Candidate(model.eval(), book_reference.config), book_reference, PROMPT, BOOK)
+    assert divergence is not None
+    if style is RightFunctional:
+        assert divergence.first is None, str(divergence)
+    else:
+        assert divergence.first is not None and divergence.first.site == "h.0.mlp.act", str(divergence)
+
+
+def test_an_activation_without_a_module(book_checkpoint: Path, book_reference: Remembering) -> None:
+    """minGPT's dictionary of layers, without its activation: the site is what lies between its neighbours."""
+    from tests.foreign import mingpt
+
+    model = STYLES["mingpt"](book_reference.config)
+    assert load_into(model, book_checkpoint, "mingpt")
+    for block in model.transformer["h"]:
+        del block.mlp["act"]
+        mlp = block.mlp
+        block.feed_forward = lambda x, mlp=mlp: mlp["c_proj"](nn.functional.gelu(mlp["c_fc"](x)))
+    assert isinstance(model, mingpt.GPT)
+    candidate = Candidate(model, book_reference.config)
+    divergence = find_divergence(candidate, book_reference, PROMPT, LAYOUTS["mingpt"])
+    assert divergence is not None and divergence.first is not None
+    assert divergence.first.site == "h.0.mlp.act", str(divergence)
+
+
+def test_query_key_and_value_are_told_apart(book_checkpoint: Path, book_reference: Remembering) -> None:
+    model = load_into_book(book_checkpoint).eval()
+    with torch.no_grad():
+        model.trf_blocks[2].att.W_key.weight[0] += 1
+    divergence = find_divergence(Candidate(model, book_reference.config), book_reference, PROMPT, BOOK)
+    assert divergence is not None and divergence.first is not None
+    assert divergence.first.name == "h.2.attn.c_attn (key)"
+    assert "first divergence at h.2.attn.c_attn (key): its input agrees" in str(divergence)
+
+
+def test_probabilities_with_heads_first_are_compared_as_they_are_meant(
+    book_checkpoint: Path, book_reference: Remembering
+) -> None:
+    model = load_into_book(book_checkpoint).eval()
+    weights = book.MultiHeadAttention.attn_weights
+
+    def heads_first(self: book.MultiHeadAttention, scores: Tensor) -> Tensor:
+        return weights(self, scores.transpose(0, 1)).transpose(0, 1)
+
+    _replace(book.MultiHeadAttention, "attn_weights", heads_first)(model)
+    batch = battery(book_reference.config)[-1]
+    assert batch.ids.shape[0] == 3
+    divergence = find_divergence(Candidate(model, book_reference.config), book_reference, batch, BOOK)
+    assert divergence is not None and divergence.first is None, str(divergence)
+    assert any(site.site == "h.0.attn.probabilities" for site in divergence.sites)
+
+
+# ------------------------------------------------------------------------------------------- weights, in all styles
+
+
+@pytest.mark.parametrize("style", ["nanogpt", "book_fused", "parallel_heads"])
+@pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.weights], ids=lambda mutant: mutant.name)
+def test_wrong_weights_fail_in_other_styles(
+    mutant: Mutant, style: str, book_reference: Remembering, book_tensors: dict[str, Tensor], book_checkpoint: Path
+) -> None:
+    config, layouts = book_reference.config, layout_variants(STYLES[style].layout)
+    model = STYLES[style](config)
+    edited = mutant.checkpoint(book_tensors, config.n_head)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    fitting = best_fit(layouts, config, {name: tuple(tensor.shape) for name, tensor in parameters.items()}).layout
+    reads = write_theirs(fitting, config, lambda name: edited[name])
+    model.load_state_dict({name: read() for name, read in reads.items()}, strict=False)
+    candidate = Candidate(model, config)
+    assert not check_weights(candidate, open_checkpoint(book_checkpoint), layouts)
+    assert bool(check_logits(candidate, book_reference, [PROMPT])) is not mutant.visible
+    divergence = find_divergence(candidate, book_reference, PROMPT, layouts)
+    assert divergence is not None and divergence.first is not None
+    where = mutant.where
+    if style == "parallel_heads" and "c_" in where:  # it has no modules for these: its attention is one
+        where = where.rpartition(".")[0]
+    assert divergence.first.site == where, str(divergence)
+
+
+# What is said of a differing tensor: the mutant, the tensor, and the words.
+WORDS = {
+    "qk_swapped": ("h.5.attn.c_attn.weight", "in the order key, query, value; GPT-2's is query, key, value"),
+    "kv_swapped": ("h.5.attn.c_attn.bias", "in the order query, value, key; GPT-2's is query, key, value"),
+    "qv_swapped": ("h.5.attn.c_attn.weight", "in the order value, key, query; GPT-2's is query, key, value"),
+    "qkv_interleaved": ("h.5.attn.c_attn.weight", "query, key and value interleaved head by head"),
+    "qkv_bias_dropped": ("h.5.attn.c_attn.bias", "all zero"),
+    "key_bias_dropped": ("h.5.attn.c_attn.bias", "the part of the key is zero"),
+    "attn_cproj_not_T": ("h.5.attn.c_proj.weight", "transposed"),
+    "proj_biases_swapped": ("h.5.attn.c_proj.bias", "this is h.5.mlp.c_proj.bias"),
+    "cproj_bias_dropped": ("h.5.mlp.c_proj.bias", "all zero"),
+    "ln1_ln2_swapped": ("h.5.ln_2.weight", "this is h.5.ln_1.weight"),
+    "ln_shared": ("h.5.ln_2.bias", "this is h.5.ln_1.bias"),
+    "ln_bias_dropped": ("ln_f.bias", "all zero"),
+    "ln_not_loaded": ("h.5.ln_1.weight", "max "),
+    "layers_lexicographic": ("h.2.ln_1.weight", "this is h.10.ln_1.weight"),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_what_is_wrong_with_a_weight_is_said_in_words(
+    name: str, book_checkpoint: Path, book_tensors: dict[str, Tensor]
+) -> None:
+    mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
+    config = open_checkpoint(book_checkpoint).config
+    model = load_book(mutant.checkpoint(book_tensors, config.n_head), book_checkpoint)
+    weights = check_weights(Candidate(model, config), open_checkpoint(book_checkpoint), BOOK)
+    tensor, words = WORDS[name]
+    assert weights.differing[tensor].startswith(words), weights.differing[tensor]
+    if words in ("all zero", "transposed", "the part of the key is zero") or "order" in words:
+        collapsed = tensor.replace(".5.", ".{0...11}.")
+        assert any(collapsed in line and line.endswith(words) for line in weights.details()), weights.details()
+
+
+def test_more_that_is_said_of_weights(book_checkpoint: Path) -> None:
+    model, opened = load_into_book(book_checkpoint), open_checkpoint(book_checkpoint)
+    with torch.no_grad():
+        query = model.trf_blocks[1].att.W_query.weight
+        query.copy_(query.t().clone())
+        model.trf_blocks[2].norm1.scale[3] = torch.inf
+        model.trf_blocks[3].att.W_value.weight.zero_()
+        model.out_head.weight[5, 7] += 1
+        model.pos_emb.weight[9] += 0.5
+    weights = check_weights(Candidate(model, opened.config), opened, BOOK)
+    assert str(weights) == "5 of 149 tensors differ" and weights.equal == 144
+    assert dict(weights.differing)["h.1.attn.c_attn.weight"] == "the part of the query is transposed"
+    assert weights.differing["h.2.ln_1.weight"] == "not finite"
+    assert weights.differing["h.3.attn.c_attn.weight"] == "the part of the value is zero"
+    assert "at [5, 7]" in weights.differing["lm_head.weight"]
+    assert weights.differing["wpe.weight"].startswith("max 5.00e-01 at [9, ")
+    assert weights.notes == (
+        "out_head.weight is a copy of tok_emb.weight; GPT-2 ties them, and training would part them",
+    )

@@ -134,22 +134,17 @@ class _Case:
     def _without_search(self) -> Diagnosis | None:
         """The cases in which there is nothing to search for, or no way to."""
         baseline = self.evidence.baseline
-        if self.base and (explained := self.evidence.explained(self.base)):
-            return self._named([Found(self.base, explained)])
+        known = Found(self.base, self.evidence.explained(self.base))
+        if known.explained or (self.base and self._invisible(known)):
+            return self._named([known])
         if baseline <= LINE:
-            return Diagnosis(
-                baseline=baseline, why=f"there is nothing to explain: logits within {baseline:.2g} x floor"
-            )
-        low = {self.candidate.dtype, *(logits.dtype for logits in self.evidence.logits)} & {
-            torch.float16,
-            torch.bfloat16,
-        }
+            why = f"there is nothing to explain, logits are within {baseline:.2g} x floor"
+            return Diagnosis(baseline=baseline, why=why)
+        dtypes = {self.candidate.dtype, *(logits.dtype for logits in self.evidence.logits)}
+        low = [str(dtype).removeprefix("torch.") for dtype in dtypes if torch.finfo(dtype).bits < 32]
         if low:
-            return Diagnosis(
-                baseline=baseline,
-                why=f"it computes in {str(low.pop()).removeprefix('torch.')}, which is too coarse to prove a cause: run "
-                "it in float32",
-            )
+            why = f"it computes in {low[0]}, which is too coarse to prove a cause: run it in float32"
+            return Diagnosis(baseline=baseline, why=why)
         return None
 
     def _named(self, proven: Sequence[Found]) -> Diagnosis:

@@ -131,13 +131,13 @@ def _finding(cause: Any, config: GPTConfig, layout: Layout | None) -> Finding:
         fault.says.format(value=shown, config=config),
         where,
         None if isinstance(value, Tensor | tuple) else value,
-        _in_words_of(layout, remedy.replace("{config.", "{config:"), config),
+        in_words_of(layout, remedy.replace("{config.", "{config:"), config),
         fault.symptom,
         fault.source,
     )
 
 
-def _in_words_of(layout: Layout | None, text: str, config: GPTConfig) -> str:
+def in_words_of(layout: Layout | None, text: str, config: GPTConfig) -> str:
     """``{h.*.mlp.act}`` as the layout calls it; ``{config:field}`` as the configuration says."""
     import re
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.mapping import collapse
@@ -38,7 +38,7 @@ class Place(NamedTuple):
 
     def at(self, path: str) -> Any:
         """Another attribute of the model; ``*`` is the layer of this place."""
-        return attribute(self.model, path.replace("*", str(self.layer)))
+        return place_of(self.model, path.replace("*", str(self.layer))).value
 
 
 Change: TypeAlias = Callable[[Place], Any]  # -> what stands there instead
@@ -114,7 +114,7 @@ class Cause:
 
     def changes(self, config: GPTConfig) -> Mapping[str, Sequence[tuple[str, Change]]]:
         """Stage -> paths and their changes, in execution order."""
-        return _unrolled(self, config)
+        return _unrolled(self, config.n_layer)
 
     @property
     def where(self) -> tuple[str, ...]:
@@ -141,7 +141,11 @@ def stages(config: GPTConfig) -> tuple[str, ...]:
         >>> stages(GPTConfig(n_layer=2))
         ('embed', 'h.0', 'h.1', 'ln_f', 'lm_head')
     """
-    return (EMBED, *(f"h.{layer}" for layer in range(config.n_layer)), NORM, HEAD)
+    return _stages(config.n_layer)
+
+
+def _stages(n_layer: int) -> tuple[str, ...]:
+    return (EMBED, *(f"h.{layer}" for layer in range(n_layer)), NORM, HEAD)
 
 
 def stage_of(path: str) -> str:
@@ -157,27 +161,21 @@ def stage_of(path: str) -> str:
     return EMBED if top in ("wte", "wpe") else top
 
 
-def attribute(model: GPTModel, path: str) -> Any:
-    """What a dotted path of the model leads to."""
-    module, name = owner(model, path)
-    return getattr(module, name)
-
-
-def owner(model: GPTModel, path: str) -> tuple[nn.Module, str]:
-    """The module that has the last attribute of a path, and that attribute's name."""
+def place_of(model: GPTModel, path: str) -> Place:
+    """Where a dotted path leads to."""
     module, _, name = path.rpartition(".")
-    return model.get_submodule(module), name
+    owner = model.get_submodule(module)
+    layer = int(path.split(".")[1]) if path.startswith("h.") else None
+    return Place(model, owner, getattr(owner, name), layer)
 
 
-@lru_cache(maxsize=4096)
-def _unrolled(cause: Cause, config: GPTConfig) -> Mapping[str, Sequence[tuple[str, Change]]]:
+@lru_cache(maxsize=1 << 14)
+def _unrolled(cause: Cause, n_layer: int) -> Mapping[str, Sequence[tuple[str, Change]]]:
     changes = cause.fault.changes
     table: Changes = changes if isinstance(changes, Mapping) else changes(cause.value)
-    unrolled: dict[str, list[tuple[str, Change]]] = {}
-    for layer in range(config.n_layer):
-        for pattern, change in table.items():
-            path = pattern.replace("*", str(layer))
-            if path != pattern or layer == 0:
-                unrolled.setdefault(stage_of(path), []).append((path, change))
-    order = stages(config)
-    return {stage: unrolled[stage] for stage in order if stage in unrolled and cause.acts_in(stage)}
+    unrolled: dict[str, list[tuple[str, Change]]] = {stage: [] for stage in _stages(n_layer)}
+    for pattern, change in table.items():
+        layers = range(n_layer) if "*" in pattern else (0,)
+        for path in (pattern.replace("*", str(layer)) for layer in layers):
+            unrolled[stage_of(path)].append((path, change))
+    return {stage: pairs for stage, pairs in unrolled.items() if pairs and cause.acts_in(stage)}

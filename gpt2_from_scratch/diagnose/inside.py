@@ -18,7 +18,7 @@ from torch import Tensor
 from gpt2_from_scratch.compare import FLOAT32_ULP, LINE
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.evidence import Laboratory, gap
-from gpt2_from_scratch.diagnose.fault import EMBED, HEAD, NORM, Cause, Causes, Place, attribute, owner, stages
+from gpt2_from_scratch.diagnose.fault import EMBED, HEAD, NORM, Cause, Causes, place_of, stages
 from gpt2_from_scratch.diagnose.search import Clock, grown, plausible, ranked, refined
 from gpt2_from_scratch.diagnose.simulation import Rounding
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
@@ -78,12 +78,12 @@ def wrong_weights(laboratory: Laboratory, theirs: Mapping[str, Tensor], clock: C
     """Explains the candidate's tensors, value by value: the faults that explain most come first."""
     model, config = laboratory.model, laboratory.config
     theirs = {name: tensor.float() for name, tensor in theirs.items()}
-    rounding = _rounding(theirs, {name: attribute(model, name) for name in theirs})
+    rounding = _rounding(theirs, {name: place_of(model, name).value for name in theirs})
 
     def ours(tensor: Tensor) -> Tensor:
         return tensor.to(rounding).float() if rounding is not None else tensor
 
-    left = {name for name, tensor in theirs.items() if not _equal(tensor, ours(attribute(model, name)))}
+    left = {name for name, tensor in theirs.items() if not _equal(tensor, ours(place_of(model, name).value))}
     explained: list[tuple[bool, int, Cause, set[str]]] = []
     for cause in clock.during(plausible(config)):
         right, paths, elsewhere = set[str](), set[str](), False
@@ -93,8 +93,8 @@ def wrong_weights(laboratory: Laboratory, theirs: Mapping[str, Tensor], clock: C
         if left.isdisjoint(path for pairs in changes.values() for path, _ in pairs):
             continue
         for stage, pairs in changes.items():
-            made = {path: ours(change(_place(laboratory, path))) for path, change in pairs}
-            moved = {path for path, tensor in made.items() if not _equal(tensor, ours(attribute(model, path)))}
+            made = {path: ours(change(place_of(model, path))) for path, change in pairs}
+            moved = {path for path, tensor in made.items() if not _equal(tensor, ours(place_of(model, path).value))}
             if moved <= left and all(_equal(theirs[path], made[path]) for path in moved):
                 right |= {stage} if moved else set()
                 paths |= moved
@@ -128,12 +128,6 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     if one.shape != other.shape:
         return False
     return torch.equal(one, other) or bool((one - other).abs().max() <= _EQUAL * other.abs().max())
-
-
-def _place(laboratory: Laboratory, path: str) -> Place:
-    module, name = owner(laboratory.model, path)
-    layer = int(path.split(".")[1]) if path.startswith("h.") else None
-    return Place(laboratory.model, module, getattr(module, name), layer)
 
 
 # ----------------------------------------------------------------------------------------------------------- stages

@@ -9,16 +9,17 @@ get wrong, so that each step is a method with a path: ``h.*.attn.probabilities``
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose.fault import EMBED, HEAD, NORM, Causes, Place, owner, stages
+from gpt2_from_scratch.diagnose.fault import EMBED, HEAD, NORM, Cause, Causes, place_of, stages
 from gpt2_from_scratch.layers import EXACT, TEXTBOOK, causal_mask
 from gpt2_from_scratch.model import GPTModel, KVCache, MultiHeadAttention
 from gpt2_from_scratch.precision import in_float64
@@ -87,6 +88,7 @@ class Simulation:
         self.model = model
         self.ids = ids
         self.stages = stages(model.config)
+        self._number = {stage: number for number, stage in enumerate(self.stages)}
         self._streams: OrderedDict[Any, Tensor] = OrderedDict()
         self._bytes = 0
 
@@ -96,7 +98,7 @@ class Simulation:
 
     def stream(self, stage: str, causes: Causes = (), rounding: Rounding = "float32") -> Tensor:
         """What leaves a stage, ``[B, T, E]``. Remembered."""
-        number = self.stages.index(stage)
+        number = self._number[stage]
         acting = tuple(cause for cause in causes if self._first(cause) <= number)
         key = (stage, rounding, acting)
         if key in self._streams:
@@ -120,8 +122,9 @@ class Simulation:
         with torch.inference_mode(), _computed(self.model, rounding), injected(self.model, causes, stage), wide:
             return _run(self.model, stage, x)
 
-    def _first(self, cause: Any) -> int:
-        return min(map(self.stages.index, cause.changes(self.model.config)), default=len(self.stages))
+    def _first(self, cause: Cause) -> int:
+        """Number of the first stage in which a fault acts."""
+        return min((self._number[stage] for stage in cause.changes(self.model.config)), default=len(self.stages))
 
     def _remember(self, key: Any, stream: Tensor) -> None:
         self._streams[key] = stream
@@ -136,9 +139,12 @@ def _run(model: GPTModel, stage: str, x: Tensor) -> Tensor:
         return model.wte(x) + model.wpe(torch.arange(x.size(1))[None])  # type: ignore[no-any-return]
     if not stage.startswith("h."):
         return model.get_submodule(stage)(x)  # type: ignore[no-any-return]
-    batch, tokens, _ = x.shape
-    mask = causal_mask("textbook", None, batch, tokens, tokens, x.dtype, x.device)
-    return model.get_submodule(stage)(x, mask)  # type: ignore[no-any-return]
+    return model.get_submodule(stage)(x, _visible(*x.shape[:2]))  # type: ignore[no-any-return]
+
+
+@lru_cache
+def _visible(batch: int, tokens: int) -> Tensor | None:
+    return causal_mask("textbook", None, batch, tokens, tokens, torch.float32, torch.device("cpu"))
 
 
 @contextmanager
@@ -155,33 +161,46 @@ def _computed(model: GPTModel, rounding: Rounding) -> Iterator[None]:
 
 @contextmanager
 def injected(model: GPTModel, causes: Causes, stage: str | None = None) -> Iterator[None]:
-    """Inside, the model has these faults: in one stage, or in all. It is given back as it was.
-
-    Faults are made one after the other, and within a fault everything is looked up before anything is changed, so that
-    an exchange is one.
-    """
+    """Inside, the model has these faults: in one stage, or in all. It is given back as it was."""
     undo: list[Callable[[], None]] = []
     try:
         for cause in causes:
-            changes: Mapping[str, Any] = cause.changes(model.config)
-            chosen = changes.values() if stage is None else [changes.get(stage, ())]
-            found = []
-            for path, change in (pair for pairs in chosen for pair in pairs):
-                module, name = owner(model, path)
-                layer = int(path.split(".")[1]) if path.startswith("h.") else None
-                found.append((module, name, change(Place(model, module, getattr(module, name), layer))))
-            for module, name, value in found:
-                undo.append(_set(module, name, value))
+            inject(model, cause, stage, undo)
         yield
     finally:
         for take_back in reversed(undo):
             take_back()
 
 
+def inject(
+    model: GPTModel, cause: Cause, stage: str | None = None, undo: list[Callable[[], None]] | None = None
+) -> None:
+    """Makes a fault in a model, in one stage or in all.
+
+    Everything is looked up before anything is changed, so that an exchange is one.
+
+    Args:
+        model: from `simulated`; it is changed in place.
+        cause: the fault.
+        stage: the only one to change.
+        undo: gets what takes each change back.
+    """
+    changes = cause.changes(model.config)
+    chosen = changes.values() if stage is None else [changes.get(stage, ())]
+    found = []
+    for path, change in (pair for pairs in chosen for pair in pairs):
+        place = place_of(model, path)
+        found.append((place.owner, path.rpartition(".")[2], change(place)))
+    for module, name, value in found:
+        take_back = _set(module, name, value)
+        if undo is not None:
+            undo.append(take_back)
+
+
 def _set(module: nn.Module, name: str, value: Any) -> Callable[[], None]:
     """Sets an attribute, and says how to take that back. A replaced method hides the class's, and is deleted again."""
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-        value = nn.Parameter(value, requires_grad=False)
+        value = nn.Parameter(value.contiguous(), requires_grad=False)
     own = name in module.__dict__ or name in module._parameters
     before = getattr(module, name)
     setattr(module, name, value)

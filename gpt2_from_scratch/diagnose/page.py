@@ -1,0 +1,73 @@
+"""The page of all faults, written from the table."""
+
+from collections.abc import Iterator
+
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.diagnosis import in_words_of
+from gpt2_from_scratch.diagnose.fault import Fault
+from gpt2_from_scratch.diagnose.table import attention, formulas, weights, wiring
+
+_CONFIG = GPTConfig()
+
+_CHAPTERS = (
+    ("Loading", weights.FAULTS),
+    ("LayerNorm", formulas.NORM_FAULTS),
+    ("Activation", formulas.ACTIVATION_FAULTS),
+    ("Scale of the scores, heads of another number", attention.SCALE_FAULTS),
+    ("Mask and softmax", attention.MASK_FAULTS),
+    ("Cutting heads out and putting them back", attention.HEAD_FAULTS),
+    ("Shortcuts, and the place of LayerNorm", wiring.BLOCK_FAULTS),
+    ("Embeddings and positions", wiring.EMBEDDING_FAULTS),
+    ("After the last block", wiring.HEAD_FAULTS),
+)
+
+
+def page() -> str:
+    """The page, as Markdown."""
+    return "\n".join(_lines()) + "\n"
+
+
+def _lines() -> Iterator[str]:
+    count = sum(len(faults) for _, faults in _CHAPTERS)
+    yield "# What goes wrong in a GPT-2 written by hand"
+    yield ""
+    yield f"All {count} faults that `gpt2 verify` can name. It names one only after our own model, with that fault in it,"
+    yield "has given the wrong numbers that yours gives. Written by `python -m gpt2_from_scratch.diagnose` from the table"
+    yield "in `table/`; do not edit."
+    for title, faults in _CHAPTERS:
+        yield ""
+        yield f"## {title}"
+        for fault in faults:
+            yield ""
+            yield f"**`{fault.name}`** {_sentence(fault)}."
+            yield ""
+            yield f"* You see: {fault.symptom}"
+            yield f"* First wrong in: {_where(fault)}"
+            yield f"* Fix: {_code_free(in_words_of(None, fault.remedy, _CONFIG))}"
+            for layout, remedy in fault.remedies.items():
+                yield f"* Fix, in {layout}: {_code_free(in_words_of(None, remedy, _CONFIG))}"
+            yield f"* Source: {fault.source}"
+
+
+def _sentence(fault: Fault) -> str:
+    return _capital(fault.says.format(value="another value", config=_CONFIG))
+
+
+def _where(fault: Fault) -> str:
+    changes = fault.changes
+    if isinstance(changes, dict) and not changes:
+        return "wherever dropout is"
+    if not isinstance(changes, dict):
+        values = list(fault.values(_CONFIG)) if fault.values is not None else []
+        changes = changes(values[0]) if values else {}
+    places = [path.rpartition(".")[0] for path in changes if path]
+    return f"`{places[0]}`" if places else "the tensors that differ"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _code_free(text: str) -> str:
+    """Stars in names of layers are no emphasis."""
+    return text.replace("*", r"\*").replace("_", r"\_")
