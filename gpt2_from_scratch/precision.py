@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
@@ -43,6 +43,23 @@ def in_float64() -> Iterator[None]:
     stance = torch.compiler.set_stance("force_eager")
     with stance, _Float64():  # type: ignore[no-untyped-call]
         yield
+
+
+@contextmanager
+def parameters_in_float64(module: nn.Module) -> Iterator[None]:
+    """Inside, the parameters are float64 copies, so that gradients are float64, too; afterwards they are as before.
+
+    Memory: a second copy of the parameters, twice as large.
+    """
+    narrow = {parameter: parameter.data for parameter in module.parameters()}
+    try:
+        for parameter, data in narrow.items():
+            parameter.data = data.double()
+        with in_float64():
+            yield
+    finally:
+        for parameter, data in narrow.items():
+            parameter.data = data
 
 
 class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]

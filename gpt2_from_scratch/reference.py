@@ -25,7 +25,7 @@ from gpt2_from_scratch.errors import CheckpointError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout
-from gpt2_from_scratch.precision import in_float64
+from gpt2_from_scratch.precision import in_float64, parameters_in_float64
 from gpt2_from_scratch.trace import Site, trace
 
 
@@ -74,15 +74,8 @@ class Reference:
 
     def in_float64(self, input_ids: Tensor) -> Tensor:
         """Float64 logits ``[B, T, V]``: the same code and weights, rounded 2^29 times finer."""
-        upcasting = [block.attn for block in self.model.transformer.h if block.attn.reorder_and_upcast_attn]
-        try:
-            for attention in upcasting:  # insists on float32: the same mathematics, without the precision
-                attention.reorder_and_upcast_attn = False
-            with in_float64():
-                return self.logits(input_ids)
-        finally:
-            for attention in upcasting:
-                attention.reorder_and_upcast_attn = True
+        with self._not_upcasting(), in_float64():
+            return self.logits(input_ids)
 
     def logits_in(self, dtype: torch.dtype, input_ids: Tensor) -> Tensor:
         """Logits of the same model with weights and arithmetic in a lower precision, as float32."""
@@ -137,6 +130,23 @@ class Reference:
         with self._attention("eager"):
             sites = trace(self.model, names, lambda: run(input_ids), attention=attention)
         return {names[name]: site for name, site in sites.items()}
+
+    def exact_gradients(self, input_ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
+        """The same in float64."""
+        with self._not_upcasting(), parameters_in_float64(self.model):
+            return self.gradients(input_ids)
+
+    @contextlib.contextmanager
+    def _not_upcasting(self) -> Iterator[None]:
+        """Without `reorder_and_upcast_attn`, which insists on float32; the mathematics is the same."""
+        upcasting = [block.attn for block in self.model.transformer.h if block.attn.reorder_and_upcast_attn]
+        try:
+            for attention in upcasting:
+                attention.reorder_and_upcast_attn = False
+            yield
+        finally:
+            for attention in upcasting:
+                attention.reorder_and_upcast_attn = True
 
     @contextlib.contextmanager
     def _attention(self, name: str) -> Iterator[None]:

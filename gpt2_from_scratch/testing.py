@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.explaining import explaining
 from gpt2_from_scratch.errors import DivergenceError
 from gpt2_from_scratch.loading import TINY, LayoutChoice
 from gpt2_from_scratch.model import GPTModel
@@ -37,6 +38,8 @@ def assert_matches_gpt2(
     model: Any,
     checkpoint: str | os.PathLike[str] = TINY,
     layout: LayoutChoice | None = None,
+    *,
+    diagnose_seconds: float = 60.0,
     **options: Any,
 ) -> Verdict:
     """Asserts that a model is the GPT-2 in a checkpoint: weights, self-tests, logits, greedy tokens.
@@ -45,6 +48,7 @@ def assert_matches_gpt2(
         model: an `nn.Module` with the checkpoint's weights in it, or a callable ``ids [B, T] -> logits [B, T, V]``.
         checkpoint: a file, a directory or a Hub id; the default is the small trained model inside the package.
         layout: of the model: a name from `LAYOUTS` or a `Layout`. With it, weights are compared and faults located.
+        diagnose_seconds: time to search for the bug when the logits differ; 0 does not search.
         **options: of `verify`.
 
     Returns:
@@ -60,7 +64,8 @@ def assert_matches_gpt2(
         0.0
     """
     __tracebackhide__ = True  # pytest: the report says more than this function's lines
-    verdict = verify(model, checkpoint, layout, **options)
+    diagnose = explaining(diagnose_seconds) if diagnose_seconds > 0 else None
+    verdict = verify(model, checkpoint, layout, diagnose=diagnose, **options)
     if not verdict:
         raise DivergenceError(f"{verdict.candidate} is not GPT-2\n{verdict.report()}")
     return verdict

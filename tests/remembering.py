@@ -56,3 +56,6 @@ class Remembering:
 
     def other_gradients(self, ids: Tensor) -> Mapping[str, Tensor]:
         return self._once("other gradients", ids, lambda: self.reference.other_gradients(ids))
+
+    def exact_gradients(self, ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
+        return self._once("exact gradients", ids, lambda: self.reference.exact_gradients(ids))

@@ -104,7 +104,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
         "recording": check(Recording("port.npz", prompts, answers)),
         # Near the line the candidate's float64 run decides, whatever the prompts say.
         "by float64": replace(passed, logits=replace(passed.logits, exact=Exact(1e-3, 0.5, 84))),
-        "by tolerance": replace(passed, logits=replace(passed.logits, tolerance=(0.0, 0.0))),  # no excess was measured
+        "by tolerance": check(wrong, tolerance=(1e-3, 0.0)),  # which the shorter prompts keep
         "nothing": Verdict("model", "checkpoint"),
     }
 
@@ -148,6 +148,17 @@ def test_a_check_fails_exactly_when_the_verdict_does(verdict: Verdict) -> None:
     assert any(check.outcome in ("failed", "error") for check in found) is not bool(verdict)
     for part, evidence in verdict.parts.items():
         assert any(check.outcome == "failed" for check in found if check.part == part) is not bool(evidence), part
+
+
+def test_the_prompts_that_failed_are_named(verdicts: dict[str, Verdict]) -> None:
+    for kind in ("failed", "by tolerance"):
+        verdict = verdicts[kind]
+        assert verdict.logits is not None
+        found = {check.name: check.outcome for check in checks(verdict) if check.part == "logits"}
+        limit = 1e-3 if verdict.logits.tolerance else verdict.logits.line * verdict.logits.floor
+        beyond = {result.prompt.name: result.comparison.max_abs > limit for result in verdict.logits.results}
+        assert found == {name: "failed" if it_is else "passed" for name, it_is in beyond.items()}
+        assert set(beyond.values()) == ({True, False} if kind == "by tolerance" else {True})
 
 
 def test_every_part_is_there_and_says_why_it_was_not_checked(verdicts: dict[str, Verdict]) -> None:
@@ -382,6 +393,7 @@ def test_a_summary_holds_hostile_names(hostile: Verdict) -> None:
     assert page.tags <= expected
     assert all(not attributes for attributes in page.attributes)
     assert "<script>alert(1)</script>" in page.text and "[a](http://b.c)" in page.text
+    assert "<br>" not in page.text
 
 
 # ------------------------------------------------------------------------------------------------------------ html

@@ -494,7 +494,7 @@ def test_nothing_left_to_check_is_an_error(book_checkpoint: Path) -> None:
     model = load_into_book(book_checkpoint)
     with pytest.raises(CandidateError, match="nothing of GPTModel was checked: weights, as asked"):
         verify(model, book_checkpoint, "llms_from_scratch", skip=PARTS)
-    with pytest.raises(CandidateError, match=r"nothing of .* no layout was given .*self-tests, as asked"):
+    with pytest.raises(CandidateError, match=r"nothing of .*self-tests, as asked; .*no layout was given"):
         verify(model, book_checkpoint, skip=("self-tests", "logits", "generation"))
     with pytest.raises(ValueError, match="cannot skip logit; the parts are weights, self-tests, logits"):
         verify(model, book_checkpoint, skip=("logit",))
@@ -761,11 +761,14 @@ def test_wrong_weights_fail_in_other_styles(
     assert not check_weights(candidate, open_checkpoint(book_checkpoint), layouts)
     assert bool(check_logits(candidate, book_reference, [PROMPT])) is not mutant.visible
     divergence = find_divergence(candidate, book_reference, PROMPT, layouts)
-    assert divergence is not None and divergence.first is not None
+    assert divergence is not None
+    if style == "parallel_heads" and not mutant.visible:  # what it leaves as it is cannot be told apart
+        assert divergence.first is None
+        return
     where = mutant.where
     if style == "parallel_heads" and "c_" in where:  # it has no modules for these: its attention is one
         where = where.rpartition(".")[0]
-    assert divergence.first.site == where, str(divergence)
+    assert divergence.first is not None and divergence.first.site == where, str(divergence)
 
 
 # What is said of a differing tensor: the mutant, the tensor, and the words.
@@ -778,7 +781,7 @@ WORDS = {
     "key_bias_dropped": ("h.5.attn.c_attn.bias", "the part of the key is zero"),
     "attn_cproj_not_T": ("h.5.attn.c_proj.weight", "transposed"),
     "proj_biases_swapped": ("h.5.attn.c_proj.bias", "this is h.5.mlp.c_proj.bias"),
-    "cproj_bias_dropped": ("h.5.mlp.c_proj.bias", "all zero"),
+    "cproj_bias_dropped": ("h.5.attn.c_proj.bias", "all zero"),
     "ln1_ln2_swapped": ("h.5.ln_2.weight", "this is h.5.ln_1.weight"),
     "ln_shared": ("h.5.ln_2.bias", "this is h.5.ln_1.bias"),
     "ln_bias_dropped": ("ln_f.bias", "all zero"),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 def verify(arguments: argparse.Namespace) -> int:
     """`gpt2 verify`: 0 verified, 1 diverged, 130 interrupted."""
+    from gpt2_from_scratch.diagnose.explaining import explaining
     from gpt2_from_scratch.verifier import Interrupted, verify
 
     for path in filter(None, (arguments.json, arguments.junit_xml, arguments.html)):
@@ -36,7 +37,7 @@ def verify(arguments: argparse.Namespace) -> int:
                 skip=arguments.skip,
                 gradients=arguments.gradients,
                 always_trace=arguments.html is not None,
-                diagnose=None if arguments.no_diagnose else _diagnosing(arguments.diagnose_seconds, report),
+                diagnose=None if arguments.no_diagnose else explaining(arguments.diagnose_seconds, report),
                 progress=report,
                 **for_file(options),
             )
@@ -45,24 +46,6 @@ def verify(arguments: argparse.Namespace) -> int:
         return INTERRUPTED
     _publish(verdict, arguments)
     return VERIFIED if verdict else DIVERGED
-
-
-def _diagnosing(seconds: float, progress: Callable[[str], None]) -> Callable[..., Any]:
-    """What `verify` calls when the logits differ."""
-
-    def explain(candidate: Any, checkpoint: Any, reference: Any, verdict: Any, layouts: Any) -> Any:
-        from gpt2_from_scratch.diagnose import diagnose
-
-        return diagnose(
-            candidate,
-            checkpoint,
-            reference,
-            layouts=layouts,
-            seconds=seconds,
-            progress=lambda phase: progress(f"diagnosis: {phase}"),
-        )
-
-    return explain
 
 
 def _publish(verdict: "Verdict", arguments: argparse.Namespace) -> None:

@@ -206,6 +206,14 @@ class Evidence:
         # The difference that is to be explained, in floors.
         self.baseline = max(gap(logits, expected) for logits, expected in pairs) / laboratory.floor
 
+        self.leaks = self._leaks(candidate)
+
+    def _leaks(self, candidate: Candidate) -> bool:
+        """Whether another last token changes what was said before it."""
+        ids = self.laboratory.prompts.text.clone()
+        ids[:, -1] = (ids[:, -1] + 1) % self.laboratory.config.vocab_size
+        return not gap(candidate.logits(ids)[:, :-1], self.logits[0][:, :-1]) <= LINE * self.laboratory.floor
+
     @property
     def finite(self) -> bool:
         """Whether every logit is."""

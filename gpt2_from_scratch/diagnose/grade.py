@@ -219,34 +219,30 @@ _MADE_UP: Mapping[str, Callable[[GPTConfig], Cause]] = {
 
 
 def _advice(missed: Sequence[Missed], invisible: Sequence[str], scale: _Scale) -> Iterator[str]:
+    if invisible:
+        yield "compare weights, too: logits cannot show everything"
     if not missed:
-        if invisible:
-            yield "compare weights, too: logits cannot show everything"
         return
     names = {each.name.split(" ")[0] for each in missed}
-    if all(each.top1 > 1 - 1e-9 for each in missed):
+    if all(each.top1 == 1 for each in missed):
         yield "compare logits, not the tokens chosen: none of the missed faults changes a greedy choice"
-    between = {name for name in names if _between_tokens(name, scale)}
-    if between and between >= names:
+    if all(_between_tokens(name, scale) for name in names):
         yield "use prompts of more than one token: what is missed lies between tokens (scores, mask, heads, positions)"
-    vectors = {name for name in names if _only_vectors(name)}
+    vectors = ", ".join(sorted(filter(_only_vectors, names)))
     if vectors:
-        yield (
-            f"use weights in which every parameter is perturbed: biases of 0 and gains of 1 hide {', '.join(sorted(vectors))}"
-        )
+        yield f"use weights in which every parameter is perturbed: biases of 0 and gains of 1 hide {vectors}"
     least = min(each.difference for each in missed)
+    tolerance = math.sqrt(least * scale.floor)  # half way, as floats go
     yield (
-        f"compare all logits within {math.sqrt(least * scale.floor):.0e}: right code stays within {LINE * scale.floor:.0e}, "
+        f"compare all logits of a prompt within {tolerance:.0e}: right code stays within {LINE * scale.floor:.0e}, and "
         f"the mildest fault that was missed moves them by {least:.0e}"
     )
 
 
 def _between_tokens(name: str, scale: _Scale) -> bool:
-    causes = list(FAULT[name].causes(scale.single.model.config))
-    if not causes:
-        return False
-    right, wrong = scale.single.logits(), scale.single.logits(causes[:1] and (causes[0],))
-    return gap(wrong, right) <= LINE * scale.floor
+    """Whether a token by itself does not show the fault."""
+    causes = next(((cause,) for cause in FAULT[name].causes(scale.single.model.config)), None)
+    return causes is not None and gap(scale.single.logits(causes), scale.single.logits()) <= LINE * scale.floor
 
 
 def _only_vectors(name: str) -> bool:

@@ -1,5 +1,6 @@
 """The page of all faults, written from the table."""
 
+import re
 from collections.abc import Iterator
 
 from gpt2_from_scratch.config import GPTConfig
@@ -8,6 +9,16 @@ from gpt2_from_scratch.diagnose.fault import Fault
 from gpt2_from_scratch.diagnose.table import attention, formulas, weights, wiring
 
 _CONFIG = GPTConfig()
+
+# Faults that are recognised without being tried.
+_ELSEWHERE = {
+    "lm_head_not_tied": "`lm_head`",
+    "lm_head_bias": "`lm_head`",
+    "logits_scaled": "`lm_head`",
+    "tensors_differ": "the module that has them",
+    "inverse_layer_idx_ignored": "`h.*.attn`",
+    "dropout_on": "wherever dropout is",
+}
 
 _CHAPTERS = (
     ("Loading", weights.FAULTS),
@@ -31,9 +42,9 @@ def _lines() -> Iterator[str]:
     count = sum(len(faults) for _, faults in _CHAPTERS)
     yield "# What goes wrong in a GPT-2 written by hand"
     yield ""
-    yield f"All {count} faults that `gpt2 verify` can name. It names one only after our own model, with that fault in it,"
-    yield "has given the wrong numbers that yours gives. Written by `python -m gpt2_from_scratch.diagnose` from the table"
-    yield "in `table/`; do not edit."
+    yield f"All {count} faults that `gpt2 verify` can name. It names one only when our own model, with that fault in"
+    yield "it, gives the wrong numbers that yours gives. This page is written from `table/`, by"
+    yield "`python -m gpt2_from_scratch.diagnose`."
     for title, faults in _CHAPTERS:
         yield ""
         yield f"## {title}"
@@ -54,14 +65,10 @@ def _sentence(fault: Fault) -> str:
 
 
 def _where(fault: Fault) -> str:
-    changes = fault.changes
-    if isinstance(changes, dict) and not changes:
-        return "wherever dropout is"
-    if not isinstance(changes, dict):
-        values = list(fault.values(_CONFIG)) if fault.values is not None else []
-        changes = changes(values[0]) if values else {}
-    places = [path.rpartition(".")[0] for path in changes if path]
-    return f"`{places[0]}`" if places else "the tensors that differ"
+    cause = next(fault.causes(_CONFIG), None)
+    paths = [path for pairs in cause.changes(_CONFIG).values() for path, _ in pairs] if cause is not None else []
+    places = dict.fromkeys(re.sub(r"^h\.\d+", "h.*", path.rpartition(".")[0]) for path in paths)
+    return f"`{next(iter(places))}`" if places else _ELSEWHERE[fault.name]
 
 
 def _capital(text: str) -> str:

@@ -109,6 +109,8 @@ class Search:
         # Where the difference is small, float32 would hide which hypothesis is nearer; see compare.NEAR_LINE.
         self.single, self.text = evidence.measures(precise=evidence.baseline < 100)
         causes = [cause for cause in plausible(config) if not _only_head(cause, config)]
+        if not evidence.leaks:
+            causes = [cause for cause in causes if not cause.fault.leaks]
         self.inside = [cause for cause in clock.during(causes) if evidence.laboratory.moves_single_tokens(cause)]
         self.between = [cause for cause in causes if cause not in self.inside]
         self.seen: dict[Causes, float] = {}

@@ -103,4 +103,5 @@ def _command(kind: str, title: str, message: str) -> str:
 
 def _escaped(text: str) -> str:
     """Text as Markdown that shows it, in a paragraph or in a cell: an entity never stands for structure."""
-    return _MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", " <br> ".join(text.splitlines()))
+    lines = (_MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", line) for line in text.splitlines())
+    return " <br> ".join(lines)

@@ -36,6 +36,7 @@ from gpt2_from_scratch.verifier.weights import Weights, check_weights
 __all__ = [
     "PARTS",
     "Candidate",
+    "Diagnose",
     "Divergence",
     "Explanation",
     "Generation",
@@ -289,7 +290,8 @@ class _Run:
         self.enter("first divergence")
         traced = _to_trace(self.verdict.logits, self.prompts)
         with self._rounded_alike():
-            divergence = find_divergence(self.subject, self.reference, traced, self.layouts)
+            exact = not self._agree and self.verdict.logits is not None and self.verdict.logits.exact is not None
+        divergence = find_divergence(self.subject, self.reference, traced, self.layouts, exact)
         self.verdict = replace(self.verdict, divergence=divergence)
 
     def diagnose(self, diagnose: Diagnose) -> None:

@@ -7,13 +7,15 @@ so such gaps are sites of their own (`h.0.attn.probabilities`, `h.0.attn.merged`
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.compare import LINE, SITE_RTOL, compare
+from gpt2_from_scratch.compare import EXACT_SITE_RTOL, LINE, SITE_RTOL, compare
 from gpt2_from_scratch.mapping import Layout, best_fit, collapse
+from gpt2_from_scratch.precision import in_float64
 from gpt2_from_scratch.trace import Site, trace
 from gpt2_from_scratch.verifier.battery import Prompt
 from gpt2_from_scratch.verifier.candidate import Candidate
@@ -117,9 +119,16 @@ class Divergence:
 
 
 def find_divergence(
-    candidate: Candidate, reference: Reference, prompt: Prompt, layouts: Sequence[Layout]
+    candidate: Candidate, reference: Reference, prompt: Prompt, layouts: Sequence[Layout], exact: bool = False
 ) -> Divergence | None:
     """Traces both models on one prompt and walks the layout's sites in execution order.
+
+    Args:
+        candidate: a torch module; others cannot be looked into.
+        reference: what it should be.
+        prompt: short: every site's numbers are held at once.
+        layouts: the module's layout, or its variants.
+        exact: run both in float64, which the candidate can be: the smallest faults are seen only there.
 
     Returns:
         None when the candidate is no module, so that nothing inside it can be seen.
@@ -130,16 +139,21 @@ def find_divergence(
     parameters = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
     theirs_of = dict(best_fit(layouts, config, parameters).layout.sites(config))
     uncompiled = Candidate(module, config)
-    actual = trace(
-        module,
-        [name for names in theirs_of.values() for name in names],
-        lambda: uncompiled.logits(prompt.ids),
-        attention=[name for site, names in theirs_of.items() if site.endswith(".attn") for name in names],
-    )
+    with in_float64() if exact else nullcontext():
+        actual = trace(
+            module,
+            [name for names in theirs_of.values() for name in names],
+            lambda: uncompiled.logits(prompt.ids),
+            attention=[name for site, names in theirs_of.items() if site.endswith(".attn") for name in names],
+        )
     existing = {name for name, _ in module.named_modules(remove_duplicate=False)}
-    right = reference.trace(prompt.ids)
-    rounding = torch.float64 if candidate.precision == torch.float32 else candidate.precision
-    limits = _limits(right, reference.trace(prompt.ids, rounding))
+    if exact:
+        right = reference.trace(prompt.ids, torch.float64)
+        limits: Mapping[str, float] = dict.fromkeys(right, EXACT_SITE_RTOL)
+    else:
+        right = reference.trace(prompt.ids)
+        rounding = torch.float64 if candidate.precision == torch.float32 else candidate.precision
+        limits = _limits(right, reference.trace(prompt.ids, rounding))
     pairs: dict[str, _Pair] = {}
     results, absent = [], []
     for site, expected in right.items():

@@ -1,20 +1,21 @@
 """Loss and gradients against the reference's: that the candidate would also *train* like GPT-2.
 
 The one idea: gradients have a floor as logits have, the distance between two ways in which the reference computes
-them. A tensor is measured as a whole, against its own size.
+them; and near the line the candidate's own float64 run decides. A tensor is measured as a whole, against its own size.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gpt2_from_scratch.compare import FLOAT32_ULP, GRADIENT_SHARE, LINE
+from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, GRADIENT_SHARE, LINE, LOSS_RTOL, NEAR_LINE
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.mapping import Layout
+from gpt2_from_scratch.precision import parameters_in_float64
 from gpt2_from_scratch.verifier.battery import Prompt
 from gpt2_from_scratch.verifier.candidate import Candidate
 from gpt2_from_scratch.verifier.reference import Reference
@@ -30,12 +31,14 @@ class Gradients:
         errors: canonical name -> relative error, an L2 norm over the tensor.
         floor: largest relative error between two of the reference's own ways to compute them.
         line: multiples of the floor that pass.
+        exact: largest relative error of float64 gradients, in floors, where it was needed and possible.
     """
 
     loss: tuple[float, float]
     errors: Mapping[str, float]
     floor: float
     line: float = LINE
+    exact: float | None = None
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -48,14 +51,19 @@ class Gradients:
         return tuple(name for name, error in self.errors.items() if not error <= self.line * self.floor)
 
     def __bool__(self) -> bool:
-        return bool(self.errors) and not self.failed and abs(self.loss[0] - self.loss[1]) <= 1e-4 * abs(self.loss[1])
+        if not self.errors or not abs(self.loss[0] - self.loss[1]) <= LOSS_RTOL * abs(self.loss[1]):
+            return False
+        return not self.failed if self.exact is None else self.exact <= EXACT_LINE
 
     def __str__(self) -> str:
         name, error = self.worst
+        judged = f"line {self.line:g} x"
+        if self.exact is not None:
+            judged = f"judged by {self.exact:.3f} x floor in float64 (line {EXACT_LINE:g} x)"
         count = f"{len(self.errors)} gradients" + (f" ({len(self.failed)} differ)" if self.failed else "")
         return (
             f"loss {self.loss[0]:.6f} (reference {self.loss[1]:.6f}), {count}, largest relative error {error:.1e} at "
-            f"{name} = {error / self.floor:.2f} x floor (floor {self.floor:.1e}, line {self.line:g} x)"
+            f"{name} = {error / self.floor:.2f} x floor (floor {self.floor:.1e}, {judged})"
         )
 
 
@@ -64,7 +72,7 @@ def check_gradients(
 ) -> Gradients:
     """Differentiates the loss of one prompt through both models, without dropout. No parameter's `.grad` changes.
 
-    Memory: three sets of gradients, each as large as the parameters.
+    Memory: three sets of gradients, each as large as the parameters, or near the line as two in float64.
 
     Args:
         candidate: a torch module.
@@ -80,7 +88,30 @@ def check_gradients(
     loss, expected = reference.gradients(prompt.ids)
     floor = max(*_errors(reference.other_gradients(prompt.ids), expected).values(), FLOAT32_ULP)
     mine, actual = _gradients(candidate, prompt.ids, layouts, reference.config)
-    return Gradients((mine, loss), _errors(actual, expected), floor, line)
+    gradients = Gradients((mine, loss), _errors(actual, expected), floor, line)
+    if not NEAR_LINE[0] <= gradients.worst[1] / floor <= NEAR_LINE[1]:
+        return gradients
+    del actual
+    _, exact = reference.exact_gradients(prompt.ids)
+    floor = max(floor, *_errors(expected, exact).values())
+    del expected
+    largest = _in_float64(candidate, prompt.ids, layouts, reference.config, exact)
+    return replace(gradients, floor=floor, exact=None if largest is None else largest / floor)
+
+
+def _in_float64(
+    candidate: Candidate, ids: Tensor, layouts: Sequence[Layout], config: GPTConfig, exact: Mapping[str, Tensor]
+) -> float | None:
+    """The largest relative error of the candidate's mathematics; None where it cannot be run in float64."""
+    assert candidate.module is not None
+    try:
+        with parameters_in_float64(candidate.module):
+            _, actual = _gradients(candidate, ids, layouts, config)
+    except CandidateError:
+        return None
+    if any(gradient.dtype != torch.float64 for gradient in actual.values()):
+        return None
+    return max(_errors(actual, exact).values())
 
 
 def _gradients(
@@ -97,8 +128,10 @@ def _gradients(
             logits = candidate.differentiable(ids)
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten().to(logits.device))
             gradients = torch.autograd.grad(loss, list(unique.values()), materialize_grads=True)
-    except RuntimeError as error:
-        raise CandidateError(f"{candidate.name} cannot be differentiated: {error}") from error
+    except CandidateError:
+        raise
+    except Exception as error:
+        raise CandidateError(f"{candidate.name} cannot be differentiated: {type(error).__name__}: {error}") from error
     finally:
         for parameter, before in required.items():
             parameter.requires_grad_(before)

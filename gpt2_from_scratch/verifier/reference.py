@@ -35,6 +35,9 @@ class Reference(Protocol):
     def gradients(self, input_ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
         """Loss of the next tokens, nats per token, and the gradient of each tensor by canonical name."""
 
+    def exact_gradients(self, input_ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
+        """The same in float64."""
+
     def other_gradients(self, input_ids: Tensor) -> Mapping[str, Tensor]:
         """The same gradients computed in another way: their distance is their floor."""
 

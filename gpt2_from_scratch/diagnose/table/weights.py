@@ -60,7 +60,7 @@ def _rounded(name: str) -> Changes:
 FAULTS = (
     Fault(
         "layers_lexicographic",
-        "layers were loaded in the order of their names as text: h.0, h.1, h.10, h.11, h.2, ...",
+        "layers were loaded in the order of their names as text: h.0, h.1, h.10, h.11, h.2 and so on",
         "drift; only in models of more than ten layers",
         "sort layers by number: sorted(names, key=lambda name: int(name.split('.')[1]))",
         "names of files and tensors are sorted as text wherever nothing else is asked for",

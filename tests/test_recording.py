@@ -1,0 +1,210 @@
+"""Recordings: a port in another language answers from a file, and a file is never believed before it is checked."""
+
+import pickle
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gpt2_from_scratch import CandidateError, CheckpointError, verify
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.verifier import Prompt, battery, read_recording, record
+from tests.remembering import Remembering
+
+ENDINGS = (".safetensors", ".npz")
+
+
+def load(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    return {name: torch.from_numpy(array) for name, array in numpy.load(path).items()}
+
+
+def save(path: Path, tensors: Mapping[str, Tensor]) -> Path:
+    if path.suffix == ".safetensors":
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    else:
+        numpy.savez(path, **{name: tensor.numpy() for name, tensor in tensors.items()})
+    return path
+
+
+@pytest.fixture
+def answer(book_reference: Remembering, tmp_path: Path) -> Callable[..., Path]:
+    """Writes prompts, lets the reference answer, changes the file as the test says, and returns it."""
+
+    def write(
+        change: Callable[[dict[str, Tensor]], object] = lambda tensors: None, ending: str = ".safetensors"
+    ) -> Path:
+        path = tmp_path / f"answers{ending}"
+        record(battery(book_reference.config), path)
+        tensors = load(path)
+        for index in range(len(tensors)):
+            tensors[f"logits.{index}"] = book_reference.logits(tensors[f"ids.{index}"])
+        change(tensors)
+        return save(path, tensors)
+
+    return write
+
+
+def read(path: Path, reference: Remembering) -> object:
+    return read_recording(path, reference.config, battery(reference.config))
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_right_answers_pass(
+    ending: str, answer: Callable[..., Path], remembered: Remembering, book_checkpoint: Path
+) -> None:
+    verdict = verify(read(answer(ending=ending), remembered), book_checkpoint)
+    assert verdict and verdict.logits is not None and verdict.logits.max_abs == 0
+    assert verdict.candidate == f"the recording answers{ending}"
+    assert len(verdict.logits.results) == 6, "every prompt"
+    report = verdict.report()
+    for unchecked in (
+        "weights, as the candidate is a recording",
+        "self-tests, as a recording cannot be asked anything else",
+        "generation, as a recording cannot be continued",
+    ):
+        assert f"unchecked   {unchecked}" in report
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_wrong_answers_fail(
+    ending: str, answer: Callable[..., Path], remembered: Remembering, book_checkpoint: Path
+) -> None:
+    path = answer(lambda tensors: tensors["logits.3"][0, 20].add_(torch.linspace(0, 1e-3, 211)), ending)
+    verdict = verify(read(path, remembered), book_checkpoint)
+    assert not verdict and verdict.logits is not None
+    assert verdict.logits.worst.prompt.name.startswith("ids.3, 1 x 37")
+    assert verdict.logits.worst.comparison.at == (0, 20, 210)
+
+
+def test_without_ids_the_standard_prompts_are_meant(
+    answer: Callable[..., Path], remembered: Remembering, book_checkpoint: Path
+) -> None:
+    path = answer(lambda tensors: [tensors.pop(f"ids.{index}") for index in range(6)])
+    verdict = verify(read(path, remembered), book_checkpoint)
+    assert (
+        verdict
+        and verdict.logits is not None
+        and verdict.logits.worst.prompt.name in {prompt.name for prompt in battery(remembered.config)}
+    )
+
+
+def test_other_prompts_may_be_asked(remembered: Remembering, book_checkpoint: Path, tmp_path: Path) -> None:
+    ids = torch.tensor([[5, 9, 200]], dtype=torch.int32)
+    path = save(tmp_path / "own.npz", {"ids.0": ids, "logits.0": remembered.logits(ids.long())})
+    verdict = verify(read(path, remembered), book_checkpoint)
+    assert verdict and verdict.logits is not None and verdict.logits.tokens == 3
+
+
+def test_answers_in_float16_are_judged_as_such(
+    answer: Callable[..., Path], remembered: Remembering, book_checkpoint: Path
+) -> None:
+    def narrow(tensors: dict[str, Tensor]) -> None:
+        tensors.update({name: tensor.half() for name, tensor in tensors.items() if "logits" in name})
+
+    verdict = verify(read(answer(narrow), remembered), book_checkpoint)
+    assert verdict and verdict.logits is not None and verdict.logits.dtype == torch.float16
+
+
+def test_a_padded_vocabulary_is_cut(
+    answer: Callable[..., Path], remembered: Remembering, book_checkpoint: Path
+) -> None:
+    def pad(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if "logits" in name]:
+            tensors[name] = torch.nn.functional.pad(tensors[name], (0, 5))
+
+    verdict = verify(read(answer(pad), remembered), book_checkpoint)
+    assert verdict and "5 columns beyond the vocabulary of 211 are not compared" in verdict.report()
+
+
+REFUSED: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
+    "an answer missing": (lambda t: t.pop("logits.2"), r"lacks logits\.2\n  hint: write the logits .* it holds ids\.0"),
+    "no answer": (lambda t: [t.pop(f"logits.{i}") for i in range(6)], r"lacks logits\.0, logits\.1, .*logits\.5"),
+    "another shape": (
+        lambda t: t.update({"logits.1": t["logits.1"][:, :1]}),
+        r"logits\.1 is \[1, 1, 211\], .*\[1, 2\]",
+    ),
+    "a prompt missing": (lambda t: t.pop("ids.3"), r"holds .*ids\.4.*, to which there is no prompt"),
+    "an answer too many": (lambda t: t.update({"logits.6": t["logits.0"]}), r"holds logits\.6, to which there is no"),
+    "an id too large": (
+        lambda t: t["ids.0"].fill_(211),
+        r"ids\.0 does not fit .* ids 211 to 211; .* vocabulary of 211",
+    ),
+    "a negative id": (lambda t: t["ids.1"].fill_(-1), r"ids\.1 does not fit .* ids -1 to -1"),
+    "a prompt too long": (
+        lambda t: t.update({"ids.0": torch.zeros(1, 38, dtype=torch.int64)}),
+        r"ids\.0 does not fit the checkpoint: 38 tokens, .* it has 37 positions",
+    ),
+    "ids that are no integers": (lambda t: t.update({"ids.0": t["ids.0"].float()}), r"ids\.0 is torch\.float32"),
+    "ids without a batch": (lambda t: t.update({"ids.0": t["ids.0"][0]}), r"ids\.0 is torch\.int64 \[1\], not int64"),
+    "no ids at all in a prompt": (lambda t: t.update({"ids.0": t["ids.0"][:, :0]}), r"ids\.0 is torch\.int64 \[1, 0\]"),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_does_not_fit_is_refused(
+    what: str, ending: str, answer: Callable[..., Path], book_reference: Remembering
+) -> None:
+    change, message = REFUSED[what]
+    with pytest.raises(CandidateError, match=message):
+        read(answer(change, ending), book_reference)
+
+
+def test_logits_that_are_no_numbers_are_no_pass(
+    answer: Callable[..., Path], remembered: Remembering, book_checkpoint: Path
+) -> None:
+    verdict = verify(read(answer(lambda t: t["logits.0"].fill_(torch.nan)), remembered), book_checkpoint)
+    assert not verdict and "not finite" in str(verdict)
+    integers = answer(lambda t: t.update({"logits.0": t["logits.0"].long()}))
+    with pytest.raises(CandidateError, match="expected floating-point logits"):
+        verify(read(integers, remembered), book_checkpoint)
+
+
+class Hostile:
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return open, ("/tmp/this-file-must-not-be-made", "w")
+
+
+@pytest.mark.parametrize("name", ["absent.npz", "text.npz", "text.safetensors", "pickle.npz", "object.npz", "bomb.npz"])
+def test_a_file_that_is_no_recording_is_refused(name: str, book_reference: Remembering, tmp_path: Path) -> None:
+    path = tmp_path / name
+    made = tmp_path / "made"
+    Hostile.__reduce__ = lambda self: (open, (str(made), "w"))  # type: ignore[method-assign]
+    if name.startswith("text"):
+        path.write_text("logits.0: 1.5")
+    elif name.startswith("pickle"):
+        path.write_bytes(pickle.dumps(Hostile()))
+    elif name.startswith("object"):
+        numpy.savez(path, **{"logits.0": numpy.array([Hostile()], dtype=object)})
+        made.unlink(missing_ok=True)
+    elif name.startswith("bomb"):
+        header = b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little")
+        shape = "{'descr': '<f4', 'fortran_order': False, 'shape': (99999999, 99999999), }"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("logits.0.npy", header + shape.ljust(117).encode() + b"\n")
+    with pytest.raises((CandidateError, CheckpointError)) as error:
+        read(path, book_reference)
+    assert name in str(error.value)
+    assert not made.exists(), "nothing in the file was run"
+
+
+def test_prompts_are_written_for_two_kinds_of_files(tmp_path: Path) -> None:
+    prompts = [Prompt("one", torch.tensor([[1, 2]])), Prompt("two", torch.arange(6).view(3, 2).t())]
+    for ending in ENDINGS:
+        record(prompts, tmp_path / f"prompts{ending}")
+        tensors = load(tmp_path / f"prompts{ending}")
+        assert list(tensors) == ["ids.0", "ids.1"]
+        assert all(torch.equal(tensors[f"ids.{i}"], prompt.ids) for i, prompt in enumerate(prompts))
+    with pytest.raises(CandidateError, match=r"ends in neither \.safetensors nor \.npz"):
+        record(prompts, tmp_path / "prompts.json")
+    with pytest.raises(CandidateError, match="the folder .* does not exist"):
+        record(prompts, tmp_path / "absent" / "prompts.npz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["prompts.npz", "prompts.safetensors"]
+    assert GPTConfig().vocab_size == 50257
