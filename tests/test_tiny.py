@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import tiktoken
 import torch
-from gpt2_from_scratch.verifier.evidence import Reference, check_logits
 from torch import Tensor
 
 from gpt2_from_scratch import GPTModel, generate, load_tokenizer
@@ -19,7 +18,7 @@ from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import TINY, open_checkpoint
 from gpt2_from_scratch.mapping import write_theirs
 from gpt2_from_scratch.reference import load_reference
-from gpt2_from_scratch.verifier import battery
+from gpt2_from_scratch.verifier import Reference, battery, check_logits
 from gpt2_from_scratch.verifier.candidate import Candidate
 from tests.foreign import book
 from tests.modules import book_config

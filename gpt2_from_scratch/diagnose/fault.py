@@ -6,6 +6,7 @@ fault reads as what it is, several can be made at once, each can be confined to 
 back leaves the model as it was.
 """
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -119,7 +120,7 @@ class Cause:
     @property
     def where(self) -> tuple[str, ...]:
         """Its stages in order; none: everywhere."""
-        return tuple(sorted(self.stages or (), key=lambda stage: [int(n) for n in re.findall(r"\d+", stage)] or [0]))
+        return tuple(sorted(self.stages or (), key=_order))
 
     def acts_in(self, stage: str) -> bool:
         """Whether it was made in that stage, if the fault can be made there at all."""
@@ -159,6 +160,11 @@ def stage_of(path: str) -> str:
         return block[0]
     top = path.split(".")[0]
     return EMBED if top in ("wte", "wpe") else top
+
+
+def _order(stage: str) -> float:
+    ends = {EMBED: -1.0, NORM: math.inf, HEAD: math.inf}
+    return ends[stage] if stage in ends else int(stage.removeprefix("h."))
 
 
 def place_of(model: GPTModel, path: str) -> Place:

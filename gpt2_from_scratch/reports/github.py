@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 from gpt2_from_scratch.reports.checks import Check, checks, worst
+from gpt2_from_scratch.reports.markup import visible
 from gpt2_from_scratch.verifier import PARTS, Verdict
 
 _TITLE = "gpt2 verify"
@@ -103,5 +104,5 @@ def _command(kind: str, title: str, message: str) -> str:
 
 def _escaped(text: str) -> str:
     """Text as Markdown that shows it, in a paragraph or in a cell: an entity never stands for structure."""
-    lines = (_MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", line) for line in text.splitlines())
+    lines = (_MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", visible(line)) for line in text.splitlines())
     return " <br> ".join(lines)

@@ -50,17 +50,26 @@ def joined(*content: object) -> Markup:
 
 
 def escaped(value: object) -> Markup:
-    r"""Text as HTML that shows it; characters that show nothing, or turn their neighbours around, are spelled out.
+    """Text as HTML that shows it.
 
     Example:
-        >>> escaped('<script>"' + chr(0x202E))
-        '&lt;script&gt;&quot;\\u202e'
+        >>> escaped('<script>"')
+        '&lt;script&gt;&quot;'
     """
-    text = "".join(
+    return Markup(html.escape(visible(str(value))))
+
+
+def visible(text: str) -> str:
+    r"""The text, in which characters that show nothing, or turn their neighbours around, are spelled out.
+
+    Example:
+        >>> print(visible("bell" + chr(7) + " and right-to-left" + chr(0x202E)))
+        bell\x07 and right-to-left\u202e
+    """
+    return "".join(
         character if character.isprintable() or character == "\n" else character.encode("unicode_escape").decode()
-        for character in str(value)
+        for character in text
     )
-    return Markup(html.escape(text))
 
 
 def scientific(value: float) -> str:
