@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gpt2_from_scratch import load_into, precision
 from gpt2_from_scratch.loading import open_checkpoint
-from gpt2_from_scratch.precision import in_float64
+from gpt2_from_scratch.precision import in_float64, parameters_in_float64
 from gpt2_from_scratch.testing import perturbed_checkpoint
 from tests.modules import STYLES, Style, logits
 
@@ -152,3 +152,21 @@ def test_compiled_code_runs_uncompiled() -> None:
         with in_float64():
             assert compiled(torch.ones(1, 2)).dtype == torch.float64
         assert compiled(torch.ones(1, 2)).dtype == torch.float32
+
+
+def test_parameters_in_float64_have_gradients_in_float64() -> None:
+    layer = nn.Linear(3, 2)
+    layer.weight.grad = torch.ones(2, 3)
+    x, pointer, before = torch.randn(4, 3), layer.weight.data_ptr(), layer.weight.detach().clone()
+    with parameters_in_float64(layer):
+        (gradient,) = torch.autograd.grad(layer(x).square().sum(), [layer.weight])
+    assert gradient.dtype == torch.float64
+    exact = nn.Linear(3, 2).double()
+    exact.load_state_dict(layer.state_dict())
+    (expected,) = torch.autograd.grad(exact(x.double()).square().sum(), [exact.weight])
+    torch.testing.assert_close(gradient, expected, rtol=1e-13, atol=0)
+    assert layer.weight.data_ptr() == pointer and torch.equal(layer.weight, before)
+    assert torch.equal(layer.weight.grad, torch.ones(2, 3))
+    with pytest.raises(RuntimeError, match="shapes"), parameters_in_float64(layer):
+        layer(torch.ones(1, 2))
+    assert layer.weight.dtype == torch.float32

@@ -715,6 +715,26 @@ def test_an_activation_without_a_module(book_checkpoint: Path, book_reference: R
     assert divergence.first.site == "h.0.mlp.act", str(divergence)
 
 
+def test_a_model_that_needs_targets_is_traced_with_them(book_checkpoint: Path, remembered: Remembering) -> None:
+    """Asked without, it would be seen to return the last position only, and its head would be called wrong."""
+    model = STYLES["nanogpt"](remembered.config)
+    assert load_into(model, book_checkpoint, "nanogpt")
+    model.all_positions = False
+    verdict = verify(model, book_checkpoint, "nanogpt", always_trace=True)
+    assert verdict and verdict.divergence is not None and verdict.divergence.first is None, str(verdict.divergence)
+    assert {site.calls for site in verdict.divergence.sites} == {1}
+
+
+def test_a_compiled_model_is_traced_uncompiled(book_checkpoint: Path, remembered: Remembering) -> None:
+    model = load_into_book(book_checkpoint)
+    model.trf_blocks[2].ff.layers[1] = nn.ReLU()
+    candidate = Candidate(torch.compile(model, backend=lambda graph, inputs: 1 / 0), remembered.config)
+    with candidate.evaluating():
+        divergence = find_divergence(candidate, remembered, PROMPT, BOOK)
+    assert divergence is not None and divergence.first is not None
+    assert divergence.first.site == "h.2.mlp.act"
+
+
 def test_query_key_and_value_are_told_apart(book_checkpoint: Path, book_reference: Remembering) -> None:
     model = load_into_book(book_checkpoint).eval()
     with torch.no_grad():

@@ -43,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"gpt2: your code called sys.exit({end.code!r}); nothing was verified", file=sys.stderr)
     except BrokenPipeError:  # the reader of our output left: `gpt2 inspect ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a report that cannot be written, a disk that is full
+        print(f"gpt2: {error}", file=sys.stderr)
     except Exception:
         traceback.print_exc()
         print("gpt2: unexpected error, see above; nothing was verified", file=sys.stderr)

@@ -159,7 +159,7 @@ class _Case:
         if not best:
             return Diagnosis(baseline=self.evidence.baseline, why="; ".join(notes))
         return Diagnosis(
-            findings(best, config, layout),
+            findings(best, config, layout, others),
             tuple(findings(other, config, layout) for other in dict.fromkeys(others) if other != best),
             proven[0].explained.multiple,
             self.evidence.baseline,

@@ -1,13 +1,15 @@
 """What a diagnosis says, to people and to programs."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose.fault import Causes
-from gpt2_from_scratch.mapping import Layout, collapse
+from gpt2_from_scratch.diagnose.fault import Cause, Causes
+from gpt2_from_scratch.mapping import Ignore, Layout, collapse
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,11 @@ class Diagnosis:
         if not self:
             return "; ".join([f"no known fault explains it: {self.why}", *map(_near, self.closest[:1])])
         parts = ["; and ".join(map(str, self.faults)) + "."]
-        if self.group:
-            others = "; or: ".join(" and ".join(map(str, findings)) for findings in self.group)
-            parts.append(f"The same logits come from: {others}.")
+        names = [finding.name for finding in self.faults]
+        others = [findings for findings in self.group if [finding.name for finding in findings] != names]
+        if others:
+            sets = "; or: ".join(" and ".join(map(str, findings)) for findings in others)
+            parts.append(f"The same logits come from: {sets}.")
         parts.append(f"Simulating that explains your logits to {self.multiple:.1f} x floor.")
         parts.append("Fix: " + "; ".join(dict.fromkeys(finding.remedy for finding in self.faults)))
         return " ".join([*parts, *self.notes])
@@ -108,20 +112,30 @@ def _near(closest: Closest) -> str:
     return f"the nearest is {closest.faults}, which leaves {closest.multiple:.3g} x floor"
 
 
-def findings(causes: Causes, config: GPTConfig, layout: Layout | None) -> tuple[Finding, ...]:
+def findings(
+    causes: Causes, config: GPTConfig, layout: Layout | None, alike: Sequence[Causes] = ()
+) -> tuple[Finding, ...]:
     """Causes in words.
 
     Args:
         causes: a hypothesis.
         config: of the checkpoint.
         layout: of the candidate, if known: its names are used.
+        alike: hypotheses that explain as much; where they differ in a parameter alone, its range is told.
     """
-    return tuple(_finding(cause, config, layout) for cause in causes)
+    return tuple(
+        _finding(cause, config, layout, [one.value for other in alike for one in other if one.fault is cause.fault])
+        for cause in causes
+    )
 
 
-def _finding(cause: Any, config: GPTConfig, layout: Layout | None) -> Finding:
+def _finding(cause: Cause, config: GPTConfig, layout: Layout | None, also: Sequence[Any] = ()) -> Finding:
     fault, value = cause.fault, cause.value
     shown = f"{value:.3g}" if isinstance(value, float) else value
+    if fault.refined and set(also) - {value}:
+        tried = [each.value for each in fault.causes(config)]
+        low, high = min(*also, value), max(*also, value)
+        shown = f"at most {high:.3g}" if low <= min(tried) else f"between {low:.3g} and {high:.3g}"
     where = cause.where
     if fault.name == "tensors_differ":
         where, shown = tuple(name for name, _ in value), None
@@ -139,19 +153,14 @@ def _finding(cause: Any, config: GPTConfig, layout: Layout | None) -> Finding:
 
 def in_words_of(layout: Layout | None, text: str, config: GPTConfig) -> str:
     """``{h.*.mlp.act}`` as the layout calls it; ``{config:field}`` as the configuration says."""
-    import re
-
-    names = {}
-    if layout is not None:
-        for row in layout.rows:
-            if hasattr(row, "site"):
-                names[row.site] = " / ".join(row.theirs) if not isinstance(row.theirs, str) else row.theirs
+    rows = () if layout is None else layout.rows
+    names = {row.site: " / ".join(row.theirs) for row in rows if not isinstance(row, Ignore)}
 
     def word(match: re.Match[str]) -> str:
         key = match[1]
-        if key.startswith("config:"):
-            value = getattr(config, key.removeprefix("config:").removesuffix(":g"))
-            return f"{value:g}" if isinstance(value, float) else str(value)
-        return names.get(key, key)
+        if not key.startswith("config:"):
+            return names.get(key, key)
+        value = getattr(config, key.removeprefix("config:").removesuffix(":g"))
+        return f"{value:g}" if isinstance(value, float) else str(value)
 
     return re.sub(r"\{([^{}]+)\}", word, text)

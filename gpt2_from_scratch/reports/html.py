@@ -240,7 +240,7 @@ def _token_table(result: PromptResult, floor: float, decode: Decode | None) -> M
                 tag("td", scientific(token.kl), class_="n"),
             ]
         )
-    place = "Row, position" if result.prompt.ids.size(0) > 1 else "Position"
+    place = "Row, at" if result.prompt.ids.size(0) > 1 else "At"
     return _table([place, "Token", "Next: reference / candidate", "Difference", "KL"], rows, (3, 4), "tokens")
 
 

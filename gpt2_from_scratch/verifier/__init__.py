@@ -289,9 +289,9 @@ class _Run:
             return
         self.enter("first divergence")
         traced = _to_trace(self.verdict.logits, self.prompts)
+        exact = not self._agree and self.verdict.logits is not None and self.verdict.logits.exact is not None
         with self._rounded_alike():
-            exact = not self._agree and self.verdict.logits is not None and self.verdict.logits.exact is not None
-        divergence = find_divergence(self.subject, self.reference, traced, self.layouts, exact)
+            divergence = find_divergence(self.subject, self.reference, traced, self.layouts, exact)
         self.verdict = replace(self.verdict, divergence=divergence)
 
     def diagnose(self, diagnose: Diagnose) -> None:
@@ -325,13 +325,13 @@ def standard_prompts(checkpoint: Checkpoint, unchecked: dict[str, str] | None = 
 
 
 def _to_trace(logits: Logits | None, prompts: Sequence[Prompt]) -> Prompt:
-    """The worst prompt among those short enough to hold every site's numbers; else the beginning of the worst."""
+    """The worst prompt among the short ones, since every site's numbers are held; if only a long one fails, that."""
     if logits is None:
         return min(prompts, key=lambda prompt: abs(prompt.tokens - _GREEDY_PROMPT))
     short = [result for result in logits.results if 1 < result.prompt.ids.size(1) <= _TRACED] or logits.results
     failing = [result for result in short if not result.comparison.max_abs <= logits.line * logits.floor]
-    worst = max(failing or logits.results, key=lambda result: result.comparison.max_abs).prompt
-    return worst
+    only_long = not logits and not failing and logits.multiple > logits.line
+    return max(logits.results if only_long else failing or short, key=lambda result: result.comparison.max_abs).prompt
 
 
 def _environment(subject: Candidate) -> dict[str, Any]:

@@ -6,6 +6,7 @@ logits ``[B, T, V]``.
 """
 
 import contextlib
+import copy
 import importlib.util
 import inspect
 import sys
@@ -49,6 +50,12 @@ class Candidate:
             return None
         original = getattr(self.model, "_orig_mod", None)
         return original if isinstance(original, nn.Module) else self.model
+
+    def uncompiled(self) -> "Candidate":
+        """The same, with all that was found out about it, but of the module that was compiled."""
+        other = copy.copy(self)
+        other.model = self.module or self.model
+        return other
 
     @property
     def name(self) -> str:

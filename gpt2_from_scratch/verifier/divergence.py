@@ -138,7 +138,7 @@ def find_divergence(
         return None
     parameters = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
     theirs_of = dict(best_fit(layouts, config, parameters).layout.sites(config))
-    uncompiled = Candidate(module, config)
+    uncompiled = candidate.uncompiled()
     with in_float64() if exact else nullcontext():
         actual = trace(
             module,
