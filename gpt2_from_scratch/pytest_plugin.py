@@ -5,6 +5,7 @@ is used.
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,3 +41,11 @@ def gpt2_perturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gpt2_checkpoint(request: pytest.FixtureRequest, gpt2_tiny: Path) -> str:
     """The checkpoint that ``--gpt2-checkpoint`` names, or else the small trained one."""
     return request.config.getoption("--gpt2-checkpoint") or str(gpt2_tiny)
+
+
+@pytest.fixture(scope="session")
+def gpt2_grade() -> Any:
+    """What a test of your own is worth: ``assert gpt2_grade(my_check)`` fails where it misses a known fault."""
+    from gpt2_from_scratch.diagnose.grade import grade
+
+    return grade

@@ -118,3 +118,15 @@ def test_ctrl_c_leaves_what_was_found(
     code, out, _ = run(capsys, "verify", perturbed_checkpoint)
     assert code == 130 and "149 of 149 tensors equal" in out
     assert out.splitlines()[-1] == "INTERRUPTED  during logits: no verdict on GPTModel; nothing had failed so far"
+
+
+def test_grade_says_what_a_check_misses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "checks.py").write_text(
+        "import torch\n"
+        "def shape(model): return model(torch.tensor([[1, 2, 3]])).shape == (1, 3, 512)\n"
+        "def picky(model): return False\n"
+    )
+    code, out, _ = run(capsys, "grade", f"{tmp_path / 'checks.py'}:shape")
+    assert code == 1 and "misses gelu_erf" in out and out.splitlines()[-1].startswith("catches 0 of ")
+    code, out, err = run(capsys, "grade", f"{tmp_path / 'checks.py'}:picky")
+    assert code == 2 and "right model" in err and out == ""

@@ -69,6 +69,16 @@ def parser() -> argparse.ArgumentParser:
     record.add_argument("file", help="to write: .safetensors or .npz")
     record.set_defaults(run=run.record)
 
+    grade = commands.add_parser(
+        "grade",
+        help="how many known faults does your own check miss?",
+        description="Gives your check a right model and then one with each known fault; it returns False or raises "
+        "where it finds a model wrong. Exit code 0: it misses nothing that can be seen, 1: it misses faults.",
+    )
+    grade.add_argument("check", metavar="FILE.py:CHECK", help="a function of a model: torch module, ids -> logits")
+    grade.add_argument("--checkpoint", help=_CHECKPOINT_HELP)
+    grade.set_defaults(run=run.grade)
+
     generate = commands.add_parser(
         "generate", help="continue a text", description="Continues a text, greedily by default."
     )

@@ -116,6 +116,18 @@ def record(arguments: argparse.Namespace) -> int:
     return VERIFIED
 
 
+def grade(arguments: argparse.Namespace) -> int:
+    """`gpt2 grade`: 0 the check misses nothing that can be seen, 1 it misses faults."""
+    from gpt2_from_scratch.diagnose.grade import grade
+    from gpt2_from_scratch.verifier import load_object
+
+    check = load_object(arguments.check)
+    with progress() as report:
+        result = grade(check, arguments.checkpoint, progress=report)
+    print(result.report())
+    return VERIFIED if result else DIVERGED
+
+
 def _fill(candidate: Any, arguments: argparse.Namespace, layout: Any, options: dict[str, Any]) -> None:
     """Weights enter a module only through a layout; one that was freshly built without any would be random."""
     from torch import nn
