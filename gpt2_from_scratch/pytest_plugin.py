@@ -45,7 +45,7 @@ def gpt2_checkpoint(request: pytest.FixtureRequest, gpt2_tiny: Path) -> str:
 
 @pytest.fixture(scope="session")
 def gpt2_grade() -> Any:
-    """What a test of your own is worth: ``assert gpt2_grade(my_check)`` fails where it misses a known fault."""
+    """A function that says what a check of your own is worth; its result is false where the check misses a fault."""
     from gpt2_from_scratch.diagnose.grade import grade
 
     return grade
