@@ -575,7 +575,7 @@ BEYOND: tuple[Mutant, ...] = (
     Mutant("gelu_cubic", "h.0.mlp.act", part=("gelu", _gelu_tanh(cubic=0.44715))),
     Mutant("gelu_without_root", "h.0.mlp.act", part=("gelu", _gelu_tanh(scale=2 / math.pi))),
     # attention
-    Mutant("scale_other", "h.0.attn", part=("attn_scores", _scaled(lambda heads, width: 0.3))),
+    Mutant("scale_other", "h.0.attn", part=("attn_scores", _scaled(lambda heads, width: 0.1))),
     Mutant("mask_added", "h.0.attn", part=("attn_weights", lambda scores: (scores + (~_later(scores))).softmax(-1))),
     Mutant("softmax_dim_heads", "h.0.attn", part=("attn_weights", _masked(fill=-1e9, dim=1))),
     Mutant("scale_after_softmax", "h.0.attn", code=_replace(book.MultiHeadAttention, "attn_weights", _scaled_late)),

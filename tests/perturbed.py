@@ -6,6 +6,7 @@ added to every parameter. There are 12 layers, because with fewer than 11 the le
 ``h.2`` is the right one, and no two sizes are equal, because equal sizes hide transposed and exchanged axes.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ SPECIAL_TOKENS = {"bos_token_id": 199, "eos_token_id": 197}  # transformers want
 DROPOUT = {"embd_pdrop": 0.13, "attn_pdrop": 0.17, "resid_pdrop": 0.19}  # three rates: an exchanged pair shows
 NO_DROPOUT = dict.fromkeys(DROPOUT, 0.0)
 
-# Standard deviation of the noise. Pre-activations then spread over about +-1.3, which reaches the region near 2.7 where
-# tanh and erf GELU are furthest apart, and attention is neither flat nor one-hot.
+# Standard deviation of the noise at the width above; of matrices in wider models it is less, so that sums over the
+# width stay as they are. Pre-activations spread over about +-1.3, which reaches the region near 2.7 where tanh and erf
+# GELU are furthest apart, and attention is neither flat nor one-hot.
 NOISE = 0.2
 
 
@@ -48,7 +50,8 @@ def perturbed(
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=NOISE)
+            spread = math.sqrt(SIZES["n_embd"] / fields["n_embd"]) if parameter.dim() > 1 else 1.0
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=NOISE * spread)
     return model.to(dtype).eval()
 
 

@@ -462,18 +462,35 @@ def test_a_tolerance_is_taken_instead_of_the_line(book_checkpoint: Path, remembe
     assert not verify(right, book_checkpoint, tolerance=(1e9, 1e9))
 
 
+@pytest.mark.parametrize(
+    ("off", "passes", "fails"),
+    [
+        (lambda logits: logits + 0.01, (0.011, 0.0), (0.009, 0.0)),
+        (lambda logits: logits * 1.01, (0.0, 0.011), (0.0, 0.009)),
+        (lambda logits: logits * 1.01 + 0.01, (0.011, 0.011), (0.011, 0.005)),
+    ],
+    ids=["absolute", "relative", "both"],
+)
+def test_a_tolerance_is_taken_by_its_word(
+    off: Any, passes: tuple[float, float], fails: tuple[float, float], book_reference: Remembering
+) -> None:
+    candidate = Candidate(lambda ids: off(book_reference.logits(ids)), book_reference.config)
+    prompts = battery(book_reference.config)
+    assert check_logits(candidate, book_reference, prompts, tolerance=passes)
+    assert not check_logits(candidate, book_reference, prompts, tolerance=fails)
+
+
 def test_what_a_tolerance_lets_pass_does_not_fail_as_generation(remembered: Remembering, book_checkpoint: Path) -> None:
-    """Logits may be off by 0.1 each, so two that are 0.2 apart are a tie: rounding as the user defines it."""
-    generator = torch.Generator().manual_seed(0)
+    """Logits may be off by 3 each, so two that are 6 apart are a tie: rounding as the user defines it."""
 
-    def noisy(ids: Tensor) -> Tensor:
+    def narrowed(ids: Tensor) -> Tensor:
         logits = remembered.logits(ids)
-        noise = torch.rand(logits.shape[-1], generator=torch.Generator().manual_seed(int(ids.sum()))) - 0.5
-        return logits + 0.2 * noise
+        best, second = logits.topk(2).indices.split(1, dim=-1)
+        down, up = torch.full(best.shape, -2.9), torch.full(best.shape, 2.9)
+        return logits.scatter_add(-1, best, down).scatter_add(-1, second, up)
 
-    assert torch.rand(1, generator=generator) < 1
-    verdict = verify(noisy, book_checkpoint, tolerance=(0.1, 0.0), skip=("self-tests",))
-    assert verdict.logits and verdict.generation is not None
+    verdict = verify(narrowed, book_checkpoint, tolerance=(3.0, 0.0), skip=("self-tests",))
+    assert verdict.logits and verdict.generation is not None and verdict.generation.parted is not None
     assert verdict, verdict.report()
 
 

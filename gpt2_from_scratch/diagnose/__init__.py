@@ -16,7 +16,7 @@ from gpt2_from_scratch.diagnose.diagnosis import Closest, Diagnosis, Finding, fi
 from gpt2_from_scratch.diagnose.evidence import Evidence, Explained, Laboratory
 from gpt2_from_scratch.diagnose.fault import Cause, Causes, Fault
 from gpt2_from_scratch.diagnose.inside import Inside, passages, weights_of, wrong_weights
-from gpt2_from_scratch.diagnose.search import Clock, Found, Outcome, Search, simplest
+from gpt2_from_scratch.diagnose.search import Clock, Found, Outcome, Search, proven, simplest
 from gpt2_from_scratch.diagnose.simulation import Rounding, simulated
 from gpt2_from_scratch.diagnose.steady import WithoutDropout, is_steady
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
@@ -95,9 +95,9 @@ class _Case:
             weights = wrong_weights(self.laboratory, theirs, self.clock)
             for base in dict.fromkeys((weights.causes, weights.whole)):
                 self.progress("stage by stage")
-                proven = self._inside((*self.base, *base))
-                if proven:
-                    return self._named(proven)
+                found = self._inside((*self.base, *base), most=2 if weights.left and base == weights.causes else 3)
+                if found:
+                    return self._named(found)
             self.base = (*self.base, *weights.whole)
         silent = self._without_search()
         if silent is not None:
@@ -107,7 +107,7 @@ class _Case:
         outcome = Search(self.evidence, self.clock, self.progress, self.base).run()
         return self._named(list(outcome.proven)) if outcome.proven else self._unknown(outcome)
 
-    def _inside(self, base: Causes) -> list[Found]:
+    def _inside(self, base: Causes, most: int) -> list[Found]:
         config, ids = self.laboratory.config, self.laboratory.prompts.text
         rounding: Rounding = "float64"
         cut = passages(self.candidate, config, self.layouts, ids, rounding)
@@ -116,28 +116,32 @@ class _Case:
             cut = passages(self.candidate, config, self.layouts, ids, rounding)
         if cut is None:
             return []
-        inside = Inside(self.laboratory, cut, rounding, base, self.clock)
-        found = []
-        for causes in self.clock.during(inside.run()):
-            explained = self.evidence.explained(causes)
-            if not self.evidence.finite:  # logits that are all NaN prove nothing; the stage before NaN spread does
-                explained = Explained(inside.left_by(causes), math.inf)
-            found.append(Found(causes, explained))
+        inside = Inside(self.laboratory, cut, rounding, base, most, self.clock)
+        found = [self._judged(inside, causes) for causes in self.clock.during(inside.run())]
         self.unexplained = inside.unexplained()
-        # What the logits do not show is proven by the weights alone.
-        seen = [each for each in found if each.explained or (each.causes and self._invisible(each))]
-        return simplest(seen)
+        return simplest([each for each in found if each is not None])
+
+    def _judged(self, inside: Inside, causes: Causes) -> Found | None:
+        if not self.evidence.finite:  # logits that are all NaN prove nothing; the stage before NaN spread does
+            left = inside.left_by(causes)
+            return Found(causes, Explained(left, left, math.inf, LINE))
+        known = Found(causes, self.evidence.explained(causes))
+        if known.explained or (causes and self._invisible(known)):
+            return known
+        return proven(self.evidence, causes)
 
     def _invisible(self, found: Found) -> bool:
-        return self.evidence.baseline <= LINE and found.explained.multiple <= LINE
+        """Whether it is something that logits do not show: the weights, or two runs, are proof enough."""
+        return not self.evidence.differs and found.explained.multiple <= LINE
 
     def _without_search(self) -> Diagnosis | None:
         """The cases in which there is nothing to search for, or no way to."""
         baseline = self.evidence.baseline
-        known = Found(self.base, self.evidence.explained(self.base))
-        if known.explained or (self.base and self._invisible(known)):
-            return self._named([known])
-        if baseline <= LINE:
+        if self.base:
+            known = Found(self.base, self.evidence.explained(self.base))
+            if known.explained or self._invisible(known):
+                return self._named([known])
+        if not self.evidence.differs:
             why = f"there is nothing to explain, logits are within {baseline:.2g} x floor"
             return Diagnosis(baseline=baseline, why=why)
         dtypes = {self.candidate.dtype, *(logits.dtype for logits in self.evidence.logits)}
@@ -147,13 +151,13 @@ class _Case:
             return Diagnosis(baseline=baseline, why=why)
         return None
 
-    def _named(self, proven: Sequence[Found]) -> Diagnosis:
+    def _named(self, found: Sequence[Found]) -> Diagnosis:
         layout = self.layouts[0] if self.layouts else None
         config = self.laboratory.config
-        best, *others = (tuple(cause for cause in found.causes if not cause.fault.harmless) for found in proven)
+        best, *others = (tuple(cause for cause in each.causes if not cause.fault.harmless) for each in found)
         notes = tuple(
             findings((cause,), config, layout)[0].says + ": a matter of precision, not a bug"
-            for cause in proven[0].causes
+            for cause in found[0].causes
             if cause.fault.harmless
         )
         if not best:
@@ -161,7 +165,7 @@ class _Case:
         return Diagnosis(
             findings(best, config, layout, others),
             tuple(findings(other, config, layout) for other in dict.fromkeys(others) if other != best),
-            proven[0].explained.multiple,
+            found[0].explained.multiple,
             self.evidence.baseline,
             notes=notes,
         )

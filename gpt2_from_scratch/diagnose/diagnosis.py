@@ -132,7 +132,7 @@ def findings(
 def _finding(cause: Cause, config: GPTConfig, layout: Layout | None, also: Sequence[Any] = ()) -> Finding:
     fault, value = cause.fault, cause.value
     shown = f"{value:.3g}" if isinstance(value, float) else value
-    if fault.refined and set(also) - {value}:
+    if fault.neutral and set(also) - {value}:
         tried = [each.value for each in fault.causes(config)]
         low, high = min(*also, value), max(*also, value)
         shown = f"at most {high:.3g}" if low <= min(tried) else f"between {low:.3g} and {high:.3g}"

@@ -26,7 +26,7 @@ from gpt2_from_scratch.verifier import Candidate, Reference
 _SEED = 4242  # of the prompts; another than the verifier's
 _COLUMNS = 1024  # of the vocabulary that are looked at while searching
 _VISIBLE = 2e-6  # relative change of the final stream that is more than rounding
-_BETTER = 4.0  # an explanation must leave less than a quarter of the difference: a fault as small as the line proves
+BETTER = 4.0  # an explanation must leave less than a quarter of the difference: a fault as small as the line proves
 # nothing by coming within it
 
 
@@ -123,23 +123,19 @@ class Explained:
 
     Args:
         multiple: largest difference that remains, in floors of the simulated model.
-        baseline: largest difference from the reference, in floors of the reference.
-        exact: the same remainder in float64, in floors; None where the candidate cannot be run so.
+        left: the same as a number, in float64 where the candidate can be run so.
+        difference: largest difference from the reference, which is to be explained; computed like `left`.
+        limit: the most that rounding leaves. A faulty model may amplify rounding until nothing else is left of its
+            logits; where that exceeds the difference, it explains nothing.
     """
 
     multiple: float
-    baseline: float
-    exact: float | None = None
-
-    @property
-    def remainder(self) -> float:
-        """What is left, as finely as it is known: to compare explanations of one candidate."""
-        return self.multiple if self.exact is None else self.exact
+    left: float
+    difference: float
+    limit: float
 
     def __bool__(self) -> bool:
-        if self.exact is not None:
-            return self.exact <= EXACT_LINE and self.exact * _BETTER <= max(self.baseline, LINE * EXACT_LINE)
-        return self.multiple <= LINE and self.multiple * _BETTER <= self.baseline
+        return self.left <= self.limit <= self.difference and self.left * BETTER <= self.difference
 
 
 class Laboratory:
@@ -203,16 +199,31 @@ class Evidence:
         *self.logits, self.single = [candidate.logits(ids) for ids in asked]
         self.exact = in_float64_of(candidate, asked)
         pairs = zip(self.logits, laboratory.expected, strict=True)
-        # The difference that is to be explained, in floors.
-        self.baseline = max(gap(logits, expected) for logits, expected in pairs) / laboratory.floor
-
+        baseline = max(gap(logits, expected) for logits, expected in pairs)
+        self.baseline = baseline / laboratory.floor  # what is to be explained, in floors
+        self.difference = baseline if self.exact is None else self._left_exactly(())
         self.leaks = self._leaks(candidate)
+
+    def _left_exactly(self, causes: Causes) -> float:
+        """The largest difference between candidate and simulation in float64."""
+        assert self.exact is not None
+        texts = zip(self.laboratory.texts, self.exact, strict=False)
+        return max(gap(simulation.logits(causes, "float64"), logits) for simulation, logits in texts)
 
     def _leaks(self, candidate: Candidate) -> bool:
         """Whether another last token changes what was said before it."""
         ids = self.laboratory.prompts.text.clone()
         ids[:, -1] = (ids[:, -1] + 1) % self.laboratory.config.vocab_size
         return not gap(candidate.logits(ids)[:, :-1], self.logits[0][:, :-1]) <= LINE * self.laboratory.floor
+
+    @property
+    def differs(self) -> bool:
+        """Whether there is anything to explain."""
+        return not self.difference <= self._line * self.laboratory.floor
+
+    @property
+    def _line(self) -> float:
+        return LINE if self.exact is None else EXACT_LINE
 
     @property
     def finite(self) -> bool:
@@ -229,15 +240,12 @@ class Evidence:
     def explained(self, causes: Causes) -> Explained:
         """How well these faults explain all logits."""
         pairs = list(zip(self.laboratory.texts, self.logits, strict=True))
-        remainder = max(gap(simulation.logits(causes), logits) for simulation, logits in pairs)
-        if not math.isfinite(remainder):
-            return Explained(math.inf, self.baseline)
+        left = max(gap(simulation.logits(causes), logits) for simulation, logits in pairs)
+        if not math.isfinite(left):
+            return Explained(math.inf, math.inf, self.difference, 0.0)
         floor = self.laboratory.floor_with(causes)
-        exact = None
-        if self.exact is not None:
-            texts = zip(self.laboratory.texts, self.exact, strict=False)
-            exact = max(gap(simulation.logits(causes, "float64"), logits) for simulation, logits in texts) / floor
-        return Explained(remainder / floor, self.baseline, exact)
+        finely = left if self.exact is None else self._left_exactly(causes)
+        return Explained(left / floor, finely, self.difference, self._line * floor)
 
     def rough(self, causes: Causes) -> float:
         """The largest difference on the first prompt alone, in the reference's floors: to rank, not to judge."""

@@ -60,7 +60,7 @@ class Fault:
         changes: what it does to our model; where it has a parameter, a function of its value.
         values: the parameter's plausible values for a configuration; none: no parameter, or one that is not searched
             for but read off or fitted.
-        refined: the parameter is continuous: between plausible values it is fitted.
+        neutral: the right value of a continuous parameter, which is fitted where no plausible value explains enough.
         one_layer: it is made in one layer, not in all; which one is part of the search.
         leaks: later tokens change the logits of earlier ones.
         general: other rows are special cases of this one, and it gives way to them.
@@ -76,7 +76,7 @@ class Fault:
     source: str
     changes: Changes | Callable[[Any], Changes]
     values: Callable[[GPTConfig], Sequence[Any]] | None = None
-    refined: bool = False
+    neutral: Callable[[GPTConfig], float] | None = None
     one_layer: bool = False
     leaks: bool = False
     general: bool = False

@@ -191,7 +191,7 @@ def _examples(config: GPTConfig, faults: Sequence[Fault]) -> Iterator[Cause]:
     for fault in faults:
         if fault.name in _MADE_UP:
             yield _MADE_UP[fault.name](config)
-        elif fault.refined and not fault.general:
+        elif fault.neutral and not fault.general:
             yield from fault.causes(config)
         else:
             yield from list(fault.causes(config))[:1]

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.compare import FLOAT32_ULP, LINE
+from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, LINE
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.evidence import Laboratory, gap
 from gpt2_from_scratch.diagnose.fault import EMBED, HEAD, NORM, Cause, Causes, place_of, stages
-from gpt2_from_scratch.diagnose.search import Clock, grown, plausible, ranked, refined
+from gpt2_from_scratch.diagnose.search import Clock, Distance, fitted, grown, plausible, ranked
 from gpt2_from_scratch.diagnose.simulation import Rounding
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
 from gpt2_from_scratch.errors import CandidateError
@@ -28,12 +28,11 @@ from gpt2_from_scratch.precision import in_float64
 from gpt2_from_scratch.trace import trace
 from gpt2_from_scratch.verifier import Candidate
 
-# A stage agrees within this many of its own floors. In float64, what remains of right code is constants that it keeps
-# in float32, and the mildest fault leaves hundreds.
-_STAGE_LINE: Mapping[Rounding, float] = {"float64": 1.0, "float32": LINE}
+# A stage agrees within this many of its own floors, as the whole does; see compare.EXACT_LINE.
+_STAGE_LINE: Mapping[Rounding, float] = {"float64": EXACT_LINE, "float32": LINE}
 _EQUAL = 1e-6  # relative: tensors that were made by the same steps in another order
 _ALIKE = 3.0  # explanations that leave so many times what the best leaves are as good
-_TRIED = 6  # explanations of one stage that are run in float64
+_TRIED = 18  # explanations of one stage that are run in float64
 
 # ---------------------------------------------------------------------------------------------------------- weights
 
@@ -191,16 +190,18 @@ class Inside:
         cut: the candidate's passages.
         rounding: in which they were computed.
         base: what is wrong with its weights.
+        most: faults in one stage.
         clock: when to stop.
     """
 
     def __init__(
-        self, laboratory: Laboratory, cut: Sequence[Passage], rounding: Rounding, base: Causes, clock: Clock
+        self, laboratory: Laboratory, cut: Sequence[Passage], rounding: Rounding, base: Causes, most: int, clock: Clock
     ) -> None:
         self.laboratory = laboratory
         self.cut = cut
         self.rounding = rounding
         self.base = base
+        self.most = most
         self.clock = clock
         self.hopeful = True
         self.usual: list[Causes] = []  # what explained earlier stages is tried first
@@ -212,18 +213,20 @@ class Inside:
     def run(self) -> Iterator[Causes]:
         """Sets of causes that explain every stage, the likeliest first; none where one of them is not explained."""
         self.answers = {passage.stage: self._explanations(passage) for passage in self.cut}
-        if self.unexplained():
+        whole = self.answers
+        if self.unexplained() == [HEAD]:  # what is fitted to logits is left to arithmetic: see search.proven
+            whole = whole | {HEAD: [()]}
+        elif self.unexplained():
             return
-        votes = Counter(cause for answers in self.answers.values() for causes in answers for cause in causes)
+        votes = Counter(cause for answers in whole.values() for causes in answers for cause in causes)
         chosen = {
-            stage: max(answers, key=lambda causes: self._likely(causes, votes))
-            for stage, answers in self.answers.items()
+            stage: max(answers, key=lambda causes: self._likely(causes, votes)) for stage, answers in whole.items()
         }
         yield (*self.base, *self._merged(chosen))
         for other in sorted(votes, key=votes.__getitem__, reverse=True):
             swapped = {
                 stage: next((causes for causes in answers if other in causes), chosen[stage])
-                for stage, answers in self.answers.items()
+                for stage, answers in whole.items()
             }
             if swapped != chosen:
                 yield (*self.base, *self._merged(swapped))
@@ -259,17 +262,18 @@ class Inside:
         pool = [replace(cause, stages=None) if cause.fault.one_layer else cause for cause in pool]
         for causes in self.usual:
             if self._agrees(passage, causes):
-                alike = self._proven(passage, [c for c in self.usual if len(c) == len(causes)])
-                return alike
-        for count in (1, 2, 3) if self.hopeful else (1,):
+                return self._proven(passage, [others for others in self.usual if len(others) == len(causes)])
+        most = self.most if self.hopeful and passage.stage != HEAD else 1
+        for count in range(1, most + 1):
             nearest = [causes for _, causes in grown(self._distance_at(passage), (), pool, count, self.clock)]
             if count == 1:
                 nearest = self._fitted(passage, pool) + nearest
-            proven = self._proven(passage, nearest[: _TRIED * 3])
+            proven = self._proven(passage, nearest[:_TRIED])
             if proven:
                 self.usual = [*proven, *(causes for causes in self.usual if causes not in proven)]
                 return proven
-        self.hopeful = False  # something that is not in the table: what is left of the time is for the other stages
+        # A block does what is not in the table: the time that is left is for single faults in the other stages.
+        self.hopeful &= passage.stage == HEAD
         return []
 
     def _proven(self, passage: Passage, hypotheses: Sequence[Causes]) -> list[Causes]:
@@ -277,16 +281,14 @@ class Inside:
         line = _STAGE_LINE[self.rounding]
         if not left or not left[0][0] <= line:
             return []
-        best = max(left[0][0] * _ALIKE, line / 100)
+        best = max(left[0][0] * _ALIKE, line / 10)
         return [causes for multiple, causes in left if multiple <= min(best, line)]
 
     def _fitted(self, passage: Passage, pool: Sequence[Cause]) -> list[Causes]:
-        tried = (
-            refined(self._distance_at(passage), (), [cause for cause in pool if cause.fault is fault])
-            for fault in FAULTS
-            if fault.refined
-        )
-        return [(cause,) for cause in tried if cause is not None]
+        config, distance = self.laboratory.config, self._distance_at(passage)
+        acting = {cause.fault for cause in pool}
+        found = (fitted(distance, (), fault, config) for fault in FAULTS if fault.neutral and fault in acting)
+        return [(cause,) for cause in found if cause is not None]
 
     def _agrees(self, passage: Passage, causes: Causes) -> bool:
         return self._left(passage, causes) <= _STAGE_LINE[self.rounding]
@@ -301,7 +303,7 @@ class Inside:
         floor = max(gap(others[0], others[2]), gap(others[1], others[2]), FLOAT32_ULP * scale)
         return gap(result, passage.leaving) / floor if math.isfinite(floor) else math.inf
 
-    def _distance_at(self, passage: Passage):  # type: ignore[no-untyped-def]
+    def _distance_at(self, passage: Passage) -> Distance:
         known = ~passage.leaving.isnan()
         leaving = passage.leaving[known].float()
 

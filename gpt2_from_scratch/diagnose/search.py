@@ -14,15 +14,18 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeAlias, TypeVar
 
+from torch import Tensor
+
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose.evidence import Evidence, Explained, probabilities
-from gpt2_from_scratch.diagnose.fault import HEAD, NORM, Cause, Causes
+from gpt2_from_scratch.diagnose.evidence import BETTER, Evidence, Explained, gap
+from gpt2_from_scratch.diagnose.fault import HEAD, NORM, Cause, Causes, Fault
 from gpt2_from_scratch.diagnose.simulation import Rounding
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS, PRECISIONS
 
 # Distances (see `Measure`). Float32 rounding leaves 1e-7 to 1e-6 in a healthy model, and up to a hundred times that in
 # one whose fault amplifies it; the mildest fault makes 1e-5.
 _NEAR = 1e-4  # a hypothesis may be the truth, and is judged
+_STANDING_OUT = 3  # some that explain much are judged, too: the truth, where a fault amplifies rounding without bound
 _SAME = 2e-6  # as good as no difference
 _NEAR_LOGITS = 1e-3  # near for logits, as a share of their range
 _FITS = 0.1  # what is fitted to the difference must explain nine tenths of it
@@ -122,9 +125,9 @@ class Search:
         for rounds in range(most + 1):
             for phase, hypotheses in self._rounds(rounds):
                 self.progress(phase)
-                proven = self._judge(hypotheses())
-                if proven or self.clock.over:
-                    return Outcome(tuple(proven), self._nearest())
+                found = self._judge(hypotheses())
+                if found or self.clock.over:
+                    return Outcome(tuple(found), self._nearest())
         return Outcome((), self._nearest())
 
     def _rounds(self, count: int) -> Iterator[tuple[str, Callable[[], list[Causes]]]]:
@@ -176,18 +179,25 @@ class Search:
                     yield replace(cause, stages=frozenset({stage}))
 
     def _fitted(self) -> list[Causes]:
-        """Continuous parameters, where their plausible values explain something."""
+        """Continuous parameters, where some value of them explains much."""
+        config = self.evidence.laboratory.config
         found: list[Causes] = []
-        for fault in self.clock.during(fault for fault in FAULTS if fault.refined):
+        for fault in self.clock.during(fault for fault in FAULTS if fault.neutral):
             for pool, measure in ((self.inside, self.single), (self.between, self.text)):
-                value = refined(measure.distance, self.base, [cause for cause in pool if cause.fault is fault])
-                found += [(*self.base, value)] if value is not None else []
+                if any(cause.fault is fault for cause in pool):
+                    cause = fitted(measure.distance, self.base, fault, config)
+                    found += [(*self.base, cause)] if cause is not None else []
         return self._on_text(self._ranked(self.text.distance, found))
 
     def _on_text(self, ranked: Sequence[tuple[float, Causes]]) -> list[Causes]:
-        """Those that are near on text; all are remembered."""
+        """Those that are near on text, or are the nearest by far; all are remembered."""
         self.seen |= {causes: distance for distance, causes in ranked}
-        return [causes for distance, causes in ranked if distance <= _NEAR]
+        standing_out = self.text.distance(self.base) / BETTER
+        return [
+            causes
+            for rank, (distance, causes) in enumerate(ranked)
+            if distance <= _NEAR or (rank < _STANDING_OUT and distance <= standing_out)
+        ]
 
     def _grown(
         self, distance: Distance, start: Causes, pool: Sequence[Cause], count: int, beam: int
@@ -207,38 +217,11 @@ class Search:
             distance = self.seen.get(causes, 0.0)
             if distance > enough:
                 break  # much further away than one that is proven
-            for whole in self._with_head(causes):
-                explained = self.evidence.explained(whole)
-                if explained:
-                    found.append(Found(whole, explained))
-                    enough = min(enough, max(_SAME, 5 * distance))
-                    break
+            each = proven(self.evidence, causes)
+            if each is not None:
+                found.append(each)
+                enough = min(enough, max(_SAME, 5 * distance))
         return simplest(found)
-
-    def _with_head(self, causes: Causes) -> Iterator[Causes]:
-        """The hypothesis by itself, and with what may happen to logits, the simplest first, where that is near."""
-        evidence, config = self.evidence, self.evidence.laboratory.config
-        actual = (evidence.logits if evidence.exact is None else evidence.exact)[0].double()
-        rounding: Rounding = "float32" if evidence.exact is None else "float64"
-        simulated = evidence.laboratory.texts[0].logits(causes, rounding).double()
-        gap = float((actual - simulated).abs().max())
-        near = _NEAR_LOGITS * float(actual.max() - actual.min()) / evidence.laboratory.floor
-        if not (math.isfinite(gap) and gap / evidence.laboratory.floor > near):
-            yield causes
-        outputs = [cause for cause in plausible(config) if _only_head(cause, config)]
-        if probabilities(actual):
-            softmax = Cause(FAULT["softmax_output"])
-            others: list[Causes] = [(softmax,), *((other, softmax) for other in outputs if other != softmax)]
-        else:
-            others = [(output,) for output in outputs]
-            scale = float((actual * simulated).sum() / simulated.square().sum())
-            bias = (actual - simulated).mean((0, 1))
-            if float((actual - simulated * scale).abs().max()) < _FITS * gap:
-                others.append((Cause(FAULT["logits_scaled"], scale),))
-            if float((actual - simulated - bias).abs().max()) < _FITS * gap:
-                others.append((Cause(FAULT["lm_head_bias"], bias),))
-            others += [(one, other) for one, other in product(outputs, repeat=2) if one != other]
-        yield from (whole for whole in ((*causes, *other) for other in others) if evidence.rough(whole) <= near)
 
     def _nearest(self) -> tuple[Causes, ...]:
         return tuple(sorted(self.seen, key=self.seen.__getitem__))[:3]
@@ -252,12 +235,55 @@ def plausible(config: GPTConfig) -> list[Cause]:
     return [cause for fault in FAULTS for cause in fault.causes(config)]
 
 
+def proven(evidence: Evidence, causes: Causes) -> Found | None:
+    """The hypothesis if it explains everything, with what happens after the last block added if it must be."""
+    for whole in _with_head(evidence, causes):
+        explained = evidence.explained(whole)
+        if explained:
+            return Found(whole, explained)
+    return None
+
+
+def _with_head(evidence: Evidence, causes: Causes) -> Iterator[Causes]:
+    """The hypothesis if it explains much, then with what may happen to logits, the simplest first, if near."""
+    rounding: Rounding = "float32" if evidence.exact is None else "float64"
+    actual = (evidence.logits if evidence.exact is None else evidence.exact)[0].double()
+    simulated = evidence.laboratory.texts[0].logits(causes, rounding).double()
+    difference = gap(actual, simulated)
+    near = _NEAR_LOGITS * float(actual.max() - actual.min())
+    if not math.isfinite(difference):
+        yield causes
+        return
+    if difference * BETTER <= evidence.difference:
+        yield causes
+    others = [*_fits(actual, simulated)]
+    if difference > near:
+        config = evidence.laboratory.config
+        outputs = [cause for cause in plausible(config) if _only_head(cause, config)]
+        others += [(output,) for output in outputs]
+        others += [(one, other) for one, other in product(outputs, repeat=2) if one != other]
+    for other in others:
+        if evidence.rough((*causes, *other)) * evidence.laboratory.floor <= near:
+            yield (*causes, *other)
+
+
+def _fits(actual: Tensor, simulated: Tensor) -> Iterator[Causes]:
+    """A scale and a bias of the logits, where they explain nearly all of the difference."""
+    difference = gap(actual, simulated)
+    scale = float((actual * simulated).sum() / simulated.square().sum())
+    if gap(actual, simulated * scale) < _FITS * difference:
+        yield (Cause(FAULT["logits_scaled"], scale),)
+    bias = (actual - simulated).mean((0, 1))
+    if gap(actual, simulated + bias) < _FITS * difference:
+        yield (Cause(FAULT["lm_head_bias"], bias),)
+
+
 def simplest(found: Sequence[Found]) -> list[Found]:
     """Of what is proven: the fewest faults, special rows before general ones, the best explained first."""
     if any(not each.general for each in found):
         found = [each for each in found if not each.general]
     fewest = min((len(each.causes) for each in found), default=0)
-    return sorted((each for each in found if len(each.causes) == fewest), key=lambda each: each.explained.remainder)
+    return sorted((each for each in found if len(each.causes) == fewest), key=lambda each: each.explained.left)
 
 
 def ranked(distance: Distance, hypotheses: Iterable[Causes]) -> list[tuple[float, Causes]]:
@@ -308,36 +334,32 @@ def _only_head(cause: Cause, config: GPTConfig) -> bool:
 # ------------------------------------------------------------------------------------------------------- parameters
 
 
-def refined(distance: Distance, base: Causes, tried: Sequence[Cause]) -> Cause | None:
-    """A fault with its parameter fitted, by golden section around the best of its plausible values.
+def fitted(distance: Distance, base: Causes, fault: Fault, config: GPTConfig) -> Cause | None:
+    """A fault with its continuous parameter fitted, by golden section between the neighbours of the best value.
 
     Returns:
-        None where those values explain nothing: then no other will.
+        None where no value explains half of what there is.
     """
-    ordered = sorted((cause for cause in tried if cause.value), key=lambda cause: cause.value)
-    if not ordered:
-        return None
-    distances = [distance((*base, cause)) for cause in ordered]
-    best = min(range(len(ordered)), key=distances.__getitem__)
-    if not distances[best] < distance(base) / 2:
-        return None
-    sign = math.copysign(1.0, ordered[best].value)
-    around = [abs(ordered[at].value) for at in (max(best - 1, 0), best, min(best + 1, len(ordered) - 1))]
+    assert fault.neutral is not None
+    neutral = fault.neutral(config)
+    values = sorted({neutral, *(cause.value for cause in fault.causes(config) if cause.value)})
+    without = distance(base)
+
+    def at(value: float) -> float:
+        return without if value == neutral else distance((*base, Cause(fault, value)))
+
+    distances = [at(value) for value in values]
+    best = min(range(len(values)), key=distances.__getitem__)
+    sign = math.copysign(1.0, values[best])
+    around = [abs(values[near]) for near in (max(best - 1, 0), best, min(best + 1, len(values) - 1))]
     low, high = min(*around, around[1] / 2), max(*around, around[1] * 2)
-
-    def with_value(value: float) -> Cause:
-        return replace(ordered[best], value=value)
-
-    def at_logarithm(logarithm: float) -> float:
-        return distance((*base, with_value(sign * math.exp(logarithm))))
-
-    value = sign * math.exp(_golden_section(at_logarithm, math.log(low), math.log(high)))
-    least = distance((*base, with_value(value)))
-    for digits in (0, 1, 2):  # people write round numbers
-        round_value = float(f"{value:.{digits}e}")
-        if distance((*base, with_value(round_value))) <= max(_SAME, 2 * least):
-            return with_value(round_value)
-    return with_value(value)
+    logarithm = _golden_section(lambda log: at(sign * math.exp(log)), math.log(low), math.log(high))
+    value = sign * math.exp(logarithm)
+    least = at(value)
+    if not least < without / 2:
+        return None
+    rounded = (float(f"{value:.{digits}e}") for digits in (0, 1, 2))  # people write round numbers
+    return Cause(fault, next((each for each in rounded if at(each) <= max(_SAME, 2 * least)), value))
 
 
 _GOLDEN = (math.sqrt(5) - 1) / 2

@@ -74,7 +74,7 @@ NORM_FAULTS = (
         "defaults differ: 1e-5 in torch, 1e-6 in JAX and in newer models, 1e-12 in BERT",
         lambda eps: everywhere(NORMS, "eps", edited(lambda _: eps)),
         values=_epsilons,
-        refined=True,
+        neutral=lambda config: config.layer_norm_epsilon,
     ),
     Fault(
         "ln_std_plus_eps",
