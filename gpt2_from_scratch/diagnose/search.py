@@ -213,10 +213,10 @@ class Search:
         """Those that explain everything, with what happens after the last block added where that is needed."""
         found: list[Found] = []
         enough = math.inf
-        for causes in self.clock.during(hypotheses[:_JUDGED]):
+        for rank, causes in enumerate(hypotheses[:_JUDGED]):
             distance = self.seen.get(causes, 0.0)
-            if distance > enough:
-                break  # much further away than one that is proven
+            if distance > enough or (rank > 0 and self.clock.over):  # the nearest is judged even when time is up
+                break
             each = proven(self.evidence, causes)
             if each is not None:
                 found.append(each)
