@@ -11,6 +11,7 @@ hide eight known faults from every comparison; the checkpoints here hide none.
         assert_matches_gpt2(model, gpt2_perturbed, layout="llms_from_scratch")
 """
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ from gpt2_from_scratch.verifier import Verdict, verify
 # no other size equals. The inner width is four times the width, as in code that knows no other.
 SIZES = {"vocab_size": 211, "n_positions": 64, "n_embd": 44, "n_layer": 12, "n_head": 4}
 
-# Standard deviation of the noise on every parameter: pre-activations reach the region near 2.7 where tanh and erf GELU
-# are furthest apart, and attention is neither flat nor one-hot.
+# Standard deviation of the noise on every parameter, at the width above; of matrices in wider models it is less, so
+# that sums over the width stay as they are. Pre-activations then reach the region near 2.7 where tanh and erf GELU are
+# furthest apart, and attention is neither flat nor one-hot.
 NOISE = 0.2
 
 
@@ -95,6 +97,7 @@ def perturbed_checkpoint(directory: str | os.PathLike[str], seed: int = 0, **con
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=NOISE)
+            spread = math.sqrt(SIZES["n_embd"] / fields["n_embd"]) if parameter.dim() > 1 else 1.0
+            parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=NOISE * spread)
     model.save_pretrained(directory)
     return Path(directory)

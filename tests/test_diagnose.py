@@ -308,6 +308,14 @@ def test_another_precision_is_no_fault(mutant: Mutant, inside: bool, small: Benc
     assert not diagnosis, told(diagnosis)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])
+def test_compiled_code_has_no_fault(inside: bool, small: Bench) -> None:
+    compiled = torch.compile(small.book_model(), backend="eager")
+    diagnosis = small.diagnosis(compiled, BOOK if inside else (), seconds=5)
+    assert not diagnosis and "nothing to explain" in str(diagnosis), told(diagnosis)
+
+
 @pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])
 def test_rounding_like_tf32_is_no_fault(inside: bool, small: Bench) -> None:
     def rounded(layer: nn.Linear, x: Tensor) -> Tensor:
