@@ -18,7 +18,7 @@ model of 12 layers: with fewer than 11, ``layers_lexicographic`` is no fault.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MethodType
@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt2_from_scratch.diagnose import Diagnosis, Finding
 from tests.foreign import book
 from tests.foreign.numpy_gpt2 import PARTS
 
@@ -607,3 +608,22 @@ ROWS: dict[str, tuple[str, Any]] = {
     "lm_head_random": ("lm_head_not_tied", None),
     "pos_plus1": ("pos_offset", 1),
 }
+
+
+def row_of(mutant: Mutant) -> tuple[str, Any]:
+    """The row of the fault table that a mutant commits, and the value of its parameter, None where there is none."""
+    return ROWS.get(mutant.name, (mutant.name, None))
+
+
+def is_named(diagnosis: Diagnosis, *truth: tuple[str, Any]) -> bool:
+    """Whether exactly these faults are named, or are one of the sets that are reported together."""
+    sets = [diagnosis.faults, *diagnosis.group] if diagnosis else []
+
+    def same(found: Sequence[Finding]) -> bool:
+        pairs = zip(sorted(found, key=lambda each: each.name), sorted(truth), strict=False)
+        return len(found) == len(truth) and all(
+            one.name == name and (value is None or math.isclose(one.value, value, rel_tol=0.05))
+            for one, (name, value) in pairs
+        )
+
+    return any(same(each) for each in sets)

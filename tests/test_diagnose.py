@@ -26,13 +26,12 @@ from gpt2_from_scratch.reference import load_reference
 from gpt2_from_scratch.verifier import Candidate
 from tests.foreign import book, numpy_gpt2
 from tests.modules import STYLES, book_config
-from tests.mutants import BEYOND, LEGITIMATE, MUTANTS, ROWS, Mutant
+from tests.mutants import BEYOND, LEGITIMATE, MUTANTS, Mutant, is_named, row_of
 from tests.perturbed import perturbed, save
 from tests.remembering import Remembering
 
 BOOK = LAYOUTS["llms_from_scratch"]
 ALL = (*MUTANTS, *BEYOND)
-Fault = tuple[str, Any]  # a row of the table, and the value of its parameter
 
 
 class Bench:
@@ -90,24 +89,6 @@ def small(folder: Path) -> Bench:
 def deep(folder: Path) -> Bench:
     """Twelve layers."""
     return Bench(open_checkpoint(save(perturbed(n_inner=None), folder / "deep")))
-
-
-def row_of(mutant: Mutant) -> Fault:
-    return ROWS.get(mutant.name, (mutant.name, None))
-
-
-def is_named(diagnosis: Diagnosis, *truth: Fault) -> bool:
-    """Whether exactly these faults are named, or are one of the sets that are reported together."""
-    sets = [diagnosis.faults, *diagnosis.group] if diagnosis else []
-
-    def same(findings: Sequence[Any]) -> bool:
-        pairs = zip(sorted(findings, key=lambda each: each.name), sorted(truth), strict=False)
-        return len(findings) == len(truth) and all(
-            found.name == name and (value is None or found.value == pytest.approx(value, rel=0.05))
-            for found, (name, value) in pairs
-        )
-
-    return any(same(findings) for findings in sets)
 
 
 def told(diagnosis: Diagnosis) -> str:

@@ -17,7 +17,7 @@ from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
 from gpt2_from_scratch.layers import EXACT_EAGER
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.model import GPTModel
-from tests.mutants import BEYOND, MUTANTS, ROWS
+from tests.mutants import BEYOND, MUTANTS, row_of
 from tests.perturbed import ours, perturbed
 
 # Needs a checkpoint that asks for what the candidate leaves out; see test_an_option_that_is_ignored.
@@ -40,7 +40,7 @@ def ids_for(config: GPTConfig, tokens: int = 9) -> torch.Tensor:
 
 
 def test_every_fault_has_a_mutant_and_every_mutant_a_fault() -> None:
-    named = {ROWS.get(mutant.name, (mutant.name, None))[0] for mutant in (*MUTANTS, *BEYOND)}
+    named = {row_of(mutant)[0] for mutant in (*MUTANTS, *BEYOND)}
     assert named | BY_ITSELF == {fault.name for fault in FAULTS}
 
 
