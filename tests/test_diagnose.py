@@ -134,6 +134,13 @@ def test_the_lexicographic_order_of_layers_is_named(inside: bool, deep: Bench) -
     assert is_named(diagnosis, row_of(mutant)), told(diagnosis)
 
 
+@pytest.mark.parametrize("name", ["logits_capped", "log_softmax_output", "softmax_output"])
+def test_what_bends_logits_is_found_from_outside(name: str, small: Bench) -> None:
+    model = small.mutant_in_book(next(mutant for mutant in ALL if mutant.name == name))
+    diagnosis = small.diagnosis(lambda ids: model(ids))
+    assert is_named(diagnosis, (name, None)), told(diagnosis)
+
+
 def test_nan_is_located_from_inside(small: Bench) -> None:
     mutant = next(mutant for mutant in MUTANTS if mutant.name == NOTHING_BUT_NAN)
     assert is_named(small.diagnosis(small.mutant_in_book(mutant), BOOK), row_of(mutant))

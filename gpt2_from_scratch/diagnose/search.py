@@ -132,7 +132,7 @@ class Search:
 
     def _rounds(self, count: int) -> Iterator[tuple[str, Callable[[], list[Causes]]]]:
         if count == 0:
-            yield "after the last block", lambda: self._near(0)
+            yield "after the last block", lambda: [self.base]
             yield "precision", self._rounded
         elif count == 1:
             yield "one fault", lambda: self._near(1)
