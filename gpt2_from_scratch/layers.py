@@ -5,12 +5,13 @@ kind of layer, and three ready choices cover most uses:
 
     TEXTBOOK  the formulas spelled out: for reading, for float64, and as the place where faults are simulated
     EXACT     operation by operation what transformers does: logits and gradients are bit-identical to `GPT2LMHeadModel`
-    FUSED     PyTorch's fused kernels throughout: the fastest, equal up to rounding
+    FUSED     the fastest, equal up to rounding: PyTorch's fused kernels, and products cut for the machine's threads
 
 Shapes: B batch, T query tokens, S key tokens (cached ones included), E width, H heads, d = E / H, F inner width.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,7 +32,10 @@ class Compute:
     Args:
         layer_norm: ``textbook`` mean and variance; ``exact`` and ``fused`` are both `F.layer_norm`.
         activation: ``textbook`` formula; ``exact`` what transformers runs for that name; ``fused`` PyTorch's kernel.
-        linear: ``textbook`` is ``x @ W + b``; ``exact`` and ``fused`` are one `torch.addmm` over all tokens.
+        linear: ``textbook`` is ``x @ W + b``; ``exact`` one `torch.addmm` over all tokens; ``fused`` the same, but
+            `product_in_parts` for few tokens, and in float32 for many of 16 bits on a CPU that has no such product.
+        head: ``textbook`` is ``x @ W^T``; ``exact`` `F.linear`; ``fused`` the same, but `logits_in_parts` for few
+            tokens.
         attention: ``textbook`` scores, mask, softmax; ``eager`` or ``sdpa`` as transformers runs under that name.
 
     Example:
@@ -42,13 +46,16 @@ class Compute:
     layer_norm: Way = "exact"
     activation: Way = "exact"
     linear: Way = "exact"
+    head: Way = "exact"
     attention: AttentionWay = "sdpa"
 
 
-TEXTBOOK = Compute(layer_norm="textbook", activation="textbook", linear="textbook", attention="textbook")
+TEXTBOOK = Compute(
+    layer_norm="textbook", activation="textbook", linear="textbook", head="textbook", attention="textbook"
+)
 EXACT = Compute()
 EXACT_EAGER = dataclasses.replace(EXACT, attention="eager")
-FUSED = Compute(layer_norm="fused", activation="fused", linear="fused", attention="sdpa")
+FUSED = Compute(layer_norm="fused", activation="fused", linear="fused", head="fused", attention="sdpa")
 
 
 # ---------------------------------------------------------------------------------------------- embedding, linear
@@ -84,19 +91,114 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.compute.linear == "textbook":
             return x @ self.weight + self.bias
-        flat = torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight)  # (B T, in) -> (B T, out)
-        return flat.view(*x.shape[:-1], -1)
+        if self.compute.linear == "fused" and bound_by_reading(x, self.weight):
+            return product_in_parts(x, self.weight) + self.bias
+        rows = x.view(-1, x.size(-1))  # (B T, in)
+        if self.compute.linear == "fused" and slow_in_16_bits(rows):
+            y = torch.addmm(self.bias.float(), rows.float(), self.weight.float()).to(x.dtype)
+        else:
+            y = torch.addmm(self.bias, rows, self.weight)
+        return y.view(*x.shape[:-1], -1)
 
 
 class Head(nn.Module):
     """Logits of every token: ``x W^T`` with ``W`` the token embedding ``[V, E]``, or one of its own when untied."""
 
-    def __init__(self, vocab_size: int, n_embd: int, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self, vocab_size: int, n_embd: int, compute: Compute, device: torch.device | str | None = None
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(vocab_size, n_embd, device=device))
+        self.compute = compute
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.compute.head == "textbook":
+            return x @ self.weight.t()
+        if self.compute.head == "fused" and bound_by_reading(x, self.weight):
+            return logits_in_parts(x, self.weight)
         return F.linear(x, self.weight)  # (..., E) -> (..., V)
+
+
+# A step of decoding multiplies very few rows with every weight of the model: it takes as long as memory needs to bring
+# the weights. MKL's own product of one row runs in one thread, which fetches half of what memory can give; those below
+# were measured at nine tenths (torch 2.13, two cores).
+
+_MKL = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+_FEW = 32  # rows; from 64 on arithmetic is the limit, and the ordinary product was measured as fast
+_LARGE = 1 << 18  # weights; 1 MB, 80 us in one thread: far above the 5 us that it takes to wake the others
+
+
+def bound_by_reading(x: Tensor, weight: Tensor) -> bool:
+    """Whether reading ``W`` is what takes the time in ``x W``, ``x`` being ``[..., in]``: then parts are faster."""
+    return (
+        _MKL
+        and x.numel() <= _FEW * x.size(-1)
+        and weight.numel() >= _LARGE
+        and weight.is_contiguous()  # not so: once packed in 16 bits, then widened
+        and x.is_cpu
+        and x.dtype in (torch.float32, torch.float64)  # narrower ones have other kernels: see `GPTModel.pack`
+    )
+
+
+_WITHOUT_16_BITS = torch.backends.cpu.get_cpu_capability() == "AVX2"  # oneDNN's products of 16 bits need AVX-512
+
+
+def slow_in_16_bits(x: Tensor) -> bool:
+    """Whether ``x W`` of 16 bits takes a row at a time here, so that it pays to widen ``W`` for it: from 6 rows on."""
+    return _WITHOUT_16_BITS and x.is_cpu and x.size(0) > 5 and x.dtype in (torch.bfloat16, torch.float16)
+
+
+def product_in_parts(x: Tensor, weight: Tensor) -> Tensor:
+    """``x W`` as a sum over parts of the inputs, one for each thread, so that all of them read weights at once.
+
+    Nothing is copied: a share of the rows of ``W``, stored ``[in, out]``, is one stretch of memory.
+
+    Args:
+        x: ``[..., in]``.
+        weight: ``[in, out]``.
+
+    Returns:
+        ``[..., out]``; equal to ``x @ weight`` up to rounding.
+
+    Example:
+        >>> x, weight = torch.randn(1, 8), torch.randn(8, 5)
+        >>> torch.testing.assert_close(product_in_parts(x, weight), x @ weight)
+    """
+    n_in, n_out = weight.shape
+    parts = _equal_parts(n_in, torch.get_num_threads())
+    shares = x.reshape(-1, parts, n_in // parts).transpose(0, 1)  # (..., in) -> (parts, n, in / parts)
+    products = torch.bmm(shares, weight.view(parts, n_in // parts, n_out))
+    return products.sum(dim=0).view(*x.shape[:-1], n_out)
+
+
+@functools.cache
+def _equal_parts(n: int, most: int) -> int:
+    return next(parts for parts in range(most, 0, -1) if n % parts == 0)
+
+
+def logits_in_parts(x: Tensor, weight: Tensor) -> Tensor:
+    """``x W^T`` for a tall ``W``: of one row over parts of the vocabulary, of several as ``(W x^T)^T``.
+
+    Args:
+        x: ``[..., E]``.
+        weight: ``[V, E]``.
+
+    Returns:
+        ``[..., V]``; equal to ``x @ weight.t()`` up to rounding.
+
+    Example:
+        >>> x, weight = torch.randn(1, 5), torch.randn(11, 5)
+        >>> torch.testing.assert_close(logits_in_parts(x, weight), x @ weight.t())
+    """
+    rows = x.reshape(-1, x.size(-1))
+    if rows.size(0) > 1:
+        return (weight @ rows.t()).t().reshape(*x.shape[:-1], -1)
+    parts = min(torch.get_num_threads(), weight.size(0))
+    each = weight.size(0) // parts
+    shares = weight[: parts * each].view(parts, each, -1).transpose(1, 2)  # (parts, E, V / parts)
+    logits = torch.bmm(rows.expand(parts, 1, -1), shares).view(1, -1)
+    rest = F.linear(rows, weight[parts * each :])  # GPT-2's 50,257 ids are an odd number
+    return torch.cat([logits, rest], dim=1).view(*x.shape[:-1], -1)
 
 
 # ------------------------------------------------------------------------------------------------------ LayerNorm

@@ -148,6 +148,7 @@ def _fill(candidate: Any, arguments: argparse.Namespace, layout: Any, options: d
 def generate(arguments: argparse.Namespace) -> int:
     """`gpt2 generate`: the text, piece by piece as it comes."""
     from gpt2_from_scratch.generation import stream_text
+    from gpt2_from_scratch.layers import FUSED
     from gpt2_from_scratch.model import GPTModel
     from gpt2_from_scratch.tokenizer import load_tokenizer
 
@@ -155,8 +156,9 @@ def generate(arguments: argparse.Namespace) -> int:
         arguments.checkpoint,
         dtype=dtype_choice(arguments.dtype),
         device=arguments.device,
+        compute=FUSED,
         **checkpoint_options(arguments),
-    )
+    ).pack()
     encoding = load_tokenizer(arguments.checkpoint, vocab_size=model.config.vocab_size, **hub_options(arguments))
     pieces = stream_text(
         model,

@@ -1,0 +1,264 @@
+"""What makes decoding fast changes no result: products in parts, packed weights, prompts read in pieces.
+
+The idea: each choice is first held against plain mathematics in float64, where a wrong part shows and rounding does
+not, then seen at work: a fast path that nobody takes would pass every comparison.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.testing import assert_close
+from transformers import GPT2LMHeadModel
+
+from gpt2_from_scratch import generation, layers
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.generation import generate, left_pad, stream
+from gpt2_from_scratch.layers import (
+    EXACT,
+    EXACT_EAGER,
+    FUSED,
+    TEXTBOOK,
+    Compute,
+    bound_by_reading,
+    logits_in_parts,
+    product_in_parts,
+)
+from gpt2_from_scratch.model import GPTModel
+from tests.perturbed import SIZES, ours, perturbed
+
+# Sums of at most a hundred products of normal numbers: in float64 a few 1e-15 each.
+FLOAT64 = {"atol": 1e-12, "rtol": 0.0}
+BITS = {"atol": 0.0, "rtol": 0.0}
+
+
+def normal(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+# Not 2: as many threads as cores wait for each other in a loop, which is slow where the cores have other work, too.
+@pytest.fixture(params=[1, 3, 5], ids=lambda threads: f"{threads}-threads")
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def every_weight_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The models here are small: products in parts are for large ones."""
+    monkeypatch.setattr(layers, "_LARGE", 0)
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Which of the products in parts have run."""
+    ran: list[str] = []
+
+    def spy(name: str, run: Callable[[Tensor, Tensor], Tensor]) -> None:
+        monkeypatch.setattr(layers, name, lambda x, weight: (ran.append(name), run(x, weight))[1])
+
+    spy("product_in_parts", product_in_parts)
+    spy("logits_in_parts", logits_in_parts)
+    return ran
+
+
+# ---------------------------------------------------------------------------------------------------- products in parts
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+@pytest.mark.parametrize(("n_in", "n_out"), [(44, 132), (89, 44), (30, 1), (1, 3), (2, 7)])
+def test_a_product_in_parts_is_the_product(threads: int, rows: int, n_in: int, n_out: int):
+    x, weight = normal(rows, n_in), normal(n_in, n_out, seed=1)
+    assert_close(product_in_parts(x, weight), x @ weight, **FLOAT64)
+    strided = normal(3, rows, 2 * n_in)[:, :, ::2]
+    assert_close(product_in_parts(strided, weight), strided @ weight, **FLOAT64)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+@pytest.mark.parametrize("vocabulary", [211, 210, 3, 1])  # fewer ids than threads, too
+def test_logits_in_parts_are_the_logits(threads: int, rows: int, vocabulary: int):
+    x, weight = normal(rows, 44), normal(vocabulary, 44, seed=1)
+    logits = logits_in_parts(x, weight)
+    assert_close(logits, x @ weight.t(), **FLOAT64)
+    texts = x.expand(2, -1, -1)
+    assert_close(logits_in_parts(texts, weight), texts @ weight.t(), **FLOAT64)
+
+
+def test_gradients_flow_through_the_parts(threads: int):
+    for run, plain, shape in (
+        (product_in_parts, lambda x, weight: x @ weight, (12, 5)),
+        (logits_in_parts, lambda x, weight: x @ weight.t(), (7, 12)),
+    ):
+        for rows in (1, 3):
+            x, weight = normal(rows, 12).requires_grad_(), normal(*shape, seed=1).requires_grad_()
+            found = torch.autograd.grad(run(x, weight).sin().sum(), (x, weight))
+            expected = torch.autograd.grad(plain(x, weight).sin().sum(), (x, weight))
+            for one, other in zip(found, expected, strict=True):
+                assert_close(one, other, **FLOAT64)
+
+
+def test_only_few_rows_and_large_weights_of_32_bits_or_more_are_worth_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(layers, "_MKL", True)
+    monkeypatch.setattr(layers, "_LARGE", 40)
+    weight = normal(8, 5)
+    assert bound_by_reading(normal(1, 8, dtype=torch.float32), weight)
+    assert bound_by_reading(normal(32, 8), weight)
+    assert not bound_by_reading(normal(33, 8), weight)
+    assert not bound_by_reading(normal(1, 8), weight[1:])
+    assert not bound_by_reading(normal(1, 8), normal(5, 8).t())
+    assert not bound_by_reading(normal(1, 8, dtype=torch.bfloat16), weight)
+    assert not bound_by_reading(torch.empty(1, 8, device="meta"), weight)
+    monkeypatch.setattr(layers, "_MKL", False)
+    assert not bound_by_reading(normal(1, 8), weight)
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="the parts are for MKL")
+def test_fused_steps_take_the_parts_and_prompts_do_not(parts: list[str], perturbed_reference: GPT2LMHeadModel):
+    model, ids = ours(perturbed_reference, FUSED), torch.arange(66).view(2, 33)
+    model.hidden_states(ids)
+    assert parts == []
+    model(ids[:, :1])
+    assert parts == ["product_in_parts"] * 4 * SIZES["n_layer"] + ["logits_in_parts"]
+
+
+@pytest.mark.parametrize("compute", [EXACT, EXACT_EAGER, TEXTBOOK], ids=["exact", "eager", "textbook"])
+def test_other_choices_never_take_the_parts(parts: list[str], compute: Compute, perturbed_reference: GPT2LMHeadModel):
+    generate(ours(perturbed_reference, compute), torch.tensor([[1, 2]]), 3)
+    assert parts == []
+
+
+def test_fused_steps_are_the_model_in_float64(threads: int):
+    """Step by step, one row and three: what decoding computes against the whole text, textbook fashion."""
+    reference = perturbed(dtype=torch.float64)
+    fused, textbook = ours(reference, FUSED), ours(reference, TEXTBOOK)
+    for rows in (1, 3):
+        ids = torch.randint(SIZES["vocab_size"], (rows, 9), generator=torch.Generator().manual_seed(rows))
+        cache = fused.new_cache(rows)
+        steps = torch.cat([fused(ids[:, step : step + 1], cache=cache) for step in range(9)], dim=1)
+        assert_close(steps, textbook(ids), atol=1e-11, rtol=0)  # as in test_model: 1e-13 measured, faults at 7e-4
+
+
+def test_fused_decodes_the_same_ids(threads: int, perturbed_reference: GPT2LMHeadModel):
+    ids, mask = left_pad([[5, 6, 7, 8], [1, 2], [3]])
+    expected = generate(ours(perturbed_reference), ids, 20, attention_mask=mask, eos_token_id=())
+    assert torch.equal(
+        generate(ours(perturbed_reference, FUSED), ids, 20, attention_mask=mask, eos_token_id=()), expected
+    )
+
+
+# ------------------------------------------------------------------------------------------------- weights of 16 bits
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_packing_changes_the_order_in_memory_and_nothing_else(dtype: torch.dtype, tmp_path: Path):
+    model = ours(perturbed(dtype=dtype), FUSED)
+    before = {name: (parameter, parameter.detach().clone()) for name, parameter in model.named_parameters()}
+    assert model.pack() is model
+    for name, parameter in model.named_parameters():
+        assert parameter is before[name][0], name
+        assert_close(parameter.detach(), before[name][1], **BITS)
+        turned = parameter.dim() == 2 and name.startswith("h.")
+        assert parameter.is_contiguous() is not turned, name
+        assert not turned or parameter.t().is_contiguous(), name
+    assert model.lm_head.weight is model.wte.weight
+    assert copy.deepcopy(model).h[0].mlp.c_fc.weight.t().is_contiguous()
+
+    model.save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    for name, (_, values) in before.items():
+        assert_close(stored.get(name, stored.get(f"transformer.{name}")), values, **BITS)
+
+
+def test_packing_leaves_32_bits_alone(perturbed_checkpoint: Path):
+    model = GPTModel.from_pretrained(perturbed_checkpoint)
+    places = [parameter.data_ptr() for parameter in model.parameters()]
+    assert [parameter.data_ptr() for parameter in model.pack().parameters()] == places
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
+
+
+def test_a_packed_model_can_be_widened_again(perturbed_reference: GPT2LMHeadModel):
+    rounded = copy.deepcopy(perturbed_reference).to(torch.bfloat16).double()
+    model = ours(copy.deepcopy(perturbed_reference).to(torch.bfloat16), FUSED).pack().double()
+    ids = torch.tensor([[5]])
+    assert_close(model(ids), rounded(ids).logits, atol=1e-11, rtol=0)  # as above
+
+
+@pytest.mark.parametrize("without", [False, True], ids=["native", "widened"])
+def test_a_packed_model_is_within_the_noise_of_bfloat16(without: bool, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(layers, "_WITHOUT_16_BITS", without)
+    reference = perturbed(dtype=torch.bfloat16)
+    exact, model = ours(copy.deepcopy(reference).double(), TEXTBOOK), ours(reference, FUSED).pack()
+    ids = torch.randint(SIZES["vocab_size"], (3, 37), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        truth = exact(ids)
+        floor = (reference(ids, use_cache=False).logits - truth).abs().max().item()
+        cache, steps = model.new_cache(3), []
+        for step in range(37):  # three rows: the kernels of 16 bits
+            steps.append(model(ids[:, step : step + 1], cache=cache))
+        assert 0 < floor < 0.05 * truth.abs().max()
+        for logits in (torch.cat(steps, dim=1), model(ids)):  # 111 rows: widened, if need be
+            assert_close(logits.double(), truth, atol=2 * floor, rtol=0)  # two correct programs: about one floor each
+
+
+def test_only_many_rows_of_16_bits_are_widened_and_only_where_it_pays(monkeypatch: pytest.MonkeyPatch):
+    dtypes, addmm = [], torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *tensors: (dtypes.append(tensors[1].dtype), addmm(*tensors))[1])
+
+    def computed_in(rows: int, dtype: torch.dtype, compute: Compute, without: bool = True) -> torch.dtype:
+        monkeypatch.setattr(layers, "_WITHOUT_16_BITS", without)
+        x, linear = normal(rows, 44, dtype=dtype), layers.Linear(44, 30, compute).to(dtype)
+        assert linear(x).dtype == dtype
+        return dtypes.pop()
+
+    assert computed_in(6, torch.bfloat16, FUSED) == torch.float32
+    assert computed_in(6, torch.float16, FUSED) == torch.float32
+    assert computed_in(5, torch.bfloat16, FUSED) == torch.bfloat16
+    assert computed_in(6, torch.bfloat16, EXACT) == torch.bfloat16
+    assert computed_in(6, torch.bfloat16, FUSED, without=False) == torch.bfloat16
+    assert computed_in(99, torch.float64, FUSED) == torch.float64
+
+
+# ------------------------------------------------------------------------------------------ prompts read in pieces
+
+
+@pytest.mark.parametrize("at_once", [1, 6, 7, 20, 10**6])
+def test_a_large_batch_is_read_in_pieces(at_once: int, perturbed_reference: GPT2LMHeadModel, monkeypatch: Any):
+    model = ours(perturbed_reference, FUSED)
+    prompts = [[5, 6, 7, 8, 9, 10, 11], [1, 2], [3]]
+    ids, mask = left_pad(prompts)
+    expected = generate(model, ids, 5, attention_mask=mask, eos_token_id=())
+    monkeypatch.setattr("gpt2_from_scratch.generation._AT_ONCE", at_once)
+    read = []
+    with model.wte.register_forward_hook(lambda module, args, output: read.append(args[0].numel())):
+        assert torch.equal(generate(model, ids, 5, attention_mask=mask, eos_token_id=()), expected)
+    assert max(read) <= max(at_once, len(prompts))  # a piece is one token of each row, at least
+    assert sum(read) == ids.numel() + 4 * len(prompts)
+
+
+def test_a_prompt_by_itself_is_read_whole():
+    """So that its bits are those of transformers: a cut prompt rounds differently."""
+    assert GPTConfig.for_size("1558M").n_positions <= generation._AT_ONCE
+
+
+def test_without_padding_no_mask_is_made(perturbed_reference: GPT2LMHeadModel, monkeypatch: pytest.MonkeyPatch):
+    model, masks = ours(perturbed_reference), []
+    hidden_states = model.hidden_states
+
+    def spy(ids: Tensor, mask: Tensor | None = None, *rest: Any) -> Tensor:
+        masks.append(mask)
+        return hidden_states(ids, mask, *rest)
+
+    monkeypatch.setattr(model, "hidden_states", spy)
+    list(stream(model, [1, 2, 3], 3, eos_token_id=()))
+    generate(model, torch.tensor([[1, 2]]), 3, attention_mask=torch.ones(1, 2), eos_token_id=())
+    assert masks == [None] * 6
+    ids, mask = left_pad([[1, 2], [3]])
+    generate(model, ids, 3, attention_mask=mask, eos_token_id=())
+    assert [tuple(mask.shape) for mask in masks[6:]] == [(2, 2), (2, 3), (2, 4)]
