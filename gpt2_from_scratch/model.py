@@ -271,8 +271,8 @@ class GPTModel(nn.Module):
         For decoding on a CPU, whose kernels for bfloat16 and float16 read that order 17 times as fast (torch 2.13). It
         costs a copy, made one weight at a time: what was mapped from the file is then in memory of its own. Names,
         shapes and values stay; the parameters are no longer contiguous, which some tools insist on
-        (`safetensors.torch.save_file`; not `save_pretrained`). Weights of 32 bits, or elsewhere than on the CPU, stay as
-        they are: they gain nothing.
+        (`safetensors.torch.save_file`; not `save_pretrained`). Weights of 32 bits, or on another device, gain nothing
+        and stay as they are.
 
         Example:
             >>> model = GPTModel(GPTConfig(n_layer=2, n_embd=8, n_head=2, vocab_size=11)).to(torch.bfloat16).pack()

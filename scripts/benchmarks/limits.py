@@ -1,0 +1,79 @@
+"""What the machine allows, measured in the same run, and what GPT-2 needs of it.
+
+A decoding step at batch 1 reads every weight once and computes two operations with it: memory is its limit. A prompt
+of hundreds of tokens computes hundreds of times as much with each: arithmetic is.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import shape_of
+
+READ = 2**30  # bytes: far more than any cache holds
+MATRIX = 2048  # rows and columns: products of 17 GFLOP, at a size where their speed no longer grows
+REPEATS = 5  # the fastest of so many counts: a limit is what was possible
+
+
+def fastest(work: Callable[[], object]) -> float:
+    def once() -> float:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(REPEATS))
+
+
+def open_limits(dtypes: list[str]) -> dict[str, Callable[..., Any]]:
+    """What the worker of the limits can be asked: ``read``, in bytes/s, and ``product``, in FLOP/s by dtype."""
+    import torch
+
+    memory = torch.ones(READ // 4)
+    squares = {dtype: torch.randn(MATRIX, MATRIX).to(getattr(torch, dtype)) for dtype in dtypes}
+
+    def read() -> float:
+        return READ / fastest(memory.sum)
+
+    def product() -> dict[str, float]:
+        return {d: 2 * MATRIX**3 / fastest(partial(torch.matmul, square, square)) for d, square in squares.items()}
+
+    return {"read": read, "product": product}
+
+
+BYTES = {"float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of a GPT-2 whose head is tied to its embedding."""
+
+    n_layer: int
+    n_embd: int
+    n_head: int
+    vocab_size: int
+    n_positions: int
+
+    @classmethod
+    def of(cls, folder: Path) -> "Needs":
+        return cls(**shape_of(folder))
+
+    @property
+    def linear(self) -> int:
+        """Weights of the linear layers: 3 + 1 + 4 + 4 squares a block."""
+        return 12 * self.n_layer * self.n_embd**2
+
+    def step_bytes(self, context: int, dtype: str, batch: int = 1) -> int:
+        """Bytes that a step must read: each weight once, the embeddings as the head, and the cache of each text."""
+        e = self.n_embd
+        small = self.n_layer * 13 * e + 2 * e  # biases, 3 + 1 + 4 + 1 widths a block, and norms, 4
+        cache = 2 * self.n_layer * e * context * batch
+        return (self.linear + self.vocab_size * e + small + cache) * BYTES[dtype]
+
+    def prefill_flops(self, tokens: int) -> int:
+        """Operations of a prompt: linear layers, attention of each token to itself and those before, one head row."""
+        pairs = tokens * (tokens + 1) // 2  # computing masked pairs is a choice of the implementation, not a need
+        attention = 2 * 2 * self.n_layer * self.n_embd * pairs  # scores, and averages of values
+        return 2 * self.linear * tokens + attention + 2 * self.vocab_size * self.n_embd

@@ -1,0 +1,271 @@
+"""Prefill and decoding: contenders in standing processes, taking turns at the same prompts.
+
+Nobody is timed who computes something else: before the first turn the last token's logits of a prompt are compared with
+those of the first contender, in the unmeasured round the greedy ids are; whoever differs is out, and that is said.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from benchmarks.checkpoints import checkpoint
+from benchmarks.contenders import CONTENDERS
+from benchmarks.limits import Needs
+from benchmarks.measuring import SETTLE, Worker, WorkerError, fresh, line, ratio, take_turns
+from benchmarks.tables import Column, print_columns
+
+# Root mean square of the difference of logits, relative to their spread. float32, 124M: correct contenders 8e-7 from
+# each other, erf in place of tanh in the GELU 3e-4: the geometric mean. bfloat16, from float32: 1.7e-2, three times
+# that; it cannot see such a fault, but the same code has been seen in float32.
+LINE = {"float32": 2e-5, "bfloat16": 5e-2}
+CHECKED = 64  # tokens of that prompt, at most half the context
+
+BASES = ("transformers", "CTranslate2")  # whom everybody is compared with
+
+
+# ------------------------------------------------------------------------------------------------------- in a worker
+
+
+def open_contender(name: str, folder: Path, dtype: str, threads: int) -> Mapping[str, Callable[..., Any]]:
+    """What a worker can be asked."""
+    engine = CONTENDERS[name].open(folder, dtype, threads)()
+    import torch
+
+    def logits(prompt: list[list[int]]) -> list[list[float]]:
+        with torch.no_grad():
+            found: list[list[float]] = torch.as_tensor(engine.prefill(torch.tensor(prompt))).double().tolist()
+        return found
+
+    def prefill(prompt: list[list[int]]) -> dict[str, Any]:
+        ids = torch.tensor(prompt)
+        with torch.no_grad():
+            start = time.perf_counter()
+            result = engine.prefill(ids)
+            seconds = time.perf_counter() - start
+        return {"seconds": seconds, "ids": torch.as_tensor(result).argmax(dim=-1).tolist()}
+
+    def decode(prompt: list[list[int]], new: int) -> dict[str, Any]:
+        """Seconds per step; the first, which computes the prompt, is not one."""
+        stamps: list[float] = []
+        ids = engine.generate(torch.tensor(prompt), new, lambda: stamps.append(time.perf_counter()))
+        return {"seconds": statistics.fmean(b - a for a, b in pairwise(stamps)), "ids": ids}
+
+    return {"logits": logits, "prefill": prefill, "decode": decode}
+
+
+def prompts(vocab_size: int, batch: int, length: int) -> list[list[int]]:
+    """Ids from the whole vocabulary, the same in every run."""
+    import random
+
+    source = random.Random(length)
+    return [[source.randrange(vocab_size) for _ in range(length)] for _ in range(batch)]
+
+
+# --------------------------------------------------------------------------------------------------------- who runs
+
+
+@dataclass
+class Field:
+    """The contenders that take part, by label, and those that do not, with the reason.
+
+    A label is a contender's name, with its dtype where that is not float32.
+    """
+
+    needs: Needs
+    workers: dict[str, Worker] = field(default_factory=dict)
+    dtypes: dict[str, str] = field(default_factory=dict)
+    out: dict[str, str] = field(default_factory=dict)
+
+    def refuse(self, label: str, why: str) -> None:
+        """Out it goes, and everybody is told."""
+        self.workers.pop(label, None)
+        self.out[label] = why
+        print(f"  {label} is left out: {why}", file=sys.stderr)
+
+    def check_logits(self) -> None:
+        """Compares everybody's logits with those of the first."""
+        prompt = prompts(self.needs.vocab_size, 1, min(CHECKED, self.needs.n_positions // 2))
+        right: list[float] | None = None
+        for label, worker in list(self.workers.items()):
+            try:
+                (found,) = worker.ask("logits", prompt=prompt)
+            except WorkerError as error:
+                self.refuse(label, str(error))
+                continue
+            right = right or found
+            difference = math.dist(found, right) / (statistics.pstdev(right) * math.sqrt(len(right)))
+            if not difference <= LINE[self.dtypes[label]]:
+                limit = f"more than {LINE[self.dtypes[label]]:.0e}, which is what rounding may do"
+                self.refuse(label, f"computes something else: its logits differ by {difference:.1e}, {limit}")
+
+    def turns(self, request: str, prompt: list[list[int]], runs: int, **arguments: Any) -> dict[str, list[float]]:
+        """Seconds of each contender in each round; whose ids differ from the first one's is out.
+
+        bfloat16 may choose other ids, as rounding goes on through them; its logits have been compared.
+        """
+        right: Any = None
+        for label, worker in list(self.workers.items()):
+            time.sleep(SETTLE)
+            print(f"  {request} {len(prompt)} x {len(prompt[0])}: {label}", file=sys.stderr)
+            try:
+                ids = worker.ask(request, prompt=prompt, **arguments)["ids"]
+            except WorkerError as error:
+                self.refuse(label, str(error))
+                continue
+            right = right or ids
+            if ids != right and self.dtypes[label] == "float32":
+                self.refuse(label, "computes something else: it chooses other ids")
+        asks = {
+            label: partial(worker.ask, request, prompt=prompt, **arguments) for label, worker in self.workers.items()
+        }
+        rounds = take_turns(asks, runs)
+        return {label: [found["seconds"] for found in answers] for label, answers in rounds.items()}
+
+    def compared(self, seconds: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
+        """Medians, and how many times as fast as each base, by rounds: ``{"seconds", "x transformers", ...}``."""
+        return {
+            label: {"seconds": statistics.median(mine)}
+            | {f"x {base}": ratio(seconds[base], mine) for base in BASES if base in seconds}
+            for label, mine in seconds.items()
+        }
+
+
+@contextmanager
+def contenders(size: str, arguments: argparse.Namespace) -> Iterator[Field]:
+    """Opens a checkpoint of this size with every contender that is installed, and checks that all compute the same."""
+    with checkpoint(size, arguments.checkpoints, arguments.folder) as (source, folder), ExitStack() as stack:
+        found, paths = Field(Needs.of(source)), {}
+        for name in arguments.contenders:
+            contender = CONTENDERS[name]
+            if contender.installed:
+                paths[name] = prepared(name, source, folder)
+            else:
+                found.refuse(name, f"{contender.module} is not installed")
+        for dtype in sorted(arguments.dtypes, key=list(LINE).index):  # float32 first: it is what others are held to
+            for name, path in paths.items():
+                label = name if dtype == "float32" else f"{name}, {dtype}"
+                worker = Worker("contender", name, path, dtype, arguments.threads)
+                found.workers[label], found.dtypes[label] = stack.enter_context(worker), dtype
+        found.check_logits()
+        if not found.workers:
+            sys.exit("nobody is left to measure")
+        yield found
+
+
+def prepared(name: str, source: Path, folder: Path) -> Path:
+    """The checkpoint in the form that the contender reads; made in a process of its own: memory stays clean."""
+    if CONTENDERS[name].prepare is None:
+        return source
+    return Path(fresh(sys.executable, "prepare", name, source, folder)["path"])
+
+
+# --------------------------------------------------------------------------------------------------------- commands
+
+
+def bench_decode(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Batch 1: tokens per second after a short prompt, and what each token of context adds."""
+    results = {}
+    for size in arguments.sizes:
+        with contenders(size, arguments) as field, Worker("limits", *arguments.dtypes) as limits:
+            by_context: dict[int, dict[str, list[float]]] = {}
+            reads = []
+            for context in arguments.contexts:
+                prompt = prompts(field.needs.vocab_size, 1, context)
+                by_context[context] = field.turns("decode", prompt, arguments.runs, new=arguments.new)
+                reads.append(limits.ask("read"))
+        read = max(reads)
+        short = min(by_context)
+        rows = field.compared(by_context[short])
+        for label, row in rows.items():
+            middle = arguments.new // 2
+            at_best = field.needs.step_bytes(short + middle, field.dtypes[label]) / read
+            row |= {"tokens/s": 1 / row["seconds"], "share": at_best / row["seconds"]}
+            if len(by_context) > 1:
+                points = [
+                    (context + middle, statistics.median(seconds[label]))
+                    for context, seconds in by_context.items()
+                    if label in seconds
+                ]
+                row["intercept"], row["slope"] = line(points)
+        print_columns(
+            f"decode {size}, batch 1, {arguments.new} tokens after {short}; this machine reads {read / 1e9:.1f} GB/s",
+            rows,
+            [
+                Column("tokens/s", "tokens/s", ".1f"),
+                Column("ms", "seconds", ".2f", 1e3),
+                Column("of the limit", "share", ".0%"),
+                *(Column(f"x {base}", f"x {base}", ".2f") for base in BASES),
+                Column("empty context, ms", "intercept", ".2f", 1e3),
+                Column("+ 1000 tokens, ms", "slope", ".2f", 1e6),
+            ],
+        )
+        contexts = {
+            context: {label: statistics.median(mine) for label, mine in seconds.items()}
+            for context, seconds in by_context.items()
+        }
+        results[size] = {"rows": rows, "bytes/s": read, "seconds by context": contexts, "left out": field.out}
+    return results
+
+
+def bench_prefill(arguments: argparse.Namespace) -> dict[str, Any]:
+    """A prompt, to the last token's logits, with a cache filled."""
+    results = {}
+    for size in arguments.sizes:
+        by_length: dict[int, dict[str, dict[str, float]]] = {}
+        rates: dict[str, float] = {}
+        with contenders(size, arguments) as field, Worker("limits", *arguments.dtypes) as limits:
+            for length in arguments.lengths:
+                prompt = prompts(field.needs.vocab_size, 1, length)
+                by_length[length] = field.compared(field.turns("prefill", prompt, arguments.runs))
+                rates = {dtype: max(rate, rates.get(dtype, 0.0)) for dtype, rate in limits.ask("product").items()}
+        for length, rows in by_length.items():
+            for label, row in rows.items():
+                at_best = field.needs.prefill_flops(length) / rates[field.dtypes[label]]
+                row |= {"tokens/s": length / row["seconds"], "share": at_best / row["seconds"]}
+            limit = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {dtype}" for dtype, rate in rates.items())
+            print_columns(
+                f"prefill {size}, {length} tokens; this machine multiplies matrices at {limit}",
+                rows,
+                [
+                    Column("tokens/s", "tokens/s", ".0f"),
+                    Column("ms", "seconds", ".1f", 1e3),
+                    Column("of the limit", "share", ".0%"),
+                    *(Column(f"x {base}", f"x {base}", ".2f") for base in BASES),
+                ],
+            )
+        results[size] = {"rows by length": by_length, "FLOP/s": rates, "left out": field.out}
+    return results
+
+
+def bench_batch(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Throughput of decoding several texts at once."""
+    results = {}
+    for size in arguments.sizes:
+        by_batch: dict[int, dict[str, dict[str, float]]] = {}
+        with contenders(size, arguments) as field:
+            for batch in arguments.batches:
+                prompt = prompts(field.needs.vocab_size, batch, arguments.prompt)
+                rows = field.compared(field.turns("decode", prompt, arguments.runs, new=arguments.new))
+                for row in rows.values():
+                    row["tokens/s"] = batch / row["seconds"]
+                by_batch[batch] = rows
+                print_columns(
+                    f"decode {size}, batch {batch}, {arguments.new} tokens after {arguments.prompt}",
+                    rows,
+                    [
+                        Column("tokens/s", "tokens/s", ".1f"),
+                        Column("ms", "seconds", ".1f", 1e3),
+                        *(Column(f"x {base}", f"x {base}", ".2f") for base in BASES),
+                    ],
+                )
+        results[size] = {"rows by batch": by_batch, "left out": field.out}
+    return results
