@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import MethodType
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt2_from_scratch.diagnose import Diagnosis, Laboratory, diagnose, diagnose_in
+from gpt2_from_scratch.diagnose import Diagnosis, Laboratory, diagnose, diagnose_in, search
 from gpt2_from_scratch.diagnose.simulation import simulated
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import TINY, Checkpoint, load_into, open_checkpoint
@@ -478,15 +478,18 @@ def test_what_is_random_without_dropout_is_not_diagnosed(small: Bench) -> None:
     assert not diagnosis and "other logits each time" in str(diagnosis)
 
 
-def test_the_clock_is_obeyed_and_reported(small: Bench) -> None:
+def test_the_clock_is_obeyed_and_reported(small: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     _, breaks = UNKNOWN["alibi"]
     model = small.book_model()
     breaks(model)
     phases: list[str] = []
+    # A clock of its own, which runs out in the fourth phase, however fast the machine is.
+    monkeypatch.setattr(search, "time", SimpleNamespace(monotonic=lambda: float(len(phases))))
     candidate = Candidate(lambda ids: model(ids), small.config)
-    diagnosis = diagnose_in(small.laboratory, candidate, seconds=0.5, progress=phases.append)
-    assert not diagnosis and "stopped after 0.5 s" in str(diagnosis) and "the nearest is" in str(diagnosis)
-    assert phases and diagnosis.closest and math.isfinite(diagnosis.closest[0].multiple)
+    diagnosis = diagnose_in(small.laboratory, candidate, seconds=4, progress=phases.append)
+    assert not diagnosis and "stopped after 4 s" in str(diagnosis) and "the nearest is" in str(diagnosis)
+    assert phases[2:] == ["one fault", "one fault with another parameter"]
+    assert diagnosis.closest and math.isfinite(diagnosis.closest[0].multiple)
 
 
 # ----------------------------------------------------------------------------------------------------- words

@@ -89,7 +89,7 @@ def cells(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 f"decode, one text{name}",
                 f"{row['tokens/s']:.0f} tokens/s, {row['share']:.0%} of the limit{times_(row)}",
             )
-            if "slope" in row:
+            if len(decode["seconds by context"]) > 2:  # a line through two points is no measurement
                 grows = f"{row['intercept'] * 1e3:.1f} + {row['slope'] * 1e6:.1f} ms"
                 yield f"a token's time, none and 1,000 tokens of context{name}", grows
     if prefill := found.get("prefill", {}).get("rows by length", {}).get(PREFILL):
