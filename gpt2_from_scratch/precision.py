@@ -26,8 +26,8 @@ def in_float64() -> Iterator[None]:
     """Inside, every floating-point operation runs in float64; results are float64.
 
     Weights are exact in float64, so what comes out is the mathematics of the model with the rounding of its arithmetic
-    taken away. Code that asks for a narrower type by name (`.float()`, ``dtype=torch.float32``) gets float64, too.
-    Compiled code is run uncompiled.
+    taken away. Code that asks for a narrower type by name (`.float()`, ``dtype=torch.float32``) gets float64, too, and
+    so does code that makes floating-point numbers of integers. Compiled code is run uncompiled.
 
     Raises:
         NotImplementedError: inside, when the model writes into a tensor that is not float64, such as a buffer.
@@ -40,9 +40,13 @@ def in_float64() -> Iterator[None]:
         >>> layer.weight.dtype
         torch.float32
     """
-    stance = torch.compiler.set_stance("force_eager")
-    with stance, _Float64():  # type: ignore[no-untyped-call]
-        yield
+    stance, default = torch.compiler.set_stance("force_eager"), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with stance, _Float64():  # type: ignore[no-untyped-call]
+            yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 @contextmanager

@@ -525,11 +525,11 @@ def _no_mlp(x: Any, ln_1: Function, attn: Function, ln_2: Function, mlp: Functio
 
 def _embed_sinusoids(model: book.GPTModel, ids: Tensor) -> Tensor:
     width = model.tok_emb.embedding_dim
-    position = torch.arange(ids.shape[1])[:, None]
-    wave = torch.exp(torch.arange(0, width, 2) * (-math.log(1e4) / width))
-    table = torch.zeros(ids.shape[1], width)
+    position = torch.arange(ids.shape[1], dtype=torch.float64)[:, None]
+    wave = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(1e4) / width))
+    table = torch.zeros(ids.shape[1], width, dtype=torch.float64)
     table[:, 0::2], table[:, 1::2] = torch.sin(position * wave), torch.cos(position * wave)
-    return model.tok_emb(ids) + table
+    return model.tok_emb(ids) + table.to(model.tok_emb.weight)
 
 
 def _embed_scaled(model: book.GPTModel, ids: Tensor) -> Tensor:

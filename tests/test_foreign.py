@@ -18,7 +18,8 @@ from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from tests.foreign import book, book_fused, functional, mingpt, nanogpt, numpy_gpt2, parallel_heads
-from tests.mutants import LEGITIMATE, MUTANTS, Mutant
+from tests.mutants import BEYOND, LEGITIMATE, MUTANTS, Mutant
+from tests.mutants_nanogpt import in_nanogpt
 
 V, C, E, L, H = 211, 37, 44, 12, 4  # vocabulary, context, width, layers, heads; head width 11
 Tensors = dict[str, Tensor]
@@ -139,9 +140,14 @@ def karpathy(tensors: Tensors) -> Tensors:
     return state | {"lm_head.weight": tensors["wte.weight"]}
 
 
-def load_nanogpt(tensors: Tensors, dtype: torch.dtype, gelu: str = "tanh") -> Model:
+def nanogpt_model(tensors: Tensors, dtype: torch.dtype, gelu: str = "tanh") -> nanogpt.GPT:
     config = nanogpt.GPTConfig(block_size=C, vocab_size=V, n_layer=L, n_head=H, n_embd=E, gelu=gelu)
-    model = load(nanogpt.GPT(config, all_positions=True), karpathy(tensors), dtype)
+    model: nanogpt.GPT = load(nanogpt.GPT(config, all_positions=True), karpathy(tensors), dtype)
+    return model
+
+
+def load_nanogpt(tensors: Tensors, dtype: torch.dtype, gelu: str = "tanh") -> Model:
+    model = nanogpt_model(tensors, dtype, gelu)
     return lambda ids: model(ids)[0]
 
 
@@ -291,6 +297,14 @@ def test_numpy_mutant_has_the_same_fault_as_the_books(mutant: Mutant, tensors: T
     with np.errstate(invalid="ignore"):  # mask_no_self makes NaN
         in_numpy = load_numpy(mutant.checkpoint(tensors, H), torch.float64, **mutant.in_numpy())(ids)
     assert_close(in_numpy, in_book, rtol=0, atol=EXACT, equal_nan=True)
+
+
+# Dropout draws other numbers in other code, and bfloat16 rounds elsewhere.
+@named(tuple(m for m in MUTANTS + LEGITIMATE + BEYOND if m.name not in ("dropout_on", "bf16_compute")))
+def test_nanogpts_mutant_has_the_same_fault_as_the_books(mutant: Mutant, tensors: Tensors, ids: Tensor) -> None:
+    in_book = mutated_book(mutant, tensors, torch.float64)(ids)
+    model = nanogpt_model(mutant.checkpoint(tensors, H), torch.float64)
+    assert_close(in_nanogpt(mutant, model)(ids)[0], in_book, rtol=0, atol=EXACT, equal_nan=True)
 
 
 def test_dropout_that_stays_on_differs_from_run_to_run(tensors: Tensors, ids: Tensor, floor: float) -> None:

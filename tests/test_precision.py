@@ -143,6 +143,15 @@ def test_afterwards_nothing_is_wide() -> None:
     with pytest.raises(RuntimeError, match="shapes"), in_float64():
         layer(torch.ones(1, 3))
     assert layer(torch.ones(1, 2)).dtype == torch.float32
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_numbers_made_of_integers_are_exact() -> None:
+    with in_float64():
+        thirds, tenths, constant = torch.arange(3) / 3, torch.arange(3) * 0.1, torch.tensor(0.1)
+    assert torch.equal(thirds, torch.arange(3).double() / 3)
+    assert torch.equal(tenths, torch.arange(3).double() * 0.1)
+    assert float(constant) == 0.1
 
 
 def test_compiled_code_runs_uncompiled() -> None:

@@ -12,11 +12,12 @@ from contextlib import nullcontext
 import torch
 
 from gpt2_from_scratch.compare import LINE
+from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.diagnosis import Closest, Diagnosis, Finding, findings
 from gpt2_from_scratch.diagnose.evidence import Evidence, Explained, Laboratory
 from gpt2_from_scratch.diagnose.fault import Cause, Causes, Fault
 from gpt2_from_scratch.diagnose.inside import Inside, passages, weights_of, wrong_weights
-from gpt2_from_scratch.diagnose.search import Clock, Found, Outcome, Search, proven, simplest
+from gpt2_from_scratch.diagnose.search import Found, Outcome, Search, proven, simplest
 from gpt2_from_scratch.diagnose.simulation import Rounding, simulated
 from gpt2_from_scratch.diagnose.steady import WithoutDropout, is_steady
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS

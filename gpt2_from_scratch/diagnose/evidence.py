@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, LINE
+from gpt2_from_scratch.compare import FLOAT32_ULP, LINE
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose.fault import HEAD, NORM, Cause, Causes
+from gpt2_from_scratch.diagnose.fault import HEAD, NORM, Cause, Causes, line
 from gpt2_from_scratch.diagnose.simulation import Rounding, Simulation
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.model import GPTModel
@@ -201,6 +201,7 @@ class Evidence:
     """
 
     def __init__(self, candidate: Candidate, laboratory: Laboratory) -> None:
+        self.candidate = candidate
         self.laboratory = laboratory
         asked = [*(simulation.ids for simulation in laboratory.texts), laboratory.prompts.single]
         *self.logits, self.single = [candidate.logits(ids) for ids in asked]
@@ -226,11 +227,7 @@ class Evidence:
     @property
     def differs(self) -> bool:
         """Whether there is anything to explain."""
-        return not self.difference <= self._line * self.laboratory.floor
-
-    @property
-    def _line(self) -> float:
-        return LINE if self.exact is None else EXACT_LINE
+        return not self.difference <= line((), self.exact is not None) * self.laboratory.floor
 
     @property
     def finite(self) -> bool:
@@ -252,7 +249,7 @@ class Evidence:
             return Explained(math.inf, math.inf, self.difference, 0.0)
         floor = self.laboratory.floor_with(causes)
         finely = left if self.exact is None else self._left_exactly(causes)
-        return Explained(left / floor, finely, self.difference, self._line * floor)
+        return Explained(left / floor, finely, self.difference, line(causes, self.exact is not None) * floor)
 
     def rough(self, causes: Causes) -> float:
         """The largest difference on the first prompt alone, in the reference's floors: to rank, not to judge."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
+from gpt2_from_scratch.compare import EXACT_LINE, LINE
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.mapping import collapse
 from gpt2_from_scratch.model import GPTModel
@@ -64,6 +65,7 @@ class Fault:
         one_layer: it is made in one layer, not in all; which one is part of the search.
         leaks: later tokens change the logits of earlier ones.
         general: other rows are special cases of this one, and it gives way to them.
+        kept: it makes numbers that code keeps in float32, so that a run in float64 does not make them exact.
         harmless: a choice of precision, not a bug: recognised, and never called a fault.
         needs: whether a configuration can have it.
         remedies: layout name -> the repair there, where it differs.
@@ -80,6 +82,7 @@ class Fault:
     one_layer: bool = False
     leaks: bool = False
     general: bool = False
+    kept: bool = False
     harmless: bool = False
     needs: Callable[[GPTConfig], bool] = lambda config: True
     remedies: Mapping[str, str] = field(default_factory=dict)
@@ -133,6 +136,16 @@ class Cause:
 
 
 Causes: TypeAlias = tuple[Cause, ...]
+
+
+def line(causes: Causes, exact: bool) -> float:
+    """Within how many floors a candidate with these faults agrees with their simulation.
+
+    Args:
+        causes: the faults.
+        exact: both were run in float64.
+    """
+    return EXACT_LINE if exact and not any(cause.fault.kept for cause in causes) else LINE
 
 
 def stages(config: GPTConfig) -> tuple[str, ...]:

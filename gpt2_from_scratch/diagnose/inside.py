@@ -15,11 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, LINE
+from gpt2_from_scratch.compare import FLOAT32_ULP
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.evidence import Laboratory, gap
-from gpt2_from_scratch.diagnose.fault import EMBED, HEAD, NORM, Cause, Causes, place_of, stages
-from gpt2_from_scratch.diagnose.search import Clock, Distance, fitted, grown, plausible, ranked
+from gpt2_from_scratch.diagnose.fault import EMBED, HEAD, NORM, Cause, Causes, line, place_of, stages
+from gpt2_from_scratch.diagnose.search import Distance, fitted, grown, plausible, ranked
 from gpt2_from_scratch.diagnose.simulation import Rounding
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
 from gpt2_from_scratch.errors import CandidateError
@@ -28,8 +29,6 @@ from gpt2_from_scratch.precision import in_float64
 from gpt2_from_scratch.trace import trace
 from gpt2_from_scratch.verifier import Candidate
 
-# A stage agrees within this many of its own floors, as the whole does; see compare.EXACT_LINE.
-_STAGE_LINE: Mapping[Rounding, float] = {"float64": EXACT_LINE, "float32": LINE}
 _EQUAL = 1e-6  # relative: tensors that were made by the same steps in another order
 _ALIKE = 3.0  # explanations that leave so many times what the best leaves are as good
 _TRIED = 18  # explanations of one stage that are run in float64
@@ -278,20 +277,24 @@ class Inside:
 
     def _proven(self, passage: Passage, hypotheses: Sequence[Causes]) -> list[Causes]:
         left = ranked(lambda causes: self._left(passage, causes), self.clock.during(dict.fromkeys(hypotheses)))
-        line = _STAGE_LINE[self.rounding]
-        if not left or not left[0][0] <= line:
+        if not left or not left[0][0] <= self._line(left[0][1]):
             return []
-        best = max(left[0][0] * _ALIKE, line / 10)
-        return [causes for multiple, causes in left if multiple <= min(best, line)]
+        best = max(left[0][0] * _ALIKE, self._line(()) / 10)
+        return [causes for multiple, causes in left if multiple <= min(best, self._line(causes))]
 
     def _fitted(self, passage: Passage, pool: Sequence[Cause]) -> list[Causes]:
         config, distance = self.laboratory.config, self._distance_at(passage)
+        exactly = self._distance_at(passage, "float64") if self.rounding == "float64" else None
         acting = {cause.fault for cause in pool}
-        found = (fitted(distance, (), fault, config) for fault in FAULTS if fault.neutral and fault in acting)
+        found = (fitted(distance, (), fault, config, exactly) for fault in FAULTS if fault.neutral and fault in acting)
         return [(cause,) for cause in found if cause is not None]
 
     def _agrees(self, passage: Passage, causes: Causes) -> bool:
-        return self._left(passage, causes) <= _STAGE_LINE[self.rounding]
+        return self._left(passage, causes) <= self._line(causes)
+
+    def _line(self, causes: Causes) -> float:
+        """A stage agrees within this many of its own floors, as the whole does."""
+        return line(causes, self.rounding == "float64")
 
     def _left(self, passage: Passage, causes: Causes) -> float:
         """What the causes leave of the difference, in floors of the stage."""
@@ -303,12 +306,12 @@ class Inside:
         floor = max(gap(others[0], others[2]), gap(others[1], others[2]), FLOAT32_ULP * scale)
         return gap(result, passage.leaving) / floor if math.isfinite(floor) else math.inf
 
-    def _distance_at(self, passage: Passage) -> Distance:
+    def _distance_at(self, passage: Passage, rounding: Rounding = "float32") -> Distance:
         known = ~passage.leaving.isnan()
-        leaving = passage.leaving[known].float()
+        leaving = passage.leaving[known].double() if rounding == "float64" else passage.leaving[known].float()
 
         def distance(causes: Causes) -> float:
-            result = self._result(passage, causes, "float32")
+            result = self._result(passage, causes, rounding)
             if not torch.equal(~result.isnan(), known):
                 return math.inf
             left = float((result[known] - leaving).norm() / leaving.norm())

@@ -8,17 +8,18 @@ settled at the end, by arithmetic. Fewer faults are tried before more.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from torch import Tensor
 
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.evidence import BETTER, Evidence, Explained, gap
 from gpt2_from_scratch.diagnose.fault import HEAD, NORM, Cause, Causes, Fault
+from gpt2_from_scratch.diagnose.head import own_head
 from gpt2_from_scratch.diagnose.simulation import Rounding
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS, PRECISIONS
 
@@ -34,31 +35,6 @@ _BEAM = 8
 _JUDGED = 12  # hypotheses per round that are judged: each costs runs in float64
 
 Distance: TypeAlias = Callable[[Causes], float]
-Item = TypeVar("Item")
-
-
-class Clock:
-    """The time that a search may take.
-
-    Args:
-        seconds: from now on.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.end = time.monotonic() + seconds
-
-    @property
-    def over(self) -> bool:
-        """Whether it has run out."""
-        return time.monotonic() >= self.end
-
-    def during(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, until time runs out."""
-        for item in items:
-            if self.over:
-                return
-            yield item
 
 
 @dataclass(frozen=True)
@@ -138,6 +114,7 @@ class Search:
             yield "one fault", lambda: self._near(1)
             yield "one fault with another parameter", self._fitted
             yield "one fault in a single layer", self._in_one_layer
+            yield "a head of its own", self._own_head
         else:
             yield f"{count} faults at once", lambda: self._near(count)
             if count == 2:  # wherever a fault hides its partner so well that neither is near by itself
@@ -182,12 +159,23 @@ class Search:
         """Continuous parameters, where some value of them explains much."""
         config = self.evidence.laboratory.config
         found: list[Causes] = []
+        exactly: Sequence[Distance | None] = (None, None)
+        if self.evidence.exact is not None:
+            exactly = [measure.distance for measure in self.evidence.measures(precise=True)]
+        distances = (self.single.distance, self.text.distance)
+        pools = list(zip((self.inside, self.between), distances, exactly, strict=True))
         for fault in self.clock.during(fault for fault in FAULTS if fault.neutral):
-            for pool, measure in ((self.inside, self.single), (self.between, self.text)):
+            for pool, distance, exact in pools:
                 if any(cause.fault is fault for cause in pool):
-                    cause = fitted(measure.distance, self.base, fault, config)
+                    cause = fitted(distance, self.base, fault, config, exact)
                     found += [(*self.base, cause)] if cause is not None else []
         return self._on_text(self._ranked(self.text.distance, found))
+
+    def _own_head(self) -> list[Causes]:
+        if self.evidence.leaks:  # no head does that
+            return []
+        head = own_head(self.evidence, self.base, self.clock)
+        return [] if head is None else [(*self.base, head)]
 
     def _on_text(self, ranked: Sequence[tuple[float, Causes]]) -> list[Causes]:
         """Those that are near on text, or are the nearest by far; all are remembered."""
@@ -334,8 +322,17 @@ def _only_head(cause: Cause, config: GPTConfig) -> bool:
 # ------------------------------------------------------------------------------------------------------- parameters
 
 
-def fitted(distance: Distance, base: Causes, fault: Fault, config: GPTConfig) -> Cause | None:
+def fitted(
+    distance: Distance, base: Causes, fault: Fault, config: GPTConfig, exactly: Distance | None = None
+) -> Cause | None:
     """A fault with its continuous parameter fitted, by golden section between the neighbours of the best value.
+
+    Args:
+        distance: to be made small.
+        base: faults that are there, too.
+        fault: one with a parameter.
+        config: of the model.
+        exactly: the same distance in float64, for the last digits; None where float32 is all there is.
 
     Returns:
         None where no value explains half of what there is.
@@ -345,25 +342,36 @@ def fitted(distance: Distance, base: Causes, fault: Fault, config: GPTConfig) ->
     values = sorted({neutral, *(cause.value for cause in fault.causes(config) if cause.value)})
     without = distance(base)
 
-    def at(value: float) -> float:
-        return without if value == neutral else distance((*base, Cause(fault, value)))
-
-    distances = [at(value) for value in values]
+    distances = [without if value == neutral else distance((*base, Cause(fault, value))) for value in values]
     best = min(range(len(values)), key=distances.__getitem__)
     sign = math.copysign(1.0, values[best])
     around = [abs(values[near]) for near in (max(best - 1, 0), best, min(best + 1, len(values) - 1))]
     low, high = min(*around, around[1] / 2), max(*around, around[1] * 2)
-    logarithm = _golden_section(lambda log: at(sign * math.exp(log)), math.log(low), math.log(high))
-    value = sign * math.exp(logarithm)
-    least = at(value)
+
+    def valley(distance: Distance, low: float, high: float) -> tuple[float, float]:
+        def along(logarithm: float) -> float:
+            return distance((*base, Cause(fault, sign * math.exp(logarithm))))
+
+        lowest = _golden_section(along, math.log(low), math.log(high))
+        return sign * math.exp(lowest), along(lowest)
+
+    value, least = valley(distance, low, high)
     if not least < without / 2:
         return None
-    rounded = (float(f"{value:.{digits}e}") for digits in (0, 1, 2))  # people write round numbers
-    return Cause(fault, next((each for each in rounded if at(each) <= max(_SAME, 2 * least)), value))
+    same = _SAME
+    if exactly is not None:
+        distance, same = exactly, 0.0
+        value, least = valley(exactly, abs(value) / _FINELY, abs(value) * _FINELY)
+    for digits in (0, 1, 2):  # people write round numbers
+        rounded = Cause(fault, float(f"{value:.{digits}e}"))
+        if distance((*base, rounded)) <= max(same, 2 * least):
+            return rounded
+    return Cause(fault, value)
 
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _STEPS = 32  # each narrows the range to 0.62 of it: to a millionth
+_FINELY = 1.01  # what float32 found is right within this factor
 
 
 def _golden_section(function: Callable[[float], float], low: float, high: float) -> float:

@@ -262,6 +262,7 @@ EMBEDDING_FAULTS = (
         "look positions up in {wpe}",
         "the first transformer's positions",
         {"wpe.forward": _sinusoids},
+        kept=True,
         needs=lambda config: config.n_embd % 2 == 0,
     ),
     Fault(
