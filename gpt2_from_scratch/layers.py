@@ -89,15 +89,16 @@ class Linear(nn.Module):
         self.compute = compute
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.compute.linear == "textbook":
-            return x @ self.weight + self.bias
-        if self.compute.linear == "fused" and bound_by_reading(x, self.weight):
-            return product_in_parts(x, self.weight) + self.bias
+        way, weight, bias = self.compute.linear, self.weight, self.bias
+        if way == "textbook":
+            return x @ weight + bias
+        if way == "fused" and bound_by_reading(x, weight):
+            return product_in_parts(x, weight) + bias
         rows = x.view(-1, x.size(-1))  # (B T, in)
-        if self.compute.linear == "fused" and slow_in_16_bits(rows):
-            y = torch.addmm(self.bias.float(), rows.float(), self.weight.float()).to(x.dtype)
+        if way == "fused" and slow_in_16_bits(rows):
+            y = torch.addmm(bias.float(), rows.float(), weight.float()).to(x.dtype)
         else:
-            y = torch.addmm(self.bias, rows, self.weight)
+            y = torch.addmm(bias, rows, weight)
         return y.view(*x.shape[:-1], -1)
 
 
@@ -112,11 +113,12 @@ class Head(nn.Module):
         self.compute = compute
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.compute.head == "textbook":
-            return x @ self.weight.t()
-        if self.compute.head == "fused" and bound_by_reading(x, self.weight):
-            return logits_in_parts(x, self.weight)
-        return F.linear(x, self.weight)  # (..., E) -> (..., V)
+        way, weight = self.compute.head, self.weight
+        if way == "textbook":
+            return x @ weight.t()
+        if way == "fused" and bound_by_reading(x, weight):
+            return logits_in_parts(x, weight)
+        return F.linear(x, weight)  # (..., E) -> (..., V)
 
 
 # A step of decoding multiplies very few rows with every weight of the model: it takes as long as memory needs to bring
@@ -201,7 +203,7 @@ def logits_in_parts(x: Tensor, weight: Tensor) -> Tensor:
     return torch.cat([logits, rest], dim=1).view(*x.shape[:-1], -1)
 
 
-# ------------------------------------------------------------------------------------------------------ LayerNorm
+# --------------------------------------------------------------------------------------------- LayerNorm, dropout
 
 
 class LayerNorm(nn.Module):
@@ -219,11 +221,22 @@ class LayerNorm(nn.Module):
         self.compute = compute
 
     def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
         if self.compute.layer_norm == "textbook":
             mean = x.mean(dim=-1, keepdim=True)
             variance = x.var(dim=-1, keepdim=True, unbiased=False)
-            return (x - mean) / torch.sqrt(variance + self.eps) * self.weight + self.bias
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+            return (x - mean) / torch.sqrt(variance + self.eps) * weight + bias
+        return F.layer_norm(x, weight.shape, weight, bias, self.eps)
+
+
+class Dropout(nn.Dropout):
+    """In training, each number becomes 0 with probability ``p`` and the others ``1 / (1 - p)`` of themselves.
+
+    Otherwise nothing happens, and nothing is called: a step of decoding passes three of them in every block.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.p) if self.training and self.p else x
 
 
 # ----------------------------------------------------------------------------------------------------- activations

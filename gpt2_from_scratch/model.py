@@ -20,6 +20,7 @@ from gpt2_from_scratch.layers import (
     EXACT,
     GELU,
     Compute,
+    Dropout,
     Embedding,
     Head,
     LayerNorm,
@@ -100,8 +101,8 @@ class MultiHeadAttention(nn.Module):
         super().__init__()
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd, compute, device)
         self.c_proj = Linear(config.n_embd, config.n_embd, compute, device)
-        self.attn_dropout = nn.Dropout(config.attn_pdrop)
-        self.resid_dropout = nn.Dropout(config.resid_pdrop)
+        self.attn_dropout = Dropout(config.attn_pdrop)
+        self.resid_dropout = Dropout(config.resid_pdrop)
         self.layer = layer
         self.n_head = config.n_head
         self.upcast = config.reorder_and_upcast_attn
@@ -112,7 +113,7 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: KVCache | None = None) -> Tensor:
         qkv = self.c_attn(x).view(*x.shape[:-1], 3, self.n_head, -1)  # (B, T, 3, H, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, d)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # each (B, H, T, d)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # (B, H, S, d)
         dropout_p = self.attn_dropout.p if self.training else 0.0
@@ -139,7 +140,7 @@ class FeedForward(nn.Module):
         self.c_fc = Linear(config.n_embd, config.inner_dim, compute, device)
         self.act = GELU(config.activation_function, compute)
         self.c_proj = Linear(config.inner_dim, config.n_embd, compute, device)
-        self.dropout = nn.Dropout(config.resid_pdrop)
+        self.dropout = Dropout(config.resid_pdrop)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.c_proj(self.act(self.c_fc(x))))  # type: ignore[no-any-return]
@@ -189,7 +190,7 @@ class GPTModel(nn.Module):
         self.load_report: LoadReport | None = None  # what `from_pretrained` did
         self.wte = Embedding(config.vocab_size, config.n_embd, device)
         self.wpe = Embedding(config.n_positions, config.n_embd, device)
-        self.drop = nn.Dropout(config.embd_pdrop)
+        self.drop = Dropout(config.embd_pdrop)
         self.h = nn.ModuleList(TransformerBlock(config, layer, compute, device) for layer in range(config.n_layer))
         self.ln_f = LayerNorm(config.n_embd, config.layer_norm_epsilon, compute, device)
         head_device = "meta" if config.tie_word_embeddings else device

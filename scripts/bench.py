@@ -9,13 +9,14 @@
     python scripts/bench.py load --forms huggingface openai --sizes 1558M --tensorflow-python tf/bin/python
     python scripts/bench.py convert --sizes 124M          # Hugging Face's form to every form
     python scripts/bench.py verify --sizes 124M           # time and memory of a verdict
+    python scripts/bench.py verify --sizes 124M --tokens 128 512 2048     # and how it grows with its prompts
     python scripts/bench.py diagnose                      # seconds until a bug is named, over the faults of the tests
     python scripts/bench.py startup                       # imports and `gpt2 --help`
     python scripts/bench.py readme results.jsonl          # the README's table, from what --save has gathered
 
 How to read it. Machines are noisy and differ, so no number means much by itself: contenders take turns (A B C A B C
 ...), ratios are of neighbours in time, and medians over the rounds are the result. What the machine allows, bytes read
-and operations done per second, is measured in the same run. Nobody is timed who computes something else. Columns:
+and operations done per second, takes its turn among them. Nobody is timed who computes something else. Columns:
 
     of the limit    the time that reading each weight once (decode), or the operations (prefill), would take, over the
                     time taken
@@ -29,9 +30,9 @@ A loaded model is usually a map of its file, which is read when it is used; "our
 that every byte has been read. Checkpoints are synthetic: official shapes, every parameter random, written to a
 temporary folder first, which needs room for two files of the size, or to `--checkpoints` FOLDER, where the next run
 finds them. The size `tiny`, the model inside the package, is for trying. A peer that is not installed (`pip install
-ctranslate2`) is left out; TensorFlow, if it lives in an environment of its own, is found by `--tensorflow-python`.
-Who else is on the machine changes the numbers: on Linux, `chrt -r 1` in front goes first. Tables are for people; the
-last line of stdout is one JSON document.
+ctranslate2 onnx onnxruntime`) is left out; TensorFlow, if it lives in an environment of its own, is found by
+`--tensorflow-python`. Who else is on the machine changes the numbers: on Linux, `chrt -r 1` in front goes first. Tables
+are for people; the last line of stdout is one JSON document.
 """
 
 import argparse
@@ -76,7 +77,9 @@ def environment(arguments: argparse.Namespace) -> dict[str, Any]:
         except PackageNotFoundError:
             return None
 
-    found = {name: installed(name) for name in ("torch", "transformers", "safetensors", "gguf", "ctranslate2")}
+    found = {
+        name: installed(name) for name in ("torch", "transformers", "safetensors", "gguf", "ctranslate2", "onnxruntime")
+    }
     if python := getattr(arguments, "tensorflow_python", None):
         ask = "import importlib.metadata as m; print(m.version(m.packages_distributions()['tensorflow'][0]))"
         found["tensorflow"] = subprocess.check_output([python, "-c", ask], text=True).strip()
@@ -130,6 +133,9 @@ def command_line() -> argparse.ArgumentParser:
             "--forms", nargs="+", choices=forms, default=list(forms), metavar="FORM", help=" ".join(forms)
         )
         added.add_argument("--tensorflow-python", metavar="PATH", help="a Python that has TensorFlow and safetensors")
+    verify.add_argument(
+        "--tokens", nargs="*", type=int, choices=files.TOKENS, default=[], metavar="N", help="also against the tokens"
+    )
     for added, dtypes in ((decode, ["float32", "bfloat16"]), (prefill, ["float32"]), (batch, ["float32"])):
         added.add_argument("--dtypes", nargs="+", choices=limits.BYTES, default=dtypes, help="(%(default)s)")
     known = contenders.CONTENDERS

@@ -77,3 +77,11 @@ def test_first_token_and_memory_start_from_nothing(tmp_path: Path):
     document["environment"]["threads"] = 97
     results.write_text(first.read_text() + json.dumps(document) + "\n")
     assert "different environments, {'threads': (1, 97)}" in bench("readme", results, "--readme", readme).stderr
+
+
+def test_a_verdict_is_measured_against_the_tokens_of_its_prompts():
+    run = bench("verify", "--sizes", "tiny", "--runs", "1", "--threads", "1", "--tokens", "128", "512")
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])["medians"]["tiny"]["growth"]
+    assert found["intercept"] + 512 * found["slope"] == pytest.approx(found["512"])
+    assert "verify tiny against the tokens of its prompts" in run.stdout

@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.onnx_runtime import as_onnx
+
 Step = Callable[[], object]  # called after each step
 
 
@@ -169,6 +171,17 @@ def open_ctranslate2(folder: Path, dtype: str, threads: int) -> Callable[[], Eng
     return partial(CTranslate2, folder, dtype, threads)
 
 
+def open_onnx(folder: Path, dtype: str, threads: int) -> Callable[[], Engine]:
+    import onnxruntime  # noqa: F401
+    import torch  # noqa: F401  (prompts are its tensors)
+
+    from benchmarks.onnx_runtime import OnnxRuntime
+
+    if dtype != "float32":
+        raise ValueError("the graph is written for float32")
+    return partial(OnnxRuntime, folder, threads)
+
+
 def open_bare(**options: Any) -> Opener:
     def opener(folder: Path, dtype: str, _: int) -> Callable[[], Engine]:
         import torch
@@ -206,28 +219,30 @@ class Contender:
 
     Args:
         open: imports, and returns what opens the checkpoint.
-        module: what has to be installed.
+        modules: what has to be installed.
         prepare: makes the form of the checkpoint that it reads, once.
         by_default: whether it takes part without being named.
     """
 
     open: Opener
-    module: str = "torch"
+    modules: tuple[str, ...] = ("torch",)
     prepare: Callable[[Path, Path], Path] | None = None
     by_default: bool = True
 
     @property
-    def installed(self) -> bool:
-        return importlib.util.find_spec(self.module) is not None
+    def missing(self) -> str | None:
+        """What it needs and is not installed."""
+        return next((module for module in self.modules if importlib.util.find_spec(module) is None), None)
 
 
 CONTENDERS = {
     "ours": Contender(open_ours("EXACT")),
     "ours, fused": Contender(open_ours("FUSED")),
-    "transformers": Contender(open_transformers(), "transformers"),
-    "transformers, eager": Contender(open_transformers("eager"), "transformers"),
-    "transformers, compiled": Contender(open_transformers(compiled=True), "transformers", by_default=False),
-    "CTranslate2": Contender(open_ctranslate2, "ctranslate2", as_ctranslate2),
+    "transformers": Contender(open_transformers(), ("transformers",)),
+    "transformers, eager": Contender(open_transformers("eager"), ("transformers",)),
+    "transformers, compiled": Contender(open_transformers(compiled=True), ("transformers",), by_default=False),
+    "CTranslate2": Contender(open_ctranslate2, ("ctranslate2",), as_ctranslate2),
+    "ONNX Runtime": Contender(open_onnx, ("onnx", "onnxruntime"), as_onnx),
     "bare torch": Contender(open_bare()),
     "bare torch, compiled": Contender(open_bare(compiled=True), by_default=False),
     "bare torch, erf GELU": Contender(open_bare(gelu="none"), by_default=False),  # must be refused: a test runs it

@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks.checkpoints import checkpoint, in_form
 from benchmarks.measuring import Measured, fresh, interleaved, measured
+from benchmarks.tables import print_curve
 
 Work = Callable[[], Any]
 Contender = Callable[..., Work]
@@ -179,14 +180,21 @@ CONVERT: dict[str, dict[str, Contender]] = {
 }
 
 
-def verify_ours(folder: Path) -> Work:
-    """The whole verdict on this package's model: weights, self-tests, logits with their floor, generation."""
+def verify_ours(folder: Path, tokens: int | None = None) -> Work:
+    """The whole verdict on this package's model: weights, self-tests, logits with their floor, generation.
+
+    With prompts of so many tokens in all, 64 in each row, in place of the usual ones.
+    """
+    import torch
     import transformers  # noqa: F401  (imported lazily otherwise)
 
     from gpt2_from_scratch import GPTModel, verify
+    from gpt2_from_scratch.verifier import Prompt
 
     model = GPTModel.from_pretrained(folder)
-    return lambda: verify(model, folder, "gpt2_from_scratch") or sys.exit("not verified")
+    ids = torch.randint(model.config.vocab_size, ((tokens or 0) // 64, 64), generator=torch.Generator().manual_seed(0))
+    prompts = [Prompt(f"{tokens} tokens", ids)] if tokens else None
+    return lambda: verify(model, folder, "gpt2_from_scratch", prompts=prompts) or sys.exit("not verified")
 
 
 def run_reference(folder: Path) -> Work:
@@ -217,7 +225,15 @@ def run_candidate(folder: Path) -> Work:
 
 VERIFY = {"huggingface": {"ours": verify_ours, "eager reference": run_reference, "candidate": run_candidate}}
 
-CONTENDERS: dict[str, dict[str, dict[str, Contender]]] = {"load": LOAD, "convert": CONVERT, "verify": VERIFY}
+TOKENS = (128, 256, 512, 1024, 2048)  # of prompts; the floor's float64 run covers the first 128 of any
+GROWING = {"huggingface": {str(tokens): partial(verify_ours, tokens=tokens) for tokens in TOKENS}}
+
+CONTENDERS: dict[str, dict[str, dict[str, Contender]]] = {
+    "load": LOAD,
+    "convert": CONVERT,
+    "verify": VERIFY,
+    "growing": GROWING,
+}
 NEEDS = {"TensorFlow": "tensorflow", "gguf": "gguf"}  # contender -> what may not be installed
 
 
@@ -256,7 +272,17 @@ def bench_load(arguments: argparse.Namespace) -> dict[str, Any]:
         contenders = {n: partial(fresh, python, "child", "load", form, n, opened) for n, python in pythons.items()}
         return interleaved(contenders, arguments.runs)
 
-    return bench_forms(arguments, measure)
+    from gpt2_from_scratch.config import GPTConfig
+
+    results = bench_forms(arguments, measure)
+    for form in arguments.forms if len(results) > 1 else []:
+        points = [
+            (GPTConfig.for_size(size).num_parameters * 4 / 1e6, medians[form]["ours"]["seconds"])
+            for size, medians in results.items()
+            if size != "tiny"
+        ]
+        print_curve(f"opening {form} against the megabytes of the weights", "ms", points, 1e3)
+    return results
 
 
 def bench_convert(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -289,7 +315,21 @@ def bench_verify(arguments: argparse.Namespace) -> dict[str, Any]:
         seconds = {name: median["seconds"] for name, median in medians["huggingface"].items()}
         unit = seconds["eager reference"] + seconds["candidate"]
         print(f"\nverify {size} costs {seconds['ours'] / unit:.2f} x (one eager reference pass + one candidate pass)")
+        medians["growth"] = verify_growing(size, arguments)
     return results
+
+
+def verify_growing(size: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """A verdict's time against the tokens of its prompts."""
+    if len(arguments.tokens) < 2:
+        return {}
+    with checkpoint(size, arguments.checkpoints, arguments.folder) as (source, _):
+        words = ("child", "growing", "huggingface")
+        measures = {str(n): partial(fresh, sys.executable, *words, n, source) for n in sorted(arguments.tokens)}
+        medians = interleaved(measures, arguments.runs)
+    points = [(int(tokens), median["seconds"]) for tokens, median in medians.items()]
+    line = print_curve(f"verify {size} against the tokens of its prompts", "s", points)
+    return {tokens: median["seconds"] for tokens, median in medians.items()} | line._asdict()
 
 
 def bench_forms(

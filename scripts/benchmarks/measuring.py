@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 BENCH = Path(__file__).resolve().parent.parent / "bench.py"
 
@@ -183,8 +183,18 @@ def ratio(above: Iterable[float], below: Iterable[float]) -> float:
     return statistics.median(a / b for a, b in zip(above, below, strict=True))
 
 
-def line(points: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Least squares: intercept and slope of the line through ``(x, y)``."""
-    xs, ys = zip(*points, strict=True)
-    slope, intercept = statistics.linear_regression(xs, ys)
-    return intercept, slope
+class Line(NamedTuple):
+    """A straight line through points, by least squares, and how much of their variation it explains (R squared)."""
+
+    intercept: float
+    slope: float
+    straight: float
+
+    @classmethod
+    def through(cls, points: Iterable[tuple[float, float]]) -> "Line":
+        xs, ys = zip(*points, strict=True)
+        slope, intercept = statistics.linear_regression(xs, ys)
+        return cls(intercept, slope, statistics.correlation(xs, ys) ** 2 if len(set(ys)) > 1 else 1.0)
+
+    def at(self, x: float) -> float:
+        return self.intercept + self.slope * x

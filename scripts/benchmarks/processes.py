@@ -68,8 +68,8 @@ def bench_first_token(arguments: argparse.Namespace) -> dict[str, Any]:
             (ids,) = prompts(Needs.of(source).vocab_size, 1, PROMPT)
             scripts, out = {}, {}
             for name in arguments.contenders:
-                if name in CONTENDERS and not CONTENDERS[name].installed:
-                    out[name] = f"{CONTENDERS[name].module} is not installed"
+                if name in CONTENDERS and (missing := CONTENDERS[name].missing):
+                    out[name] = f"{missing} is not installed"
                     continue
                 path = prepared(name, source, folder) if name in CONTENDERS else source
                 scripts[name] = FIRST_TOKEN[name].format(folder=str(path), ids=ids, threads=arguments.threads)
@@ -114,8 +114,8 @@ def bench_memory(arguments: argparse.Namespace) -> dict[str, Any]:
             vocab_size = Needs.of(source).vocab_size
             measures = {}
             for name in arguments.contenders:
-                if not CONTENDERS[name].installed:
-                    print(f"  {name} is left out: {CONTENDERS[name].module} is not installed", file=sys.stderr)
+                if missing := CONTENDERS[name].missing:
+                    print(f"  {name} is left out: {missing} is not installed", file=sys.stderr)
                     continue
                 path = prepared(name, source, folder)
                 words = ("remember", name, path, "float32", arguments.threads, vocab_size, arguments.new)

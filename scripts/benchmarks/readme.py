@@ -59,7 +59,12 @@ def rendered(found: Results, environment: Mapping[str, Any]) -> str:
 
 
 def introduction(found: Results, environment: Mapping[str, Any]) -> str:
-    names = {"torch": "torch", "transformers": "transformers", "ctranslate2": "CTranslate2"}
+    names = {
+        "torch": "torch",
+        "transformers": "transformers",
+        "ctranslate2": "CTranslate2",
+        "onnxruntime": "ONNX Runtime",
+    }
     versions = ", ".join(f"{name} {environment[key]}" for key, name in names.items() if environment.get(key))
     limits = (
         [f"reads {max(r['bytes/s'] for r in found['decode'].values()) / 1e9:.0f} GB/s"] if "decode" in found else []

@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks.checkpoints import checkpoint
 from benchmarks.contenders import CONTENDERS
 from benchmarks.limits import Needs
-from benchmarks.measuring import SETTLE, Worker, WorkerError, fresh, line, ratio, take_turns
-from benchmarks.tables import Column, print_columns
+from benchmarks.measuring import SETTLE, Worker, WorkerError, fresh, ratio, take_turns
+from benchmarks.tables import Column, print_columns, print_curve
 
 # Root mean square of the difference of logits, relative to their spread. float32, 124M: correct contenders 8e-7 from
 # each other, erf in place of tanh in the GELU 3e-4: the geometric mean. bfloat16, from float32: 1.7e-2, three times
@@ -29,7 +29,10 @@ from benchmarks.tables import Column, print_columns
 LINE = {"float32": 2e-5, "bfloat16": 5e-2}
 CHECKED = 64  # tokens of that prompt, at most half the context
 
-BASES = ("transformers", "CTranslate2")  # whom everybody is compared with
+BASES = ("transformers", "CTranslate2", "ONNX Runtime")  # whom everybody is compared with
+
+Limit = Callable[[], Any]
+LIMIT = "what the machine allows"
 
 
 # ------------------------------------------------------------------------------------------------------- in a worker
@@ -107,10 +110,13 @@ class Field:
                 limit = f"more than {LINE[self.dtypes[label]]:.0e}, which is what rounding may do"
                 self.refuse(label, f"computes something else: its logits differ by {difference:.1e}, {limit}")
 
-    def turns(self, request: str, prompt: list[list[int]], runs: int, **arguments: Any) -> dict[str, list[float]]:
-        """Seconds of each contender in each round; whose ids differ from the first one's is out.
+    def turns(
+        self, request: str, prompt: list[list[int]], runs: int, limit: Limit | None = None, **arguments: Any
+    ) -> tuple[dict[str, list[float]], list[Any]]:
+        """Seconds of each contender in each round, and the answers of `limit`, which takes its turn among them.
 
-        bfloat16 may choose other ids, as rounding goes on through them; its logits have been compared.
+        Whose ids differ from the first one's is out. bfloat16 may choose other ids, as rounding goes on through them;
+        its logits have been compared.
         """
         right: Any = None
         for label, worker in list(self.workers.items()):
@@ -127,8 +133,9 @@ class Field:
         asks = {
             label: partial(worker.ask, request, prompt=prompt, **arguments) for label, worker in self.workers.items()
         }
-        rounds = take_turns(asks, runs)
-        return {label: [found["seconds"] for found in answers] for label, answers in rounds.items()}
+        rounds = take_turns(asks | ({LIMIT: limit} if limit else {}), runs)
+        allowed = rounds.pop(LIMIT, [])
+        return {label: [found["seconds"] for found in answers] for label, answers in rounds.items()}, allowed
 
     def compared(self, seconds: Mapping[str, list[float]]) -> dict[str, dict[str, float]]:
         """Medians, and how many times as fast as each base, by rounds: ``{"seconds", "x transformers", ...}``."""
@@ -146,10 +153,10 @@ def contenders(size: str, arguments: argparse.Namespace) -> Iterator[Field]:
         found, paths = Field(Needs.of(source)), {}
         for name in arguments.contenders:
             contender = CONTENDERS[name]
-            if contender.installed:
-                paths[name] = prepared(name, source, folder)
+            if contender.missing:
+                found.refuse(name, f"{contender.missing} is not installed")
             else:
-                found.refuse(name, f"{contender.module} is not installed")
+                paths[name] = prepared(name, source, folder)
         for dtype in sorted(arguments.dtypes, key=list(LINE).index):  # float32 first: it is what others are held to
             for name, path in paths.items():
                 label = name if dtype == "float32" else f"{name}, {dtype}"
@@ -177,25 +184,19 @@ def bench_decode(arguments: argparse.Namespace) -> dict[str, Any]:
     for size in arguments.sizes:
         with contenders(size, arguments) as field, Worker("limits", *arguments.dtypes) as limits:
             by_context: dict[int, dict[str, list[float]]] = {}
-            reads = []
+            reads: dict[int, list[float]] = {}
             for context in arguments.contexts:
                 prompt = prompts(field.needs.vocab_size, 1, context)
-                by_context[context] = field.turns("decode", prompt, arguments.runs, new=arguments.new)
-                reads.append(limits.ask("read"))
-        read = max(reads)
+                by_context[context], reads[context] = field.turns(
+                    "decode", prompt, arguments.runs, partial(limits.ask, "read"), new=arguments.new
+                )
         short = min(by_context)
         rows = field.compared(by_context[short])
+        read = statistics.median(reads[short])
         for label, row in rows.items():
-            middle = arguments.new // 2
-            at_best = field.needs.step_bytes(short + middle, field.dtypes[label]) / read
-            row |= {"tokens/s": 1 / row["seconds"], "share": at_best / row["seconds"]}
-            if len(by_context) > 1:
-                points = [
-                    (context + middle, statistics.median(seconds[label]))
-                    for context, seconds in by_context.items()
-                    if label in seconds
-                ]
-                row["intercept"], row["slope"] = line(points)
+            needed = field.needs.step_bytes(short + arguments.new // 2, field.dtypes[label])
+            share = ratio([needed / rate for rate in reads[short]], by_context[short][label])
+            row |= {"tokens/s": 1 / row["seconds"], "share": share}
         print_columns(
             f"decode {size}, batch 1, {arguments.new} tokens after {short}; this machine reads {read / 1e9:.1f} GB/s",
             rows,
@@ -204,10 +205,17 @@ def bench_decode(arguments: argparse.Namespace) -> dict[str, Any]:
                 Column("ms", "seconds", ".2f", 1e3),
                 Column("of the limit", "share", ".0%"),
                 *(Column(f"x {base}", f"x {base}", ".2f") for base in BASES),
-                Column("empty context, ms", "intercept", ".2f", 1e3),
-                Column("+ 1000 tokens, ms", "slope", ".2f", 1e6),
             ],
         )
+        if len(by_context) > 1:
+            for label, row in rows.items():
+                points = [
+                    (context + arguments.new // 2, statistics.median(seconds[label]))
+                    for context, seconds in by_context.items()
+                    if label in seconds
+                ]
+                title = f"a step of {label}, {size}, against the tokens of its context"
+                row["intercept"], row["slope"], row["straight"] = print_curve(title, "ms", points, 1e3)
         contexts = {
             context: {label: statistics.median(mine) for label, mine in seconds.items()}
             for context, seconds in by_context.items()
@@ -225,12 +233,14 @@ def bench_prefill(arguments: argparse.Namespace) -> dict[str, Any]:
         with contenders(size, arguments) as field, Worker("limits", *arguments.dtypes) as limits:
             for length in arguments.lengths:
                 prompt = prompts(field.needs.vocab_size, 1, length)
-                by_length[length] = field.compared(field.turns("prefill", prompt, arguments.runs))
-                rates = {dtype: max(rate, rates.get(dtype, 0.0)) for dtype, rate in limits.ask("product").items()}
+                seconds, products = field.turns("prefill", prompt, arguments.runs, partial(limits.ask, "product"))
+                by_length[length] = field.compared(seconds)
+                for label, row in by_length[length].items():
+                    needed, dtype = field.needs.prefill_flops(length), field.dtypes[label]
+                    share = ratio([needed / product[dtype] for product in products], seconds[label])
+                    row |= {"tokens/s": length / row["seconds"], "share": share}
+                rates = {dtype: statistics.median(product[dtype] for product in products) for dtype in products[0]}
         for length, rows in by_length.items():
-            for label, row in rows.items():
-                at_best = field.needs.prefill_flops(length) / rates[field.dtypes[label]]
-                row |= {"tokens/s": length / row["seconds"], "share": at_best / row["seconds"]}
             limit = ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {dtype}" for dtype, rate in rates.items())
             print_columns(
                 f"prefill {size}, {length} tokens; this machine multiplies matrices at {limit}",
@@ -254,7 +264,7 @@ def bench_batch(arguments: argparse.Namespace) -> dict[str, Any]:
         with contenders(size, arguments) as field:
             for batch in arguments.batches:
                 prompt = prompts(field.needs.vocab_size, batch, arguments.prompt)
-                rows = field.compared(field.turns("decode", prompt, arguments.runs, new=arguments.new))
+                rows = field.compared(field.turns("decode", prompt, arguments.runs, new=arguments.new)[0])
                 for row in rows.values():
                     row["tokens/s"] = batch / row["seconds"]
                 by_batch[batch] = rows

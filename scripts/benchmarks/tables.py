@@ -1,7 +1,9 @@
-"""Tables for people, and the README's."""
+"""Tables and curves for people."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+
+from benchmarks.measuring import Line
 
 
 class Column(NamedTuple):
@@ -28,3 +30,23 @@ def print_columns(title: str, rows: Mapping[str, Mapping[str, float]], columns: 
             cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         )
         print("  " + "  ".join([name, *values]).rstrip(), flush=True)
+
+
+WIDTH = 60  # characters of the longest bar
+
+
+def print_curve(title: str, unit: str, points: Sequence[tuple[float, float]], times: float = 1.0) -> Line:
+    """A bar for each ``(x, y)``, a mark where the straight line through them is, and that line."""
+    line = Line.through(points)
+    longest = max(*(y for _, y in points), *(line.at(x) for x, _ in points))
+    print(f"\n{title}")
+    for x, y in points:
+        bar = ("#" * round(WIDTH * y / longest)).ljust(WIDTH + 1)
+        mark = max(0, round(WIDTH * line.at(x) / longest))
+        print(f"  {x:>13,.0f}  {y * times:>9.2f} {unit}  {bar[:mark]}|{bar[mark + 1 :]}".rstrip())
+    print(
+        f"  | is {line.intercept * times:.2f} {unit} + {line.slope * times * 1000:.3g} {unit} per thousand; "
+        f"it explains {line.straight:.1%} of the variation",
+        flush=True,
+    )
+    return line
