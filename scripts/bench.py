@@ -54,10 +54,10 @@ SIZES = "124M 355M 774M 1558M tiny"
 def hidden(command: str, words: list[str]) -> None:
     """What runs in the processes that `bench.py` starts."""
     if command == "contender":
-        name, folder, dtype, threads = words
-        measuring.answer(lambda: speed.open_contender(name, Path(folder), dtype, int(threads)))
+        name, folder, dtype, threads, device = words
+        measuring.answer(lambda: speed.open_contender(name, Path(folder), dtype, int(threads), device))
     elif command == "limits":
-        measuring.answer(lambda: limits.open_limits(words))
+        measuring.answer(lambda: limits.open_limits(words[0], words[1:]))
     elif command == "prepare":
         name, source, folder = words
         prepare = contenders.CONTENDERS[name].prepare
@@ -87,6 +87,7 @@ def environment(arguments: argparse.Namespace) -> dict[str, Any]:
         "python": platform.python_version(),
         **found,
         "threads": arguments.threads,
+        "device": getattr(arguments, "device", "cpu"),
         "cores": os.cpu_count(),
         "machine": platform.machine(),
         "processor": processor(),
@@ -138,6 +139,8 @@ def command_line() -> argparse.ArgumentParser:
     )
     for added, dtypes in ((decode, ["float32", "bfloat16"]), (prefill, ["float32"]), (batch, ["float32"])):
         added.add_argument("--dtypes", nargs="+", choices=limits.BYTES, default=dtypes, help="(%(default)s)")
+    for added in (decode, prefill, batch):
+        added.add_argument("--device", default="cpu", help="such as cuda; peers that know the CPU only are left out")
     known = contenders.CONTENDERS
     by_default = [name for name, contender in known.items() if contender.by_default]
     for added in (decode, prefill, batch, memory, first):

@@ -26,8 +26,9 @@ class Bare:
     def __init__(
         self, folder: Path, dtype: torch.dtype = torch.float32, compiled: bool = False, gelu: str = "tanh"
     ) -> None:
+        device = torch.get_default_device()
         with safe_open(folder / "model.safetensors", framework="pt") as file:
-            named = {name.removeprefix("transformer."): file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
+            named = {name.removeprefix("transformer."): file.get_tensor(name).to(device, dtype) for name in file.keys()}  # noqa: SIM118
         self.wte, self.wpe = named["wte.weight"], named["wpe.weight"]
         self.ln_f = named["ln_f.weight"], named["ln_f.bias"]
         parts = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")

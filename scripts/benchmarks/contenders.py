@@ -33,9 +33,13 @@ class Ours:
     """`preset`: which of `gpt2_from_scratch.layers`' ways to compute."""
 
     def __init__(self, folder: Path, dtype: Any, preset: str) -> None:
+        import torch
+
         from gpt2_from_scratch import GPTModel, layers
 
-        self.model = GPTModel.from_pretrained(folder, dtype=dtype, compute=getattr(layers, preset))
+        self.model = GPTModel.from_pretrained(
+            folder, dtype=dtype, device=torch.get_default_device(), compute=getattr(layers, preset)
+        )
 
     def prefill(self, ids: Any) -> Any:
         cache = self.model.new_cache(*ids.shape)
@@ -52,9 +56,11 @@ class Transformers:
     """`options` go to `generate`."""
 
     def __init__(self, folder: Path, dtype: Any, attention: str, options: dict[str, Any]) -> None:
+        import torch
         from transformers import GPT2LMHeadModel
 
-        self.model = GPT2LMHeadModel.from_pretrained(folder, dtype=dtype, attn_implementation=attention).eval()
+        model = GPT2LMHeadModel.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+        self.model = model.to(torch.get_default_device()).eval()
         self.model.generation_config.eos_token_id = None
         self.model.generation_config.pad_token_id = 0  # never used, but asked for
         self.options = options
@@ -164,19 +170,27 @@ def open_transformers(attention: str = "sdpa", compiled: bool = False) -> Opener
     return opener
 
 
+def on_cpu() -> None:
+    """For peers whose wheels compute there only."""
+    import torch
+
+    if (device := torch.get_default_device()).type != "cpu":
+        raise ValueError(f"it is measured on the CPU, not on {device}")
+
+
 def open_ctranslate2(folder: Path, dtype: str, threads: int) -> Callable[[], Engine]:
     import ctranslate2  # noqa: F401
-    import torch  # noqa: F401  (prompts are its tensors)
 
+    on_cpu()
     return partial(CTranslate2, folder, dtype, threads)
 
 
 def open_onnx(folder: Path, dtype: str, threads: int) -> Callable[[], Engine]:
     import onnxruntime  # noqa: F401
-    import torch  # noqa: F401  (prompts are its tensors)
 
     from benchmarks.onnx_runtime import OnnxRuntime
 
+    on_cpu()
     if dtype != "float32":
         raise ValueError("the graph is written for float32")
     return partial(OnnxRuntime, folder, threads)

@@ -19,27 +19,38 @@ MATRIX = 2048  # rows and columns: products of 17 GFLOP, at a size where their s
 REPEATS = 5  # in a turn; their median, as of everything: who else is on the machine slows it and its limit alike
 
 
-def usual(work: Callable[[], object]) -> float:
+def use(device: str) -> Callable[[], None]:
+    """Puts new tensors there; returns what waits until everything there is computed."""
+    import torch
+
+    torch.set_default_device(device)
+    return torch.accelerator.synchronize if device != "cpu" else lambda: None
+
+
+def usual(work: Callable[[], object], wait: Callable[[], None]) -> float:
     def once() -> float:
+        wait()
         start = time.perf_counter()
         work()
+        wait()
         return time.perf_counter() - start
 
     return statistics.median(once() for _ in range(REPEATS))
 
 
-def open_limits(dtypes: list[str]) -> dict[str, Callable[..., Any]]:
+def open_limits(device: str, dtypes: list[str]) -> dict[str, Callable[..., Any]]:
     """What the worker of the limits can be asked: ``read``, in bytes/s, and ``product``, in FLOP/s by dtype."""
     import torch
 
+    wait = use(device)
     memory = torch.ones(READ // 4)
     squares = {dtype: torch.randn(MATRIX, MATRIX).to(getattr(torch, dtype)) for dtype in dtypes}
 
     def read() -> float:
-        return READ / usual(memory.sum)
+        return READ / usual(memory.sum, wait)
 
     def product() -> dict[str, float]:
-        return {d: 2 * MATRIX**3 / usual(partial(torch.matmul, square, square)) for d, square in squares.items()}
+        return {d: 2 * MATRIX**3 / usual(partial(torch.matmul, square, square), wait) for d, square in squares.items()}
 
     return {"read": read, "product": product}
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.checkpoints import checkpoint
 from benchmarks.contenders import CONTENDERS
-from benchmarks.limits import Needs
+from benchmarks.limits import Needs, use
 from benchmarks.measuring import SETTLE, Worker, WorkerError, fresh, ratio, take_turns
 from benchmarks.tables import Column, print_columns, print_curve
 
@@ -38,8 +38,9 @@ LIMIT = "what the machine allows"
 # ------------------------------------------------------------------------------------------------------- in a worker
 
 
-def open_contender(name: str, folder: Path, dtype: str, threads: int) -> Mapping[str, Callable[..., Any]]:
+def open_contender(name: str, folder: Path, dtype: str, threads: int, device: str) -> Mapping[str, Callable[..., Any]]:
     """What a worker can be asked."""
+    wait = use(device)
     engine = CONTENDERS[name].open(folder, dtype, threads)()
     import torch
 
@@ -53,6 +54,7 @@ def open_contender(name: str, folder: Path, dtype: str, threads: int) -> Mapping
         with torch.no_grad():
             start = time.perf_counter()
             result = engine.prefill(ids)
+            wait()
             seconds = time.perf_counter() - start
         return {"seconds": seconds, "ids": torch.as_tensor(result).argmax(dim=-1).tolist()}
 
@@ -160,7 +162,7 @@ def contenders(size: str, arguments: argparse.Namespace) -> Iterator[Field]:
         for dtype in sorted(arguments.dtypes, key=list(LINE).index):  # float32 first: it is what others are held to
             for name, path in paths.items():
                 label = name if dtype == "float32" else f"{name}, {dtype}"
-                worker = Worker("contender", name, path, dtype, arguments.threads)
+                worker = Worker("contender", name, path, dtype, arguments.threads, arguments.device)
                 found.workers[label], found.dtypes[label] = stack.enter_context(worker), dtype
         found.check_logits()
         if not found.workers:
@@ -182,7 +184,7 @@ def bench_decode(arguments: argparse.Namespace) -> dict[str, Any]:
     """Batch 1: tokens per second after a short prompt, and what each token of context adds."""
     results = {}
     for size in arguments.sizes:
-        with contenders(size, arguments) as field, Worker("limits", *arguments.dtypes) as limits:
+        with contenders(size, arguments) as field, Worker("limits", arguments.device, *arguments.dtypes) as limits:
             by_context: dict[int, dict[str, list[float]]] = {}
             reads: dict[int, list[float]] = {}
             for context in arguments.contexts:
@@ -230,7 +232,7 @@ def bench_prefill(arguments: argparse.Namespace) -> dict[str, Any]:
     for size in arguments.sizes:
         by_length: dict[int, dict[str, dict[str, float]]] = {}
         rates: dict[str, float] = {}
-        with contenders(size, arguments) as field, Worker("limits", *arguments.dtypes) as limits:
+        with contenders(size, arguments) as field, Worker("limits", arguments.device, *arguments.dtypes) as limits:
             for length in arguments.lengths:
                 prompt = prompts(field.needs.vocab_size, 1, length)
                 seconds, products = field.turns("prefill", prompt, arguments.runs, partial(limits.ask, "product"))
