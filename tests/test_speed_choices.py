@@ -25,7 +25,7 @@ from gpt2_from_scratch.layers import (
     FUSED,
     TEXTBOOK,
     Compute,
-    bound_by_reading,
+    faster_in_parts,
     logits_in_parts,
     product_in_parts,
 )
@@ -61,8 +61,8 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Which of the products in parts have run."""
     ran: list[str] = []
 
-    def spy(name: str, run: Callable[[Tensor, Tensor], Tensor]) -> None:
-        monkeypatch.setattr(layers, name, lambda x, weight: (ran.append(name), run(x, weight))[1])
+    def spy(name: str, run: Callable[..., Tensor]) -> None:
+        monkeypatch.setattr(layers, name, lambda *tensors: (ran.append(name), run(*tensors))[1])
 
     spy("product_in_parts", product_in_parts)
     spy("logits_in_parts", logits_in_parts)
@@ -72,13 +72,13 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # ---------------------------------------------------------------------------------------------------- products in parts
 
 
-@pytest.mark.parametrize("rows", [1, 2, 7])
+@pytest.mark.parametrize("rows", [1, 3, 4, 7])  # by inputs, by outputs
 @pytest.mark.parametrize(("n_in", "n_out"), [(44, 132), (89, 44), (30, 1), (1, 3), (2, 7)])
 def test_a_product_in_parts_is_the_product(threads: int, rows: int, n_in: int, n_out: int):
-    x, weight = normal(rows, n_in), normal(n_in, n_out, seed=1)
-    assert_close(product_in_parts(x, weight), x @ weight, **FLOAT64)
+    x, weight, bias = normal(rows, n_in), normal(n_in, n_out, seed=1), normal(n_out, seed=2)
+    assert_close(product_in_parts(x, weight, bias), x @ weight + bias, **FLOAT64)
     strided = normal(3, rows, 2 * n_in)[:, :, ::2]
-    assert_close(product_in_parts(strided, weight), strided @ weight, **FLOAT64)
+    assert_close(product_in_parts(strided, weight, bias), strided @ weight + bias, **FLOAT64)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 7])
@@ -92,14 +92,14 @@ def test_logits_in_parts_are_the_logits(threads: int, rows: int, vocabulary: int
 
 
 def test_gradients_flow_through_the_parts(threads: int):
-    for run, plain, shape in (
-        (product_in_parts, lambda x, weight: x @ weight, (12, 5)),
-        (logits_in_parts, lambda x, weight: x @ weight.t(), (7, 12)),
+    for run, plain, shapes in (
+        (product_in_parts, lambda x, weight, bias: x @ weight + bias, [(12, 5), (5,)]),
+        (logits_in_parts, lambda x, weight: x @ weight.t(), [(7, 12)]),
     ):
-        for rows in (1, 3):
-            x, weight = normal(rows, 12).requires_grad_(), normal(*shape, seed=1).requires_grad_()
-            found = torch.autograd.grad(run(x, weight).sin().sum(), (x, weight))
-            expected = torch.autograd.grad(plain(x, weight).sin().sum(), (x, weight))
+        for rows in (1, 3, 5):
+            tensors = [normal(*shape, seed=i).requires_grad_() for i, shape in enumerate([(rows, 12), *shapes])]
+            found = torch.autograd.grad(run(*tensors).sin().sum(), tensors)
+            expected = torch.autograd.grad(plain(*tensors).sin().sum(), tensors)
             for one, other in zip(found, expected, strict=True):
                 assert_close(one, other, **FLOAT64)
 
@@ -108,21 +108,21 @@ def test_only_few_rows_and_large_weights_of_32_bits_or_more_are_worth_it(monkeyp
     monkeypatch.setattr(layers, "_MKL", True)
     monkeypatch.setattr(layers, "_LARGE", 40)
     weight = normal(8, 5)
-    assert bound_by_reading(normal(1, 8, dtype=torch.float32), weight)
-    assert bound_by_reading(normal(32, 8), weight)
-    assert not bound_by_reading(normal(33, 8), weight)
-    assert not bound_by_reading(normal(1, 8), weight[1:])
-    assert not bound_by_reading(normal(1, 8), normal(5, 8).t())
-    assert not bound_by_reading(normal(1, 8, dtype=torch.bfloat16), weight)
-    assert not bound_by_reading(torch.empty(1, 8, device="meta"), weight)
+    assert faster_in_parts(normal(1, 8, dtype=torch.float32), weight)
+    assert faster_in_parts(normal(256, 8), weight)
+    assert not faster_in_parts(normal(257, 8), weight)
+    assert not faster_in_parts(normal(1, 8), weight[1:])
+    assert not faster_in_parts(normal(1, 8), normal(5, 8).t())
+    assert not faster_in_parts(normal(1, 8, dtype=torch.bfloat16), weight)
+    assert not faster_in_parts(torch.empty(1, 8, device="meta"), weight)
     monkeypatch.setattr(layers, "_MKL", False)
-    assert not bound_by_reading(normal(1, 8), weight)
+    assert not faster_in_parts(normal(1, 8), weight)
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="the parts are for MKL")
-def test_fused_steps_take_the_parts_and_prompts_do_not(parts: list[str], perturbed_reference: GPT2LMHeadModel):
+def test_fused_steps_take_the_parts_and_long_prompts_do_not(parts: list[str], perturbed_reference: GPT2LMHeadModel):
     model, ids = ours(perturbed_reference, FUSED), torch.arange(66).view(2, 33)
-    model.hidden_states(ids)
+    model.hidden_states(torch.cat([ids] * 4))
     assert parts == []
     model(ids[:, :1])
     assert parts == ["product_in_parts"] * 4 * SIZES["n_layer"] + ["logits_in_parts"]
@@ -135,10 +135,10 @@ def test_other_choices_never_take_the_parts(parts: list[str], compute: Compute, 
 
 
 def test_fused_steps_are_the_model_in_float64(threads: int):
-    """Step by step, one row and three: what decoding computes against the whole text, textbook fashion."""
+    """Step by step, one row and five: what decoding computes against the whole text, textbook fashion."""
     reference = perturbed(dtype=torch.float64)
     fused, textbook = ours(reference, FUSED), ours(reference, TEXTBOOK)
-    for rows in (1, 3):
+    for rows in (1, 5):
         ids = torch.randint(SIZES["vocab_size"], (rows, 9), generator=torch.Generator().manual_seed(rows))
         cache = fused.new_cache(rows)
         steps = torch.cat([fused(ids[:, step : step + 1], cache=cache) for step in range(9)], dim=1)
@@ -222,7 +222,7 @@ def test_only_many_rows_of_16_bits_are_widened_and_only_where_it_pays(monkeypatc
     assert computed_in(5, torch.bfloat16, FUSED) == torch.bfloat16
     assert computed_in(6, torch.bfloat16, EXACT) == torch.bfloat16
     assert computed_in(6, torch.bfloat16, FUSED, without=False) == torch.bfloat16
-    assert computed_in(99, torch.float64, FUSED) == torch.float64
+    assert computed_in(257, torch.float64, FUSED) == torch.float64
 
 
 # ------------------------------------------------------------------------------------------ prompts read in pieces
