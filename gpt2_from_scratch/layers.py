@@ -171,18 +171,18 @@ def product_in_parts(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         >>> torch.testing.assert_close(product_in_parts(x, weight, bias), x @ weight + bias)
     """
     n_in, n_out = weight.shape
-    rows = x.reshape(-1, n_in)  # (..., in) -> (n, in)
     shape = (*x.shape[:-1], n_out)
-    if rows.size(0) > _FEW:
-        parts = _equal_parts(n_out, max(_PARTS, torch.get_num_threads()))
-        shares = weight.view(n_in, parts, -1).transpose(0, 1)  # (parts, in, out / parts)
-        products = torch.baddbmm(bias.view(parts, 1, -1), rows.expand(parts, -1, -1), shares)
-        return products.transpose(0, 1).reshape(shape)
-    parts = _equal_parts(n_in, torch.get_num_threads())
-    inputs = rows.view(-1, parts, n_in // parts).transpose(0, 1)  # (parts, n, in / parts)
-    products = torch.bmm(inputs, weight.view(parts, -1, n_out))
-    total = torch.add(*products.unbind()) if parts == 2 else products.sum(dim=0)  # the same, but `add` starts sooner
-    return total.view(shape) + bias
+    if x.numel() <= _FEW * n_in:
+        parts = _equal_parts(n_in, torch.get_num_threads())
+        inputs = x.reshape(-1, parts, n_in // parts).transpose(0, 1)  # (..., in) -> (parts, n, in / parts)
+        products = torch.bmm(inputs, weight.view(parts, -1, n_out))
+        total = torch.add(*products.unbind()) if parts == 2 else products.sum(dim=0)  # the same, but `add` is quicker
+        return total.add_(bias).view(shape)
+    parts = _equal_parts(n_out, max(_PARTS, torch.get_num_threads()))
+    inputs = x.reshape(-1, n_in).expand(parts, -1, -1)  # (parts, n, in)
+    shares = weight.view(n_in, parts, -1).transpose(0, 1)  # (parts, in, out / parts)
+    products = torch.baddbmm(bias.view(parts, 1, -1), inputs, shares)
+    return products.transpose(0, 1).reshape(shape)
 
 
 @functools.cache
