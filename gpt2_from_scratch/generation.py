@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from gpt2_from_scratch.model import GPTModel, KVCache
+from gpt2_from_scratch.model import FixedCache, GPTModel, KVCache
 from gpt2_from_scratch.tokenizer import StreamDecoder
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class Options(TypedDict, total=False):
     seed: int | None
     eos_token_id: int | Sequence[int] | None
     use_cache: bool
+    cuda_graph: bool
 
 
 def generate(
@@ -46,6 +47,7 @@ def generate(
     attention_mask: Tensor | None = None,
     eos_token_id: int | Sequence[int] | None = None,
     use_cache: bool = True,
+    cuda_graph: bool = False,
     on_token: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
     """Continues every prompt of a batch, until it has ended itself or has `max_new_tokens` more.
@@ -65,6 +67,9 @@ def generate(
             the first 1. None: no padding.
         eos_token_id: the id at which a text ends, or several. None: those of ``model.config``; ``()``: none.
         use_cache: keep keys and values of earlier tokens; without, each step computes everything again.
+        cuda_graph: on a CUDA device, record a step once and repeat it: the GPU no longer waits for Python between a
+            small model's hundreds of calls. Attention then reads the cache's whole capacity, and rows that leave the
+            batch cost another recording.
         on_token: is called with the new ids ``[B]`` of each step.
 
     Returns:
@@ -72,8 +77,8 @@ def generate(
         its end-of-text id, then ``model.config.pad_token_id`` or, if there is none, the end-of-text id again.
 
     Raises:
-        ValueError: an argument out of range, too many tokens for the context, padding that is not on the left, or
-            logits that are NaN or infinite.
+        ValueError: an argument out of range, too many tokens for the context, padding that is not on the left,
+            logits that are NaN or infinite, or `cuda_graph` without a CUDA device or without a cache.
 
     Example:
         >>> from gpt2_from_scratch import GPTConfig
@@ -94,6 +99,7 @@ def generate(
         seed=seed,
         eos_token_id=eos_token_id,
         use_cache=use_cache,
+        cuda_graph=cuda_graph,
     ):
         steps.append(step)
         if on_token is not None:
@@ -242,6 +248,7 @@ def _steps(
     seed: int | None = None,
     eos_token_id: int | Sequence[int] | None = None,
     use_cache: bool = True,
+    cuda_graph: bool = False,
 ) -> Iterator[Tensor]:
     """Checks everything now, computes later: the new ids ``[B]`` of each step. Arguments as in `generate`."""
     if input_ids.dim() != 2 or input_ids.numel() == 0:
@@ -251,7 +258,10 @@ def _steps(
     _check_room(model.config.n_positions, input_ids.size(1), max_new_tokens)
     choose = _chooser(temperature, top_k, top_p, seed, input_ids.device)
     text = _checked_mask(attention_mask, input_ids)
-    return _decode(model, input_ids, text, max_new_tokens, choose, _stop_ids(model, eos_token_id), use_cache)
+    if cuda_graph:
+        _check_recordable(model.wte.weight.device, use_cache)
+    stop_ids = _stop_ids(model, eos_token_id)
+    return _decode(model, input_ids, text, max_new_tokens, choose, stop_ids, use_cache, cuda_graph)
 
 
 @torch.inference_mode()  # as a decorator it ends at each `yield`; a `with` in here would reach into the caller's code
@@ -263,6 +273,7 @@ def _decode(
     choose: Callable[[Tensor], Tensor],
     stop_ids: tuple[int, ...],
     use_cache: bool,
+    cuda_graph: bool,
 ) -> Iterator[Tensor]:
     """Yields each step's ids ``[B]``. `ids` and `text` (where `ids` are no padding) are of the rows still running."""
     batch, length = ids.shape
@@ -272,9 +283,15 @@ def _decode(
     stop = torch.tensor(stop_ids, dtype=torch.int64, device=ids.device)
     fill = pad if pad is not None and pad >= 0 else next(iter(stop_ids), 0)  # of no use where nothing stops
     rows = torch.arange(batch, device=ids.device)  # where in the whole batch the running rows belong
+    step: _RecordedStep | None = None
     for _ in range(max_new_tokens):
         with _evaluating(modules):
-            logits = model.lm_head(_last_hidden_state(model, ids, text, cache)).float()  # (B, V)
+            if cuda_graph and cache is not None and cache.length:
+                step = step or _RecordedStep(model, cache, text)
+                logits = step(ids[:, -1:])
+                cache.length += 1
+            else:
+                logits = model.lm_head(_last_hidden_state(model, ids, text, cache)).float()  # (B, V)
         _check_finite(logits, ids.size(1), model.wte.weight.dtype)
         new = choose(logits)  # (B,)
         yield torch.full((batch,), fill, device=ids.device).index_copy(0, rows, new)
@@ -287,6 +304,7 @@ def _decode(
             rows, ids, text = rows[running], ids[running], text[running] if text is not None else None
             if cache is not None:
                 cache.keep_rows(running.nonzero().squeeze(1))
+                step = None
 
 
 # Tokens read in one pass: eight whole contexts, whose inner activations are 0.1 GB in the smallest GPT-2, 0.2 in the
@@ -306,6 +324,50 @@ def _last_hidden_state(model: GPTModel, ids: Tensor, text: Tensor | None, cache:
             positions = (visible.cumsum(dim=-1) - 1).clamp(min=0)[:, start:]  # padding needs one, too: any
         hidden = model.hidden_states(ids[:, start:end], visible, positions, cache)  # (B, T, E)
     return hidden[:, -1]
+
+
+class _RecordedStep:
+    """Reads one token of each row, always in the same memory: the calls are recorded once and repeated."""
+
+    def __init__(self, model: GPTModel, cache: KVCache, text: Tensor | None) -> None:
+        self.model, self.cache = model, FixedCache(cache)
+        batch, device = cache.batch_size, cache.keys.device
+        self.ids = torch.zeros(batch, 1, dtype=torch.int64, device=device)
+        self.there = torch.zeros(batch, cache.capacity, dtype=torch.bool, device=device)
+        self.there[:, : cache.length] = text[:, : cache.length] if text is not None else True
+        self.positions = self.there.sum(dim=1, keepdim=True)  # of the next token of each row
+        self.repeat = _recorded(self.compute, device)
+        self.cache.end.sub_(1)  # the trial is undone; what it wrote there is written again
+        self.positions.sub_(1)
+
+    def compute(self) -> Tensor:
+        self.there.index_fill_(1, self.cache.end, True)
+        hidden = self.model.hidden_states(self.ids, self.there, self.positions, self.cache)  # (B, 1, E)
+        self.positions.add_(1)
+        return self.model.lm_head(hidden[:, -1]).float()  # type: ignore[no-any-return]  # (B, V)
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """From ids ``[B, 1]`` to logits ``[B, V]``, which the next call overwrites."""
+        self.ids.copy_(ids)
+        return self.repeat()
+
+
+def _recorded(compute: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+    """Computes once for trial, since libraries prepare themselves in their first call, then records."""
+    with torch.cuda.device(device):
+        aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            compute()
+        torch.cuda.current_stream().wait_stream(aside)
+        with torch.cuda.graph(graph):
+            result = compute()
+
+    def repeat() -> Tensor:
+        graph.replay()
+        return result
+
+    return repeat
 
 
 @contextmanager
@@ -352,6 +414,13 @@ def _chooser(
 
 
 # ------------------------------------------------------------------------------------------------------------ checks
+
+
+def _check_recordable(device: torch.device, use_cache: bool) -> None:
+    if device.type != "cuda":
+        raise ValueError(f"cuda_graph is for a model on a CUDA device; this one is on {device}")
+    if not use_cache:
+        raise ValueError("cuda_graph repeats a step that reads one token; without use_cache each reads more")
 
 
 def _check_room(context: int, length: int, max_new_tokens: int) -> None:

@@ -127,6 +127,7 @@ class Head(nn.Module):
 
 _MKL = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
 _FEW = 3  # rows; from 4 on parts of the outputs were measured as faster than parts of the inputs
+_PER_THREAD = 2  # parts of the inputs, or of the vocabulary: a thread that was held up leaves its second to others
 _MANY = 256  # rows; from 512 on the ordinary product was measured as fast
 _PARTS = 8  # of the outputs, at least: narrow products were measured as faster, whatever the number of threads
 _LARGE = 1 << 18  # weights; 1 MB, 80 us in one thread: far above the 5 us that it takes to wake the others
@@ -136,6 +137,7 @@ def faster_in_parts(x: Tensor, weight: Tensor) -> bool:
     """Whether it pays to compute ``x W`` in parts, ``x`` being ``[..., in]``."""
     return (
         _MKL
+        and not torch.compiler.is_compiling()  # asking for the number of threads would cut the graph
         and x.numel() <= _MANY * x.size(-1)
         and weight.numel() >= _LARGE
         and weight.is_contiguous()  # not so: once packed in 16 bits, then widened
@@ -173,11 +175,10 @@ def product_in_parts(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     n_in, n_out = weight.shape
     shape = (*x.shape[:-1], n_out)
     if x.numel() <= _FEW * n_in:
-        parts = _equal_parts(n_in, torch.get_num_threads())
+        parts = _equal_parts(n_in, _PER_THREAD * torch.get_num_threads())
         inputs = x.reshape(-1, parts, n_in // parts).transpose(0, 1)  # (..., in) -> (parts, n, in / parts)
         products = torch.bmm(inputs, weight.view(parts, -1, n_out))
-        total = torch.add(*products.unbind()) if parts == 2 else products.sum(dim=0)  # the same, but `add` is quicker
-        return total.add_(bias).view(shape)
+        return products.sum(dim=0).add_(bias).view(shape)
     parts = _equal_parts(n_out, max(_PARTS, torch.get_num_threads()))
     inputs = x.reshape(-1, n_in).expand(parts, -1, -1)  # (parts, n, in)
     shares = weight.view(n_in, parts, -1).transpose(0, 1)  # (parts, in, out / parts)
@@ -207,7 +208,7 @@ def logits_in_parts(x: Tensor, weight: Tensor) -> Tensor:
     rows = x.reshape(-1, x.size(-1))
     if rows.size(0) > 1:
         return (weight @ rows.t()).t().reshape(*x.shape[:-1], -1)
-    parts = min(torch.get_num_threads(), weight.size(0))
+    parts = min(_PER_THREAD * torch.get_num_threads(), weight.size(0))
     each = weight.size(0) // parts
     shares = weight[: parts * each].view(parts, each, -1).transpose(1, 2)  # (parts, E, V / parts)
     logits = torch.bmm(rows.expand(parts, 1, -1), shares).view(1, -1)
@@ -378,7 +379,7 @@ def causal_mask(
 
     Args:
         way: how attention will be computed.
-        padding: bool ``[B, S]``, False at padding tokens, or None.
+        padding: bool ``[B, S]``, False at padding tokens; None where there is none.
         batch: ``B``.
         queries: ``T``.
         keys: ``S``, cached tokens included.
@@ -389,13 +390,12 @@ def causal_mask(
         ``textbook``: bool ``[B, 1, T, S]``. ``eager``: 0 or the lowest finite number, same shape, added to the scores.
         ``sdpa``: bool, or None where plain causal attention says the same and the fast kernel may be used.
     """
-    padded = padding is not None and not bool(padding.all())
-    if way == "sdpa" and not padded and queries in (1, keys):
+    if way == "sdpa" and padding is None and queries in (1, keys):
         return None
     key = torch.arange(keys, device=device)
     query = torch.arange(keys - queries, keys, device=device)
     visible = (key[None, :] <= query[:, None])[None, None]  # (1, 1, T, S)
-    if padded and padding is not None:
+    if padding is not None:
         visible = visible & padding[:, None, None, :]
     visible = visible.expand(batch, 1, queries, keys)
     if way == "eager":

@@ -77,6 +77,10 @@ class KVCache:
         """Tokens it can hold."""
         return self.keys.size(3)
 
+    def reach(self, new: int) -> int:
+        """Tokens ``S`` that attention reads when `new` more are stored."""
+        return self.length + new
+
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Stores the new tokens' keys and values ``[B, H, T, d]``; returns those of all tokens, ``[B, H, S, d]``."""
         keys, values, new = self.keys[layer], self.values[layer], k.size(2)
@@ -89,9 +93,52 @@ class KVCache:
             k, v = k.contiguous(), v.contiguous()
         return k, v
 
+    def advance(self, new: int) -> None:
+        """The new tokens are stored, in every layer."""
+        self.length += new
+
     def keep_rows(self, rows: Tensor) -> None:
         """Keeps only these rows of the batch (int64 ``[n]``): a finished text costs nothing more."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
+
+class FixedCache(KVCache):
+    """A `KVCache` whose shapes stay as they are: attention reads all of it, and a mask hides what is not there yet.
+
+    For CUDA graphs, which repeat the same calls on the same memory: nothing may grow, and what changes has to be on the
+    device. The model takes one new token a row with it, an ``attention_mask [B, capacity]`` that is 1 at the tokens
+    that are there, the new one included, and `position_ids`.
+
+    Args:
+        cache: its memory is taken over; tokens may be in it.
+
+    Example:
+        >>> config = GPTConfig(n_layer=2, n_embd=8, n_head=2, vocab_size=11, n_positions=16)
+        >>> model, ids = GPTModel(config).eval(), torch.tensor([[1, 2, 3]])
+        >>> cache = model.new_cache(batch_size=1)
+        >>> first = model(ids[:, :2], cache=cache)
+        >>> cache = FixedCache(cache)
+        >>> there = (torch.arange(cache.capacity) <= cache.end)[None]
+        >>> torch.testing.assert_close(model(ids[:, 2:], there, cache.end[None], cache), model(ids)[:, 2:])
+    """
+
+    def __init__(self, cache: KVCache) -> None:
+        self.keys, self.values, self.length = cache.keys, cache.values, cache.length
+        for empty in (self.keys[..., self.length :, :], self.values[..., self.length :, :]):
+            empty.zero_()  # a weight of 0 times what memory happens to hold could be NaN
+        self.end = torch.tensor([self.length], device=self.keys.device)  # where the next token goes
+
+    def reach(self, new: int) -> int:
+        """The whole capacity."""
+        return self.capacity
+
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores one token's ``[B, H, 1, d]``; returns everything, ``[B, H, capacity, d]``."""
+        return self.keys[layer].index_copy_(2, self.end, k), self.values[layer].index_copy_(2, self.end, v)
+
+    def advance(self, new: int) -> None:
+        """On the device."""
+        self.end.add_(new)
 
 
 class MultiHeadAttention(nn.Module):
@@ -236,19 +283,21 @@ class GPTModel(nn.Module):
         ``model.lm_head(model.hidden_states(ids)[:, -1])`` computes one token's logits where ``model(ids)[:, -1]`` would
         compute all of them.
         """
-        self._check_input(input_ids, attention_mask, cache)
-        past = cache.length if cache is not None else 0
+        self._check_input(input_ids, attention_mask, position_ids, cache)
         batch, new = input_ids.shape
+        keys = cache.reach(new) if cache is not None else new
         if position_ids is None:
-            position_ids = torch.arange(past, past + new, device=input_ids.device)[None]  # (1, T)
+            position_ids = torch.arange(keys - new, keys, device=input_ids.device)[None]  # (1, T)
         x = self.wte(input_ids) + self.wpe(position_ids)  # (B, T, E)
         padding = attention_mask.bool() if attention_mask is not None else None
-        mask = causal_mask(self.compute.attention, padding, batch, new, past + new, x.dtype, x.device)
+        if padding is not None and not isinstance(cache, FixedCache) and bool(padding.all()):
+            padding = None  # a look at the device, which a CUDA graph cannot repeat
+        mask = causal_mask(self.compute.attention, padding, batch, new, keys, x.dtype, x.device)
         x = self.drop(x)
         for block in self.h:
             x = block(x, mask, cache)
         if cache is not None:
-            cache.length += new
+            cache.advance(new)
         return self.ln_f(x)  # type: ignore[no-any-return]
 
     def new_cache(self, batch_size: int, capacity: int | None = None) -> KVCache:
@@ -321,14 +370,15 @@ class GPTModel(nn.Module):
                 else:
                     parameter.normal_(0.0, std)
 
-    def _check_input(self, input_ids: Tensor, attention_mask: Tensor | None, cache: KVCache | None) -> None:
+    def _check_input(
+        self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, cache: KVCache | None
+    ) -> None:
         if input_ids.dim() != 2 or input_ids.dtype not in (torch.int64, torch.int32):
             raise ValueError(
                 f"input_ids must be integer token ids [B, T], not {input_ids.dtype} {list(input_ids.shape)}"
             )
         batch, new = input_ids.shape
-        past = cache.length if cache is not None else 0
-        total = past + new
+        total = cache.reach(new) if cache is not None else new
         if new == 0:
             raise ValueError("input_ids holds no token; GPT-2 needs at least one")
         if total > self.config.n_positions:
@@ -337,6 +387,11 @@ class GPTModel(nn.Module):
             raise ValueError(f"{total} tokens do not fit into a cache made for {cache.capacity}")
         if cache is not None and batch != cache.batch_size:
             raise ValueError(f"input_ids has {batch} rows, the cache was made for {cache.batch_size}")
+        if isinstance(cache, FixedCache) and (new > 1 or attention_mask is None or position_ids is None):
+            raise ValueError(
+                "a FixedCache takes one new token at a time, with attention_mask and position_ids: "
+                "only the device knows where the token stands"
+            )
         if attention_mask is not None and attention_mask.shape != (batch, total):
             raise ValueError(
                 f"attention_mask must be [B, S] = [{batch}, {total}], cached tokens included, "

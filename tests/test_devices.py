@@ -59,3 +59,15 @@ def test_bfloat16_stays_near(device: str) -> None:
     found = loaded(device, FUSED, torch.bfloat16)(PROMPT.to(device)).detach().cpu().double()
     left = float((found - expected).square().mean().sqrt() / expected.std())
     assert left < 0.03
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compute", [TEXTBOOK, EXACT, FUSED], ids=["textbook", "exact", "fused"])
+def test_a_recorded_step_decodes_the_same_ids(compute: Compute) -> None:
+    """What a recording computes is tested on the CPU too (test_speed_choices.py); here CUDA repeats it."""
+    model = loaded("cuda", compute)
+    prompts, mask = (tensor.to("cuda") for tensor in left_pad([[32, 101, 7, 300], [12, 45]]))
+    for options in ({"eos_token_id": ()}, {}):
+        expected = generate(model, prompts, 24, attention_mask=mask, **options)
+        found = generate(model, prompts, 24, attention_mask=mask, cuda_graph=True, **options)
+        assert found.tolist() == expected.tolist()

@@ -29,7 +29,7 @@ from gpt2_from_scratch.layers import (
     logits_in_parts,
     product_in_parts,
 )
-from gpt2_from_scratch.model import GPTModel
+from gpt2_from_scratch.model import FixedCache, GPTModel
 from tests.perturbed import SIZES, ours, perturbed
 
 # Sums of at most a hundred products of normal numbers: in float64 a few 1e-15 each.
@@ -262,3 +262,84 @@ def test_without_padding_no_mask_is_made(perturbed_reference: GPT2LMHeadModel, m
     ids, mask = left_pad([[1, 2], [3]])
     generate(model, ids, 3, attention_mask=mask, eos_token_id=())
     assert [tuple(mask.shape) for mask in masks[6:]] == [(2, 2), (2, 3), (2, 4)]
+
+
+# ------------------------------------------------------------------------------------- steps that are recorded, graphs
+
+
+@pytest.fixture
+def recordings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Recording without CUDA: the trial is made, and repeating is calling again. Counts the recordings."""
+    made: list[int] = []
+
+    def recorded(compute: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+        compute()
+        made.append(1)
+        return compute
+
+    monkeypatch.setattr(generation, "_recorded", recorded)
+    monkeypatch.setattr(generation, "_check_recordable", lambda device, use_cache: None)
+    return made
+
+
+@pytest.mark.parametrize("compute", [TEXTBOOK, EXACT, EXACT_EAGER, FUSED], ids=["textbook", "exact", "eager", "fused"])
+def test_recorded_steps_decode_the_same_ids(
+    compute: Compute, recordings: list[int], perturbed_reference: GPT2LMHeadModel
+):
+    model = ours(perturbed_reference, compute)
+    ids, mask = left_pad([[5, 6, 7, 8], [1, 2], [3]])
+    expected = generate(model, ids, 20, attention_mask=mask, eos_token_id=())
+    assert torch.equal(generate(model, ids, 20, attention_mask=mask, eos_token_id=(), cuda_graph=True), expected)
+    assert len(recordings) == 1
+    assert torch.equal(
+        generate(model, ids[:1], 20, eos_token_id=(), cuda_graph=True), generate(model, ids[:1], 20, eos_token_id=())
+    )
+    generate(model, ids[:1], 1, cuda_graph=True)
+    assert len(recordings) == 2, "one token is the prompt's: nothing is repeated"
+
+
+def test_a_row_that_ends_leaves_a_recording(recordings: list[int], perturbed_reference: GPT2LMHeadModel):
+    model = ours(perturbed_reference)
+    ids, mask = left_pad([[5, 6, 7, 8], [1, 2], [3]])
+    new = generate(model, ids, 20, attention_mask=mask, eos_token_id=())[:, 4:]
+    options: dict[str, Any] = {"attention_mask": mask, "eos_token_id": [int(new[0, 4]), int(new[1, 9])]}
+    expected = generate(model, ids, 20, **options)
+    assert torch.equal(generate(model, ids, 20, **options, cuda_graph=True), expected)
+    assert len(recordings) > 1
+
+
+def test_recording_needs_a_cuda_device_and_a_cache():
+    with pytest.raises(ValueError, match="cuda_graph is for a model on a CUDA device; this one is on cpu"):
+        generate(GPTModel.from_pretrained(), torch.tensor([[1]]), 3, cuda_graph=True)
+    with pytest.raises(ValueError, match="without use_cache each reads more"):
+        generation._check_recordable(torch.device("cuda", 0), use_cache=False)
+
+
+def test_a_fixed_cache_says_what_it_needs(perturbed_reference: GPT2LMHeadModel):
+    model = ours(perturbed_reference)
+    fixed, there = FixedCache(model.new_cache(1)), torch.ones(1, SIZES["n_positions"])
+    for arguments in (([[1, 2]], there, [[0, 1]]), ([[1]], None, [[0]]), ([[1]], there, None)):
+        ids, mask, positions = arguments
+        with pytest.raises(ValueError, match="a FixedCache takes one new token at a time"):
+            model(torch.tensor(ids), mask, None if positions is None else torch.tensor(positions), fixed)
+    with pytest.raises(ValueError, match=r"attention_mask must be \[B, S\] = \[1, 37\]"):
+        model(torch.tensor([[1]]), there[:, :5], torch.tensor([[0]]), fixed)
+
+
+def test_what_a_fixed_cache_does_not_hold_yet_cannot_spoil_it(perturbed_reference: GPT2LMHeadModel):
+    model, ids = ours(perturbed_reference), torch.tensor([[1, 2, 3]])
+    cache = model.new_cache(1)
+    cache.keys.fill_(torch.nan)  # what memory happens to hold
+    cache.values.fill_(torch.nan)
+    model(ids[:, :2], cache=cache)
+    fixed = FixedCache(cache)
+    there = (torch.arange(fixed.capacity) <= fixed.end)[None]
+    logits = model(ids[:, 2:], there, fixed.end[None], fixed)
+    assert_close(logits, model(ids)[:, 2:], atol=1e-4, rtol=0)  # 5e-6 measured; a step into the wrong place: 1
+
+
+@pytest.mark.parametrize("compute", [TEXTBOOK, EXACT, EXACT_EAGER, FUSED], ids=["textbook", "exact", "eager", "fused"])
+def test_the_model_is_one_graph_for_a_compiler(compute: Compute, perturbed_reference: GPT2LMHeadModel):
+    model, ids = ours(perturbed_reference, compute), torch.tensor([[1, 2, 3]])
+    compiled = torch.compile(model, backend="eager", fullgraph=True)  # a cut raises
+    assert_close(compiled(ids), model(ids), atol=1e-4, rtol=0)  # products in parts or whole: 5e-6 measured
