@@ -355,7 +355,7 @@ class _RecordedStep:
 def _recorded(compute: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
     """Computes once for trial, since libraries prepare themselves in their first call, then records."""
     with torch.cuda.device(device):
-        aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()  # type: ignore[no-untyped-call]
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             compute()

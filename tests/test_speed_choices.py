@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2LMHeadModel
 
 from gpt2_from_scratch import generation, layers
@@ -306,6 +307,32 @@ def test_a_row_that_ends_leaves_a_recording(recordings: list[int], perturbed_ref
     expected = generate(model, ids, 20, **options)
     assert torch.equal(generate(model, ids, 20, **options, cuda_graph=True), expected)
     assert len(recordings) > 1
+
+
+@pytest.mark.parametrize("compute", [TEXTBOOK, EXACT, EXACT_EAGER, FUSED], ids=["textbook", "exact", "eager", "fused"])
+def test_a_recorded_step_never_looks_at_a_number(
+    compute: Compute, perturbed_reference: GPT2LMHeadModel, monkeypatch: pytest.MonkeyPatch
+):
+    """A program that waits for the device to know a number cannot be recorded. Ids are looked at on the CPU only."""
+
+    class Blind(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            assert func is not torch.ops.aten._local_scalar_dense.default, "looked at a number"
+            return func(*args, **(kwargs or {}))
+
+    def recorded(run: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+        with Blind():
+            run()
+        return run
+
+    monkeypatch.setattr(generation, "_recorded", recorded)
+    monkeypatch.setattr(GPTModel, "_check_input", lambda *arguments: None)
+    model = ours(perturbed_reference, compute)
+    cache, ids = model.new_cache(2), torch.tensor([[1, 2], [3, 4]])
+    with torch.no_grad():
+        model(ids, cache=cache)
+        for text in (None, torch.tensor([[True, True], [False, True]])):
+            generation._RecordedStep(model, cache, text)
 
 
 def test_recording_needs_a_cuda_device_and_a_cache():

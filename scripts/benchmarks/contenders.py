@@ -30,9 +30,12 @@ class Engine(Protocol):
 
 
 class Ours:
-    """`preset`: which of `gpt2_from_scratch.layers`' ways to compute; 16-bit weights are packed for the fast one."""
+    """`preset`: which of `gpt2_from_scratch.layers`' ways to compute; 16-bit weights are packed for the fast one.
 
-    def __init__(self, folder: Path, dtype: Any, preset: str) -> None:
+    `options` go to `generate`.
+    """
+
+    def __init__(self, folder: Path, dtype: Any, preset: str, options: dict[str, Any]) -> None:
         import torch
 
         from gpt2_from_scratch import GPTModel, layers
@@ -42,6 +45,7 @@ class Ours:
         )
         if preset == "FUSED":
             self.model.pack()
+        self.options = options
 
     def prefill(self, ids: Any) -> Any:
         cache = self.model.new_cache(*ids.shape)
@@ -50,7 +54,7 @@ class Ours:
     def generate(self, ids: Any, new: int, on_step: Step) -> list[list[int]]:
         from gpt2_from_scratch import generate
 
-        out = generate(self.model, ids, new, eos_token_id=(), on_token=lambda _: on_step())
+        out = generate(self.model, ids, new, eos_token_id=(), on_token=lambda _: on_step(), **self.options)
         return [row[ids.size(1) :] for row in out.tolist()]
 
 
@@ -143,14 +147,14 @@ class BareLoop:
 Opener = Callable[[Path, str, int], Callable[[], Engine]]  # (checkpoint, dtype, threads)
 
 
-def open_ours(preset: str) -> Opener:
+def open_ours(preset: str, **options: Any) -> Opener:
     def opener(folder: Path, dtype: str, _: int) -> Callable[[], Engine]:
         import torch
 
         import gpt2_from_scratch.generation
         import gpt2_from_scratch.loading  # noqa: F401  (imported lazily otherwise, inside what is measured)
 
-        return partial(Ours, folder, getattr(torch, dtype), preset)
+        return partial(Ours, folder, getattr(torch, dtype), preset, options)
 
     return opener
 
@@ -254,6 +258,7 @@ class Contender:
 CONTENDERS = {
     "ours": Contender(open_ours("EXACT")),
     "ours, fused": Contender(open_ours("FUSED")),
+    "ours, CUDA graph": Contender(open_ours("FUSED", cuda_graph=True), by_default=False),
     "transformers": Contender(open_transformers(), ("transformers",)),
     "transformers, eager": Contender(open_transformers("eager"), ("transformers",)),
     "transformers, compiled": Contender(open_transformers(compiled=True), ("transformers",), by_default=False),
