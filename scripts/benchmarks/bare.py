@@ -45,7 +45,7 @@ class Bare:
     def new_cache(self, batch: int, capacity: int) -> Tensor:
         """Keys and values: ``[L, 2, B, H, capacity, d]``."""
         head = self.wte.size(1) // self.n_head
-        return torch.zeros(len(self.blocks), 2, batch, self.n_head, capacity, head, dtype=self.wte.dtype)
+        return self.wte.new_zeros(len(self.blocks), 2, batch, self.n_head, capacity, head)
 
     def forward(self, ids: Tensor, positions: Tensor, cache: Tensor, end: int, mask: Tensor | None) -> Tensor:
         """Logits ``[B, V]`` of the last token; `cache` holds the tokens before, and is read up to `end`."""
@@ -69,12 +69,12 @@ class Bare:
         """Greedy ids ``[B]``, step by step."""
         length = ids.size(1)
         cache = self.new_cache(ids.size(0), self.wpe.size(0) if self.compiled else length + new)
-        chosen = self.forward(ids, torch.arange(length), cache, length, None).argmax(dim=-1)
+        chosen = self.forward(ids, torch.arange(length, device=ids.device), cache, length, None).argmax(dim=-1)
         yield chosen
         for past in range(length, length + new - 1):
-            position = torch.tensor([past])
+            position = torch.tensor([past], device=ids.device)
             if self.compiled:  # the shapes of every step are the same
-                mask = torch.arange(cache.size(4))[None] <= position[:, None]
+                mask = torch.arange(cache.size(4), device=ids.device)[None] <= position[:, None]
                 logits = self.step(chosen[:, None], position, cache, cache.size(4), mask)
             else:
                 logits = self.forward(chosen[:, None], position, cache, past + 1, None)

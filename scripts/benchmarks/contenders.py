@@ -132,7 +132,7 @@ class BareLoop:
 
         length = ids.size(1)
         cache = self.model.new_cache(*ids.shape)
-        return self.model.forward(ids, torch.arange(length), cache, length, None)
+        return self.model.forward(ids, torch.arange(length, device=ids.device), cache, length, None)
 
     def generate(self, ids: Any, new: int, on_step: Step) -> list[list[int]]:
         steps = []

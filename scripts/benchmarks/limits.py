@@ -19,11 +19,10 @@ MATRIX = 2048  # rows and columns: products of 17 GFLOP, at a size where their s
 REPEATS = 5  # in a turn; their median, as of everything: who else is on the machine slows it and its limit alike
 
 
-def use(device: str) -> Callable[[], None]:
-    """Puts new tensors there; returns what waits until everything there is computed."""
+def waiting(device: str) -> Callable[[], None]:
+    """What waits until everything there is computed."""
     import torch
 
-    torch.set_default_device(device)
     return torch.accelerator.synchronize if device != "cpu" else lambda: None
 
 
@@ -42,9 +41,9 @@ def open_limits(device: str, dtypes: list[str]) -> dict[str, Callable[..., Any]]
     """What the worker of the limits can be asked: ``read``, in bytes/s, and ``product``, in FLOP/s by dtype."""
     import torch
 
-    wait = use(device)
-    memory = torch.ones(READ // 4)
-    squares = {dtype: torch.randn(MATRIX, MATRIX).to(getattr(torch, dtype)) for dtype in dtypes}
+    wait = waiting(device)
+    memory = torch.ones(READ // 4, device=device)
+    squares = {dtype: torch.randn(MATRIX, MATRIX, device=device).to(getattr(torch, dtype)) for dtype in dtypes}
 
     def read() -> float:
         return READ / usual(memory.sum, wait)

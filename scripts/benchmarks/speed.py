@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.checkpoints import checkpoint
 from benchmarks.contenders import CONTENDERS
-from benchmarks.limits import Needs, use
+from benchmarks.limits import Needs, waiting
 from benchmarks.measuring import SETTLE, Worker, WorkerError, fresh, ratio, take_turns
 from benchmarks.tables import Column, print_columns, print_curve
 
@@ -40,17 +40,21 @@ LIMIT = "what the machine allows"
 
 def open_contender(name: str, folder: Path, dtype: str, threads: int, device: str) -> Mapping[str, Callable[..., Any]]:
     """What a worker can be asked."""
-    wait = use(device)
-    engine = CONTENDERS[name].open(folder, dtype, threads)()
     import torch
+
+    wait = waiting(device)
+    with torch.device(device):  # not for longer: a default device costs some time in each call of PyTorch
+        engine = CONTENDERS[name].open(folder, dtype, threads)()
 
     def logits(prompt: list[list[int]]) -> list[list[float]]:
         with torch.no_grad():
-            found: list[list[float]] = torch.as_tensor(engine.prefill(torch.tensor(prompt))).double().tolist()
+            found: list[list[float]] = (
+                torch.as_tensor(engine.prefill(torch.tensor(prompt, device=device))).double().tolist()
+            )
         return found
 
     def prefill(prompt: list[list[int]]) -> dict[str, Any]:
-        ids = torch.tensor(prompt)
+        ids = torch.tensor(prompt, device=device)
         with torch.no_grad():
             start = time.perf_counter()
             result = engine.prefill(ids)
@@ -61,7 +65,7 @@ def open_contender(name: str, folder: Path, dtype: str, threads: int, device: st
     def decode(prompt: list[list[int]], new: int) -> dict[str, Any]:
         """Seconds per step; the first, which computes the prompt, is not one."""
         stamps: list[float] = []
-        ids = engine.generate(torch.tensor(prompt), new, lambda: stamps.append(time.perf_counter()))
+        ids = engine.generate(torch.tensor(prompt, device=device), new, lambda: stamps.append(time.perf_counter()))
         return {"seconds": statistics.fmean(b - a for a, b in pairwise(stamps)), "ids": ids}
 
     return {"logits": logits, "prefill": prefill, "decode": decode}
