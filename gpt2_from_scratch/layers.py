@@ -140,9 +140,9 @@ def faster_in_parts(x: Tensor, weight: Tensor) -> bool:
         and not torch.compiler.is_compiling()  # asking for the number of threads would cut the graph
         and x.numel() <= _MANY * x.size(-1)
         and weight.numel() >= _LARGE
-        and weight.is_contiguous()  # not so: once packed in 16 bits, then widened
+        and (weight.is_contiguous() or weight.t().is_contiguous())  # as in the file, or packed
         and x.is_cpu
-        and x.dtype in (torch.float32, torch.float64)  # narrower ones have other kernels: see `GPTModel.pack`
+        and x.dtype in (torch.float32, torch.float64)  # narrower ones have other kernels
     )
 
 
@@ -157,12 +157,12 @@ def slow_in_16_bits(x: Tensor) -> bool:
 def product_in_parts(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """``x W + b``, cut so that all threads read weights at once. Nothing is copied.
 
-    For few rows it is a sum over parts of the inputs, one for each thread: a share of the rows of ``W``, stored ``[in,
-    out]``, is one stretch of memory. For more the parts are of the outputs, and there is nothing to sum.
+    For few rows it is a sum over parts of the inputs: a share of the rows of ``W``, stored ``[in, out]``, is one
+    stretch of memory. For more, and for a packed ``W``, the parts are of the outputs, and there is nothing to sum.
 
     Args:
         x: ``[..., in]``.
-        weight: ``[in, out]``.
+        weight: ``[in, out]``; packed: in memory ``[out, in]``.
         bias: ``[out]``.
 
     Returns:
@@ -174,7 +174,7 @@ def product_in_parts(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """
     n_in, n_out = weight.shape
     shape = (*x.shape[:-1], n_out)
-    if x.numel() <= _FEW * n_in:
+    if x.numel() <= _FEW * n_in and weight.is_contiguous():
         parts = _equal_parts(n_in, _PER_THREAD * torch.get_num_threads())
         inputs = x.reshape(-1, parts, n_in // parts).transpose(0, 1)  # (..., in) -> (parts, n, in / parts)
         products = torch.bmm(inputs, weight.view(parts, -1, n_out))

@@ -316,13 +316,15 @@ class GPTModel(nn.Module):
         return self
 
     def pack(self) -> Self:
-        """Turns linear weights of 16 bits to ``[out, in]`` in memory, in place. Returns the model.
+        """Turns linear weights to ``[out, in]`` in memory where a CPU reads them faster so. Returns the model.
 
-        For decoding on a CPU, whose kernels for bfloat16 and float16 read that order 17 times as fast (torch 2.13). It
-        costs a copy, made one weight at a time: what was mapped from the file is then in memory of its own. Names,
-        shapes and values stay; the parameters are no longer contiguous, which some tools insist on
-        (`safetensors.torch.save_file`; not `save_pretrained`). Weights of 32 bits, or on another device, gain nothing
-        and stay as they are.
+        For decoding with `FUSED`. Of 16 bits that is every linear weight: the kernels read that order 17 times as fast
+        (torch 2.13). Of 32 bits it is those with more inputs than outputs, ``mlp.c_proj``: rows of 3,072 numbers are
+        read 1.3 times as fast as rows of 768, and a step takes nine tenths of its time.
+
+        It costs a copy of what is turned, a quarter of the model at 32 bits: it was mapped from the file and is then in
+        memory of its own. Names, shapes and values stay; the parameters are no longer contiguous, which some tools
+        insist on (`safetensors.torch.save_file`; not `save_pretrained`). On another device nothing happens.
 
         Example:
             >>> model = GPTModel(GPTConfig(n_layer=2, n_embd=8, n_head=2, vocab_size=11)).to(torch.bfloat16).pack()
@@ -330,8 +332,10 @@ class GPTModel(nn.Module):
             torch.Size([8, 32])
         """
         for module in self.modules():
-            if isinstance(module, Linear) and module.weight.is_cpu and module.weight.element_size() == 2:
-                module.weight.data = module.weight.data.t().contiguous().t()
+            if isinstance(module, Linear) and module.weight.is_cpu:
+                n_in, n_out = module.weight.shape
+                if module.weight.element_size() == 2 or n_in > n_out:
+                    module.weight.data = module.weight.data.t().contiguous().t()
         return self
 
     def _computing_modules(self) -> Iterator[nn.Module]:

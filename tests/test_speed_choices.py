@@ -78,6 +78,8 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_product_in_parts_is_the_product(threads: int, rows: int, n_in: int, n_out: int):
     x, weight, bias = normal(rows, n_in), normal(n_in, n_out, seed=1), normal(n_out, seed=2)
     assert_close(product_in_parts(x, weight, bias), x @ weight + bias, **FLOAT64)
+    packed = weight.t().contiguous().t()
+    assert_close(product_in_parts(x, packed, bias), x @ weight + bias, **FLOAT64)
     strided = normal(3, rows, 2 * n_in)[:, :, ::2]
     assert_close(product_in_parts(strided, weight, bias), strided @ weight + bias, **FLOAT64)
 
@@ -113,7 +115,8 @@ def test_only_few_rows_and_large_weights_of_32_bits_or_more_are_worth_it(monkeyp
     assert faster_in_parts(normal(256, 8), weight)
     assert not faster_in_parts(normal(257, 8), weight)
     assert not faster_in_parts(normal(1, 8), weight[1:])
-    assert not faster_in_parts(normal(1, 8), normal(5, 8).t())
+    assert not faster_in_parts(normal(1, 8), normal(8, 10)[:, ::2])
+    assert faster_in_parts(normal(1, 8), normal(5, 8).t())  # packed
     assert not faster_in_parts(normal(1, 8, dtype=torch.bfloat16), weight)
     assert not faster_in_parts(torch.empty(1, 8, device="meta"), weight)
     monkeypatch.setattr(layers, "_MKL", False)
@@ -177,11 +180,26 @@ def test_packing_changes_the_order_in_memory_and_nothing_else(dtype: torch.dtype
         assert_close(stored.get(name, stored.get(f"transformer.{name}")), values, **BITS)
 
 
-def test_packing_leaves_32_bits_alone(perturbed_checkpoint: Path):
+def test_of_32_bits_only_weights_with_more_inputs_than_outputs_are_turned(perturbed_checkpoint: Path):
     model = GPTModel.from_pretrained(perturbed_checkpoint)
-    places = [parameter.data_ptr() for parameter in model.parameters()]
-    assert [parameter.data_ptr() for parameter in model.pack().parameters()] == places
-    assert all(parameter.is_contiguous() for parameter in model.parameters())
+    before = {name: (parameter.data_ptr(), parameter.detach().clone()) for name, parameter in model.named_parameters()}
+    for name, parameter in model.pack().named_parameters():
+        assert_close(parameter.detach(), before[name][1], **BITS)
+        turned = name.endswith("mlp.c_proj.weight")
+        assert (parameter.data_ptr() == before[name][0]) is not turned, name
+        assert parameter.is_contiguous() is not turned, name
+        assert not turned or parameter.t().is_contiguous(), name
+
+
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="the parts are for MKL")
+def test_a_packed_model_of_32_bits_decodes_the_same_ids(parts: list[str], perturbed_reference: GPT2LMHeadModel):
+    ids, mask = left_pad([[5, 6, 7, 8], [1, 2], [3]])
+    expected = generate(ours(perturbed_reference), ids, 20, attention_mask=mask, eos_token_id=())
+    packed = ours(perturbed_reference, FUSED).pack()
+    assert torch.equal(generate(packed, ids, 20, attention_mask=mask, eos_token_id=()), expected)
+    parts.clear()
+    packed(ids[:1, :1])
+    assert parts == ["product_in_parts"] * 4 * SIZES["n_layer"] + ["logits_in_parts"]
 
 
 def test_a_packed_model_can_be_widened_again(perturbed_reference: GPT2LMHeadModel):

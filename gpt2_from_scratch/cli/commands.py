@@ -158,7 +158,9 @@ def generate(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         compute=FUSED,
         **checkpoint_options(arguments),
-    ).pack()
+    )
+    if model.wte.weight.element_size() == 2:  # of 32 bits, a hundred tokens would not earn back the copy
+        model.pack()
     encoding = load_tokenizer(arguments.checkpoint, vocab_size=model.config.vocab_size, **hub_options(arguments))
     pieces = stream_text(
         model,

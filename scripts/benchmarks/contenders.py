@@ -30,12 +30,9 @@ class Engine(Protocol):
 
 
 class Ours:
-    """`preset`: which of `gpt2_from_scratch.layers`' ways to compute; 16-bit weights are packed for the fast one.
+    """`preset`: which of `gpt2_from_scratch.layers`' ways to compute; `options` go to `generate`."""
 
-    `options` go to `generate`.
-    """
-
-    def __init__(self, folder: Path, dtype: Any, preset: str, options: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, dtype: Any, preset: str, packed: bool, options: dict[str, Any]) -> None:
         import torch
 
         from gpt2_from_scratch import GPTModel, layers
@@ -43,7 +40,7 @@ class Ours:
         self.model = GPTModel.from_pretrained(
             folder, dtype=dtype, device=torch.get_default_device(), compute=getattr(layers, preset)
         )
-        if preset == "FUSED":
+        if packed:
             self.model.pack()
         self.options = options
 
@@ -147,14 +144,14 @@ class BareLoop:
 Opener = Callable[[Path, str, int], Callable[[], Engine]]  # (checkpoint, dtype, threads)
 
 
-def open_ours(preset: str, **options: Any) -> Opener:
+def open_ours(preset: str, packed: bool = False, **options: Any) -> Opener:
     def opener(folder: Path, dtype: str, _: int) -> Callable[[], Engine]:
         import torch
 
         import gpt2_from_scratch.generation
         import gpt2_from_scratch.loading  # noqa: F401  (imported lazily otherwise, inside what is measured)
 
-        return partial(Ours, folder, getattr(torch, dtype), preset, options)
+        return partial(Ours, folder, getattr(torch, dtype), preset, packed, options)
 
     return opener
 
@@ -258,6 +255,7 @@ class Contender:
 CONTENDERS = {
     "ours": Contender(open_ours("EXACT")),
     "ours, fused": Contender(open_ours("FUSED")),
+    "ours, packed": Contender(open_ours("FUSED", packed=True)),
     "ours, CUDA graph": Contender(open_ours("FUSED", cuda_graph=True), by_default=False),
     "transformers": Contender(open_transformers(), ("transformers",)),
     "transformers, eager": Contender(open_transformers("eager"), ("transformers",)),
