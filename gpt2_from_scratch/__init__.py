@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gpt2_from_scratch.cache import KVCache
     from gpt2_from_scratch.config import GPTConfig
     from gpt2_from_scratch.converting import convert
     from gpt2_from_scratch.errors import CandidateError, CheckpointError, DivergenceError
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from gpt2_from_scratch.layers import EXACT, FUSED, TEXTBOOK, Compute
     from gpt2_from_scratch.loading import LoadReport, load_into, open_checkpoint
     from gpt2_from_scratch.mapping import Layout
-    from gpt2_from_scratch.model import GPTModel, KVCache
+    from gpt2_from_scratch.model import GPTModel
     from gpt2_from_scratch.tokenizer import load_tokenizer
     from gpt2_from_scratch.verifier import verify
 
@@ -29,7 +30,7 @@ _HOME = {
     "FUSED": "layers",
     "GPTConfig": "config",
     "GPTModel": "model",
-    "KVCache": "model",
+    "KVCache": "cache",
     "Layout": "mapping",
     "LoadReport": "loading",
     "TEXTBOOK": "layers",

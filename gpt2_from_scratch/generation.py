@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 import torch
 from torch import Tensor, nn
 
-from gpt2_from_scratch.model import FixedCache, GPTModel, KVCache
+from gpt2_from_scratch.cache import FixedCache, KVCache
+from gpt2_from_scratch.model import GPTModel
 from gpt2_from_scratch.tokenizer import StreamDecoder
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ PACKAGE = "gpt2_from_scratch"
 
 # A room is a module of the package, or a folder of them. Imports go to a lower level or stay inside the room.
 LEVELS = (
-    {"errors", "config", "mapping", "compare", "trace", "precision", "layers"},
+    {"errors", "config", "mapping", "compare", "trace", "precision", "layers", "cache"},
     {"model", "layouts", "checkpoint"},
     {"describe", "loading", "tokenizer", "generation", "reference", "converting", "identity", "inspecting"},
     {"verifier"},
@@ -41,6 +41,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Neighbours on one level do not know each other, except: (importer, imported) -> why.
 SIDEWAYS = {
     ("layers", "config"): "a layer is built from the settings that change its mathematics",
+    ("cache", "config"): "its size is that of the model",
     ("mapping", "config"): "how many layers to unroll, how many heads to split: sizes, never names",
     ("generation", "tokenizer"): "streaming decodes tokens without breaking a character",
     ("loading", "describe"): "the configuration comes before the weights",

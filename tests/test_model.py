@@ -21,9 +21,10 @@ from torch.testing import assert_close
 from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel
 from transformers.activations import ACT2FN
 
+from gpt2_from_scratch.cache import KVCache
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.layers import ACTIVATIONS, EXACT, EXACT_EAGER, FUSED, TEXTBOOK, Compute, LayerNorm
-from gpt2_from_scratch.model import GPTModel, KVCache, MultiHeadAttention
+from gpt2_from_scratch.model import GPTModel, MultiHeadAttention
 from tests.perturbed import DROPOUT, NO_DROPOUT, SIZES, ours, perturbed
 
 V, C = SIZES["vocab_size"], SIZES["n_positions"]

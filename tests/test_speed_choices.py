@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2LMHeadModel
 
 from gpt2_from_scratch import generation, layers
+from gpt2_from_scratch.cache import FixedCache
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.generation import generate, left_pad, stream
 from gpt2_from_scratch.layers import (
@@ -30,7 +31,7 @@ from gpt2_from_scratch.layers import (
     logits_in_parts,
     product_in_parts,
 )
-from gpt2_from_scratch.model import FixedCache, GPTModel
+from gpt2_from_scratch.model import GPTModel
 from tests.perturbed import SIZES, ours, perturbed
 
 # Sums of at most a hundred products of normal numbers: in float64 a few 1e-15 each.

@@ -18,10 +18,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from gpt2_from_scratch.cache import KVCache
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.fault import EMBED, HEAD, NORM, Cause, Causes, place_of, stages
 from gpt2_from_scratch.layers import EXACT, TEXTBOOK, causal_mask
-from gpt2_from_scratch.model import GPTModel, KVCache, MultiHeadAttention
+from gpt2_from_scratch.model import GPTModel, MultiHeadAttention
 from gpt2_from_scratch.precision import in_float64
 
 # How a simulation is rounded: in float32 in two ways, or in float64. Faults are the same in all.

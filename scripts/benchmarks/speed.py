@@ -100,6 +100,10 @@ class Field:
         self.out[label] = why
         print(f"  {label} is left out: {why}", file=sys.stderr)
 
+    def keep(self, dtype: str) -> None:
+        """Goes on with the contenders of this dtype."""
+        self.workers = {label: worker for label, worker in self.workers.items() if self.dtypes[label] == dtype}
+
     def check_logits(self) -> None:
         """Compares everybody's logits with those of the first."""
         prompt = prompts(self.needs.vocab_size, 1, min(CHECKED, self.needs.n_positions // 2))
@@ -191,12 +195,14 @@ def bench_decode(arguments: argparse.Namespace) -> dict[str, Any]:
         with contenders(size, arguments) as field, Worker("limits", arguments.device, *arguments.dtypes) as limits:
             by_context: dict[int, dict[str, list[float]]] = {}
             reads: dict[int, list[float]] = {}
-            for context in arguments.contexts:
+            short = min(arguments.contexts)
+            for context in sorted(arguments.contexts):
+                if context > short:  # one dtype tells how a step grows
+                    field.keep(arguments.dtypes[0])
                 prompt = prompts(field.needs.vocab_size, 1, context)
                 by_context[context], reads[context] = field.turns(
                     "decode", prompt, arguments.runs, partial(limits.ask, "read"), new=arguments.new
                 )
-        short = min(by_context)
         rows = field.compared(by_context[short])
         read = statistics.median(reads[short])
         for label, row in rows.items():
@@ -220,6 +226,8 @@ def bench_decode(arguments: argparse.Namespace) -> dict[str, Any]:
                     for context, seconds in by_context.items()
                     if label in seconds
                 ]
+                if len(points) < len(by_context):
+                    continue
                 title = f"a step of {label}, {size}, against the tokens of its context"
                 row["intercept"], row["slope"], row["straight"] = print_curve(title, "ms", points, 1e3)
         contexts = {
