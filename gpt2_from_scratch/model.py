@@ -217,9 +217,9 @@ class GPTModel(nn.Module):
         (torch 2.13). Of 32 bits it is those with more inputs than outputs, ``mlp.c_proj``: rows of 3,072 numbers are
         read 1.3 times as fast as rows of 768, and a step takes nine tenths of its time.
 
-        It costs a copy of what is turned, a quarter of the model at 32 bits: it was mapped from the file and is then in
-        memory of its own. Names, shapes and values stay; the parameters are no longer contiguous, which some tools
-        insist on (`safetensors.torch.save_file`; not `save_pretrained`). On another device nothing happens.
+        It costs a copy of what is turned, at 32 bits a quarter to a third of the model: it was mapped from the file and
+        is then in memory of its own. Names, shapes and values stay; the parameters are no longer contiguous, which some
+        tools insist on (`safetensors.torch.save_file`; not `save_pretrained`). On another device nothing happens.
 
         Example:
             >>> model = GPTModel(GPTConfig(n_layer=2, n_embd=8, n_head=2, vocab_size=11)).to(torch.bfloat16).pack()
