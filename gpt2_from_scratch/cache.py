@@ -103,10 +103,10 @@ class FixedCache(KVCache):
     """
 
     def __init__(self, cache: KVCache) -> None:
-        self.keys, self.values, self.length = cache.keys, cache.values, cache.length
-        for empty in (self.keys[..., self.length :, :], self.values[..., self.length :, :]):
+        self.keys, self.values = cache.keys, cache.values
+        for empty in (self.keys[..., cache.length :, :], self.values[..., cache.length :, :]):
             empty.zero_()  # a weight of 0 times what memory happens to hold could be NaN
-        self.end = torch.tensor([self.length], device=self.keys.device)  # where the next token goes
+        self.end = torch.tensor([cache.length], device=self.keys.device)  # where the next token goes; no `length` here
 
     def reach(self, new: int) -> int:
         """The whole capacity."""

@@ -290,7 +290,7 @@ def _decode(
             if cuda_graph and cache is not None and cache.length:
                 step = step or _RecordedStep(model, cache, text)
                 logits = step(ids[:, -1:])
-                cache.length += 1
+                cache.advance(1)
             else:
                 logits = model.lm_head(_last_hidden_state(model, ids, text, cache)).float()  # (B, V)
         _check_finite(logits, ids.size(1), model.wte.weight.dtype)

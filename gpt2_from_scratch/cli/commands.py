@@ -159,7 +159,7 @@ def generate(arguments: argparse.Namespace) -> int:
         compute=FUSED,
         **checkpoint_options(arguments),
     )
-    if model.wte.weight.element_size() == 2:  # of 32 bits, a hundred tokens would not earn back the copy
+    if model.wte.weight.element_size() == 2:  # of 32 bits it is memory for a few per cent: left to the user
         model.pack()
     encoding = load_tokenizer(arguments.checkpoint, vocab_size=model.config.vocab_size, **hub_options(arguments))
     pieces = stream_text(

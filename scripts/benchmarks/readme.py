@@ -95,7 +95,8 @@ def cells(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 f"decode, one text{name}",
                 f"{row['tokens/s']:.0f} tokens/s, {row['share']:.0%} of the limit{times_(row)}",
             )
-            if name == ", fused" and len(decode["seconds by context"]) > 2:  # a line through two points says nothing
+            # A line through two points says nothing.
+            if name == ", fused" and "slope" in row and len(decode["seconds by context"]) > 2:
                 grows = f"{row['intercept'] * 1e3:.1f} ms + {row['slope'] * 1e6:.1f} ms per 1,000 tokens of context"
                 yield f"time of a token{name}", f"{grows} (R² {row['straight']:.2f})"
     if prefill := found.get("prefill", {}).get("rows by length", {}).get(PREFILL):
@@ -116,7 +117,7 @@ def cells(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def own(rows: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The rows of this package, ", packed" of "ours, packed"; of 16 bits only those, as nothing else is fast."""
+    """The rows of this package, ", packed" of "ours, packed"; of 16 bits only those, which `pack` is for."""
     mine = {name.removeprefix("ours"): row for name, row in rows.items() if name.partition(",")[0] == "ours"}
     return ((name, row) for name, row in mine.items() if "bfloat16" not in name or "packed" in name)
 
