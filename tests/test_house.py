@@ -29,8 +29,8 @@ PACKAGE = "gpt2_from_scratch"
 
 # A room is a module of the package, or a folder of them. Imports go to a lower level or stay inside the room.
 LEVELS = (
-    {"errors", "config", "mapping", "compare", "trace", "precision", "layers", "cache"},
-    {"model", "layouts", "checkpoint"},
+    {"errors", "config", "mapping", "compare", "trace", "precision", "layers", "cache", "recorder"},
+    {"model", "layouts", "checkpoint", "anatomy"},
     {"describe", "loading", "tokenizer", "generation", "reference", "converting", "identity", "inspecting"},
     {"verifier"},
     {"diagnose", "reports"},
