@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose.explaining import explaining
 from gpt2_from_scratch.errors import DivergenceError
 from gpt2_from_scratch.loading import TINY, LayoutChoice
 from gpt2_from_scratch.model import GPTModel
 from gpt2_from_scratch.verifier import Verdict, verify
+from gpt2_from_scratch.verifier.explaining import explaining
 
 # Sizes for tests. Twelve layers, as with fewer than 11 the lexicographic order of h.10 and h.2 is the right one; a
 # width per head that differs from the number of heads, so that swapped axes are seen; a vocabulary and a context that

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from gpt2_from_scratch import CheckpointError, GPTConfig, GPTModel, load_into, open_checkpoint
 from gpt2_from_scratch.checkpoint import Container, Located, StoredTensor
-from gpt2_from_scratch.describe import describe
 from gpt2_from_scratch.errors import ConfigError, FormatError, MappingError
 from gpt2_from_scratch.layouts import DETECTABLE, LAYOUTS
+from gpt2_from_scratch.loading.configuration import describe
 from gpt2_from_scratch.mapping import Layout, embedding, linear, sizes, write_theirs
 from tests.foreign import book, book_fused, mingpt, nanogpt, parallel_heads
 from tests.modules import book_config, logits

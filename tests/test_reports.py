@@ -24,6 +24,7 @@ from markdown_it import MarkdownIt
 from torch import nn
 
 from gpt2_from_scratch import GPTModel, verify
+from gpt2_from_scratch.checks.logits import Exact
 from gpt2_from_scratch.compare import SITE_RTOL
 from gpt2_from_scratch.reports import (
     SCHEMA,
@@ -38,7 +39,6 @@ from gpt2_from_scratch.reports import (
 )
 from gpt2_from_scratch.reports.pictures import _colour, heat_map
 from gpt2_from_scratch.verifier import Divergence, Interrupted, Recording, SiteResult, Verdict, battery
-from gpt2_from_scratch.verifier.logits import Exact
 from tests.chromium import CHROMIUM, chromium
 
 KINDS = ("passed", "failed", "not finite", "interrupted", "self-tests", "recording", "by float64", "by tolerance",

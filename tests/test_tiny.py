@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch import GPTModel, generate, load_tokenizer
+from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import TINY, open_checkpoint
 from gpt2_from_scratch.mapping import write_theirs
 from gpt2_from_scratch.reference import load_reference
 from gpt2_from_scratch.verifier import Reference, battery, check_logits
-from gpt2_from_scratch.verifier.candidate import Candidate
 from tests.foreign import book
 from tests.modules import book_config
 from tests.mutants import MUTANTS, Mutant

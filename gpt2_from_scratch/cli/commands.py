@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def verify(arguments: argparse.Namespace) -> int:
     """`gpt2 verify`: 0 verified, 1 diverged, 130 interrupted."""
-    from gpt2_from_scratch.diagnose.explaining import explaining
     from gpt2_from_scratch.verifier import Interrupted, verify
+    from gpt2_from_scratch.verifier.explaining import explaining
 
     for path in filter(None, (arguments.json, arguments.junit_xml, arguments.html)):
         if not os.path.isdir(os.path.dirname(path) or "."):

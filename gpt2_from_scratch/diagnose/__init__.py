@@ -11,6 +11,7 @@ from contextlib import nullcontext
 
 import torch
 
+from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.compare import LINE
 from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.diagnosis import Closest, Diagnosis, Finding, findings
@@ -23,7 +24,7 @@ from gpt2_from_scratch.diagnose.steady import WithoutDropout, is_steady
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout, collapse
-from gpt2_from_scratch.verifier import Candidate, Reference
+from gpt2_from_scratch.reference import Reference
 
 __all__ = ["FAULTS", "Closest", "Diagnosis", "Fault", "Finding", "Laboratory", "diagnose", "diagnose_in"]
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.compare import FLOAT32_ULP, LINE
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.fault import HEAD, NORM, Cause, Causes, line
@@ -21,7 +22,7 @@ from gpt2_from_scratch.diagnose.simulation import Rounding, Simulation
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.model import GPTModel
 from gpt2_from_scratch.precision import in_float64
-from gpt2_from_scratch.verifier import Candidate, Reference
+from gpt2_from_scratch.reference import Reference
 
 _SEED = 4242  # of the prompts; another than the verifier's
 _COLUMNS = 1024  # of the vocabulary that are looked at while searching

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.compare import FLOAT32_ULP
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.clock import Clock
@@ -27,7 +28,6 @@ from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.mapping import Layout, best_fit
 from gpt2_from_scratch.precision import in_float64
 from gpt2_from_scratch.trace import trace
-from gpt2_from_scratch.verifier import Candidate
 
 _EQUAL = 1e-6  # relative: tensors that were made by the same steps in another order
 _ALIKE = 3.0  # explanations that leave so many times what the best leaves are as good

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from gpt2_from_scratch.verifier import Candidate
+from gpt2_from_scratch.checks.candidate import Candidate
 
 _DROPOUT = (F.dropout, torch.dropout, torch.dropout_)
 _ATTENTION_DROPOUT = 4  # dropout_p is the fifth argument of scaled_dot_product_attention

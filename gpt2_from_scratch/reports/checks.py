@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from gpt2_from_scratch.checks.logits import PromptResult
 from gpt2_from_scratch.verifier import PARTS, Logits, Verdict
-from gpt2_from_scratch.verifier.logits import PromptResult
 
 Outcome: TypeAlias = Literal["passed", "failed", "not checked", "error"]
 

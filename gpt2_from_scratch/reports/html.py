@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from importlib.resources import files
 from string import Template
 
+from gpt2_from_scratch.checks.logits import PromptResult, Token
 from gpt2_from_scratch.compare import SITE_RTOL
 from gpt2_from_scratch.reports.checks import Check, Outcome, checks, worst
 from gpt2_from_scratch.reports.markup import Markup, escaped, joined, scientific, tag, times
 from gpt2_from_scratch.reports.pictures import heat_map, histogram
 from gpt2_from_scratch.verifier import PARTS, Divergence, Logits, Verdict
-from gpt2_from_scratch.verifier.logits import PromptResult, Token
 
 _WORST_PROMPTS = 3
 

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.checks.logits import PromptResult
 from gpt2_from_scratch.verifier import (
     Divergence,
     Explanation,
@@ -24,7 +25,6 @@ from gpt2_from_scratch.verifier import (
     Verdict,
     Weights,
 )
-from gpt2_from_scratch.verifier.logits import PromptResult
 
 _Fields: TypeAlias = dict[str, Any]
 _Part = TypeVar("_Part")

@@ -15,23 +15,22 @@ from typing import Any
 
 import torch
 
+from gpt2_from_scratch.checks.candidate import Candidate, load_object
+from gpt2_from_scratch.checks.generation import Generation, check_generation
+from gpt2_from_scratch.checks.gradients import Gradients, check_gradients
+from gpt2_from_scratch.checks.logits import Logits, check_logits
+from gpt2_from_scratch.checks.prompts import TEXT, Prompt, battery
+from gpt2_from_scratch.checks.recording import Recording, read_recording, record
+from gpt2_from_scratch.checks.selftests import SelfTest, SelfTests, check_itself
+from gpt2_from_scratch.checks.weights import Weights, check_weights
 from gpt2_from_scratch.compare import LINE
+from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult, find_divergence
 from gpt2_from_scratch.errors import CandidateError, CheckpointError, TokenizerError
 from gpt2_from_scratch.loading import TINY, Checkpoint, LayoutChoice, layout_variants, open_checkpoint
 from gpt2_from_scratch.mapping import Layout
-from gpt2_from_scratch.reference import load_reference
+from gpt2_from_scratch.reference import Reference, load_reference
 from gpt2_from_scratch.tokenizer import load_tokenizer, tokenizer_files
-from gpt2_from_scratch.verifier.battery import TEXT, Prompt, battery
-from gpt2_from_scratch.verifier.candidate import Candidate, load_object
-from gpt2_from_scratch.verifier.divergence import Divergence, SiteResult, find_divergence
-from gpt2_from_scratch.verifier.gradients import Gradients, check_gradients
-from gpt2_from_scratch.verifier.greedy import Generation, check_generation
-from gpt2_from_scratch.verifier.logits import Logits, check_logits
-from gpt2_from_scratch.verifier.recording import Recording, read_recording, record
-from gpt2_from_scratch.verifier.reference import Reference
-from gpt2_from_scratch.verifier.selftests import SelfTest, SelfTests, check_itself
 from gpt2_from_scratch.verifier.verdict import Explanation, Verdict
-from gpt2_from_scratch.verifier.weights import Weights, check_weights
 
 __all__ = [
     "PARTS",

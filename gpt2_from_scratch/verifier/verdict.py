@@ -6,12 +6,12 @@ The one idea: a part that was not checked is named, never counted as passed, and
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from gpt2_from_scratch.verifier.divergence import Divergence
-from gpt2_from_scratch.verifier.gradients import Gradients
-from gpt2_from_scratch.verifier.greedy import Generation
-from gpt2_from_scratch.verifier.logits import Logits
-from gpt2_from_scratch.verifier.selftests import SelfTests
-from gpt2_from_scratch.verifier.weights import Weights
+from gpt2_from_scratch.checks.generation import Generation
+from gpt2_from_scratch.checks.gradients import Gradients
+from gpt2_from_scratch.checks.logits import Logits
+from gpt2_from_scratch.checks.selftests import SelfTests
+from gpt2_from_scratch.checks.weights import Weights
+from gpt2_from_scratch.diagnose.divergence import Divergence
 
 _MOST_LINES = 8  # of detail per part, unless all are asked for
 

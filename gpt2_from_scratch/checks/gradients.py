@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.prompts import Prompt
+from gpt2_from_scratch.checks.weights import fitted
 from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, GRADIENT_SHARE, LINE, LOSS_RTOL, NEAR_LINE
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.mapping import Layout
 from gpt2_from_scratch.precision import parameters_in_float64
-from gpt2_from_scratch.verifier.battery import Prompt
-from gpt2_from_scratch.verifier.candidate import Candidate
-from gpt2_from_scratch.verifier.reference import Reference
-from gpt2_from_scratch.verifier.weights import fitted
+from gpt2_from_scratch.reference import Reference
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gpt2_from_scratch.verifier.candidate import Candidate
+from gpt2_from_scratch.checks.candidate import Candidate
 
 # Pieces of ids [B, T_i] -> logits [B, T_i, V] of each, or [B, 1, V] from code that gives only the last position's then.
 Feed = Callable[[Iterable[Tensor]], Iterator[Tensor]]

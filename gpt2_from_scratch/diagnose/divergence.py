@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.compare import EXACT_SITE_RTOL, LINE, SITE_RTOL, compare
 from gpt2_from_scratch.mapping import Layout, best_fit, collapse
 from gpt2_from_scratch.precision import in_float64
+from gpt2_from_scratch.reference import Reference
 from gpt2_from_scratch.trace import Site, trace
-from gpt2_from_scratch.verifier.battery import Prompt
-from gpt2_from_scratch.verifier.candidate import Candidate
-from gpt2_from_scratch.verifier.reference import Reference
 
 _QKV = ("query", "key", "value")
 

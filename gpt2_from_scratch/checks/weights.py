@@ -12,13 +12,13 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.compare import compare
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.identity import identify, is_official_size
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout, Link, best_fit, collapse
-from gpt2_from_scratch.verifier.candidate import Candidate
 
 _ROUNDINGS = (torch.bfloat16, torch.float16)
 _QKV = ("query", "key", "value")

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 
+from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.diagnose import Diagnosis, diagnose
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout
-from gpt2_from_scratch.verifier import Candidate, Diagnose, Reference, Verdict
+from gpt2_from_scratch.reference import Reference
+from gpt2_from_scratch.verifier import Diagnose, Verdict
 
 
 def explaining(seconds: float = 60, progress: Callable[[str], None] = lambda phase: None) -> Diagnose:

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.stepping import stepper
 from gpt2_from_scratch.compare import SELF_RTOL
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError
-from gpt2_from_scratch.verifier.candidate import Candidate
-from gpt2_from_scratch.verifier.stepping import stepper
 
 _LENGTH = 17
 _PAD = 5  # tokens of padding

@@ -18,9 +18,9 @@ from torch import Tensor
 from gpt2_from_scratch.checkpoint import open_container, safetensors
 from gpt2_from_scratch.checkpoint.atomic import replacing
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
+from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError, CheckpointError
-from gpt2_from_scratch.verifier.battery import Prompt
 
 
 @dataclass(frozen=True)

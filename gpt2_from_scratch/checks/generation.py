@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from gpt2_from_scratch.verifier.battery import Prompt
-from gpt2_from_scratch.verifier.candidate import Candidate
-from gpt2_from_scratch.verifier.reference import Reference
+from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.prompts import Prompt
+from gpt2_from_scratch.reference import Reference
 
 
 @dataclass(frozen=True)

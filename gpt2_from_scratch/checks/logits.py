@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, LINE, NEAR_LINE, Comparison
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.precision import in_float64
-from gpt2_from_scratch.verifier.battery import Prompt
-from gpt2_from_scratch.verifier.candidate import Candidate
-from gpt2_from_scratch.verifier.reference import Reference
+from gpt2_from_scratch.reference import Reference
 
 _SLAB = 16  # tokens whose logits are in float64 at once: 6 MB at GPT-2's vocabulary, which caches hold
 _WORST = 8  # tokens per prompt that a report can show

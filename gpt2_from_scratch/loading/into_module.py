@@ -1,0 +1,114 @@
+"""Copies a checkpoint's weights into the parameters of anybody's module, through a layout."""
+
+from collections.abc import Mapping
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import nn
+
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import MappingError
+from gpt2_from_scratch.layouts import LAYOUTS
+from gpt2_from_scratch.loading.opening import (
+    Checkpoint,
+    LayoutChoice,
+    Source,
+    check_values,
+    layout_variants,
+    open_checkpoint,
+)
+from gpt2_from_scratch.loading.report import LoadReport, report_of
+from gpt2_from_scratch.mapping import Accounting, best_fit, listed, write_theirs
+
+
+def load_into(module: nn.Module, source: Source, layout: LayoutChoice, **options: Any) -> LoadReport:
+    """Copies a checkpoint's weights into the parameters of any module that a layout describes.
+
+    Parameters are written in place, so optimizers, hooks and tied references stay valid; only parameters on the meta
+    device are replaced. Everything is checked before the first is written.
+
+    Args:
+        module: somebody's GPT-2, with its own names and orientation.
+        source: a file, a directory, or a Hub id.
+        layout: of the *module*: a name from `LAYOUTS`, or a `Layout`.
+        **options: of `open_checkpoint`, for the file (``file_layout`` instead of ``layout``).
+
+    Raises:
+        CheckpointError: as `open_checkpoint`; or the module's parameters do not fit; or a value is not finite.
+
+    Example:
+        >>> from gpt2_from_scratch import GPTModel
+        >>> from gpt2_from_scratch.loading import TINY
+        >>> checkpoint = open_checkpoint(TINY)
+        >>> bool(load_into(GPTModel(checkpoint.config), TINY, layout="gpt2_from_scratch"))
+        True
+    """
+    checkpoint = open_checkpoint(source, layout=options.pop("file_layout", None), **options)
+    config = checkpoint.config
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    accounting = best_fit(layout_variants(layout), config, shapes)
+    if not accounting:
+        raise MappingError(
+            f"{type(module).__name__} does not fit {checkpoint.located.source} (shapes expected from its "
+            f"configuration): {accounting}",
+            hint=_module_remedy(accounting),
+        )
+    _check_sharing(parameters, accounting, config)
+    reads = write_theirs(accounting.layout, config, checkpoint.read, wanted=parameters.__contains__)
+    tensors = {name: read() for name, read in reads.items()}  # views where possible; nothing written yet
+    for name, tensor in tensors.items():
+        check_values(checkpoint.located.source, name, tensor, parameters[name].dtype)
+    replaced: dict[nn.Parameter, nn.Parameter] = {}  # one for one, so that tied parameters stay tied
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameter = parameters[name]
+            if parameter.is_meta:
+                if parameter not in replaced:
+                    replaced[parameter] = _allocated(parameter)
+                parameter = replaced[parameter]
+                owner, _, attribute = name.rpartition(".")
+                setattr(module.get_submodule(owner), attribute, parameter)
+            parameter.copy_(tensor)
+    tied_names = {name for link in accounting.links if link.tied_to for name in link.theirs}
+    tied = tuple(sorted(tied_names)) if config.tie_word_embeddings else ()
+    loaded = tuple(name for name in tensors if name not in tied)
+    dtype = reduce(torch.promote_types, (parameters[name].dtype for name in tensors))
+    return report_of(checkpoint, accounting.layout, dtype, loaded, tied, _module_notes(module, accounting, checkpoint))
+
+
+def _allocated(parameter: nn.Parameter) -> nn.Parameter:
+    empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+    return nn.Parameter(empty, requires_grad=parameter.requires_grad)
+
+
+def _module_notes(module: nn.Module, accounting: Accounting, checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What `load_into` left alone, and why that is right or whose business it is."""
+    in_file = {name for link in checkpoint.accounting.links for name in link.canonical}
+    dropped = [name for link in accounting.zeros for name in link.canonical if name in in_file]
+    unset = [name for name, buffer in module.named_buffers() if buffer.is_meta]
+    notes = ((dropped, "all zero, and absent from the module"), (unset, "still on the meta device: no parameter"))
+    return tuple(f"{listed(names)} {what}" for names, what in notes if names)
+
+
+def _check_sharing(parameters: Mapping[str, nn.Parameter], accounting: Accounting, config: GPTConfig) -> None:
+    """Two names for one parameter are fine for a tied head, and a silent overwrite for anything else."""
+    owners: dict[int, str] = {}
+    tied = {name for link in accounting.links if link.tied_to for name in link.theirs}
+    for link in accounting.links:
+        for name in link.theirs:
+            other = owners.setdefault(id(parameters[name]), name)
+            if other != name and not (config.tie_word_embeddings and (name in tied or other in tied)):
+                raise MappingError(
+                    f"{other} and {name} are one parameter in the module, but two different tensors in the checkpoint",
+                    hint="build the module with a head of its own (untied)" if name in tied or other in tied else "",
+                )
+
+
+def _module_remedy(accounting: Accounting) -> str:
+    if accounting.unexpected and all(name.startswith(("_orig_mod.", "module.")) for name in accounting.unexpected):
+        return "pass the module inside the wrapper: module._orig_mod of torch.compile, module.module of DDP"
+    if accounting.problems > len(accounting.links):
+        return "is this the right layout? " + ", ".join(LAYOUTS)
+    return "build the module with the checkpoint's sizes, or correct the layout"

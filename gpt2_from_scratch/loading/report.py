@@ -1,0 +1,78 @@
+"""What loading did: a `LoadReport`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from gpt2_from_scratch.loading.opening import Checkpoint, dtype_name
+from gpt2_from_scratch.mapping import Layout, listed
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every tensor. Truthy; ``str()`` is one line.
+
+    Args:
+        source: the checkpoint, as asked for.
+        form: kind of container.
+        layout: of the file's names; after `load_into`, of the module's.
+        dtype: of the loaded parameters.
+        parameters: number of distinct parameters.
+        loaded: names of the module's parameters that were written.
+        tied: names that repeat another parameter.
+        zeros: parameters that the file lacks because they are zero (``bias=False``).
+        ignored: the file's tensors that are no parameters -> why.
+        notes: remarks.
+    """
+
+    source: str
+    form: str
+    layout: str
+    dtype: torch.dtype
+    parameters: int
+    loaded: tuple[str, ...]
+    tied: tuple[str, ...] = ()
+    zeros: tuple[str, ...] = ()
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __str__(self) -> str:
+        parts = [f"{self.source}: {len(self.loaded)} tensors, {self.parameters:,} parameters, {dtype_name(self.dtype)}"]
+        parts.append(f"{self.form}, layout {self.layout}")
+        if self.tied:
+            parts.append(f"{listed(self.tied)} tied")
+        if self.zeros:
+            parts.append(f"{listed(self.zeros)} absent, so zero")
+        for why in dict.fromkeys(self.ignored.values()):
+            count = sum(reason == why for reason in self.ignored.values())
+            parts.append(f"{count} ignored ({why})")
+        return "; ".join([*parts, *self.notes])
+
+
+def report_of(
+    checkpoint: Checkpoint,
+    layout: Layout,
+    dtype: torch.dtype,
+    loaded: tuple[str, ...],
+    tied: tuple[str, ...] | None = None,
+    notes: tuple[str, ...] = (),
+) -> LoadReport:
+    """The report on a loaded checkpoint; `tied` None stands for the canonical head, where it is tied."""
+    if tied is None:
+        tied = ("lm_head.weight",) if checkpoint.config.tie_word_embeddings else ()
+    return LoadReport(
+        source=checkpoint.located.source,
+        form=checkpoint.container.form,
+        layout=layout.name,
+        dtype=dtype,
+        parameters=checkpoint.config.num_parameters,
+        loaded=loaded,
+        tied=tied,
+        zeros=tuple(name for link in checkpoint.accounting.zeros for name in link.canonical),
+        ignored=checkpoint.accounting.ignored,
+        notes=(*checkpoint.notes, *notes),
+    )
