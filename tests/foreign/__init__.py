@@ -1,0 +1,781 @@
+"""Right GPT-2s in other people's styles, one file each, and for each style the right answer.
+
+A style's file is written as its author would write it and knows nothing of this project. What a test has to know about
+it is a `Style`, in `STYLES`: how to build the model from our configuration in the author's own vocabulary, which of
+GPT-2's values each of its parameters holds, and how to call it.
+
+Example:
+    >>> style = STYLES["head_list"]
+    >>> model = style.load(tensors, config)     # tensors: Hugging Face names without prefix, linear weights [in, out]
+    >>> style.logits(model, ids)                # ids [B, T] to logits [B, T, V]
+"""
+
+import itertools
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.mapping import Layout, Row, conv1d, embedding, linear, norm, tied
+
+HERE = Path(__file__).parent
+Tensors = Mapping[str, Tensor]
+Arrange = Callable[[Tensors, GPTConfig], dict[str, Tensor]]
+Edit = tuple[str, str]  # text of a file and what to put in its place; the text occurs exactly once
+
+
+@dataclass(frozen=True)
+class Style:
+    """One way to write GPT-2.
+
+    Args:
+        name: of the file in this folder.
+        build: takes the file as a Python module and our configuration; returns the author's model, freshly initialised.
+            For plain functions it returns a function of the parameters (flat, by name) and the ids.
+        arrange: which values the model's parameters hold, by name, given GPT-2's tensors (Hugging Face names without
+            prefix; linear weights ``[in, out]``). It only rearranges, so that numbered elements can be sent through it.
+        call: how to get logits ``[B, T, V]`` from the model and ids ``[B, T]``.
+        layout: the same answer as a `Layout`; None where rows cannot say it (stacked, interleaved, per head ...).
+        functions: the file holds plain functions over arrays and no module.
+        spare: parameters that no forward pass uses.
+        zero: parameters that GPT-2 lacks and that have to be zero.
+        fixed: the sizes are hard-coded, so the style fits only `tests.perturbed.SIZES` with an inner width of ``4 E``.
+    """
+
+    name: str
+    build: Callable[[ModuleType, GPTConfig], Any]
+    arrange: Arrange
+    call: Callable[[Any, Tensor], Any] = lambda model, ids: model(ids)
+    layout: Layout | None = None
+    functions: bool = False
+    spare: tuple[str, ...] = ()
+    zero: tuple[str, ...] = ()
+    fixed: bool = False
+
+    @property
+    def path(self) -> Path:
+        return HERE / f"{self.name}.py"
+
+    def python(self, path: Path | None = None) -> ModuleType:
+        """The file as a Python module of its own, so that what one test sets in it no other test sees.
+
+        Args:
+            path: an edited copy of the file, instead of the file.
+        """
+        return import_file(path or self.path)
+
+    def load(self, tensors: Tensors, config: GPTConfig, path: Path | None = None) -> Any:
+        """The model with these weights, in their dtype and in eval mode.
+
+        Args:
+            tensors: GPT-2's tensors.
+            config: sizes; `n_inner` must be None or ``4 E``.
+            path: an edited copy of the file, instead of the file.
+
+        Returns:
+            An `nn.Module`, or for plain functions a function of the ids.
+        """
+        model = self.build(self.python(path), config)
+        arranged = self.arrange(tensors, config)
+        if self.functions:
+            arrays = {name: tensor.detach().clone().numpy() for name, tensor in arranged.items()}
+            return lambda ids: torch.as_tensor(model(arrays, ids.numpy()))
+        fill(model, arranged, self.spare + self.zero)
+        return model.to(tensors["wte.weight"].dtype).eval().requires_grad_(False)
+
+    def logits(self, model: Any, ids: Tensor) -> Tensor:
+        """Logits ``[B, T, V]`` of ids ``[B, T]``, however the author returns them."""
+        output = self.call(model, ids)
+        if isinstance(output, tuple):
+            output = output[0]
+        if isinstance(output, dict):
+            output = output["logits"]
+        result: Tensor = getattr(output, "logits", output)
+        return result
+
+
+def fill(module: nn.Module, arranged: Tensors, others: Iterable[str] = ()) -> None:
+    """Writes every parameter of the module; those named in `others` are the only ones left as they are."""
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    assert set(parameters) - set(others) == set(arranged), sorted(set(parameters) ^ set(arranged))
+    with torch.no_grad():
+        for name, value in arranged.items():
+            assert parameters[name].shape == value.shape, (name, parameters[name].shape, value.shape)
+            parameters[name].data = value.detach().clone()
+
+
+_numbers = itertools.count()
+
+
+def import_file(path: Path) -> ModuleType:
+    """Imports a file under a name nobody else uses, whatever its folder."""
+    spec = spec_from_file_location(f"{path.stem}_{next(_numbers)}", path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def edited(style: Style, edits: Iterable[Edit], folder: Path) -> Path:
+    """A copy of the style's file with each edit made; every old text has to occur exactly once in the original."""
+    original = source = style.path.read_text()
+    for old, new in edits:
+        assert original.count(old) == 1, f"{style.name}: {original.count(old)} times in the file: {old!r}"
+        assert source.count(old) == 1, f"{style.name}: an earlier edit has changed {old!r}"
+        source = source.replace(old, new)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{style.name}.py"
+    path.write_text(source)
+    return path
+
+
+# -- answers -----------------------------------------------------------------------------------------
+
+LINEAR = ("attn.c_attn", "attn.c_proj", "attn.q", "attn.k", "attn.v", "mlp.c_fc", "mlp.c_proj")
+Get = Callable[[str], Tensor]  # a canonical tensor by name; in a layer without its prefix "h.3."
+Source = str | Callable[..., Tensor]
+
+
+def everything(tensors: Tensors, config: GPTConfig) -> dict[str, Tensor]:
+    """GPT-2's tensors and, beside them, the head's weight and each layer's query, key and value apart."""
+    found = dict(tensors)
+    found.setdefault("lm_head.weight", tensors["wte.weight"])
+    for layer in range(config.n_layer):
+        h = f"h.{layer}.attn"
+        for letter, weight, bias in zip(
+            "qkv", tensors[f"{h}.c_attn.weight"].chunk(3, 1), tensors[f"{h}.c_attn.bias"].chunk(3), strict=True
+        ):
+            found[f"{h}.{letter}.weight"], found[f"{h}.{letter}.bias"] = weight, bias
+    return found
+
+
+def pairs(table: Mapping[str, Source]) -> Iterable[tuple[str, Source]]:
+    """The table's lines, with a line about a module written out as one about its weight and one about its bias."""
+    for theirs, source in table.items():
+        if isinstance(source, str) and source.rpartition(".")[2] not in ("weight", "bias"):
+            yield f"{theirs}.weight", f"{source}.weight"
+            yield f"{theirs}.bias", f"{source}.bias"
+        else:
+            yield theirs, source
+
+
+def named(table: Mapping[str, Source], out_in: bool = True) -> Arrange:
+    """An answer as a table from the author's names to GPT-2's.
+
+    Args:
+        table: name of a parameter, or of a module with `weight` and `bias`, to GPT-2's name for it. ``*`` is the layer,
+            ``attn.q``, ``attn.k`` and ``attn.v`` are thirds of ``attn.c_attn``. What a name cannot say is a function
+            of `Get` and the configuration; where the author's name has ``#``, the head's number, of that number, too.
+        out_in: whether linear weights that are named (not computed) are stored ``[out, in]``.
+    """
+
+    def arrange(tensors: Tensors, config: GPTConfig) -> dict[str, Tensor]:
+        found = everything(tensors, config)
+
+        def value(source: Source, layer: int | None, *more: Any) -> Tensor:
+            def get(name: str) -> Tensor:
+                return found[name if layer is None else f"h.{layer}.{name}"]
+
+            if not isinstance(source, str):
+                return source(get, config, *more)
+            tensor = get(source.removeprefix("h.*."))
+            turned = out_in and source.removeprefix("h.*.").removesuffix(".weight") in LINEAR
+            return tensor.t() if turned else tensor
+
+        arranged = {}
+        for theirs, source in pairs(table):
+            for layer in range(config.n_layer) if "*" in theirs else (None,):
+                name = theirs.replace("*", str(layer))
+                if "#" in name:
+                    arranged |= {name.replace("#", str(h)): value(source, layer, h) for h in range(config.n_head)}
+                else:
+                    arranged[name] = value(source, layer)
+        return arranged
+
+    return arrange
+
+
+SITES = ("wte", "wpe", "h.*.ln_1", "h.*.attn.c_attn", "h.*.attn.c_proj", "h.*.ln_2", "h.*.mlp.c_fc", "h.*.mlp.c_proj")
+
+
+def layout_of(name: str, table: Mapping[str, Source], out_in: bool = True) -> Layout:
+    """The same table as a `Layout`, for code in which a module holds each row's weights and applies them."""
+    theirs = {source: name for name, source in pairs(table) if isinstance(source, str)}
+
+    def ends(site: str) -> tuple[str, str, str]:
+        """The module, and the names of its two tensors."""
+        module, _, weight = theirs[f"{site}.weight"].rpartition(".")
+        other, _, bias = theirs.get(f"{site}.bias", f"{module}.").rpartition(".")
+        assert module and module == other, f"{name}: no module holds the whole of {site}"
+        return module, weight, bias
+
+    rows: list[Row] = []
+    for site in (*SITES, "ln_f", "lm_head"):
+        thirds = [site.replace("c_attn", letter) for letter in "qkv"] if f"{site}.weight" not in theirs else [site]
+        if site == "lm_head" and "lm_head.weight" not in theirs:
+            continue
+        found = [ends(third) for third in thirds]
+        modules, (_, weight, bias) = [module for module, *_ in found], found[0]
+        if site in ("wte", "wpe"):
+            rows.append(embedding(site, *modules, weight=weight))
+        elif site == "lm_head":
+            rows.append(tied(site, *modules, to="wte", weight=weight))
+        elif "ln_" in site:
+            rows.append(norm(site, *modules, weight=weight, bias=bias))
+        elif out_in:
+            rows.append(linear(site, *modules, weight=weight, bias=bias))
+        else:
+            rows.append(conv1d(site, *modules, weight=weight, bias=bias))
+    return Layout(name, tuple(rows), about=f"{name}.py of tests/foreign")
+
+
+def heads(tensor: Tensor, config: GPTConfig, axis: int = -1) -> Tensor:
+    """An axis of width ``E`` as two, ``[H, E / H]``."""
+    return tensor.unflatten(axis, (config.n_head, config.head_dim))
+
+
+def head(name: str) -> Callable[[Get, GPTConfig, int], Tensor]:
+    """One head's part of a query, key or value layer, ``[out, in]``."""
+
+    def part(get: Get, config: GPTConfig, number: int) -> Tensor:
+        return heads(get(name), config).select(-2, number).t()
+
+    return part
+
+
+def joined(name: str, order: str) -> Callable[[Get, GPTConfig], Tensor]:
+    """Query, key and value below each other in another order, ``[out, in]``; name is ``weight`` or ``bias``."""
+
+    def value(get: Get, config: GPTConfig) -> Tensor:
+        return torch.cat([get(f"attn.{letter}.{name}").t() for letter in order])
+
+    return value
+
+
+def interleaved(name: str) -> Callable[[Get, GPTConfig], Tensor]:
+    """The fused layer with query, key and value of one head together, ``[out, in]``."""
+
+    def value(get: Get, config: GPTConfig) -> Tensor:
+        fused = get(f"attn.c_attn.{name}").unflatten(-1, (3, config.n_head, config.head_dim))
+        return fused.transpose(-3, -2).flatten(-3).t()
+
+    return value
+
+
+def stacked(name: str) -> Callable[[Get, GPTConfig], Tensor]:
+    """All layers' tensors of one name along a first axis."""
+    return lambda get, config: torch.stack([get(f"h.{layer}.{name}") for layer in range(config.n_layer)])
+
+
+def by_head(name: str) -> Callable[[Get, GPTConfig], Tensor]:
+    """A query, key or value layer with the heads first: ``[H, E, D]``, and ``[H, D]`` for a bias."""
+    return lambda get, config: get(name).unflatten(-1, (config.n_head, config.head_dim)).movedim(-2, 0)
+
+
+def split(name: str) -> Callable[[Get, GPTConfig], Tensor]:
+    """The fused layer with its last axis as ``[3, H, D]``."""
+    return lambda get, config: get(name).unflatten(-1, (3, config.n_head, config.head_dim))
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted names as dictionaries in dictionaries, and numbered entries as lists."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *path, last = name.split(".")
+        inner = tree
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[last] = value
+
+    def listed(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        values = {key: listed(value) for key, value in node.items()}
+        return [values[str(i)] for i in range(len(values))] if all(key.isdigit() for key in values) else values
+
+    return {key: listed(value) for key, value in tree.items()}
+
+
+# -- the styles --------------------------------------------------------------------------------------
+
+NANOGPT = {
+    "transformer.wte.weight": "wte.weight",
+    "transformer.wpe.weight": "wpe.weight",
+    **{f"transformer.h.*.{name}": f"h.*.{name}" for name in ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2")},
+    **{f"transformer.h.*.{name}": f"h.*.{name}" for name in ("mlp.c_fc", "mlp.c_proj")},
+    "transformer.ln_f": "ln_f",
+    "lm_head.weight": "lm_head.weight",
+}
+
+
+def _sizes(config: GPTConfig, **names: str) -> dict[str, Any]:
+    """The author's words for sizes -> our configuration's values."""
+    return {theirs: getattr(config, ours) for theirs, ours in names.items()}
+
+
+KARPATHY = {name: name for name in ("vocab_size", "n_layer", "n_head", "n_embd")} | {"block_size": "n_positions"}
+
+
+def _style(
+    name: str,
+    build: Callable[[ModuleType, GPTConfig], Any],
+    table: Mapping[str, Source],
+    *,
+    out_in: bool = True,
+    layout: bool = True,
+    also: Arrange | None = None,
+    **more: Any,
+) -> Style:
+    """A style whose answer is a table.
+
+    Args:
+        name, build: as in `Style`.
+        table, out_in: as in `named`.
+        layout: whether rows of a `Layout` can say it, too.
+        also: parameters that the table cannot name.
+        **more: other fields of `Style`.
+    """
+    arrange = named(table, out_in)
+    return Style(
+        name,
+        build,
+        (lambda tensors, config: arrange(tensors, config) | also(tensors, config)) if also else arrange,
+        layout=layout_of(name, table, out_in) if layout else None,
+        **more,
+    )
+
+
+def _book(python: ModuleType, config: GPTConfig) -> nn.Module:
+    sizes = _sizes(
+        config,
+        vocab_size="vocab_size",
+        context_length="n_positions",
+        emb_dim="n_embd",
+        n_heads="n_head",
+        n_layers="n_layer",
+    )
+    return python.GPTModel(sizes | {"drop_rate": 0.1, "qkv_bias": True})
+
+
+def _norm_list(tensors: Tensors, config: GPTConfig) -> dict[str, Tensor]:
+    """One list for the norms of all layers and the last one, as in `einsum_fused`."""
+    norms = [f"h.{layer}.{norm}" for layer in range(config.n_layer) for norm in ("ln_1", "ln_2")] + ["ln_f"]
+    return {
+        f"norms.{number}.{theirs}": tensors[f"{norm}.{ours}"]
+        for number, norm in enumerate(norms)
+        for theirs, ours in (("scale", "weight"), ("offset", "bias"))
+    }
+
+
+def _head_list(python: ModuleType, config: GPTConfig) -> nn.Module:
+    for name, ours in KARPATHY.items():
+        setattr(python, name, getattr(config, ours))
+    return python.LanguageModel()
+
+
+_ALL = (
+    _style(
+        "book",
+        _book,
+        {
+            "tok_emb.weight": "wte.weight",
+            "pos_emb.weight": "wpe.weight",
+            "trf_blocks.*.norm1.scale": "h.*.ln_1.weight",
+            "trf_blocks.*.norm1.shift": "h.*.ln_1.bias",
+            "trf_blocks.*.att.W_query": "h.*.attn.q",
+            "trf_blocks.*.att.W_key": "h.*.attn.k",
+            "trf_blocks.*.att.W_value": "h.*.attn.v",
+            "trf_blocks.*.att.out_proj": "h.*.attn.c_proj",
+            "trf_blocks.*.norm2.scale": "h.*.ln_2.weight",
+            "trf_blocks.*.norm2.shift": "h.*.ln_2.bias",
+            "trf_blocks.*.ff.layers.0": "h.*.mlp.c_fc",
+            "trf_blocks.*.ff.layers.2": "h.*.mlp.c_proj",
+            "final_norm.scale": "ln_f.weight",
+            "final_norm.shift": "ln_f.bias",
+            "out_head.weight": "lm_head.weight",
+        },
+    ),
+    _style(
+        "book_fused",
+        _book,
+        {
+            "tok_emb.weight": "wte.weight",
+            "pos_emb.weight": "wpe.weight",
+            "trf_blocks.*.norm1": "h.*.ln_1",
+            "trf_blocks.*.att.qkv": "h.*.attn.c_attn",
+            "trf_blocks.*.att.proj": "h.*.attn.c_proj",
+            "trf_blocks.*.norm2": "h.*.ln_2",
+            "trf_blocks.*.ff.layers.0": "h.*.mlp.c_fc",
+            "trf_blocks.*.ff.layers.2": "h.*.mlp.c_proj",
+            "final_norm": "ln_f",
+            "out_head.weight": "lm_head.weight",
+        },
+    ),
+    _style(
+        "nanogpt",
+        lambda python, config: python.GPT(
+            python.GPTConfig(**_sizes(config, **KARPATHY), gelu="tanh"), all_positions=True
+        ),
+        NANOGPT,
+    ),
+    _style("mingpt", lambda python, config: python.GPT(python.Config(**_sizes(config, **KARPATHY))), NANOGPT),
+    _style(
+        "parallel_heads",
+        lambda python, config: python.Transformer(
+            python.Config(
+                **_sizes(
+                    config,
+                    d_vocab="vocab_size",
+                    n_ctx="n_positions",
+                    n_layers="n_layer",
+                    d_model="n_embd",
+                    n_heads="n_head",
+                    d_head="head_dim",
+                    d_mlp="inner_dim",
+                )
+            )
+        ),
+        {
+            "embed.W_E": "wte.weight",
+            "pos_embed.W_pos": "wpe.weight",
+            "blocks.*.ln1.w": "h.*.ln_1.weight",
+            "blocks.*.ln1.b": "h.*.ln_1.bias",
+            **{f"blocks.*.attn.W_{x.upper()}": by_head(f"attn.{x}.weight") for x in "qkv"},
+            **{f"blocks.*.attn.b_{x.upper()}": by_head(f"attn.{x}.bias") for x in "qkv"},
+            "blocks.*.attn.W_O": lambda get, config: heads(get("attn.c_proj.weight"), config, 0),
+            "blocks.*.attn.b_O": "h.*.attn.c_proj.bias",
+            "blocks.*.ln2.w": "h.*.ln_2.weight",
+            "blocks.*.ln2.b": "h.*.ln_2.bias",
+            "blocks.*.mlp.W_in": "h.*.mlp.c_fc.weight",
+            "blocks.*.mlp.b_in": "h.*.mlp.c_fc.bias",
+            "blocks.*.mlp.W_out": "h.*.mlp.c_proj.weight",
+            "blocks.*.mlp.b_out": "h.*.mlp.c_proj.bias",
+            "ln_final.w": "ln_f.weight",
+            "ln_final.b": "ln_f.bias",
+            "unembed.W_U": lambda get, config: get("lm_head.weight").t(),
+            "unembed.b_U": lambda get, config: torch.zeros_like(get("lm_head.weight")[:, 0]),
+        },
+        out_in=False,
+        layout=False,
+    ),
+    Style(
+        "functional",
+        lambda python, config: (
+            lambda arrays, ids: python.gpt2(
+                torch.from_numpy(ids), nested({name: torch.from_numpy(a) for name, a in arrays.items()}), config.n_head
+            )
+        ),
+        named(
+            {
+                "wte": "wte.weight",
+                "wpe": "wpe.weight",
+                **{
+                    f"blocks.*.{name}.{short}": f"h.*.{name}.{end}"
+                    for name, weight in (
+                        ("ln_1", "g"),
+                        ("attn.c_attn", "w"),
+                        ("attn.c_proj", "w"),
+                        ("ln_2", "g"),
+                        ("mlp.c_fc", "w"),
+                        ("mlp.c_proj", "w"),
+                    )
+                    for short, end in ((weight, "weight"), ("b", "bias"))
+                },
+                "ln_f.g": "ln_f.weight",
+                "ln_f.b": "ln_f.bias",
+            },
+            out_in=False,
+        ),
+        functions=True,
+    ),
+    Style(
+        "numpy_gpt2",
+        lambda python, config: (
+            lambda arrays, ids: python.gpt2(arrays, config.n_head, dtype=arrays["wte.weight"].dtype)(ids)
+        ),
+        lambda tensors, config: dict(tensors),
+        functions=True,
+    ),
+    _style(
+        "head_list",
+        _head_list,
+        {
+            "token_embedding_table.weight": "wte.weight",
+            "position_embedding_table.weight": "wpe.weight",
+            "blocks.*.ln1": "h.*.ln_1",
+            **{
+                f"blocks.*.sa.heads.#.{name}.{end}": head(f"attn.{name[0]}.{end}")
+                for name in ("query", "key", "value")
+                for end in ("weight", "bias")
+            },
+            "blocks.*.sa.proj": "h.*.attn.c_proj",
+            "blocks.*.ln2": "h.*.ln_2",
+            "blocks.*.ffwd.net.0": "h.*.mlp.c_fc",
+            "blocks.*.ffwd.net.2": "h.*.mlp.c_proj",
+            "ln_f": "ln_f",
+            "lm_head.weight": "lm_head.weight",
+        },
+        layout=False,
+    ),
+    _style(
+        "annotated",
+        lambda python, config: python.Transformer(
+            config.vocab_size,
+            N=config.n_layer,
+            d_model=config.n_embd,
+            d_ff=config.inner_dim,
+            h=config.n_head,
+            max_len=config.n_positions,
+        ),
+        {
+            "lut.weight": "wte.weight",
+            "pe.weight": "wpe.weight",
+            "decoder.layers.*.sublayer.0.norm.a_2": "h.*.ln_1.weight",
+            "decoder.layers.*.sublayer.0.norm.b_2": "h.*.ln_1.bias",
+            "decoder.layers.*.self_attn.linears.0": "h.*.attn.q",
+            "decoder.layers.*.self_attn.linears.1": "h.*.attn.k",
+            "decoder.layers.*.self_attn.linears.2": "h.*.attn.v",
+            "decoder.layers.*.self_attn.linears.3": "h.*.attn.c_proj",
+            "decoder.layers.*.sublayer.1.norm.a_2": "h.*.ln_2.weight",
+            "decoder.layers.*.sublayer.1.norm.b_2": "h.*.ln_2.bias",
+            "decoder.layers.*.feed_forward.w_1": "h.*.mlp.c_fc",
+            "decoder.layers.*.feed_forward.w_2": "h.*.mlp.c_proj",
+            "decoder.norm.a_2": "ln_f.weight",
+            "decoder.norm.b_2": "ln_f.bias",
+            "proj.weight": "lm_head.weight",
+        },
+    ),
+    _style(
+        "torch_mha",
+        lambda python, config: python.Decoder(
+            **_sizes(
+                config,
+                vocab_size="vocab_size",
+                max_seq_len="n_positions",
+                embed_dim="n_embd",
+                num_heads="n_head",
+                num_layers="n_layer",
+                ff_dim="inner_dim",
+            )
+        ),
+        {
+            "embed.weight": "wte.weight",
+            "pos.weight": "wpe.weight",
+            "layers.*.norm_attn": "h.*.ln_1",
+            "layers.*.attn.in_proj_weight": joined("weight", "qkv"),
+            "layers.*.attn.in_proj_bias": joined("bias", "qkv"),
+            "layers.*.attn.out_proj": "h.*.attn.c_proj",
+            "layers.*.norm_ff": "h.*.ln_2",
+            "layers.*.ff.0": "h.*.mlp.c_fc",
+            "layers.*.ff.2": "h.*.mlp.c_proj",
+            "norm": "ln_f",
+            "to_logits.weight": "lm_head.weight",
+        },
+        layout=False,
+    ),
+    _style(
+        "encoder_layers",
+        lambda python, config: python.CausalTransformer(
+            Namespace(
+                **_sizes(
+                    config,
+                    vocab="vocab_size",
+                    seq_len="n_positions",
+                    d_model="n_embd",
+                    nhead="n_head",
+                    num_layers="n_layer",
+                    d_ff="inner_dim",
+                ),
+                dropout=0.1,
+            )
+        ),
+        {
+            "word_embeddings.weight": "wte.weight",
+            "position_embeddings.weight": "wpe.weight",
+            "encoder.layers.*.norm1": "h.*.ln_1",
+            "encoder.layers.*.self_attn.in_proj_weight": joined("weight", "qkv"),
+            "encoder.layers.*.self_attn.in_proj_bias": joined("bias", "qkv"),
+            "encoder.layers.*.self_attn.out_proj": "h.*.attn.c_proj",
+            "encoder.layers.*.norm2": "h.*.ln_2",
+            "encoder.layers.*.linear1": "h.*.mlp.c_fc",
+            "encoder.layers.*.linear2": "h.*.mlp.c_proj",
+            "encoder.norm": "ln_f",
+        },
+        layout=False,
+    ),
+    _style(
+        "sequence_first",
+        lambda python, config: python.TransformerModel(
+            config.vocab_size,
+            config.n_embd,
+            config.n_head,
+            config.inner_dim,
+            config.n_layer,
+            max_len=config.n_positions,
+        ),
+        {
+            "encoder.weight": "wte.weight",
+            "pos_encoder.weight": "wpe.weight",
+            "layers.*.norm1": "h.*.ln_1",
+            "layers.*.self_attn.in_proj": "h.*.attn.c_attn",
+            "layers.*.self_attn.out_proj": "h.*.attn.c_proj",
+            "layers.*.norm2": "h.*.ln_2",
+            "layers.*.linear1": "h.*.mlp.c_fc",
+            "layers.*.linear2": "h.*.mlp.c_proj",
+            "norm": "ln_f",
+            "decoder.weight": "lm_head.weight",
+        },
+        call=lambda model, ids: model(ids.t()).transpose(0, 1),
+    ),
+    _style(
+        "einsum_fused",
+        lambda python, config: python.Gpt2(
+            **_sizes(config, vocab="vocab_size", length="n_positions", width="n_embd", heads="n_head", depth="n_layer")
+        ),
+        {
+            "tokens": "wte.weight",
+            "positions": "wpe.weight",
+            "attns.*.qkv": split("attn.c_attn.weight"),
+            "attns.*.qkv_bias": split("attn.c_attn.bias"),
+            "attns.*.out": lambda get, config: heads(get("attn.c_proj.weight"), config, 0),
+            "attns.*.out_bias": "h.*.attn.c_proj.bias",
+            "mlps.*.up": "h.*.mlp.c_fc.weight",
+            "mlps.*.up_bias": "h.*.mlp.c_fc.bias",
+            "mlps.*.down": "h.*.mlp.c_proj.weight",
+            "mlps.*.down_bias": "h.*.mlp.c_proj.bias",
+        },
+        out_in=False,
+        layout=False,
+        also=_norm_list,
+    ),
+    _style(
+        "scan_stack",
+        lambda python, config: python.Transformer(
+            python.Hyperparameters(
+                **_sizes(
+                    config,
+                    n_vocab="vocab_size",
+                    n_ctx="n_positions",
+                    n_embd="n_embd",
+                    n_head="n_head",
+                    n_layer="n_layer",
+                )
+            )
+        ),
+        {
+            "wte": "wte.weight",
+            "wpe": "wpe.weight",
+            "blocks.ln1_g": stacked("ln_1.weight"),
+            "blocks.ln1_b": stacked("ln_1.bias"),
+            "blocks.wqkv": stacked("attn.c_attn.weight"),
+            "blocks.bqkv": stacked("attn.c_attn.bias"),
+            "blocks.wo": stacked("attn.c_proj.weight"),
+            "blocks.bo": stacked("attn.c_proj.bias"),
+            "blocks.ln2_g": stacked("ln_2.weight"),
+            "blocks.ln2_b": stacked("ln_2.bias"),
+            "blocks.w1": stacked("mlp.c_fc.weight"),
+            "blocks.b1": stacked("mlp.c_fc.bias"),
+            "blocks.w2": stacked("mlp.c_proj.weight"),
+            "blocks.b2": stacked("mlp.c_proj.bias"),
+            "lnf_g": "ln_f.weight",
+            "lnf_b": "ln_f.bias",
+        },
+        out_in=False,
+        layout=False,
+    ),
+    _style(
+        "interleaved",
+        lambda python, config: python.GPTNeoStyleModel(
+            python.TransformerConfig(
+                **_sizes(
+                    config,
+                    hidden_size="n_embd",
+                    num_layers="n_layer",
+                    num_attention_heads="n_head",
+                    padded_vocab_size="vocab_size",
+                    max_position_embeddings="n_positions",
+                )
+            )
+        ),
+        {
+            "word_embeddings.weight": "wte.weight",
+            "position_embeddings.weight": "wpe.weight",
+            "layers.*.input_layernorm": "h.*.ln_1",
+            "layers.*.self_attention.query_key_value.weight": interleaved("weight"),
+            "layers.*.self_attention.query_key_value.bias": interleaved("bias"),
+            "layers.*.self_attention.dense": "h.*.attn.c_proj",
+            "layers.*.post_attention_layernorm": "h.*.ln_2",
+            "layers.*.mlp.dense_h_to_4h": "h.*.mlp.c_fc",
+            "layers.*.mlp.dense_4h_to_h": "h.*.mlp.c_proj",
+            "final_layernorm": "ln_f",
+        },
+        layout=False,
+    ),
+    _style(
+        "conv1d_port",
+        lambda python, config: python.GPT2LM(
+            _sizes(
+                config,
+                n_vocab="vocab_size",
+                n_ctx="n_positions",
+                n_embd="n_embd",
+                n_head="n_head",
+                n_layer="n_layer",
+            )
+        ),
+        {
+            "wte.weight": "wte.weight",
+            "wpe.weight": "wpe.weight",
+            **{
+                f"h.*.{theirs}.{short}": f"h.*.{ours}.{end}"
+                for theirs, ours, weight in (
+                    ("ln_1", "ln_1", "g"),
+                    ("attn.c_attn", "attn.c_attn", "w"),
+                    ("attn.c_proj", "attn.c_proj", "w"),
+                    ("ln_2", "ln_2", "g"),
+                    ("c_fc", "mlp.c_fc", "w"),
+                    ("c_proj", "mlp.c_proj", "w"),
+                )
+                for short, end in ((weight, "weight"), ("b", "bias"))
+            },
+            "ln_f.g": "ln_f.weight",
+            "ln_f.b": "ln_f.bias",
+        },
+        out_in=False,
+    ),
+    _style(
+        "german",
+        lambda python, config: python.Sprachmodell(
+            wortschatz=config.vocab_size,
+            laenge=config.n_positions,
+            breite=config.n_embd,
+            koepfe=config.n_head,
+            schichten=config.n_layer,
+        ),
+        {
+            "woerter.weight": "wte.weight",
+            "stellen.weight": "wpe.weight",
+            "schichten.*.norm_a.faktor": "h.*.ln_1.weight",
+            "schichten.*.norm_a.versatz": "h.*.ln_1.bias",
+            "schichten.*.aufmerksamkeit.frage": "h.*.attn.q",
+            "schichten.*.aufmerksamkeit.schluessel": "h.*.attn.k",
+            "schichten.*.aufmerksamkeit.wert": "h.*.attn.v",
+            "schichten.*.aufmerksamkeit.ausgang": "h.*.attn.c_proj",
+            "schichten.*.norm_b.faktor": "h.*.ln_2.weight",
+            "schichten.*.norm_b.versatz": "h.*.ln_2.bias",
+            "schichten.*.netz.hinauf": "h.*.mlp.c_fc",
+            "schichten.*.netz.hinab": "h.*.mlp.c_proj",
+            "norm_ende.faktor": "ln_f.weight",
+            "norm_ende.versatz": "ln_f.bias",
+            "kopf.weight": "lm_head.weight",
+        },
+    ),
+)
+STYLES: Mapping[str, Style] = {style.name: style for style in _ALL}
