@@ -52,6 +52,7 @@ ROOMS = (
     "layouts",
     "mapping",
     "checkpoint",
+    "building",
     "config",
     "trace",
     "compare",

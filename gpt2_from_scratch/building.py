@@ -1,0 +1,578 @@
+"""Imports somebody's Python file and builds the object it names, with GPT-2's settings under that code's own names.
+
+People call the same setting by many names: ``n_embd``, ``d_model``, ``emb_dim``. They pass settings as keyword
+arguments, a dictionary, a dataclass, a configuration class, an argparse namespace, or as globals of their file. What a
+constructor asks for is read from its signature, and from what it reads out of the object that it is given. A name in
+`WORDS` is answered from the checkpoint's configuration; a name that is not there is asked for, never guessed.
+"""
+
+import ast
+import contextlib
+import copy
+import importlib
+import importlib.util
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import CandidateError
+
+# Other people's names for GPT-2's settings, in lower case and without underscores. A list for each setting of
+# `settings_of`. Words that mean different things in different code (``hidden_dim``) are in `_DOUBTFUL`.
+WORDS: Mapping[str, str] = {
+    "vocab_size": "vocabsize nvocab vocab vocabularysize vocablen vocabdim ntoken ntokens numtokens numembeddings",
+    "n_positions": "npositions nctx ctxlen ctxsize contextlength contextlen contextsize contextwindow context "
+    "blocksize blocklength maxseqlen maxseqlength maxsequencelength maxsequencelen seqlen seqlength sequencelength sequencelen "
+    "maxlen maxlength maxcontext maxcontextlength maxpositionembeddings maxpositions maxposition maxpos numpositions "
+    "npos windowsize",
+    "n_embd": "nembd nembed nemb embd embdim embdsize embsize embeddim embedsize embeddingdim embeddingsize "
+    "embeddingdimension demb dembed dmodel modeldim modelsize hiddensize width dim nchannels residdim",
+    "n_layer": "nlayer nlayers numlayers numhiddenlayers numblocks nblock nblocks layers depth ntransformerlayers "
+    "numtransformerlayers numtransformerblocks numdecoderlayers",
+    "n_head": "nhead nheads numheads numhead heads nattnheads numattnheads numattentionheads attentionheads attnheads",
+    "head_dim": "headdim headsize headwidth dhead dimhead",
+    "inner_dim": "ninner innerdim dinner dff ffdim ffndim ffsize ffnsize ffhidden ffnhidden ffhiddendim ffnhiddendim "
+    "dmlp mlpdim mlpsize mlphidden mlphiddendim mlphiddensize intermediatesize intermediatedim dimfeedforward "
+    "feedforwarddim feedforwardsize",
+    "inner_ratio": "mlpratio ffratio ffmult ffnmult ffnmultiplier mlpmult mlpmultiplier expansionfactor expansion "
+    "ffexpansion mlpexpansion",
+    "layer_norm_epsilon": "layernormepsilon layernormeps lnepsilon lneps normeps normepsilon eps epsilon",
+    "resid_pdrop": "dropout droprate dropoutrate dropoutp dropoutprob pdrop pdropout residpdrop residdropout "
+    "resdropout hiddendropout droprateshortcut mlpdropout ffdropout",
+    "attn_pdrop": "attnpdrop attndropout attentiondropout attndroprate droprateattn",
+    "embd_pdrop": "embdpdrop embpdrop embdropout embeddropout embeddingdropout embdroprate droprateemb",
+    "bias": "bias qkvbias usebias hasbias attnbias attentionbias linearbias mlpbias projbias",
+    "tie_word_embeddings": "tieweights tiewordembeddings weighttying tieembeddings tiehead tieembedding tied",
+    "activation_function": "activationfunction",
+    "device": "device",
+    "model_type": "modeltype",
+}
+_SETTING = {word: setting for setting, words in WORDS.items() for word in words.split()}
+
+# The width of the feed-forward layer where the same code has another word for the model's width; else that width.
+_DOUBTFUL = ("hiddendim", "dhidden", "nhidden", "hidden")
+
+_CONTAINER_TYPES = (dict, Mapping, types.SimpleNamespace, object)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value that somebody's code was given.
+
+    Args:
+        name: in their words.
+        value: what it was given.
+        source: who says so: a field of the checkpoint's configuration, ``--config``, or a place in their file.
+    """
+
+    name: str
+    value: Any
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value!r} ({self.source})"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What ``FILE.py:OBJECT`` stands for.
+
+    Args:
+        object: the model, function, layout or check.
+        built: whether it was made just now, so that the weights of a module are still random.
+        settings: what its constructor was given; empty where nothing was built or nothing was asked for.
+    """
+
+    object: Any
+    built: bool = False
+    settings: tuple[Setting, ...] = ()
+
+
+def load_object(
+    spec: str,
+    config: GPTConfig | None = None,
+    *,
+    biases: bool = True,
+    settings: Mapping[str, Any] = types.MappingProxyType({}),
+) -> Loaded:
+    r"""What ``FILE.py:NAME``, ``FILE.py:NAME()`` or ``package.module:NAME`` stands for.
+
+    An object is used as it is. A class, and a name with ``()``, is called; its arguments come from `config`, in the
+    words of its own constructor. What the file and the constructor print goes to stderr.
+
+    Args:
+        spec: split at the last colon. The file's folder is importable while the file is imported.
+        config: of the checkpoint; without it a constructor can be given only `settings`.
+        biases: whether the checkpoint has biases (``bias=False`` of nanoGPT has none).
+        settings: values for names in the constructor's own words; they come before everything else.
+
+    Raises:
+        CandidateError: there is no such file or name, the user's code failed (with its file and line), or the
+            constructor asks for something that is unknown (with its name).
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder) / "my_gpt.py"
+        ...     _ = file.write_text("class GPT:\n    def __init__(self, cfg): self.width = cfg['emb_dim']\n")
+        ...     load_object(f"{file}:GPT", GPTConfig()).object.width
+        768
+    """
+    place, colon, name = spec.rpartition(":")
+    if not colon or not name or not place:
+        raise CandidateError(f"{spec!r} is not FILE.py:OBJECT", hint="for example my_gpt2.py:model or my_gpt2.py:GPT()")
+    called = name.endswith("()")
+    name = name.removesuffix("()")
+    with contextlib.redirect_stdout(sys.stderr):
+        module = import_file(place)
+        if not hasattr(module, name):
+            public = [each for each, value in vars(module).items() if _is_of(module, value) and each[0] != "_"]
+            raise CandidateError(f"{place} has no {name!r}", hint="it has " + (", ".join(public[:20]) or "nothing"))
+        target = getattr(module, name)
+        if not called and not inspect.isclass(target):
+            return Loaded(target)
+        if not callable(target):
+            raise CandidateError(f"{spec}: {name} is a {type(target).__name__}, which cannot be called")
+        answers = _Answers(spec, module, config, biases, settings)
+        if not _takes_anything(target):
+            module = answers.with_globals(place)
+            target = getattr(module, name)
+        built = answers.build(target)
+    for setting in settings:
+        if setting not in answers.given:
+            raise CandidateError(
+                f"{spec} never asked for {setting!r}",
+                hint="it asked for " + (", ".join(answers.given) or "nothing"),
+            )
+    return Loaded(built, built=True, settings=tuple(answers.given.values()))
+
+
+def settings_of(config: GPTConfig, biases: bool) -> dict[str, tuple[Any, str]]:
+    """The settings that `WORDS` has names for: setting -> (value, where it comes from)."""
+    ratio = config.inner_dim / config.n_embd
+    names = (
+        *("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "layer_norm_epsilon", "activation_function"),
+        *("resid_pdrop", "attn_pdrop", "embd_pdrop", "tie_word_embeddings"),
+    )
+    settings: dict[str, tuple[Any, str]] = {name: (getattr(config, name), f"the checkpoint's {name}") for name in names}
+    return settings | {
+        "head_dim": (config.head_dim, "the checkpoint's n_embd / n_head"),
+        "inner_dim": (config.inner_dim, "the checkpoint's feed-forward width"),
+        "inner_ratio": (int(ratio) if ratio.is_integer() else ratio, "the checkpoint's feed-forward width / n_embd"),
+        "bias": (biases, "the checkpoint has biases" if biases else "the checkpoint has no biases"),
+        "device": ("cpu", "built on the CPU"),
+        "model_type": (None, "the sizes are given one by one"),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------- importing
+
+
+def import_file(place: str) -> types.ModuleType:
+    """Imports a Python file by its path, or a module by its dotted name.
+
+    A file inside a package (a folder with `__init__.py`) is imported as part of it, so its relative imports work.
+
+    Raises:
+        CandidateError: there is no such file, or it cannot be imported; with the user's own file and line.
+    """
+    path = Path(place).expanduser()
+    if path.is_file():
+        return _executed(path)
+    dotted = all(part.isidentifier() for part in place.split("."))
+    with _importable(Path.cwd()):
+        if dotted and _finds(place):
+            return _imported(place, place)
+    raise CandidateError(
+        f"{place} does not exist",
+        hint="give the path of a Python file, or the dotted name of a module that can be imported from here",
+    )
+
+
+def _finds(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _executed(path: Path, settings: Mapping[str, Any] | None = None) -> types.ModuleType:
+    """The module of a file. `settings` replace the values of its top-level constants of these names."""
+    folder = path.resolve().parent
+    parts = [path.stem]
+    while (folder / "__init__.py").is_file():
+        parts.insert(0, folder.name)
+        folder = folder.parent
+    with _importable(folder):
+        if len(parts) > 1 and settings is None:
+            return _imported(".".join(parts), str(path))
+        module = types.ModuleType(path.stem)
+        module.__file__ = str(path)
+        module.__package__ = ".".join(parts[:-1])
+        sys.modules[path.stem] = module  # dataclasses and pickles in the file look themselves up here
+        try:
+            tree = ast.parse(path.read_bytes(), filename=str(path))
+            exec(compile(_Constants(settings or {}).visit(tree), str(path), "exec"), module.__dict__)
+        except Exception as error:
+            raise _failed(f"{path} cannot be imported", error, path) from error
+    return module
+
+
+def _imported(name: str, place: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as error:
+        raise _failed(f"{place} cannot be imported", error, Path(place)) from error
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the file may have removed it
+            sys.path.remove(str(folder))
+
+
+class _Constants(ast.NodeTransformer):
+    """Gives top-level constants of a file other values, so that what the file computes from them follows."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+
+    def visit_Module(self, node: ast.Module) -> ast.Module:
+        for statement in node.body:
+            match statement:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant() as constant):
+                    self._set(name, constant)
+                case ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant() as constant):
+                    self._set(name, constant)
+                case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=constants)):
+                    for each, value in zip(names, constants, strict=False):
+                        if isinstance(each, ast.Name) and isinstance(value, ast.Constant):
+                            self._set(each.id, value)
+        return node
+
+    def _set(self, name: str, constant: ast.Constant) -> None:
+        constant.value = self.values.get(name, constant.value)
+
+
+def _failed(what: str, error: Exception, path: Path) -> CandidateError:
+    """The user's own line, and the error that it raised."""
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != path.stem:
+        return CandidateError(f"{what}: it imports {error.name!r}, which is not installed", hint="install it first")
+    where = ""
+    for frame, line in _frames(error):
+        if not frame.endswith(__file__):
+            where = f" ({frame}, line {line})"
+    if isinstance(error, SyntaxError):
+        where = f" ({error.filename}, line {error.lineno})"
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return CandidateError(f"{what}{where}: {type(error).__name__}: {text}")
+
+
+def _frames(error: BaseException) -> Iterator[tuple[str, int]]:
+    traceback = error.__traceback__
+    while traceback is not None:
+        yield traceback.tb_frame.f_code.co_filename, traceback.tb_lineno
+        traceback = traceback.tb_next
+
+
+def _is_of(module: types.ModuleType, value: Any) -> bool:
+    """Whether a name was made in the module, not imported into it."""
+    return getattr(value, "__module__", module.__name__) == module.__name__ and not inspect.ismodule(value)
+
+
+# --------------------------------------------------------------------------------------------------------- building
+
+
+@dataclass
+class _Answers:
+    """Answers what a constructor asks for, and notes what it was told."""
+
+    spec: str
+    module: types.ModuleType
+    config: GPTConfig | None
+    biases: bool
+    settings: Mapping[str, Any]
+    given: dict[str, Setting] = field(default_factory=dict)
+    unknown: dict[str, None] = field(default_factory=dict)  # asked for, and not known
+
+    def build(self, target: Callable[..., Any]) -> Any:
+        """The object, or an error that names what is missing."""
+        positional, named = self._arguments(target)
+        try:
+            return target(*positional, **named)
+        except CandidateError:
+            raise
+        except Exception as error:
+            missing = error.args[0] if isinstance(error, KeyError) and error.args else getattr(error, "name", None)
+            if missing in self.unknown:
+                raise self._question() from error
+            raise _failed(f"{self.spec} failed", error, Path(self.module.__file__ or "")) from error
+
+    def has(self, name: str) -> bool:
+        """Whether `answer` knows it."""
+        return self._known(name) is not None
+
+    def answer(self, name: str) -> Any:
+        """The value under this name.
+
+        Raises:
+            KeyError: it is not known.
+        """
+        found = self._known(name)
+        if found is None:
+            self.unknown[name] = None
+            raise KeyError(name)
+        self.given[name] = found
+        return found.value
+
+    def with_globals(self, place: str) -> types.ModuleType:
+        """The module with its constants set to the checkpoint's settings, where its functions read them."""
+        path = Path(place).expanduser()
+        constants = {
+            name: value
+            for name, value in vars(self.module).items()
+            if isinstance(value, int | float) and _plain(name) in _SETTING and name in _read_by_functions(self.module)
+        }
+        wanted = {name: self._known(name) for name in constants}
+        answers = {name: found for name, found in wanted.items() if found is not None}
+        if not answers or not path.is_file():
+            return self.module
+        self.given |= answers
+        self.module = _executed(path, {name: found.value for name, found in answers.items()})
+        return self.module
+
+    def _known(self, name: str) -> Setting | None:
+        if name in self.settings:
+            return Setting(name, self.settings[name], "set by you")
+        word = _plain(name)
+        setting = _SETTING.get(word)
+        if word in _DOUBTFUL:
+            setting = "inner_dim" if self._has_another_word_for_the_width() else "n_embd"
+        if setting is not None and self.config is not None:
+            value, source = settings_of(self.config, self.biases)[setting]
+            return Setting(name, value, source)
+        return self._default_in_file(name)
+
+    def _has_another_word_for_the_width(self) -> bool:
+        return any(_SETTING.get(_plain(word)) == "n_embd" for word in _words_in(self.module))
+
+    def _default_in_file(self, name: str) -> Setting | None:
+        """The value under this name in a dictionary or a configuration class of the same file."""
+        for holder, value in vars(self.module).items():
+            if isinstance(value, dict) and name in value:
+                return Setting(name, value[name], f"from {holder} in the same file")
+            holds_settings = inspect.isclass(value) and _is_of(self.module, value) and not issubclass(value, nn.Module)
+            if holds_settings and not callable(getattr(value, name, callable)):
+                return Setting(name, getattr(value, name), f"the default of {holder} in the same file")
+        return None
+
+    def _arguments(self, target: Callable[..., Any]) -> tuple[list[Any], dict[str, Any]]:
+        positional: list[Any] = []
+        named: dict[str, Any] = {}
+        hints = _type_hints(target)
+        parameters = list(inspect.signature(target).parameters.values())
+        strangers = [p for p in parameters if _required(p) and not self.has(p.name)]
+        for parameter in parameters:
+            name = parameter.name
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                continue
+            if parameter.kind is parameter.VAR_KEYWORD:
+                read = _keys_read(target, name)
+                named |= {key: self.answer(key) for key in read if self.has(key) and key not in named}
+                continue
+            if name in self.settings or (_plain(name) in (*_SETTING, *_DOUBTFUL) and self.config is not None):
+                value = self.answer(name)
+            elif _is_settings_object(parameter.default):
+                value = self._filled(copy.copy(parameter.default))
+            elif parameter.default is not parameter.empty:
+                continue
+            elif len(strangers) == 1:
+                value = self._container(target, hints.get(name))
+            else:
+                for stranger in strangers:
+                    self.unknown[stranger.name] = None
+                raise self._question()
+            if parameter.kind is parameter.POSITIONAL_ONLY:
+                positional.append(value)
+            else:
+                named[name] = value
+        return positional, named
+
+    def _container(self, target: Callable[..., Any], hint: Any) -> Any:
+        """The one object that holds all settings: of the annotated class, or one that answers by key and attribute."""
+        default = getattr(target, "get_default_config", None)  # minGPT's convention
+        if callable(default):
+            return self._filled(default())
+        if inspect.isclass(hint) and hint not in _CONTAINER_TYPES and hint.__module__ not in ("argparse", "typing"):
+            if isinstance(self.config, hint):
+                return self.config
+            return self._filled(self.build(hint))
+        return _Asked(self)
+
+    def _filled(self, settings: Any) -> Any:
+        """A settings object of the user's own, with every attribute that has a known name set."""
+        for name in _attributes(settings):
+            if _plain(name) in (*_SETTING, *_DOUBTFUL) or name in self.settings:
+                with contextlib.suppress(AttributeError):  # a frozen dataclass got them through its constructor
+                    setattr(settings, name, self.answer(name))
+        return settings
+
+    def _question(self) -> CandidateError:
+        names = list(self.unknown)
+        example = f"{names[0]}=..."
+        return CandidateError(
+            f"{self.spec} asks for {', '.join(map(repr, names))}, which none of GPT-2's settings is known to be",
+            hint=f"give it with --config {example}, or name a function that builds the model by itself",
+        )
+
+
+class _Asked(Mapping[str, Any]):
+    """A settings object that answers by key and by attribute; it stands for a dictionary, a namespace or a class."""
+
+    def __init__(self, answers: _Answers) -> None:
+        object.__setattr__(self, "_answers", answers)
+        object.__setattr__(self, "_own", {})  # what the user's code wrote into it
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._own:
+            return self._own[name]
+        return self._answers.answer(name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._own[name] = value
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._own[name] = value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._own or (isinstance(name, str) and self._answers.has(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._answers.given, **self._own})
+
+    def __len__(self) -> int:
+        return len({**self._answers.given, **self._own})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Asked":
+        return self
+
+    def __repr__(self) -> str:
+        return f"settings({', '.join(self)})"
+
+
+# ------------------------------------------------------------------------------------------- reading somebody's code
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "").replace("-", "")
+
+
+def _required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty and parameter.kind not in (
+        parameter.VAR_POSITIONAL,
+        parameter.VAR_KEYWORD,
+    )
+
+
+def _takes_anything(target: Callable[..., Any]) -> bool:
+    return bool(inspect.signature(target).parameters)
+
+
+def _is_settings_object(value: Any) -> bool:
+    """Whether a default value is an object of somebody's own class that holds settings."""
+    if value is inspect.Parameter.empty or value is None or isinstance(value, int | float | str | bool | dict | tuple):
+        return False
+    return not inspect.isclass(value) and not callable(value) and bool(_attributes(value))
+
+
+def _attributes(settings: Any) -> list[str]:
+    """Names of the plain values that a settings object holds, its class's included."""
+    if isinstance(settings, type):
+        return []
+    if is_dataclass(settings):
+        return [each.name for each in dataclass_fields(settings)]
+    names = dict.fromkeys([*vars(settings), *vars(type(settings))]) if hasattr(settings, "__dict__") else {}
+    return [name for name in names if not name.startswith("_") and not callable(getattr(settings, name))]
+
+
+def _type_hints(target: Callable[..., Any]) -> dict[str, Any]:
+    constructor = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(constructor)
+    except Exception:  # an annotation may name what is not there; then there is no hint
+        return {}
+
+
+def _source_tree(target: Any) -> ast.AST:
+    try:
+        source = inspect.getsource(target)
+        return ast.parse(inspect.cleandoc(source) if source[:1].isspace() else source)
+    except (OSError, TypeError, SyntaxError):
+        return ast.Module(body=[], type_ignores=[])
+
+
+def _keys_read(target: Callable[..., Any], name: str) -> list[str]:
+    """Keys that the code reads from its ``**kwargs``: ``kwargs["x"]``, ``kwargs.get("x")``, ``kwargs.pop("x")``."""
+    keys: dict[str, None] = {}
+    for node in ast.walk(_source_tree(target)):
+        match node:
+            case ast.Subscript(value=ast.Name(id=holder), slice=ast.Constant(value=str(key))) if holder == name:
+                keys[key] = None
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id=holder), attr="get" | "pop"),
+                args=[ast.Constant(value=str(key)), *_],
+            ) if holder == name:
+                keys[key] = None
+    return list(keys)
+
+
+def _words_in(module: types.ModuleType) -> set[str]:
+    """Names, attributes, argument names and short strings in the source of a module."""
+    words: set[str] = set()
+    for node in ast.walk(_source_tree(module)):
+        match node:
+            case ast.Name(id=word) | ast.Attribute(attr=word) | ast.arg(arg=word) | ast.Constant(value=str(word)):
+                words.add(word)
+    return words
+
+
+def _read_by_functions(module: types.ModuleType) -> set[str]:
+    """Global names that functions and methods of the module read."""
+    names: set[str] = set()
+
+    def visit(code: types.CodeType) -> None:
+        names.update(code.co_names)
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                visit(constant)
+
+    for value in list(vars(module).values()):
+        if not _is_of(module, value):
+            continue
+        members = vars(value).values() if inspect.isclass(value) else [value]
+        for member in members:
+            function = inspect.unwrap(getattr(member, "__func__", member)) if callable(member) else member
+            if isinstance(function, types.FunctionType):
+                visit(function.__code__)
+    return names

@@ -1,0 +1,248 @@
+"""Constructors of other people are called with the checkpoint's sizes, in their own words."""
+
+from pathlib import Path
+
+import pytest
+
+from gpt2_from_scratch.building import WORDS, load_object, settings_of
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import CandidateError
+
+# Pairwise different sizes, so that no two settings can be taken for each other.
+CONFIG = GPTConfig(vocab_size=211, n_positions=67, n_embd=60, n_layer=3, n_head=5, n_inner=180, resid_pdrop=0.25)
+
+# Each file builds a `GPT` that keeps what it was given: (vocabulary, context, width, layers, heads).
+SIZES = (211, 67, 60, 3, 5)
+KEEP = "self.sizes = (v, c, e, n, h)"
+
+VOCABULARIES = {
+    "keyword arguments": f"""
+class GPT:
+    def __init__(self, vocab_size, d_model=768, n_layers=12, num_heads=12, max_seq_len=1024, dropout=0.1):
+        v, c, e, n, h = vocab_size, max_seq_len, d_model, n_layers, num_heads
+        {KEEP}
+""",
+    "a dictionary": f"""
+class GPT:
+    def __init__(self, cfg):
+        v, c, e, n, h = (cfg[k] for k in ("vocab_size", "context_length", "emb_dim", "n_layers", "n_heads"))
+        assert cfg["drop_rate"] == 0.25 and cfg["qkv_bias"] is True and cfg.get("flash", 7) == 7
+        {KEEP}
+""",
+    "a dataclass by annotation": f"""
+from dataclasses import dataclass
+
+@dataclass
+class ModelArgs:
+    vocab_size: int = 50257
+    block_size: int = 1024
+    n_embd: int = 768
+    n_layer: int = 12
+    n_head: int = 12
+    flash: bool = False
+
+class GPT:
+    def __init__(self, args: ModelArgs):
+        assert isinstance(args, ModelArgs)
+        v, c, e, n, h = args.vocab_size, args.block_size, args.n_embd, args.n_layer, args.n_head
+        {KEEP}
+""",
+    "a dataclass by default": f"""
+from dataclasses import dataclass
+
+@dataclass
+class Config:
+    vocab: int = 50257
+    ctx_len: int = 1024
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+
+class GPT:
+    def __init__(self, config=Config()):
+        v, c, e, n, h = config.vocab, config.ctx_len, config.width, config.depth, config.heads
+        {KEEP}
+""",
+    "a configuration class with keyword arguments": f"""
+class GPTConfig:
+    embd_pdrop = 0.1
+    def __init__(self, vocab_size, block_size, **kwargs):
+        self.vocab_size, self.block_size = vocab_size, block_size
+        self.n_layer, self.n_head, self.n_embd = kwargs["n_layer"], kwargs["n_head"], kwargs.pop("n_embd")
+
+class GPT:
+    def __init__(self, config: GPTConfig):
+        v, c, e, n, h = config.vocab_size, config.block_size, config.n_embd, config.n_layer, config.n_head
+        assert isinstance(config, GPTConfig)
+        {KEEP}
+""",
+    "minGPT's default configuration": f"""
+class CfgNode:
+    def __init__(self, **kwargs):
+        self.__dict__.update(kwargs)
+
+class GPT:
+    @staticmethod
+    def get_default_config():
+        return CfgNode(model_type="gpt", n_layer=None, n_head=None, n_embd=None, vocab_size=None, block_size=None)
+
+    def __init__(self, config):
+        assert (config.model_type is None) and config.n_layer is not None
+        v, c, e, n, h = config.vocab_size, config.block_size, config.n_embd, config.n_layer, config.n_head
+        {KEEP}
+""",
+    "an argparse namespace": f"""
+import argparse
+
+class GPT:
+    def __init__(self, args: argparse.Namespace):
+        v, c, e, n, h = args.vocab_size, args.seq_length, args.hidden_size, args.num_layers, args.num_attention_heads
+        {KEEP}
+""",
+    "module globals": f"""
+block_size = 8
+n_embd, n_head = 32, 2
+n_layer: int = 1
+vocab_size = 65
+head_size = n_embd // n_head
+
+class GPT:
+    def __init__(self):
+        v, c, e, n, h = vocab_size, block_size, n_embd, n_layer, n_head
+        assert head_size == 12
+        {KEEP}
+""",
+    "a namespace without annotation, kept and written into": f"""
+class GPT:
+    def __init__(self, hp):
+        hp.head_dim = hp.d_model // hp.n_heads
+        assert "n_ctx" in hp and not hasattr(hp, "rotary")
+        v, c, e, n, h = hp.vocab_size, hp.n_ctx, hp.d_model, hp.n_layers, hp.n_heads
+        assert hp.head_dim == 12 and hp["n_ctx"] == c
+        {KEEP}
+""",
+    "camel case, and a hidden width that is not the model's": f"""
+class GPT:
+    def __init__(self, vocabSize, maxLen, embedDim, hidden_dim, numLayers, numHeads, *, eps=1.0):
+        v, c, e, n, h = vocabSize, maxLen, embedDim, numLayers, numHeads
+        assert hidden_dim == 180 and eps == 1e-5
+        {KEEP}
+""",
+    "a hidden width that is the model's": f"""
+class GPT:
+    def __init__(self, vocab_size, context, hidden_dim, layers, heads):
+        v, c, e, n, h = vocab_size, context, hidden_dim, layers, heads
+        {KEEP}
+""",
+    "a function that builds, and prints": f"""
+class Net:
+    def __init__(self, v, c, e, n, h):
+        {KEEP}
+
+def GPT(n_vocab, n_ctx, n_embd, n_layer, n_head):
+    print("building")
+    return Net(n_vocab, n_ctx, n_embd, n_layer, n_head)
+""",
+}
+
+
+def write(folder: Path, text: str, name: str = "their_gpt.py") -> Path:
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize("style", VOCABULARIES)
+def test_a_constructor_is_called_in_its_own_words(style: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = write(tmp_path, VOCABULARIES[style])
+    loaded = load_object(f"{file}:GPT()", CONFIG)
+    assert loaded.object.sizes == SIZES
+    assert loaded.built
+    told = {str(setting.value) for setting in loaded.settings}
+    assert {"211", "67", "60", "3", "5"} <= told  # everything that was set is reported
+    assert capsys.readouterr().out == ""
+
+
+def test_a_class_is_built_like_a_call(tmp_path: Path):
+    file = write(tmp_path, VOCABULARIES["a dictionary"])
+    assert load_object(f"{file}:GPT", CONFIG).object.sizes == SIZES
+
+
+def test_an_object_is_used_as_it_is(tmp_path: Path):
+    loaded = load_object(f"{write(tmp_path, 'def logits(ids): return ids')}:logits", CONFIG)
+    assert (loaded.object("ids"), loaded.built, loaded.settings) == ("ids", False, ())
+
+
+def test_what_is_not_known_is_asked_for_and_can_be_said(tmp_path: Path):
+    file = write(tmp_path, "class GPT:\n    def __init__(self, cfg): self.got = cfg['n_embd'], cfg['rotary_pct']\n")
+    with pytest.raises(CandidateError, match=r"'rotary_pct'.*none of GPT-2's settings[^$]*--config rotary_pct="):
+        load_object(f"{file}:GPT", CONFIG)
+    loaded = load_object(f"{file}:GPT", CONFIG, settings={"rotary_pct": 0.5})
+    assert loaded.object.got == (60, 0.5)
+    assert any("set by you" in str(setting) for setting in loaded.settings)
+
+
+def test_several_unknown_arguments_are_asked_for_at_once(tmp_path: Path):
+    file = write(tmp_path, "class GPT:\n    def __init__(self, n_embd, tokenizer, rope): pass\n")
+    with pytest.raises(CandidateError, match="'tokenizer', 'rope'"):
+        load_object(f"{file}:GPT", CONFIG)
+
+
+def test_a_setting_that_nobody_asked_for_is_refused(tmp_path: Path):
+    file = write(tmp_path, VOCABULARIES["a dictionary"])
+    with pytest.raises(CandidateError, match="never asked for 'emb_dims'"):
+        load_object(f"{file}:GPT", CONFIG, settings={"emb_dims": 3})
+
+
+def test_a_default_in_the_same_file_is_taken_and_named(tmp_path: Path):
+    text = "CFG = {'emb_dim': 1, 'rope': 3}\nclass GPT:\n    def __init__(self, cfg): self.got = cfg['emb_dim'], cfg['rope']\n"
+    loaded = load_object(f"{write(tmp_path, text)}:GPT", CONFIG)
+    assert loaded.object.got == (60, 3)
+    assert "rope=3 (from CFG in the same file)" in map(str, loaded.settings)
+
+
+def test_biases_are_the_checkpoints(tmp_path: Path):
+    file = write(tmp_path, "class GPT:\n    def __init__(self, bias): self.bias = bias\n")
+    assert load_object(f"{file}:GPT", CONFIG, biases=False).object.bias is False
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import not_there_at_all\n", "imports 'not_there_at_all', which is not installed"),
+        ("x = 1\nraise RuntimeError('no')\n", r"their_gpt.py, line 2\): RuntimeError: no"),
+        ("def f(:\n", r"their_gpt.py, line 1\): SyntaxError"),
+        ("class GPT:\n    def __init__(self):\n        self.x = missing\n", r"line 3\): NameError"),
+        ("class GPT:\n    def __init__(self, cfg):\n        {}['vocab_size']\n", r"line 3\): KeyError"),
+    ],
+)
+def test_the_users_own_line_is_named(text: str, message: str, tmp_path: Path):
+    with pytest.raises(CandidateError, match=message):
+        load_object(f"{write(tmp_path, text)}:GPT()", CONFIG)
+
+
+def test_a_file_in_a_package_may_import_relatively(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    package = tmp_path / "their_package_of_models"
+    package.mkdir()
+    write(package, "", "__init__.py")
+    write(package, "class Block: pass\n", "block.py")
+    file = write(package, "from .block import Block\ndef build(): return Block()\n", "gpt.py")
+    assert type(load_object(f"{file}:build()").object).__name__ == "Block"
+    monkeypatch.chdir(tmp_path)
+    assert type(load_object("their_package_of_models.gpt:build()").object).__name__ == "Block"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [("gpt.py", "is not FILE.py:OBJECT"), ("missing.py:GPT", "does not exist"), ("{file}:GTP", "it has GPT")],
+)
+def test_what_is_not_there_is_named(spec: str, message: str, tmp_path: Path):
+    file = write(tmp_path, VOCABULARIES["a dictionary"])
+    with pytest.raises(CandidateError, match=message):
+        load_object(spec.format(file=file), CONFIG)
+
+
+def test_no_word_stands_for_two_settings():
+    words = [word for words in WORDS.values() for word in words.split()]
+    assert len(words) == len(set(words))
+    assert WORDS.keys() == settings_of(CONFIG, True).keys()
