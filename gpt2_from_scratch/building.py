@@ -31,9 +31,9 @@ from gpt2_from_scratch.errors import CandidateError
 WORDS: Mapping[str, str] = {
     "vocab_size": "vocabsize nvocab vocab vocabularysize vocablen vocabdim ntoken ntokens numtokens numembeddings",
     "n_positions": "npositions nctx ctxlen ctxsize contextlength contextlen contextsize contextwindow context "
-    "blocksize blocklength maxseqlen maxseqlength maxsequencelength maxsequencelen seqlen seqlength sequencelength sequencelen "
-    "maxlen maxlength maxcontext maxcontextlength maxpositionembeddings maxpositions maxposition maxpos numpositions "
-    "npos windowsize",
+    "blocksize blocklength maxseqlen maxseqlength maxsequencelength maxsequencelen seqlen seqlength sequencelength "
+    "sequencelen maxlen maxlength maxcontext maxcontextlength maxpositionembeddings maxpositions maxposition maxpos "
+    "numpositions npos windowsize",
     "n_embd": "nembd nembed nemb embd embdim embdsize embsize embeddim embedsize embeddingdim embeddingsize "
     "embeddingdimension demb dembed dmodel modeldim modelsize hiddensize width dim nchannels residdim",
     "n_layer": "nlayer nlayers numlayers numhiddenlayers numblocks nblock nblocks layers depth ntransformerlayers "
@@ -364,6 +364,8 @@ class _Answers:
         if setting is not None and self.config is not None:
             value, source = settings_of(self.config, self.biases)[setting]
             return Setting(name, value, source)
+        if self.config is not None and not name.startswith("_") and hasattr(self.config, name):
+            return Setting(name, getattr(self.config, name), f"the checkpoint's {name}")
         return self._default_in_file(name)
 
     def _has_another_word_for_the_width(self) -> bool:

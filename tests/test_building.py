@@ -134,6 +134,15 @@ class GPT:
         v, c, e, n, h = vocab_size, context, hidden_dim, layers, heads
         {KEEP}
 """,
+    "this package's own configuration": f"""
+import beside
+
+class GPT:
+    def __init__(self, config):
+        v, c, e, n, h = config.vocab_size, config.n_positions, config.n_embd, config.n_layer, config.n_head
+        assert config.replace(n_layer=1).n_embd == 60
+        {KEEP}
+""",
     "a function that builds, and prints": f"""
 class Net:
     def __init__(self, v, c, e, n, h):
@@ -154,6 +163,7 @@ def write(folder: Path, text: str, name: str = "their_gpt.py") -> Path:
 
 @pytest.mark.parametrize("style", VOCABULARIES)
 def test_a_constructor_is_called_in_its_own_words(style: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write(tmp_path, "", "beside.py")  # a file may import its neighbours
     file = write(tmp_path, VOCABULARIES[style])
     loaded = load_object(f"{file}:GPT()", CONFIG)
     assert loaded.object.sizes == SIZES
@@ -195,7 +205,8 @@ def test_a_setting_that_nobody_asked_for_is_refused(tmp_path: Path):
 
 
 def test_a_default_in_the_same_file_is_taken_and_named(tmp_path: Path):
-    text = "CFG = {'emb_dim': 1, 'rope': 3}\nclass GPT:\n    def __init__(self, cfg): self.got = cfg['emb_dim'], cfg['rope']\n"
+    text = "CFG = {'emb_dim': 1, 'rope': 3}\n"
+    text += "class GPT:\n    def __init__(self, cfg): self.got = cfg['emb_dim'], cfg['rope']\n"
     loaded = load_object(f"{write(tmp_path, text)}:GPT", CONFIG)
     assert loaded.object.got == (60, 3)
     assert "rope=3 (from CFG in the same file)" in map(str, loaded.settings)

@@ -30,7 +30,6 @@ from gpt2_from_scratch.verifier import (
     check_logits,
     check_weights,
     find_divergence,
-    load_object,
 )
 from tests.foreign import book, numpy_gpt2
 from tests.modules import STYLES, book_config
@@ -249,27 +248,6 @@ def test_a_module_of_other_sizes_is_an_error_not_a_verdict(perturbed_checkpoint:
     config = open_checkpoint(perturbed_checkpoint).config.replace(n_layer=11)
     with pytest.raises(CheckpointError, match=r"missing .*h\.11\.ln_1"):
         verify(GPTModel(config), perturbed_checkpoint, "gpt2_from_scratch")
-
-
-def test_load_object(tmp_path: Path) -> None:
-    file = tmp_path / "mine.py"
-    file.write_text("import beside\nmodel = 3\ndef build(config): return ('built', config)\nclass Net: pass\n")
-    (tmp_path / "beside.py").write_text("")
-    config = GPTConfig()
-    assert load_object(f"{file}:model") == 3
-    assert load_object(f"{file}:build()", config) == ("built", config)
-    assert type(load_object(f"{file}:Net()")).__name__ == "Net"
-    for spec, message in {
-        f"{file}:Net": "is a class",
-        f"{file}:absent": "has no 'absent'",
-        f"{tmp_path / 'absent.py'}:model": "does not exist",
-        "model": "not FILE.py:OBJECT",
-    }.items():
-        with pytest.raises(CandidateError, match=message):
-            load_object(spec)
-    file.write_text("raise RuntimeError('no')")
-    with pytest.raises(CandidateError, match="RuntimeError: no"):
-        load_object(f"{file}:model")
 
 
 def test_the_line_separates_correct_code_from_the_mildest_fault() -> None:

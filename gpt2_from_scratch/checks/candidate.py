@@ -7,17 +7,15 @@ logits ``[B, T, V]``.
 
 import contextlib
 import copy
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gpt2_from_scratch.building import Loaded, Setting
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError
 
@@ -26,12 +24,15 @@ class Candidate:
     """Asks the model under test for logits, and insists on getting them.
 
     Args:
-        model: an `nn.Module`, or a callable ``ids -> logits`` that takes int64 ids ``[B, T]`` as a tensor, or as a
-            numpy array if it does not accept tensors.
+        model: an `nn.Module`; a callable ``ids -> logits`` that takes int64 ids ``[B, T]`` as a tensor, or as a numpy
+            array if it does not accept tensors; or one of these as `building.load_object` returned it.
         config: of the checkpoint; says which shape the logits must have.
     """
 
     def __init__(self, model: Any, config: GPTConfig) -> None:
+        built_with: tuple[Setting, ...] = ()
+        if isinstance(model, Loaded):
+            model, built_with = model.object, model.settings
         if not callable(model):
             raise CandidateError(
                 f"the candidate is a {type(model).__name__}, which cannot be called",
@@ -40,6 +41,8 @@ class Candidate:
         self.model = model
         self.config = config
         self.adaptations: dict[str, None] = {}  # what had to be done to get logits, in words, each once
+        if built_with:
+            self.adaptations["built with " + ", ".join(map(str, built_with))] = None
         self._as_numpy = self._with_targets = False
         self._output_dtype: torch.dtype | None = None
 
@@ -254,64 +257,3 @@ def _describe(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
     return f"a {type(value).__name__}"
-
-
-def load_object(spec: str, config: GPTConfig | None = None) -> Any:
-    """What ``FILE.py:NAME`` or ``FILE.py:NAME()`` stands for. The file's folder is importable while it runs.
-
-    Args:
-        spec: split at the last colon. With ``()`` the object is called first; if it takes one required argument, it
-            gets the configuration.
-        config: of the checkpoint.
-
-    Raises:
-        CandidateError: no such file or name, or the user's code failed.
-    """
-    file, colon, name = spec.rpartition(":")
-    path = Path(file).expanduser()
-    if not colon or not name:
-        raise CandidateError(f"{spec!r} is not FILE.py:OBJECT", hint="for example my_gpt2.py:model or my_gpt2.py:GPT()")
-    if not path.is_file():
-        raise CandidateError(f"{file} does not exist")
-    called = name.endswith("()")
-    name = name.removesuffix("()")
-    module = _import(path)
-    if not hasattr(module, name):
-        public = [each for each in vars(module) if not each.startswith("_")]
-        raise CandidateError(f"{file} has no {name!r}", hint="it has " + ", ".join(public[:20]))
-    target = getattr(module, name)
-    if not called:
-        if inspect.isclass(target):
-            raise CandidateError(f"{spec} is a class", hint=f"write {spec}() to build it")
-        return target
-    try:
-        return target(config) if _wants_config(target) else target()
-    except Exception as error:
-        raise CandidateError(f"{spec} failed: {type(error).__name__}: {error}") from error
-
-
-def _wants_config(target: Callable[..., Any]) -> bool:
-    required = [
-        parameter
-        for parameter in inspect.signature(target).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    return len(required) == 1
-
-
-def _import(path: Path) -> Any:
-    specification = importlib.util.spec_from_file_location(path.stem, path)
-    if specification is None or specification.loader is None:
-        raise CandidateError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(specification)
-    folder = str(path.resolve().parent)
-    sys.path.insert(0, folder)
-    sys.modules.setdefault(path.stem, module)  # dataclasses and pickles in the file look themselves up here
-    try:
-        specification.loader.exec_module(module)
-    except Exception as error:
-        raise CandidateError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(folder)
-    return module

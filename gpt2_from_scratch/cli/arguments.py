@@ -41,7 +41,14 @@ def parser() -> argparse.ArgumentParser:
         "package's own, with --model yours. Exit code 0: verified, 1: diverged, 2: could not check.",
     )
     verify.add_argument("checkpoint", nargs="?", help=_CHECKPOINT_HELP)
-    verify.add_argument("--model", metavar="FILE.py:OBJECT", help="your model or function; OBJECT() is called first")
+    verify.add_argument("--model", metavar="FILE.py:OBJECT", help="your model, class or function; OBJECT() is called")
+    verify.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting that your model's constructor asks for, in its own words; repeatable",
+    )
     verify.add_argument("--layout", metavar="NAME|FILE.py:NAME", help="where your model keeps GPT-2's weights")
     verify.add_argument("--dtype", choices=_DTYPES, default="float32", help="of this package's model (%(default)s)")
     verify.add_argument("--outputs", metavar="FILE", help="judge the logits in FILE; see `gpt2 record`")

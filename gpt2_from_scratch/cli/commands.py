@@ -6,11 +6,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gpt2_from_scratch.cli.exit_codes import DIVERGED, INTERRUPTED, VERIFIED
-from gpt2_from_scratch.cli.options import checkpoint_options, dtype_choice, for_file, hub_options, layout_choice
+from gpt2_from_scratch.cli.options import (
+    checkpoint_options,
+    dtype_choice,
+    for_file,
+    hub_options,
+    layout_choice,
+    settings,
+)
 from gpt2_from_scratch.cli.terminal import bar, progress
 from gpt2_from_scratch.errors import CandidateError, CheckpointError
 
 if TYPE_CHECKING:
+    from gpt2_from_scratch.building import Loaded
     from gpt2_from_scratch.verifier import Verdict
 
 
@@ -79,8 +87,9 @@ def _token_text(arguments: argparse.Namespace) -> Callable[[int], str] | None:
 
 def _candidate(arguments: argparse.Namespace, options: dict[str, Any]) -> tuple[Any, Any]:
     """What is to be checked, and its layout: this package's model, the user's, or a port's recorded answers."""
+    from gpt2_from_scratch.building import load_object
     from gpt2_from_scratch.loading import open_checkpoint
-    from gpt2_from_scratch.verifier import load_object, read_recording, standard_prompts
+    from gpt2_from_scratch.verifier import read_recording, standard_prompts
 
     layout = layout_choice(arguments.layout)
     if arguments.model is None and layout is not None:
@@ -89,9 +98,15 @@ def _candidate(arguments: argparse.Namespace, options: dict[str, Any]) -> tuple[
         opened = open_checkpoint(arguments.checkpoint, **options)
         return read_recording(arguments.outputs, opened.config, standard_prompts(opened)), None
     if arguments.model is not None:
-        candidate = load_object(arguments.model, open_checkpoint(arguments.checkpoint, **options).config)
-        _fill(candidate, arguments, layout, options)
-        return candidate, layout
+        opened = open_checkpoint(arguments.checkpoint, **options)
+        loaded = load_object(
+            arguments.model,
+            opened.config,
+            biases=not opened.accounting.zeros,
+            settings=settings(arguments.config, "--config"),
+        )
+        _fill(loaded, arguments, layout, options)
+        return loaded, layout
     from gpt2_from_scratch.model import GPTModel
 
     model = GPTModel.from_pretrained(arguments.checkpoint, dtype=dtype_choice(arguments.dtype), **options)
@@ -118,31 +133,30 @@ def record(arguments: argparse.Namespace) -> int:
 
 def grade(arguments: argparse.Namespace) -> int:
     """`gpt2 grade`: 0 the check misses nothing that can be seen, 1 it misses faults."""
+    from gpt2_from_scratch.building import load_object
     from gpt2_from_scratch.diagnose.grade import grade
-    from gpt2_from_scratch.verifier import load_object
 
-    check = load_object(arguments.check)
+    check = load_object(arguments.check).object
     with progress() as report:
         result = grade(check, arguments.checkpoint, progress=report)
     print(result.report())
     return VERIFIED if result else DIVERGED
 
 
-def _fill(candidate: Any, arguments: argparse.Namespace, layout: Any, options: dict[str, Any]) -> None:
+def _fill(loaded: "Loaded", arguments: argparse.Namespace, layout: Any, options: dict[str, Any]) -> None:
     """Weights enter a module only through a layout; one that was freshly built without any would be random."""
     from torch import nn
 
     from gpt2_from_scratch.loading import load_into
 
-    built = arguments.model.endswith("()")
-    if not isinstance(candidate, nn.Module) or not built:
+    if not isinstance(loaded.object, nn.Module) or not loaded.built:
         return
     if layout is None:
         raise CandidateError(
             f"{arguments.model} was just built, so its weights are random",
             hint="give --layout, by which the checkpoint is loaded into it; or FILE.py:NAME of a model with weights",
         )
-    load_into(candidate, arguments.checkpoint, layout, **for_file(options))
+    load_into(loaded.object, arguments.checkpoint, layout, **for_file(options))
 
 
 def generate(arguments: argparse.Namespace) -> int:

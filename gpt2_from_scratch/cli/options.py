@@ -1,6 +1,7 @@
 """Options that commands share, as the library takes them."""
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,23 +14,26 @@ def checkpoint_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "layout": layout_choice(arguments.file_layout),
         "strip_prefix": arguments.strip_prefix,
         "ignore": arguments.ignore,
-        "overrides": dict(map(_setting, arguments.set)),
+        "overrides": settings(arguments.set, "--set"),
         "mmap": not arguments.no_mmap,
         **hub_options(arguments),
     }
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    """A field and its value, which is JSON, or else the text itself: ``n_head=6``, ``activation_function=gelu``."""
+def settings(texts: Sequence[str], option: str) -> dict[str, Any]:
+    """Names and values; a value is JSON, or else the text itself: ``n_head=6``, ``activation_function=gelu``."""
     import json
 
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise ValueError(f"--set {text} is not KEY=VALUE, as n_head=6")
-    try:
-        return key, json.loads(value)
-    except ValueError:
-        return key, value
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise ValueError(f"{option} {text} is not KEY=VALUE, as n_head=6")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
 
 
 def hub_options(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -50,9 +54,9 @@ def layout_choice(choice: str | None) -> Any:
     """The name of a layout, or a user's own out of ``FILE.py:NAME``."""
     if choice is None or ":" not in choice:
         return choice
-    from gpt2_from_scratch.verifier import load_object
+    from gpt2_from_scratch.building import load_object
 
-    return load_object(choice)
+    return load_object(choice).object
 
 
 def dtype_choice(name: str | None) -> "torch.dtype | None":

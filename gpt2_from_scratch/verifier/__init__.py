@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from gpt2_from_scratch.checks.candidate import Candidate, load_object
+from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.generation import Generation, check_generation
 from gpt2_from_scratch.checks.gradients import Gradients, check_gradients
 from gpt2_from_scratch.checks.logits import Logits, check_logits
@@ -57,7 +57,6 @@ __all__ = [
     "check_logits",
     "check_weights",
     "find_divergence",
-    "load_object",
     "read_recording",
     "record",
     "standard_prompts",
