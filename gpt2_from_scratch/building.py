@@ -24,7 +24,7 @@ from typing import Any
 from torch import nn
 
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import CandidateError
+from gpt2_from_scratch.errors import CandidateError, crash_report
 
 # Other people's names for GPT-2's settings, in lower case and without underscores. A list for each setting of
 # `settings_of`. Words that mean different things in different code (``hidden_dim``) are in `_DOUBTFUL`.
@@ -271,21 +271,7 @@ def _failed(what: str, error: Exception, path: Path) -> CandidateError:
     """The user's own line, and the error that it raised."""
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != path.stem:
         return CandidateError(f"{what}: it imports {error.name!r}, which is not installed", hint="install it first")
-    where = ""
-    for frame, line in _frames(error):
-        if not frame.endswith(__file__):
-            where = f" ({frame}, line {line})"
-    if isinstance(error, SyntaxError):
-        where = f" ({error.filename}, line {error.lineno})"
-    text = error.msg if isinstance(error, SyntaxError) else str(error)
-    return CandidateError(f"{what}{where}: {type(error).__name__}: {text}")
-
-
-def _frames(error: BaseException) -> Iterator[tuple[str, int]]:
-    traceback = error.__traceback__
-    while traceback is not None:
-        yield traceback.tb_frame.f_code.co_filename, traceback.tb_lineno
-        traceback = traceback.tb_next
+    return CandidateError(f"{what}: {crash_report(error)}")
 
 
 def _is_of(module: types.ModuleType, value: Any) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gpt2_from_scratch.building import Loaded, Setting
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import CandidateError
+from gpt2_from_scratch.errors import CandidateError, crash_report
 
 
 class Candidate:
@@ -185,8 +185,10 @@ class Candidate:
                 return self._asked(input_ids, **options)
         except Exception as error:
             raise CandidateError(
-                f"{self.name} crashed on ids of shape {list(input_ids.shape)}: {type(error).__name__}: {error}",
-                hint="it must take int64 ids [B, T], at any length up to the context's, and nothing else",
+                f"{self.name} crashed on ids of shape {list(input_ids.shape)}: {crash_report(error)}",
+                hint="it must take int64 ids [B, T], at any length up to the context's, and nothing else"
+                if isinstance(error, TypeError | IndexError | RuntimeError)  # what a call of another kind dies of
+                else "",
             ) from error
 
     def _asked(self, input_ids: Tensor, **options: Any) -> Any:

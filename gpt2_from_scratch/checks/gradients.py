@@ -16,7 +16,7 @@ from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.checks.weights import fitted
 from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, GRADIENT_SHARE, LINE, LOSS_RTOL, NEAR_LINE
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import CandidateError
+from gpt2_from_scratch.errors import CandidateError, crash_report
 from gpt2_from_scratch.mapping import Layout
 from gpt2_from_scratch.precision import parameters_in_float64
 from gpt2_from_scratch.reference import Reference
@@ -131,7 +131,7 @@ def _gradients(
     except CandidateError:
         raise
     except Exception as error:
-        raise CandidateError(f"{candidate.name} cannot be differentiated: {type(error).__name__}: {error}") from error
+        raise CandidateError(f"{candidate.name} cannot be differentiated: {crash_report(error)}") from error
     finally:
         for parameter, before in required.items():
             parameter.requires_grad_(before)

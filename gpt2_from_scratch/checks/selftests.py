@@ -62,8 +62,9 @@ class SelfTest:
         if self.differs:
             found = "the same logits"
         if not math.isfinite(self.difference):
-            found = self.crash or "logits are not finite"
-        return f"{self.name} ({self.what}): {found}; {self.fault}"
+            found = "asked so it fails" if self.crash else "logits are not finite"
+        died = f"\n{self.crash}" if self.crash else ""  # last, as it may be several lines
+        return f"{self.name} ({self.what}): {found}; {self.fault}{died}"
 
 
 @dataclass(frozen=True)

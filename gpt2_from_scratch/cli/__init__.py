@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from gpt2_from_scratch.cli.arguments import parser
 from gpt2_from_scratch.cli.exit_codes import COULD_NOT_CHECK, INTERRUPTED
 from gpt2_from_scratch.cli.outliving import outlived
-from gpt2_from_scratch.errors import CandidateError, CheckpointError
+from gpt2_from_scratch.errors import CandidateError, CheckpointError, printable
 
 __all__ = ["main"]
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except (CheckpointError, CandidateError, ValueError) as error:
-        print(f"gpt2: {error}", file=sys.stderr)
+        print(f"gpt2: {printable(str(error))}", file=sys.stderr)
     except KeyboardInterrupt:
         print("gpt2: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output left: `gpt2 inspect ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a report that cannot be written, a disk that is full
-        print(f"gpt2: {error}", file=sys.stderr)
+        print(f"gpt2: {printable(str(error))}", file=sys.stderr)
     except Exception:
         traceback.print_exc()
         print("gpt2: unexpected error, see above; nothing was verified", file=sys.stderr)
