@@ -51,7 +51,7 @@ def test_a_crash_shows_the_users_own_lines(tmp_path: Path) -> None:
     file.write_text(
         "import torch\n\n\nclass GPT(torch.nn.Module):\n    def forward(self, ids):\n        return self.embed(ids)\n\n"
         "    def embed(self, ids):\n        return pos_embedz(ids)\n\n\n"
-        "def build(config):\n    return config.block_size\n"
+        "def build(config):\n    return undefined_here\n"
     )
     candidate = Candidate(load_object(f"{file}:GPT()", CONFIG).object, CONFIG)
     with pytest.raises(CandidateError) as raised:
