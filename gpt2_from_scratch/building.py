@@ -29,18 +29,20 @@ from gpt2_from_scratch.errors import CandidateError, crash_report
 # Other people's names for GPT-2's settings, in lower case and without underscores. A list for each setting of
 # `settings_of`. Words that mean different things in different code (``hidden_dim``) are in `_DOUBTFUL`.
 WORDS: Mapping[str, str] = {
-    "vocab_size": "vocabsize nvocab vocab vocabularysize vocablen vocabdim ntoken ntokens numtokens numembeddings",
+    "vocab_size": "vocabsize nvocab dvocab vocab vocabularysize vocablen vocabdim paddedvocabsize nwords "
+    "ntoken ntokens numtokens numembeddings",
     "n_positions": "npositions nctx ctxlen ctxsize contextlength contextlen contextsize contextwindow context "
     "blocksize blocklength maxseqlen maxseqlength maxsequencelength maxsequencelen seqlen seqlength sequencelength "
     "sequencelen maxlen maxlength maxcontext maxcontextlength maxpositionembeddings maxpositions maxposition maxpos "
-    "numpositions npos windowsize",
+    "numpositions npos windowsize length",
     "n_embd": "nembd nembed nemb embd embdim embdsize embsize embeddim embedsize embeddingdim embeddingsize "
-    "embeddingdimension demb dembed dmodel modeldim modelsize hiddensize width dim nchannels residdim",
+    "embeddingdimension demb dembed dmodel modeldim modelsize ninp hiddensize width dim nchannels residdim",
     "n_layer": "nlayer nlayers numlayers numhiddenlayers numblocks nblock nblocks layers depth ntransformerlayers "
     "numtransformerlayers numtransformerblocks numdecoderlayers",
     "n_head": "nhead nheads numheads numhead heads nattnheads numattnheads numattentionheads attentionheads attnheads",
     "head_dim": "headdim headsize headwidth dhead dimhead",
-    "inner_dim": "ninner innerdim dinner dff ffdim ffndim ffsize ffnsize ffhidden ffnhidden ffhiddendim ffnhiddendim "
+    "inner_dim": "ninner innerdim dinner dff ffdim ffndim ffsize ffnsize ffhidden ffnhidden ffnhiddensize ffhiddensize "
+    "ffhiddendim ffnhiddendim "
     "dmlp mlpdim mlpsize mlphidden mlphiddendim mlphiddensize intermediatesize intermediatedim dimfeedforward "
     "feedforwarddim feedforwardsize",
     "inner_ratio": "mlpratio ffratio ffmult ffnmult ffnmultiplier mlpmult mlpmultiplier expansionfactor expansion "
@@ -59,7 +61,10 @@ WORDS: Mapping[str, str] = {
 _SETTING = {word: setting for setting, words in WORDS.items() for word in words.split()}
 
 # The width of the feed-forward layer where the same code has another word for the model's width; else that width.
-_DOUBTFUL = ("hiddendim", "dhidden", "nhidden", "hidden")
+_DOUBTFUL = ("hiddendim", "dhidden", "nhidden", "nhid", "hidden")
+
+# Letters that papers use, upper and lower case apart. They count only as arguments beside words that are known.
+_LETTERS = {"N": "n_layer", "L": "n_layer", "h": "n_head", "H": "n_head", "V": "vocab_size"}
 
 _CONTAINER_TYPES = (dict, Mapping, types.SimpleNamespace, object)
 
@@ -348,11 +353,15 @@ class _Answers:
         if word in _DOUBTFUL:
             setting = "inner_dim" if self._has_another_word_for_the_width() else "n_embd"
         if setting is not None and self.config is not None:
-            value, source = settings_of(self.config, self.biases)[setting]
-            return Setting(name, value, source)
+            return self._setting(name, setting)
         if self.config is not None and not name.startswith("_") and hasattr(self.config, name):
             return Setting(name, getattr(self.config, name), f"the checkpoint's {name}")
         return self._default_in_file(name)
+
+    def _setting(self, name: str, setting: str) -> Setting:
+        assert self.config is not None
+        value, source = settings_of(self.config, self.biases)[setting]
+        return Setting(name, value, source)
 
     def _has_another_word_for_the_width(self) -> bool:
         return any(_SETTING.get(_plain(word)) == "n_embd" for word in _words_in(self.module))
@@ -373,6 +382,7 @@ class _Answers:
         hints = _type_hints(target)
         parameters = list(inspect.signature(target).parameters.values())
         strangers = [p for p in parameters if _required(p) and not self.has(p.name)]
+        beside_words = any(_plain(p.name) in _SETTING for p in parameters)
         for parameter in parameters:
             name = parameter.name
             if parameter.kind is parameter.VAR_POSITIONAL:
@@ -383,11 +393,14 @@ class _Answers:
                 continue
             if name in self.settings or (_plain(name) in (*_SETTING, *_DOUBTFUL) and self.config is not None):
                 value = self.answer(name)
+            elif name in _LETTERS and beside_words and self.config is not None:
+                self.given[name] = self._setting(name, _LETTERS[name])
+                value = self.given[name].value
             elif _is_settings_object(parameter.default):
                 value = self._filled(copy.copy(parameter.default))
             elif parameter.default is not parameter.empty:
                 continue
-            elif len(strangers) == 1:
+            elif len(strangers) == 1 and not beside_words:
                 value = self._container(target, hints.get(name))
             else:
                 for stranger in strangers:

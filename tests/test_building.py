@@ -7,6 +7,8 @@ import pytest
 from gpt2_from_scratch.building import WORDS, load_object, settings_of
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError
+from tests import perturbed
+from tests.foreign import STYLES
 
 # Pairwise different sizes, so that no two settings can be taken for each other.
 CONFIG = GPTConfig(vocab_size=211, n_positions=67, n_embd=60, n_layer=3, n_head=5, n_inner=180, resid_pdrop=0.25)
@@ -257,3 +259,29 @@ def test_no_word_stands_for_two_settings():
     words = [word for words in WORDS.values() for word in words.split()]
     assert len(words) == len(set(words))
     assert WORDS.keys() == settings_of(CONFIG, True).keys()
+
+
+# Their words are not in the table, so the constructor's own names are asked for.
+ASKED = {"german": "'wortschatz', 'laenge', 'breite', 'koepfe', 'schichten'"}
+MODULES = [name for name, style in STYLES.items() if not style.functions and name not in ASKED]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_model_of_every_style_is_built_by_its_class_alone(name: str):
+    style = STYLES[name]
+    config = GPTConfig(vocab_size=211, n_positions=67, n_embd=60, n_layer=3, n_head=5)
+    if style.fixed:
+        config = GPTConfig(**perturbed.SIZES | {"n_inner": None})
+    right = style.build(style.python(), config)
+    model = load_object(f"{style.path}:{type(right).__name__}", config).object
+    shapes, expected = ({name: each.shape for name, each in net.named_parameters()} for net in (model, right))
+    assert shapes == expected
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_names_in_another_language_are_asked_for(name: str):
+    path = STYLES[name].path
+    with pytest.raises(CandidateError, match=ASKED[name]):
+        load_object(f"{path}:Sprachmodell", CONFIG)
+    settings = {"wortschatz": 211, "laenge": 67, "breite": 60, "koepfe": 5, "schichten": 3}
+    assert load_object(f"{path}:Sprachmodell", CONFIG, settings=settings).built
