@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -44,8 +44,7 @@ class Style:
         call: how to get logits ``[B, T, V]`` from the model and ids ``[B, T]``.
         layout: the same answer as a `Layout`; None where rows cannot say it (stacked, interleaved, per head ...).
         functions: the file holds plain functions over arrays and no module.
-        spare: parameters that no forward pass uses.
-        zero: parameters that GPT-2 lacks and that have to be zero.
+        spare: parameters that no forward pass uses; ``*`` is the layer.
         fixed: the sizes are hard-coded, so the style fits only `tests.perturbed.SIZES` with an inner width of ``4 E``.
     """
 
@@ -56,7 +55,6 @@ class Style:
     layout: Layout | None = None
     functions: bool = False
     spare: tuple[str, ...] = ()
-    zero: tuple[str, ...] = ()
     fixed: bool = False
 
     @property
@@ -87,7 +85,8 @@ class Style:
         if self.functions:
             arrays = {name: tensor.detach().clone().numpy() for name, tensor in arranged.items()}
             return lambda ids: torch.as_tensor(model(arrays, ids.numpy()))
-        fill(model, arranged, self.spare + self.zero)
+        unused = [name.replace("*", str(layer)) for name in self.spare for layer in range(config.n_layer)]
+        fill(model, arranged, unused)
         return model.to(tensors["wte.weight"].dtype).eval().requires_grad_(False)
 
     def logits(self, model: Any, ids: Tensor) -> Tensor:
@@ -284,6 +283,16 @@ def split(name: str) -> Callable[[Get, GPTConfig], Tensor]:
     return lambda get, config: get(name).unflatten(-1, (3, config.n_head, config.head_dim))
 
 
+def one_more_axis(name: str) -> Callable[[Get, GPTConfig], Tensor]:
+    """``[1, in, out]``."""
+    return lambda get, config: get(name).unsqueeze(0)
+
+
+def kernel(name: str) -> Callable[[Get, GPTConfig], Tensor]:
+    """A linear weight as that of a convolution over one frame: ``[out, in, 1]``."""
+    return lambda get, config: get(name).t().unsqueeze(-1)
+
+
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted names as dictionaries in dictionaries, and numbered entries as lists."""
     tree: dict[str, Any] = {}
@@ -301,6 +310,15 @@ def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
         return [values[str(i)] for i in range(len(values))] if all(key.isdigit() for key in values) else values
 
     return {key: listed(value) for key, value in tree.items()}
+
+
+def two_level(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Names ``module:parameter`` as a dictionary of dictionaries."""
+    tree: dict[str, dict[str, Any]] = {}
+    for name, value in flat.items():
+        module, _, parameter = name.partition(":")
+        tree.setdefault(module, {})[parameter] = value
+    return tree
 
 
 # -- the styles --------------------------------------------------------------------------------------
@@ -372,6 +390,28 @@ def _norm_list(tensors: Tensors, config: GPTConfig) -> dict[str, Tensor]:
         for number, norm in enumerate(norms)
         for theirs, ours in (("scale", "weight"), ("offset", "bias"))
     }
+
+
+PARTS = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")  # as they run
+
+
+def _array_list(tensors: Tensors, config: GPTConfig) -> dict[str, Tensor]:
+    """Weight and bias of each part in the order in which they are used; the names are the places in the list."""
+    modules = [*(f"h.{layer}.{part}" for layer in range(config.n_layer) for part in PARTS), "ln_f"]
+    names = ["wte.weight", "wpe.weight", *(f"{module}.{end}" for module in modules for end in ("weight", "bias"))]
+    return {str(place): tensors[name] for place, name in enumerate(names)}
+
+
+def _numbered_sequence(tensors: Tensors, config: GPTConfig) -> dict[str, Tensor]:
+    """Each layer is two places of the sequence, after the two embeddings."""
+    arranged = {"0.weight": tensors["wte.weight"], "1.table.weight": tensors["wpe.weight"]}
+    for layer in range(config.n_layer):
+        for step, number, part in zip((0, 0, 0, 1, 1, 1), (0, 1, 5, 0, 1, 3), PARTS, strict=True):
+            for end in ("weight", "bias"):
+                arranged[f"{2 + 2 * layer + step}.fn.{number}.{end}"] = tensors[f"h.{layer}.{part}.{end}"].t()
+    for end in ("weight", "bias"):
+        arranged[f"{2 + 2 * config.n_layer}.{end}"] = tensors[f"ln_f.{end}"]
+    return arranged
 
 
 def _head_list(python: ModuleType, config: GPTConfig) -> nn.Module:
@@ -776,6 +816,389 @@ _ALL = (
             "norm_ende.versatz": "ln_f.bias",
             "kopf.weight": "lm_head.weight",
         },
+    ),
+    _style(
+        "hardcoded",
+        lambda python, config: python.Net(),
+        {
+            "tok.weight": "wte.weight",
+            "pos": lambda get, config: get("wpe.weight").unsqueeze(0),
+            "layer*.n1": "h.*.ln_1",
+            "layer*.kqv.weight": joined("weight", "kqv"),
+            "layer*.kqv.bias": joined("bias", "kqv"),
+            "layer*.o": "h.*.attn.c_proj",
+            "layer*.n2": "h.*.ln_2",
+            "layer*.f1": "h.*.mlp.c_fc",
+            "layer*.f2": "h.*.mlp.c_proj",
+            "norm": "ln_f",
+            "head.weight": "lm_head.weight",
+        },
+        layout=False,
+        fixed=True,
+    ),
+    _style(
+        "research_decoder",
+        lambda python, config: python.TransformerDecoder(
+            Namespace(
+                decoder_embed_dim=config.n_embd,
+                decoder_attention_heads=config.n_head,
+                decoder_ffn_embed_dim=config.inner_dim,
+                decoder_layers=config.n_layer,
+                max_target_positions=config.n_positions,
+                attention_dropout=0.1,
+            ),
+            dictionary=range(config.vocab_size),
+        ),
+        {
+            "embed_tokens.weight": "wte.weight",
+            "embed_positions.weight": "wpe.weight",
+            "layers.*.self_attn_layer_norm": "h.*.ln_1",
+            "layers.*.self_attn.q_proj": "h.*.attn.q",
+            "layers.*.self_attn.k_proj": "h.*.attn.k",
+            "layers.*.self_attn.v_proj": "h.*.attn.v",
+            "layers.*.self_attn.out_proj": "h.*.attn.c_proj",
+            "layers.*.final_layer_norm": "h.*.ln_2",
+            "layers.*.fc1": "h.*.mlp.c_fc",
+            "layers.*.fc2": "h.*.mlp.c_proj",
+            "layer_norm": "ln_f",
+        },
+    ),
+    _style(
+        "needs_targets",
+        lambda python, config: python.GPTForTraining(
+            {
+                "model": {
+                    "dim": config.n_embd,
+                    "heads": config.n_head,
+                    "depth": config.n_layer,
+                    "mlp_ratio": config.inner_dim // config.n_embd,
+                },
+                "data": {"vocab_size": config.vocab_size, "seq_len": config.n_positions},
+            }
+        ),
+        {
+            "token_emb.weight": "wte.weight",
+            "pos_emb.weight": "wpe.weight",
+            "layers.*.norms.before_attention": "h.*.ln_1",
+            "layers.*.attention.to_kv.weight": joined("weight", "kv"),
+            "layers.*.attention.to_kv.bias": joined("bias", "kv"),
+            "layers.*.attention.to_q": "h.*.attn.q",
+            "layers.*.attention.to_out": "h.*.attn.c_proj",
+            "layers.*.norms.before_mlp": "h.*.ln_2",
+            "layers.*.mlp_in": "h.*.mlp.c_fc",
+            "layers.*.mlp_out": "h.*.mlp.c_proj",
+            "norm_out": "ln_f",
+        },
+        layout=False,
+        call=lambda model, ids: model(ids, ids),
+    ),
+    _style(
+        "padded_context",
+        lambda python, config: python.MiniLM(
+            config.vocab_size,
+            config.n_positions,
+            d_model=config.n_embd,
+            n_heads=config.n_head,
+            n_blocks=config.n_layer,
+        ),
+        {
+            "tok.weight": "wte.weight",
+            "pos": "wpe.weight",
+            "blocks.*.ln_a": "h.*.ln_1",
+            "blocks.*.mha.query_key.weight": joined("weight", "qk"),
+            "blocks.*.mha.query_key.bias": joined("bias", "qk"),
+            "blocks.*.mha.value": "h.*.attn.v",
+            "blocks.*.mha.mix": "h.*.attn.c_proj",
+            "blocks.*.ln_b": "h.*.ln_2",
+            "blocks.*.expand": "h.*.mlp.c_fc",
+            "blocks.*.contract": "h.*.mlp.c_proj",
+            "ln_out": "ln_f",
+            "unembed.weight": "lm_head.weight",
+        },
+        layout=False,
+        spare=("blocks.*.mha.rel_bias", "pooler.weight", "pooler.bias"),
+    ),
+    _style(
+        "jax_dict",
+        lambda python, config: (
+            lambda arrays, ids: python.forward(
+                two_level(arrays), ids, num_heads=config.n_head, num_layers=config.n_layer
+            )
+        ),
+        {
+            "transformer/embed:embeddings": "wte.weight",
+            "transformer:pos_embs": "wpe.weight",
+            **{
+                f"transformer/h*_{theirs}:{end}": f"h.*.{ours}.{end_of}"
+                for theirs, ours in (
+                    ("attn/query", "attn.q"),
+                    ("attn/key", "attn.k"),
+                    ("attn/value", "attn.v"),
+                    ("attn/linear", "attn.c_proj"),
+                    ("mlp/linear", "mlp.c_fc"),
+                    ("mlp/linear_1", "mlp.c_proj"),
+                )
+                for end, end_of in (("w", "weight"), ("b", "bias"))
+            },
+            **{
+                f"transformer/h*_{norm}:{end}": f"h.*.{norm}.{end_of}"
+                for norm in ("ln_1", "ln_2")
+                for end, end_of in (("scale", "weight"), ("offset", "bias"))
+            },
+            "transformer/ln_f:scale": "ln_f.weight",
+            "transformer/ln_f:offset": "ln_f.bias",
+        },
+        out_in=False,
+        layout=False,
+        functions=True,
+    ),
+    Style(
+        "array_list",
+        lambda python, config: lambda arrays, ids: python.predict_batch(ids, list(arrays.values()), config.n_head),
+        _array_list,
+        functions=True,
+    ),
+    _style(
+        "variable_store",
+        lambda python, config: python.Model(
+            SimpleNamespace(
+                n_vocab=config.vocab_size,
+                n_ctx=config.n_positions,
+                n_embd=config.n_embd,
+                n_head=config.n_head,
+                n_layer=config.n_layer,
+            )
+        ),
+        {
+            "variables.model/wte": "wte.weight",
+            "variables.model/wpe": "wpe.weight",
+            **{
+                f"variables.model/h*/{name.replace('.', '/')}/{end}": value
+                for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+                for end, value in (("w", one_more_axis(f"{name}.weight")), ("b", f"h.*.{name}.bias"))
+            },
+            **{
+                f"variables.model/h*/{name}/{end}": f"h.*.{name}.{end_of}"
+                for name in ("ln_1", "ln_2")
+                for end, end_of in (("g", "weight"), ("b", "bias"))
+            },
+            "variables.model/ln_f/g": "ln_f.weight",
+            "variables.model/ln_f/b": "ln_f.bias",
+        },
+        layout=False,
+    ),
+    _style(
+        "own_layers",
+        lambda python, config: python.TransformerLM(
+            config.vocab_size, config.n_positions, config.n_embd, config.n_layer, config.n_head, config.inner_dim
+        ),
+        {
+            "token_embeddings.weight": "wte.weight",
+            "position_embeddings.weight": "wpe.weight",
+            "layers.*.ln1.gamma": "h.*.ln_1.weight",
+            "layers.*.ln1.beta": "h.*.ln_1.bias",
+            "layers.*.attn.q_proj": "h.*.attn.q",
+            "layers.*.attn.k_proj": "h.*.attn.k",
+            "layers.*.attn.v_proj": "h.*.attn.v",
+            "layers.*.attn.output_proj": "h.*.attn.c_proj",
+            "layers.*.ln2.gamma": "h.*.ln_2.weight",
+            "layers.*.ln2.beta": "h.*.ln_2.bias",
+            "layers.*.w1": "h.*.mlp.c_fc",
+            "layers.*.w2": "h.*.mlp.c_proj",
+            "ln_final.gamma": "ln_f.weight",
+            "ln_final.beta": "ln_f.bias",
+        },
+    ),
+    _style(
+        "bert_names",
+        lambda python, config: python.BertishForCausalLM(
+            python.BertishConfig(
+                vocab_size=config.vocab_size,
+                hidden_size=config.n_embd,
+                num_hidden_layers=config.n_layer,
+                num_attention_heads=config.n_head,
+                intermediate_size=config.inner_dim,
+                max_position_embeddings=config.n_positions,
+            )
+        ),
+        {
+            "word_embeddings.weight": "wte.weight",
+            "position_embeddings.weight": "wpe.weight",
+            "layer.*.LayerNorm_in": "h.*.ln_1",
+            "layer.*.attention.self.query": "h.*.attn.q",
+            "layer.*.attention.self.key": "h.*.attn.k",
+            "layer.*.attention.self.value": "h.*.attn.v",
+            "layer.*.attention.output.dense": "h.*.attn.c_proj",
+            "layer.*.LayerNorm_mid": "h.*.ln_2",
+            "layer.*.intermediate.dense": "h.*.mlp.c_fc",
+            "layer.*.output.dense": "h.*.mlp.c_proj",
+            "LayerNorm": "ln_f",
+            "decoder.weight": "lm_head.weight",
+        },
+    ),
+    _style(
+        "head_sum",
+        lambda python, config: python.CleanTransformer(
+            d_vocab=config.vocab_size,
+            d_ctx=config.n_positions,
+            d_resid=config.n_embd,
+            n_layers=config.n_layer,
+            n_heads=config.n_head,
+        ),
+        {
+            "W_embed": "wte.weight",
+            "W_position": "wpe.weight",
+            "ln_before_attention.*": "h.*.ln_1",
+            "attention.*.W_QKV": "h.*.attn.c_attn.weight",
+            "attention.*.B_QKV": "h.*.attn.c_attn.bias",
+            "attention.*.W_O": "h.*.attn.c_proj.weight",
+            "attention.*.B_O": "h.*.attn.c_proj.bias",
+            "ln_before_mlp.*": "h.*.ln_2",
+            "mlp.*.read": lambda get, config: get("mlp.c_fc.weight").t(),
+            "mlp.*.threshold": "h.*.mlp.c_fc.bias",
+            "mlp.*.write": "h.*.mlp.c_proj.weight",
+            "mlp.*.offset": "h.*.mlp.c_proj.bias",
+            "ln_final": "ln_f",
+        },
+        out_in=False,
+        layout=False,
+    ),
+    _style(
+        "token_by_token",
+        lambda python, config: python.RecurrentGPT(
+            config.vocab_size, config.n_positions, size=config.n_embd, heads=config.n_head, layers=config.n_layer
+        ),
+        {
+            "words.weight": "wte.weight",
+            "steps.weight": "wpe.weight",
+            "cells.*.ln_in": "h.*.ln_1",
+            "cells.*.project_in": "h.*.attn.c_attn",
+            "cells.*.project_out": "h.*.attn.c_proj",
+            "cells.*.ln_mid": "h.*.ln_2",
+            "cells.*.hidden": "h.*.mlp.c_fc",
+            "cells.*.visible": "h.*.mlp.c_proj",
+            "ln_out": "ln_f",
+            "readout.weight": "lm_head.weight",
+        },
+    ),
+    _style(
+        "conv1x1",
+        lambda python, config: python.ConvGPT(
+            n_vocab=config.vocab_size,
+            n_frames=config.n_positions,
+            hidden_channels=config.n_embd,
+            filter_channels=config.inner_dim,
+            n_heads=config.n_head,
+            n_layers=config.n_layer,
+        ),
+        {
+            "emb.weight": "wte.weight",
+            "emb_pos": lambda get, config: get("wpe.weight").t().unsqueeze(0),
+            "norm_layers_1.*.gamma": "h.*.ln_1.weight",
+            "norm_layers_1.*.beta": "h.*.ln_1.bias",
+            **{
+                f"{theirs}.{end}": value
+                for theirs, name in (
+                    ("attn_layers.*.conv_q", "attn.q"),
+                    ("attn_layers.*.conv_k", "attn.k"),
+                    ("attn_layers.*.conv_v", "attn.v"),
+                    ("attn_layers.*.conv_o", "attn.c_proj"),
+                    ("ffn_layers.*.conv_1", "mlp.c_fc"),
+                    ("ffn_layers.*.conv_2", "mlp.c_proj"),
+                )
+                for end, value in (("weight", kernel(f"{name}.weight")), ("bias", f"h.*.{name}.bias"))
+            },
+            "norm_layers_2.*.gamma": "h.*.ln_2.weight",
+            "norm_layers_2.*.beta": "h.*.ln_2.bias",
+            "norm_out.gamma": "ln_f.weight",
+            "norm_out.beta": "ln_f.bias",
+            "proj_out.weight": lambda get, config: get("lm_head.weight").unsqueeze(-1),
+        },
+        layout=False,
+    ),
+    _style(
+        "one_hot",
+        lambda python, config: python.MatrixGPT(
+            SimpleNamespace(
+                vocabulary=config.vocab_size,
+                max_length=config.n_positions,
+                embed_size=config.n_embd,
+                n_heads=config.n_head,
+                n_units=config.n_layer,
+            )
+        ),
+        {
+            "word_matrix.weight": lambda get, config: get("wte.weight").t(),
+            "place_matrix.weight": lambda get, config: get("wpe.weight").t(),
+            "units.*.std1.gain": "h.*.ln_1.weight",
+            "units.*.std1.shift": "h.*.ln_1.bias",
+            **{f"units.*.mixer.qkv.{number}": f"h.*.attn.{letter}" for number, letter in enumerate("qkv")},
+            "units.*.mixer.back": "h.*.attn.c_proj",
+            "units.*.std2.gain": "h.*.ln_2.weight",
+            "units.*.std2.shift": "h.*.ln_2.bias",
+            "units.*.wide": "h.*.mlp.c_fc",
+            "units.*.slim": "h.*.mlp.c_proj",
+            "std_final.gain": "ln_f.weight",
+            "std_final.shift": "ln_f.bias",
+        },
+        layout=False,
+    ),
+    Style(
+        "numbered_sequence",
+        lambda python, config: python.gpt(
+            config.vocab_size, config.n_positions, config.n_embd, config.n_head, config.n_layer
+        ),
+        _numbered_sequence,
+    ),
+    _style(
+        "pre_norm",
+        lambda python, config: python.LM(
+            num_tokens=config.vocab_size,
+            dim=config.n_embd,
+            depth=config.n_layer,
+            heads=config.n_head,
+            max_seq_len=config.n_positions,
+        ),
+        {
+            "token_emb.weight": "wte.weight",
+            "pos_emb.weight": "wpe.weight",
+            "transformer.layers.*.0.norm": "h.*.ln_1",
+            "transformer.layers.*.0.fn.to_q": "h.*.attn.q",
+            "transformer.layers.*.0.fn.to_kv.weight": joined("weight", "kv"),
+            "transformer.layers.*.0.fn.to_kv.bias": joined("bias", "kv"),
+            "transformer.layers.*.0.fn.to_out.0": "h.*.attn.c_proj",
+            "transformer.layers.*.1.norm": "h.*.ln_2",
+            "transformer.layers.*.1.fn.net.0": "h.*.mlp.c_fc",
+            "transformer.layers.*.1.fn.net.3": "h.*.mlp.c_proj",
+            "to_logits.0": "ln_f",
+            "to_logits.1.weight": "lm_head.weight",
+        },
+        layout=False,
+    ),
+    _style(
+        "hparams",
+        lambda python, config: python.GPTLightningModule(
+            num_vocab=config.vocab_size,
+            max_length=config.n_positions,
+            embed_dim=config.n_embd,
+            num_heads=config.n_head,
+            num_layers=config.n_layer,
+        ),
+        {
+            "embeddings.token.weight": "wte.weight",
+            "embeddings.position.weight": "wpe.weight",
+            "stack.block_*.attn_norm": "h.*.ln_1",
+            "stack.block_*.q": "h.*.attn.q",
+            "stack.block_*.k": "h.*.attn.k",
+            "stack.block_*.v": "h.*.attn.v",
+            "stack.block_*.o": "h.*.attn.c_proj",
+            "stack.block_*.ff_norm": "h.*.ln_2",
+            "stack.block_*.ff_in": "h.*.mlp.c_fc",
+            "stack.block_*.ff_out": "h.*.mlp.c_proj",
+            "head.norm": "ln_f",
+            "head.out.weight": "lm_head.weight",
+        },
+        call=lambda model, ids: model({"input_ids": ids}),
     ),
 )
 STYLES: Mapping[str, Style] = {style.name: style for style in _ALL}
