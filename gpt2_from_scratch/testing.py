@@ -23,7 +23,6 @@ from gpt2_from_scratch.errors import DivergenceError
 from gpt2_from_scratch.loading import TINY, LayoutChoice
 from gpt2_from_scratch.model import GPTModel
 from gpt2_from_scratch.verifier import Verdict, verify
-from gpt2_from_scratch.verifier.explaining import explaining
 
 # Sizes for tests. Twelve layers, as with fewer than 11 the lexicographic order of h.10 and h.2 is the right one; a
 # width per head that differs from the number of heads, so that swapped axes are seen; a vocabulary and a context that
@@ -40,8 +39,6 @@ def assert_matches_gpt2(
     model: Any,
     checkpoint: str | os.PathLike[str] = TINY,
     layout: LayoutChoice | None = None,
-    *,
-    diagnose_seconds: float = 60.0,
     **options: Any,
 ) -> Verdict:
     """Asserts that a model is the GPT-2 in a checkpoint: weights, self-tests, logits, greedy tokens.
@@ -50,8 +47,7 @@ def assert_matches_gpt2(
         model: an `nn.Module` with the checkpoint's weights in it, or a callable ``ids [B, T] -> logits [B, T, V]``.
         checkpoint: a file, a directory or a Hub id; the default is the small trained model inside the package.
         layout: of the model: a name from `LAYOUTS` or a `Layout`. With it, weights are compared and faults located.
-        diagnose_seconds: time to search for the bug when the logits differ; 0 does not search.
-        **options: of `verify`.
+        **options: of `verify`; ``diagnose_seconds=0`` does not search for the bug.
 
     Returns:
         The verdict, to look at.
@@ -66,8 +62,7 @@ def assert_matches_gpt2(
         0.0
     """
     __tracebackhide__ = True  # pytest: the report says more than this function's lines
-    diagnose = explaining(diagnose_seconds) if diagnose_seconds > 0 else None
-    verdict = verify(model, checkpoint, layout, diagnose=diagnose, **options)
+    verdict = verify(model, checkpoint, layout, **options)
     if not verdict:
         raise DivergenceError(f"{verdict.candidate} is not GPT-2\n{verdict.report()}")
     return verdict

@@ -5,6 +5,7 @@ code with the package.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gpt2_from_scratch import EXACT, FUSED, TEXTBOOK, CandidateError, CheckpointError, GPTModel, load_into, verify
+from gpt2_from_scratch import EXACT, FUSED, TEXTBOOK, CandidateError, CheckpointError, GPTModel, load_into
 from gpt2_from_scratch.compare import LINE
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.layers import EXACT_EAGER
@@ -30,12 +31,14 @@ from gpt2_from_scratch.verifier import (
     check_logits,
     check_weights,
     find_divergence,
+    verify,
 )
 from tests.foreign import book, numpy_gpt2
 from tests.modules import STYLES, book_config
 from tests.mutants import LEGITIMATE, MUTANTS, Mutant, _replace
 from tests.remembering import Remembering
 
+undiagnosed = partial(verify, diagnose_seconds=0)  # naming the fault costs seconds, and has tests of its own
 BOOK = LAYOUTS["llms_from_scratch"]
 PROMPT = battery(GPTConfig(vocab_size=211, n_positions=37))[2]  # 17 tokens
 
@@ -57,7 +60,7 @@ def tensors(perturbed_checkpoint: Path) -> dict[str, Tensor]:
 @pytest.mark.parametrize("compute", [EXACT, EXACT_EAGER, FUSED, TEXTBOOK], ids=["exact", "eager", "fused", "textbook"])
 def test_our_model_passes_in_every_mode(perturbed_checkpoint: Path, compute: Any) -> None:
     model = GPTModel.from_pretrained(perturbed_checkpoint, compute=compute)
-    verdict = verify(model, perturbed_checkpoint, "gpt2_from_scratch")
+    verdict = undiagnosed(model, perturbed_checkpoint, "gpt2_from_scratch")
     assert verdict, verdict.report()
     assert str(verdict).startswith("PASSED")
     if compute == EXACT:  # the reference runs SDPA: bit by bit the same
@@ -154,7 +157,7 @@ def test_a_failed_verdict_says_what_and_where(book_checkpoint: Path, remembered:
     model = load_into_book(book_checkpoint)
     model.trf_blocks[3].ff.layers[1] = nn.GELU()  # erf
     model.train()
-    verdict = verify(model, book_checkpoint, "llms_from_scratch")
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch")
     assert not verdict and str(verdict).startswith("FAILED")
     assert verdict.divergence is not None and verdict.divergence.first is not None
     assert verdict.divergence.first.site == "h.3.mlp.act"
@@ -167,17 +170,45 @@ def test_wrong_weights_fail_even_where_logits_agree(book_checkpoint: Path, remem
     model = load_into_book(book_checkpoint)
     with torch.no_grad():
         model.trf_blocks[0].att.W_key.bias.zero_()  # adds the same to all scores of a query: softmax cannot see it
-    verdict = verify(model, book_checkpoint, "llms_from_scratch")
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch")
     assert verdict.logits and not verdict
     assert "weights: 1 of 149 tensors differ" in str(verdict)
     assert "h.0.attn.c_attn.bias" in verdict.report()
 
 
+def test_a_wrong_model_is_diagnosed_without_being_asked(book_checkpoint: Path, remembered: Remembering) -> None:
+    model = load_into_book(book_checkpoint)
+    model.trf_blocks[3].ff.layers[1] = nn.GELU()  # erf
+    verdict = verify(model, book_checkpoint, "llms_from_scratch")
+    assert verdict.diagnosis is not None and [finding.name for finding in verdict.diagnosis.faults] == ["gelu_erf"]
+    assert verdict.diagnosis.faults[0].where == ("h.3",)
+    assert "erf" in str(verdict.report()) and "approximate='tanh'" in verdict.report()
+
+
+def test_weights_that_logits_cannot_see_are_diagnosed_too(book_checkpoint: Path, remembered: Remembering) -> None:
+    model = load_into_book(book_checkpoint)
+    with torch.no_grad():
+        for block in model.trf_blocks:
+            block.att.W_key.bias.zero_()
+    verdict = verify(model, book_checkpoint, "llms_from_scratch")
+    assert verdict.logits and not verdict and verdict.diagnosis is not None
+    assert [finding.name for finding in verdict.diagnosis.faults] == ["key_bias_dropped"]
+
+
+def test_nobody_is_diagnosed_who_is_right_or_cannot_be_asked(book_checkpoint: Path, remembered: Remembering) -> None:
+    model = load_into_book(book_checkpoint)
+    assert verify(model, book_checkpoint, "llms_from_scratch").diagnosis is None
+    with torch.no_grad():
+        model.trf_blocks[0].ff.layers[0].bias.zero_()
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch")
+    assert verdict.diagnosis is None and "diagnosis, as asked" in verdict.unchecked
+
+
 def test_what_was_not_checked_is_said(book_checkpoint: Path, remembered: Remembering) -> None:
     model = load_into_book(book_checkpoint)
-    verdict = verify(model, book_checkpoint)
+    verdict = undiagnosed(model, book_checkpoint)
     assert verdict and "no layout was given" in verdict.unchecked[0]
-    verdict = verify(lambda ids: model.eval()(ids), book_checkpoint)
+    verdict = undiagnosed(lambda ids: model.eval()(ids), book_checkpoint)
     assert verdict and "the candidate is a function" in verdict.report()
 
 
@@ -185,7 +216,7 @@ def test_nan_never_passes(perturbed_checkpoint: Path) -> None:
     model = GPTModel.from_pretrained(perturbed_checkpoint)
     with torch.no_grad():
         model.h[11].ln_2.bias[3] = torch.nan
-    verdict = verify(model, perturbed_checkpoint, "gpt2_from_scratch")
+    verdict = undiagnosed(model, perturbed_checkpoint, "gpt2_from_scratch")
     assert not verdict and "not finite" in verdict.report()
 
 
@@ -209,7 +240,7 @@ def test_a_tie_is_no_difference(reference: Remembering) -> None:
 
 def test_comparing_nothing_is_an_error(perturbed_checkpoint: Path) -> None:
     with pytest.raises(CandidateError, match="no prompt"):
-        verify(GPTModel.from_pretrained(perturbed_checkpoint), perturbed_checkpoint, prompts=[])
+        undiagnosed(GPTModel.from_pretrained(perturbed_checkpoint), perturbed_checkpoint, prompts=[])
 
 
 # -------------------------------------------------------------------------------------------- could not check
@@ -231,7 +262,7 @@ def outputs(config: GPTConfig) -> Mapping[str, tuple[Any, str]]:
 def test_what_is_not_logits_is_refused_by_name(what: str, book_checkpoint: Path, remembered: Remembering) -> None:
     candidate, message = outputs(remembered.config)[what]
     with pytest.raises(CandidateError, match=message):
-        verify(candidate, book_checkpoint)
+        undiagnosed(candidate, book_checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -241,13 +272,13 @@ def test_what_is_not_logits_is_refused_by_name(what: str, book_checkpoint: Path,
 )
 def test_logits_are_found_in_what_models_return(wrap: Any, book_checkpoint: Path, remembered: Remembering) -> None:
     model = GPTModel.from_pretrained(book_checkpoint)
-    assert verify(lambda ids: wrap(model(ids).detach()), book_checkpoint)
+    assert undiagnosed(lambda ids: wrap(model(ids).detach()), book_checkpoint)
 
 
 def test_a_module_of_other_sizes_is_an_error_not_a_verdict(perturbed_checkpoint: Path) -> None:
     config = open_checkpoint(perturbed_checkpoint).config.replace(n_layer=11)
     with pytest.raises(CheckpointError, match=r"missing .*h\.11\.ln_1"):
-        verify(GPTModel(config), perturbed_checkpoint, "gpt2_from_scratch")
+        undiagnosed(GPTModel(config), perturbed_checkpoint, "gpt2_from_scratch")
 
 
 def test_the_line_separates_correct_code_from_the_mildest_fault() -> None:
@@ -356,7 +387,7 @@ def test_lower_precision_is_recognised_by_the_parameters_or_by_the_answers(
 
 
 def test_a_verdict_in_lower_precision_says_what_it_cannot_see(book_checkpoint: Path, remembered: Remembering) -> None:
-    verdict = verify(load_into_book(book_checkpoint).bfloat16(), book_checkpoint, "llms_from_scratch")
+    verdict = undiagnosed(load_into_book(book_checkpoint).bfloat16(), book_checkpoint, "llms_from_scratch")
     assert verdict and verdict.weights is not None and verdict.weights.rounded == torch.bfloat16
     assert "unchecked   what is smaller than the rounding of bfloat16: verify in float32 to see it" in verdict.report()
 
@@ -370,7 +401,7 @@ def test_faults_fail_in_lower_precision_and_where_they_are(
     mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
     edited = mutant.checkpoint(book_tensors, remembered.config.n_head)
     model = mutant.in_book(load_book(edited, book_checkpoint)).to(dtype)
-    verdict = verify(model, book_checkpoint, "llms_from_scratch", skip=("self-tests",))
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=("self-tests",))
     assert not verdict and not verdict.logits
     assert verdict.divergence is not None and verdict.divergence.first is not None
     assert verdict.divergence.first.site == mutant.where, str(verdict.divergence)
@@ -379,9 +410,9 @@ def test_faults_fail_in_lower_precision_and_where_they_are(
 def test_a_fault_behind_rounded_weights_is_found(book_checkpoint: Path, remembered: Remembering) -> None:
     """Float32 code with weights that went through bfloat16, and the wrong GELU: neither hides the other."""
     model = load_into_book(book_checkpoint).bfloat16().float()
-    assert verify(model, book_checkpoint, "llms_from_scratch")
+    assert undiagnosed(model, book_checkpoint, "llms_from_scratch")
     model.trf_blocks[3].ff.layers[1] = nn.GELU()
-    verdict = verify(model, book_checkpoint, "llms_from_scratch")
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch")
     assert verdict.weights and not verdict.logits and not verdict
     assert verdict.divergence is not None and verdict.divergence.first is not None
     assert verdict.divergence.first.site == "h.3.mlp.act"
@@ -428,16 +459,16 @@ def test_logits_that_are_all_zero_are_judged(book_reference: Remembering) -> Non
 def test_a_tolerance_is_taken_instead_of_the_line(book_checkpoint: Path, remembered: Remembering) -> None:
     wrong = load_into_book(book_checkpoint)
     wrong.trf_blocks[3].ff.layers[1] = nn.GELU()
-    verdict = verify(wrong, book_checkpoint, tolerance=(1e-2, 0.0), skip=("generation",))
+    verdict = undiagnosed(wrong, book_checkpoint, tolerance=(1e-2, 0.0), skip=("generation",))
     assert verdict and "judged by atol 0.01, rtol 0" in str(verdict)
-    assert verify(wrong, book_checkpoint, tolerance=(0.0, 10.0), skip=("generation",)), "ten times each logit"
+    assert undiagnosed(wrong, book_checkpoint, tolerance=(0.0, 10.0), skip=("generation",)), "ten times each logit"
     right = load_into_book(book_checkpoint)
-    verdict = verify(right, book_checkpoint, tolerance=(0.0, 0.0))
+    verdict = undiagnosed(right, book_checkpoint, tolerance=(0.0, 0.0))
     assert not verdict and "judged by atol 0, rtol 0" in str(verdict)
-    assert not verify(right, book_checkpoint, tolerance=(1e-9, 1e-9))
+    assert not undiagnosed(right, book_checkpoint, tolerance=(1e-9, 1e-9))
     with torch.no_grad():
         right.out_head.weight[7, 3] = torch.nan
-    assert not verify(right, book_checkpoint, tolerance=(1e9, 1e9))
+    assert not undiagnosed(right, book_checkpoint, tolerance=(1e9, 1e9))
 
 
 @pytest.mark.parametrize(
@@ -467,7 +498,7 @@ def test_what_a_tolerance_lets_pass_does_not_fail_as_generation(remembered: Reme
         down, up = torch.full(best.shape, -2.9), torch.full(best.shape, 2.9)
         return logits.scatter_add(-1, best, down).scatter_add(-1, second, up)
 
-    verdict = verify(narrowed, book_checkpoint, tolerance=(3.0, 0.0), skip=("self-tests",))
+    verdict = undiagnosed(narrowed, book_checkpoint, tolerance=(3.0, 0.0), skip=("self-tests",))
     assert verdict.logits and verdict.generation is not None and verdict.generation.parted is not None
     assert verdict, verdict.report()
 
@@ -475,32 +506,32 @@ def test_what_a_tolerance_lets_pass_does_not_fail_as_generation(remembered: Reme
 def test_each_part_can_be_skipped_and_is_named(book_checkpoint: Path, remembered: Remembering) -> None:
     model = load_into_book(book_checkpoint)
     for part, name in (("weights", "weights"), ("self-tests", "self_tests"), ("generation", "generation")):
-        verdict = verify(model, book_checkpoint, "llms_from_scratch", skip=(part,))
+        verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=(part,))
         assert verdict and getattr(verdict, name) is None and part not in verdict.parts
         assert f"unchecked   {part}, as asked" in verdict.report()
-    verdict = verify(model, book_checkpoint, "llms_from_scratch", skip=("logits",))
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=("logits",))
     assert verdict and str(verdict).endswith("only; logits were not compared") and verdict.generation is not None
     model.trf_blocks[3].ff.layers[1] = nn.GELU()
-    verdict = verify(model, book_checkpoint, "llms_from_scratch", skip=("where",))
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=("where",))
     assert not verdict and verdict.divergence is None
 
 
 def test_nothing_left_to_check_is_an_error(book_checkpoint: Path) -> None:
     model = load_into_book(book_checkpoint)
     with pytest.raises(CandidateError, match="nothing of GPTModel was checked: weights, as asked"):
-        verify(model, book_checkpoint, "llms_from_scratch", skip=PARTS)
+        undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=PARTS)
     with pytest.raises(CandidateError, match=r"nothing of .*self-tests, as asked; .*no layout was given"):
-        verify(model, book_checkpoint, skip=("self-tests", "logits", "generation"))
+        undiagnosed(model, book_checkpoint, skip=("self-tests", "logits", "generation"))
     with pytest.raises(ValueError, match="cannot skip logit; the parts are weights, self-tests, logits"):
-        verify(model, book_checkpoint, skip=("logit",))
+        undiagnosed(model, book_checkpoint, skip=("logit",))
 
 
 def test_gradients_are_taken_on_request_only(book_checkpoint: Path, remembered: Remembering) -> None:
     model = load_into_book(book_checkpoint)
-    assert verify(model, book_checkpoint, "llms_from_scratch").gradients is None
-    verdict = verify(model, book_checkpoint, "llms_from_scratch", gradients=True)
+    assert undiagnosed(model, book_checkpoint, "llms_from_scratch").gradients is None
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", gradients=True)
     assert verdict and verdict.gradients and "gradients" in verdict.report()
-    verdict = verify(model, book_checkpoint, gradients=True)
+    verdict = undiagnosed(model, book_checkpoint, gradients=True)
     assert "gradients, as that takes a torch module and its layout" in verdict.unchecked
 
 
@@ -514,7 +545,7 @@ def test_ctrl_c_leaves_what_was_found(phase: str, book_checkpoint: Path, remembe
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted) as interrupted:
-        verify(model, book_checkpoint, "llms_from_scratch", progress=progress)
+        undiagnosed(model, book_checkpoint, "llms_from_scratch", progress=progress)
     verdict = interrupted.value.verdict
     assert not verdict and verdict.interrupted == phase
     assert str(verdict) == f"INTERRUPTED  during {phase}: no verdict on GPTModel; nothing had failed so far"
@@ -543,7 +574,7 @@ def test_ctrl_c_inside_the_candidate(book_checkpoint: Path, remembered: Remember
 
     model.register_forward_pre_hook(stopped)
     with pytest.raises(KeyboardInterrupt) as interrupted:
-        verify(model, book_checkpoint, "llms_from_scratch")
+        undiagnosed(model, book_checkpoint, "llms_from_scratch")
     verdict = interrupted.value.verdict
     assert verdict.interrupted == "logits: 2 tokens"
     assert "what was checked before had failed: weights: 1 of 149 tensors differ" in str(verdict)
@@ -569,7 +600,7 @@ def test_the_candidate_is_given_back_as_it_was(fault: bool, book_checkpoint: Pat
     modes = {name: module.training for name, module in model.named_modules()}
     storage = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
     before, random = state(model), torch.get_rng_state()
-    verdict = verify(model, book_checkpoint, "llms_from_scratch", gradients=True)
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", gradients=True)
     assert bool(verdict) is not fault and (verdict.divergence is not None) is fault
     assert {name: module.training for name, module in model.named_modules()} == modes
     after = model.state_dict()
@@ -597,7 +628,7 @@ def test_it_is_given_back_after_a_crash_while_it_is_traced(book_checkpoint: Path
 
     act.forward = crash_when_hooked
     with pytest.raises(CandidateError, match="no hooks here"):
-        verify(model, book_checkpoint, "llms_from_scratch")
+        undiagnosed(model, book_checkpoint, "llms_from_scratch")
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert all(module.training for module in model.modules())
     assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
@@ -612,10 +643,10 @@ def test_products_are_float32_meanwhile_and_the_users_choice_afterwards(
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision(precision)
-        verify(model, book_checkpoint, skip=("logits", "generation"))
+        undiagnosed(model, book_checkpoint, skip=("logits", "generation"))
         assert torch.get_float32_matmul_precision() == precision
         with pytest.raises(CandidateError):
-            verify(lambda ids: 1 / 0, book_checkpoint)
+            undiagnosed(lambda ids: 1 / 0, book_checkpoint)
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
@@ -715,7 +746,7 @@ def test_a_model_that_needs_targets_is_traced_with_them(book_checkpoint: Path, r
     model = STYLES["nanogpt"](remembered.config)
     assert load_into(model, book_checkpoint, "nanogpt")
     model.all_positions = False
-    verdict = verify(model, book_checkpoint, "nanogpt", always_trace=True)
+    verdict = undiagnosed(model, book_checkpoint, "nanogpt", always_trace=True)
     assert verdict and verdict.divergence is not None and verdict.divergence.first is None, str(verdict.divergence)
     assert {site.calls for site in verdict.divergence.sites} == {1}
 

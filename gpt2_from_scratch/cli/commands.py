@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 def verify(arguments: argparse.Namespace) -> int:
     """`gpt2 verify`: 0 verified, 1 diverged, 130 interrupted."""
     from gpt2_from_scratch.verifier import Interrupted, verify
-    from gpt2_from_scratch.verifier.explaining import explaining
 
     for path in filter(None, (arguments.json, arguments.junit_xml, arguments.html)):
         if not os.path.isdir(os.path.dirname(path) or "."):
@@ -45,7 +44,7 @@ def verify(arguments: argparse.Namespace) -> int:
                 skip=arguments.skip,
                 gradients=arguments.gradients,
                 always_trace=arguments.html is not None,
-                diagnose=None if arguments.no_diagnose else explaining(arguments.diagnose_seconds, report),
+                diagnose_seconds=0.0 if arguments.no_diagnose else arguments.diagnose_seconds,
                 progress=report,
                 **for_file(options),
             )

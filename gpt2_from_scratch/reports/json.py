@@ -16,8 +16,8 @@ from torch import Tensor
 
 from gpt2_from_scratch.checks.logits import PromptResult
 from gpt2_from_scratch.verifier import (
+    Diagnosis,
     Divergence,
-    Explanation,
     Generation,
     Gradients,
     Logits,
@@ -219,7 +219,7 @@ def _divergence(part: Divergence) -> _Fields:
     return {"prompt": part.prompt, "first": first, "summary": str(part), "absent": part.absent, "sites": sites}
 
 
-def _diagnosis(explanation: Explanation) -> _Fields:
+def _diagnosis(explanation: Diagnosis) -> _Fields:
     return {"explained": bool(explanation), "summary": str(explanation), "details": explanation.to_dict()}
 
 

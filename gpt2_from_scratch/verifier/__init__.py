@@ -24,20 +24,20 @@ from gpt2_from_scratch.checks.recording import Recording, read_recording, record
 from gpt2_from_scratch.checks.selftests import SelfTest, SelfTests, check_itself
 from gpt2_from_scratch.checks.weights import Weights, check_weights
 from gpt2_from_scratch.compare import LINE
+from gpt2_from_scratch.diagnose import Diagnosis, diagnose
 from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult, find_divergence
 from gpt2_from_scratch.errors import CandidateError, CheckpointError, TokenizerError
 from gpt2_from_scratch.loading import TINY, Checkpoint, LayoutChoice, layout_variants, open_checkpoint
 from gpt2_from_scratch.mapping import Layout
 from gpt2_from_scratch.reference import Reference, load_reference
 from gpt2_from_scratch.tokenizer import load_tokenizer, tokenizer_files
-from gpt2_from_scratch.verifier.verdict import Explanation, Verdict
+from gpt2_from_scratch.verifier.verdict import Verdict
 
 __all__ = [
     "PARTS",
     "Candidate",
-    "Diagnose",
+    "Diagnosis",
     "Divergence",
-    "Explanation",
     "Generation",
     "Gradients",
     "Interrupted",
@@ -70,7 +70,7 @@ _GREEDY_STEPS = 12
 _GREEDY_PROMPT = 4  # tokens that are continued: few, as everything is recomputed at every step
 _TRACED = 64  # tokens, at most: every site's numbers are held at once
 
-Diagnose = Callable[[Candidate, Checkpoint, Reference, "Verdict", Sequence[Layout]], Explanation]
+DIAGNOSE_SECONDS = 60.0  # ends the search on a machine that others use, too; alone, 124M in a module takes 5 to 20 s
 
 
 class Interrupted(KeyboardInterrupt):
@@ -92,7 +92,7 @@ def verify(
     skip: Collection[str] = (),
     gradients: bool = False,
     always_trace: bool = False,
-    diagnose: Diagnose | None = None,
+    diagnose_seconds: float = DIAGNOSE_SECONDS,
     progress: Callable[[str], None] = lambda phase: None,
     **options: Any,
 ) -> Verdict:
@@ -110,7 +110,7 @@ def verify(
         skip: names from `PARTS`. Without logits, generation and gradients, transformers is not needed.
         gradients: compare the loss and every parameter's gradient, too.
         always_trace: compare inside even when the logits agree, for the report.
-        diagnose: called when the logits fail, to name the fault.
+        diagnose_seconds: time to search for the fault when weights or logits fail; 0 does not search.
         progress: called with the name of each phase as it begins.
         **options: of `open_checkpoint`, for the file (``file_layout`` instead of ``layout``).
 
@@ -147,8 +147,7 @@ def verify(
                 run.check_generation()
                 run.check_gradients()
                 run.locate(always_trace)
-                if diagnose is not None:
-                    run.diagnose(diagnose)
+                run.diagnose(diagnose_seconds)
     except KeyboardInterrupt:
         raise Interrupted(replace(run.finished(), interrupted=run.phase)) from None
     verdict = run.finished()
@@ -292,11 +291,25 @@ class _Run:
             divergence = find_divergence(self.subject, self.reference, traced, self.layouts, exact)
         self.verdict = replace(self.verdict, divergence=divergence)
 
-    def diagnose(self, diagnose: Diagnose) -> None:
-        if self._agree or self.recording is not None:
+    def diagnose(self, seconds: float) -> None:
+        wrong_weights = self.verdict.weights is not None and not self.verdict.weights
+        if self._agree and not wrong_weights:
+            return
+        if self.recording is not None:
+            self.unchecked["diagnosis"] = "diagnosis, as a recording cannot be asked anything else"
+            return
+        if seconds <= 0:
+            self.unchecked["diagnosis"] = "diagnosis, as asked"
             return
         self.enter("diagnosis")
-        diagnosis = diagnose(self.subject, self.checkpoint, self.reference, self.verdict, self.layouts)
+        diagnosis = diagnose(
+            self.subject,
+            self.checkpoint,
+            self.reference,
+            layouts=self.layouts,
+            seconds=seconds,
+            progress=lambda phase: self.progress(f"diagnosis: {phase}"),
+        )
         self.verdict = replace(self.verdict, diagnosis=diagnosis)
 
     def finished(self) -> Verdict:

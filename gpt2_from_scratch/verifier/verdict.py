@@ -4,26 +4,17 @@ The one idea: a part that was not checked is named, never counted as passed, and
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from gpt2_from_scratch.checks.generation import Generation
 from gpt2_from_scratch.checks.gradients import Gradients
 from gpt2_from_scratch.checks.logits import Logits
 from gpt2_from_scratch.checks.selftests import SelfTests
 from gpt2_from_scratch.checks.weights import Weights
+from gpt2_from_scratch.diagnose import Diagnosis
 from gpt2_from_scratch.diagnose.divergence import Divergence
 
 _MOST_LINES = 8  # of detail per part, unless all are asked for
-
-
-class Explanation(Protocol):
-    """What names the fault behind a failure, or says that none is known."""
-
-    def __bool__(self) -> bool: ...
-
-    def __str__(self) -> str: ...
-
-    def to_dict(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,7 @@ class Verdict:
     generation: Generation | None = None
     gradients: Gradients | None = None
     divergence: Divergence | None = None
-    diagnosis: Explanation | None = None
+    diagnosis: Diagnosis | None = None
     notes: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
