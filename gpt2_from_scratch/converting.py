@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias, Unpack
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from gpt2_from_scratch.errors import CheckpointError, MappingError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import (
     Checkpoint,
+    OpenOptions,
     Source,
     check_values,
     config_json,
@@ -262,7 +263,7 @@ class ConvertReport:
 
 
 def convert(
-    source: Source,
+    source: Source | Checkpoint,
     destination: Source,
     to: str,
     *,
@@ -270,7 +271,7 @@ def convert(
     bias: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
-    **options: Any,
+    **options: Unpack[OpenOptions],
 ) -> ConvertReport:
     """Writes a checkpoint in another form. One tensor at a time is in memory beside the source.
 
@@ -279,7 +280,7 @@ def convert(
     In a directory, the tokenizer is written too.
 
     Args:
-        source: a file, a directory or a Hub id, in any form that `open_checkpoint` reads.
+        source: a file, a directory, a Hub id or an opened `Checkpoint`, in any form that `open_checkpoint` reads.
         destination: made if needed, folders too.
         to: a key of `TARGETS`.
         dtype: of the written weights; None keeps the source's. Values are rounded to nearest, and the report says by
@@ -287,7 +288,7 @@ def convert(
         bias: False leaves out the biases that the target's code may be built without, which must be zero.
         overwrite: replace files that are there. The new ones take their places when all are complete on disk.
         progress: called with the bytes written so far, and of all.
-        **options: of `open_checkpoint`.
+        **options: how the source is opened; see `OpenOptions`.
 
     Returns:
         A `ConvertReport`.
@@ -312,7 +313,7 @@ def convert(
     target.check(config)
     path, whole_folder = _place(target, to, Path(destination).expanduser())
     folder = path if not target.file else path.parent
-    beside, notes = _beside(checkpoint, target, whole_folder, options)
+    beside, notes = _beside(checkpoint, target, whole_folder)
     rounding = _Rounding()
     tensors = _tensors(checkpoint, target, to, dtype or checkpoint.dtype, bias, rounding, progress)
     _check_way(checkpoint, target, path, folder, beside, overwrite)
@@ -422,9 +423,7 @@ def _place(target: Target, to: str, destination: Path) -> tuple[Path, bool]:
     return destination, False
 
 
-def _beside(
-    checkpoint: Checkpoint, target: Target, whole_folder: bool, options: Mapping[str, Any]
-) -> tuple[Files, list[str]]:
+def _beside(checkpoint: Checkpoint, target: Target, whole_folder: bool) -> tuple[Files, list[str]]:
     """The files that belong beside the weights, or into them, and remarks on what there is not."""
     files: dict[str, bytes] = {}
     if not target.says_all:
@@ -432,9 +431,8 @@ def _beside(
     notes: list[str] = []
     if whole_folder or target.tokenizer is _gguf_vocabulary:
         try:
-            if hub.is_repo_id(checkpoint.located.source):
-                names = ("revision", "token", "cache_dir", "local_files_only")
-                hub.fetch(checkpoint.located.source, TOKENIZER_FILES, **{n: options[n] for n in names if n in options})
+            if checkpoint.located.repo_id is not None:
+                hub.fetch(checkpoint.located.repo_id, TOKENIZER_FILES, **checkpoint.hub_options)
             if tokenizer_files(checkpoint.located.weights):
                 files |= target.tokenizer(checkpoint.located.weights, checkpoint.config)
             else:

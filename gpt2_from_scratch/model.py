@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Self, TypeAlias, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,9 @@ from gpt2_from_scratch.layers import (
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import (
     TINY,
+    Checkpoint,
     LoadReport,
+    OpenOptions,
     Source,
     check_values,
     open_checkpoint,
@@ -253,12 +255,12 @@ class GPTModel(nn.Module):
     @classmethod
     def from_pretrained(
         cls,
-        source: Source = TINY,
+        source: Source | Checkpoint = TINY,
         *,
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         compute: Compute = EXACT,
-        **options: Any,
+        **options: Unpack[OpenOptions],
     ) -> Self:
         """Loads a checkpoint into a new model, in eval mode.
 
@@ -268,12 +270,12 @@ class GPTModel(nn.Module):
         are read anyway; mapped ones are not.
 
         Args:
-            source: a file, a directory, or a Hub id; the default is the small trained model inside the package.
+            source: a file, a directory, a Hub id, or an opened `Checkpoint`; the default is ``tiny``, the small trained
+                model inside the package.
             dtype: of the parameters; None keeps the file's.
             device: where they go.
             compute: how layers are computed; see `layers.Compute`.
-            **options: of `open_checkpoint`: layout, config, overrides, strip_prefix, ignore, mmap, revision, token,
-                cache_dir, local_files_only.
+            **options: how the file is opened; see `OpenOptions`.
 
         Returns:
             The model; ``model.load_report`` says what became of every tensor.
@@ -291,7 +293,7 @@ class GPTModel(nn.Module):
             for name, read in checkpoint.tensors.items():
                 stored = read()
                 tensor = stored.to(device=device, dtype=target).contiguous()
-                if tensor.data_ptr() != stored.data_ptr() or not options.get("mmap", True):
+                if tensor.data_ptr() != stored.data_ptr() or not checkpoint.mapped:
                     check_values(checkpoint.located.source, name, stored, target)  # they were read anyway
                 parameters[name] = nn.Parameter(tensor)
             model = cls(checkpoint.config, compute, device="meta")

@@ -14,12 +14,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import tiktoken
 
+from gpt2_from_scratch.checkpoint import TINY, HubOptions
 from gpt2_from_scratch.config import read_json
 from gpt2_from_scratch.errors import CheckpointError, TokenizerError
+from gpt2_from_scratch.loading import Checkpoint, Source
 
 # How GPT-2 cuts text into pieces before it merges inside each of them; `encoder.py` of OpenAI's release,
 # verbatim, because a tokenizer.json may spell it out. In turn: English contractions, with a straight
@@ -53,13 +55,7 @@ _USE_TRANSFORMERS = "tokenize with transformers, and give this package the token
 
 
 def load_tokenizer(
-    source: str | Path,
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    vocab_size: int | None = None,
+    source: Source | Checkpoint, *, vocab_size: int | None = None, **options: Unpack[HubOptions]
 ) -> tiktoken.Encoding:
     """The tokenizer of a checkpoint, from the checkpoint's own files.
 
@@ -69,15 +65,12 @@ def load_tokenizer(
     when the text contains it.
 
     Args:
-        source: a directory; a GGUF file with a tokenizer in it; any other file (its folder is used); or a Hub id
-            (``openai-community/gpt2``).
-        revision: branch, tag or commit of the Hub repository.
-        token: Hub access token, for private repositories.
-        cache_dir: where Hub downloads are kept.
-        local_files_only: use what the Hub's cache has, without asking the Hub.
+        source: a directory; a GGUF file with a tokenizer in it; any other file (its folder is used); a Hub id
+            (``openai-community/gpt2``); ``tiny``, the model inside the package; or an opened `Checkpoint`.
         vocab_size: rows of the model's embedding, ``V``; every id must be below it. By default what
             `config.json` or `hparams.json` beside the files says. Where there are no tokenizer files and ``V``
             is GPT-2's 50,257 (or 50,304, padded), tiktoken's own ``gpt2`` is used, which it downloads once.
+        **options: where on the Hub; see `HubOptions`. An opened checkpoint brings its own.
 
     Returns:
         An Encoding, named after the file it was read from.
@@ -94,27 +87,30 @@ def load_tokenizer(
         ...     load_tokenizer(folder).encode("Hi!")
         [39, 72, 0]
     """
-    path = Path(source)
+    if isinstance(source, Checkpoint):
+        located, options = source.located, source.hub_options
+        vocab_size = source.config.vocab_size if vocab_size is None else vocab_size
+        if located.repo_id is None:
+            return tokenizer_at(located.weights, vocab_size)
+        source = located.repo_id
+    path = TINY if source == TINY.name and not Path(source).exists() else Path(source)
     if path.exists():
         return tokenizer_at(path, vocab_size)
     # Here and not above: files on disk do without it.
     from gpt2_from_scratch.checkpoint import hub
 
-    if isinstance(source, Path) or not hub.is_repo_id(source):
+    if not isinstance(source, str) or not hub.is_repo_id(source):
         raise TokenizerError(
             f"{source} does not exist", hint="give a directory, a file inside one, or a Hub id (owner/name)"
         )
     fetched = hub.fetch(
         source,
         (*FILES, "config.json", "spiece.model"),  # the last one only to be refused by name
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
+        **options,
     )
     folder = next(iter(fetched.values())).parent if fetched else None
     if folder is None or not tokenizer_files(folder):
-        missed = hub.unknown(source, FILES, revision=revision, cache_dir=cache_dir)
+        missed = hub.unknown(source, FILES, **options)
         if missed:  # and GPT-2's tokenizer must not take the place of one that nobody looked for
             raise TokenizerError(
                 f"{source}: there is no tokenizer in the Hub's cache, nor is it known whether the repository has one "

@@ -295,7 +295,7 @@ def test_names_that_three_programs_share_do_not_say_the_gelu(tmp_path: Path) -> 
     said = {"n_head": H, "activation_function": "gelu"}
     assert_same_logits(GPTModel.from_pretrained(path, overrides=said), theirs)
     for layout, activation in (("nanogpt", "gelu"), ("mingpt", "gelu_new")):
-        config = open_checkpoint(path, layout=layout, overrides={"n_head": H}).config
+        config = open_checkpoint(path, file_layout=layout, overrides={"n_head": H}).config
         assert config.activation_function == activation
 
 
@@ -582,7 +582,7 @@ def test_a_state_dict_written_through_a_layout_comes_back_bit_for_bit(
         their: read().detach().clone() for their, read in write_theirs(layout, config, weights.__getitem__).items()
     }
     path = save(state, tmp_path / "model.pt")
-    opened = open_checkpoint(path, layout=layout, overrides={"n_head": H, "activation_function": "gelu_new"})
+    opened = open_checkpoint(path, file_layout=layout, overrides={"n_head": H, "activation_function": "gelu_new"})
     assert opened.config == config
     assert opened.tensors.keys() == weights.keys()
     for each, weight in weights.items():

@@ -417,7 +417,7 @@ def test_every_style_comes_back_to_transformers_bit_for_bit(
 ) -> None:
     config = open_checkpoint(checkpoint).config
     folder = written_as_state_dict(loaded[style], config, tmp_path / "theirs")
-    model = GPTModel.from_pretrained(folder, layout=STYLES[style].layout)
+    model = GPTModel.from_pretrained(folder, file_layout=STYLES[style].layout)
     assert_same_weights(model, GPTModel.from_pretrained(folder))  # the layout is found when it is not given
     model.save_pretrained(tmp_path / "ours")
     returned = transformers_model(tmp_path / "ours")

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 from gpt2_from_scratch.checkpoint import (
     flax_msgpack,
@@ -23,9 +23,12 @@ from gpt2_from_scratch.checkpoint import (
     torch_pickle,
 )
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
+from gpt2_from_scratch.checkpoint.hub import HubOptions
 from gpt2_from_scratch.errors import CheckpointError, FormatError
 
-__all__ = ["Container", "Located", "StoredTensor", "locate", "open_container"]
+__all__ = ["TINY", "Container", "HubOptions", "Located", "StoredTensor", "locate", "open_container"]
+
+TINY = Path(__file__).parent.parent / "tiny"  # the trained model inside the package; its name is "tiny"
 
 # In the order in which transformers looks for them; then those of other programs.
 WEIGHTS = (
@@ -71,11 +74,13 @@ class Located:
         source: what the user asked for.
         weights: the file to open.
         directory: where its configuration and tokenizer are looked for.
+        repo_id: the repository, if it came from the Hub.
     """
 
     source: str
     weights: Path
     directory: Path
+    repo_id: str | None = None
 
     @property
     def config(self) -> Path | None:
@@ -84,27 +89,20 @@ class Located:
         return path if path.is_file() else None
 
 
-def locate(
-    source: str | os.PathLike[str],
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Located:
+def locate(source: str | os.PathLike[str], **options: Unpack[HubOptions]) -> Located:
     """Finds the files of a checkpoint: a file, a directory, or a Hub id; of the latter only what is needed is fetched.
 
     Args:
-        source: a path, or an id such as ``openai-community/gpt2``.
-        revision: branch, tag or commit on the Hub.
-        token: for private repositories.
-        cache_dir: instead of the user's Hub cache.
-        local_files_only: no network.
+        source: a path, an id such as ``openai-community/gpt2``, or ``tiny``, the trained model inside the package. A
+            file or folder of that name goes before the id.
+        **options: see `HubOptions`.
 
     Raises:
         CheckpointError: there is no such thing, or no weights in it.
     """
     name, path = os.fspath(source), Path(source)
+    if path == TINY or (name == TINY.name and not path.exists()):
+        return Located(TINY.name, _weights_in(TINY), TINY)
     try:
         path = path.expanduser()
         if path.is_file():
@@ -123,12 +121,11 @@ def locate(
         )
     if not is_repo_id:
         raise CheckpointError(f"{name} does not exist", hint="give a file, a directory or a Hub id (owner/name)")
-    options = {"revision": revision, "token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    files = hub.fetch(name, [_CONFIG], **options)  # type: ignore[arg-type]
-    for candidate, weights in hub.fetch(name, WEIGHTS, first=True, **options).items():  # type: ignore[arg-type]
+    files = hub.fetch(name, [_CONFIG], **options)
+    for candidate, weights in hub.fetch(name, WEIGHTS, first=True, **options).items():
         if candidate.endswith(".index.json"):
-            hub.fetch(name, shards.names_in(weights), **options)  # type: ignore[arg-type]
-        return Located(name, weights, files.get(_CONFIG, weights).parent)
+            hub.fetch(name, shards.names_in(weights), **options)
+        return Located(name, weights, files.get(_CONFIG, weights).parent, name)
     raise CheckpointError(f"{name} has none of {', '.join(WEIGHTS)}", hint="is it a model repository?")
 
 

@@ -7,8 +7,26 @@ Everything about transport, cache, tokens and mirrors is `huggingface_hub`'s; it
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from gpt2_from_scratch.errors import CheckpointError
+
+
+class HubOptions(TypedDict, total=False):
+    """Where on the Hugging Face Hub, and whether to ask it. Every one may be left out.
+
+    Args:
+        revision: branch, tag or commit; None is ``main``.
+        token: for private repositories; None uses the user's login.
+        cache_dir: instead of the user's Hub cache.
+        local_files_only: use the cache only, no network.
+    """
+
+    revision: str | None
+    token: str | None
+    cache_dir: str | Path | None
+    local_files_only: bool
+
 
 _REPO_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -18,26 +36,14 @@ def is_repo_id(source: str) -> bool:
     return _REPO_ID.fullmatch(source) is not None and not source.startswith(".") and not Path(source).exists()
 
 
-def fetch(
-    repo_id: str,
-    names: Iterable[str],
-    *,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    first: bool = False,
-) -> dict[str, Path]:
+def fetch(repo_id: str, names: Iterable[str], *, first: bool = False, **options: Unpack[HubOptions]) -> dict[str, Path]:
     """Downloads those of the named files that the repository has, with a progress bar for each on a terminal.
 
     Args:
         repo_id: for example ``openai-community/gpt2``.
         names: files wanted; one that the repository lacks is left out of the result.
-        revision: branch, tag or commit; None is ``main``.
-        token: for private repositories; None uses the user's login.
-        cache_dir: instead of the user's cache.
-        local_files_only: use the cache only, no network.
         first: the names are alternatives: stop at the first that is there.
+        **options: see `HubOptions`.
 
     Returns:
         name -> local path. All of one revision lie in one directory.
@@ -58,14 +64,7 @@ def fetch(
     found, absent = {}, None
     for name in names:
         try:
-            path = hf_hub_download(
-                repo_id,
-                name,
-                revision=revision,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-            )
+            path = hf_hub_download(repo_id, name, **options)
         except LocalEntryNotFoundError as error:
             absent = error  # not in the cache, and not asked for or not reachable on the network
         except EntryNotFoundError:
@@ -81,7 +80,8 @@ def fetch(
             ) from None
         except RevisionNotFoundError:
             raise CheckpointError(
-                f"{repo_id} has no revision {revision!r}", hint="its page lists branches, tags and commits"
+                f"{repo_id} has no revision {options.get('revision')!r}",
+                hint="its page lists branches, tags and commits",
             ) from None
         except Exception as error:  # a full disk, a line that breaks: the transport's classes change with its versions
             raise CheckpointError(
@@ -96,26 +96,24 @@ def fetch(
         raise CheckpointError(
             f"{repo_id!r} is not a path here, and its files are not in the local cache of the Hub",
             hint="offline mode is on: fetch it once without local_files_only"
-            if local_files_only
+            if options.get("local_files_only")
             else f"the Hub did not give them ({_first_line(absent.__cause__ or absent)}): check the network, the "
             "spelling, or HF_ENDPOINT",
         )
     return found
 
 
-def unknown(
-    repo_id: str, names: Iterable[str], *, revision: str | None = None, cache_dir: str | Path | None = None
-) -> list[str]:
-    """Those of the named files of which the cache does not say whether the repository has them: never asked for online.
+def unknown(repo_id: str, names: Iterable[str], **options: Unpack[HubOptions]) -> list[str]:
+    """Files whose presence in the repository is unknown, because they were never requested online.
 
     Args:
         repo_id: as in `fetch`, which has been called for these names: online, that leaves nothing unknown.
         names: files.
-        revision: as in `fetch`.
-        cache_dir: as in `fetch`.
+        **options: as in `fetch`.
     """
     from huggingface_hub import try_to_load_from_cache
 
+    cache_dir, revision = options.get("cache_dir"), options.get("revision")
     cached = {name: try_to_load_from_cache(repo_id, name, cache_dir=cache_dir, revision=revision) for name in names}
     return [name for name, path in cached.items() if path is None]  # of an absent one, the cache says that it is
 

@@ -28,9 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return died
     try:
         if arguments.checkpoint is None:
-            from gpt2_from_scratch.loading import TINY
-
-            arguments.checkpoint = TINY
+            arguments.checkpoint = "tiny"
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code

@@ -21,7 +21,7 @@ FORMS = (
 # `verifier.PARTS`, as above.
 PARTS = ("weights", "self-tests", "logits", "generation", "gradients", "where")
 
-_CHECKPOINT_HELP = "a Hub id (openai-community/gpt2), a directory or a file"
+_CHECKPOINT_HELP = "a Hub id (openai-community/gpt2), a directory, a file, or tiny, the model inside the package"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gpt2",
         description="GPT-2 weights into code, and proof that the code is GPT-2.",
-        epilog="Without a checkpoint, the small trained model inside the package is used.",
+        epilog="Without a checkpoint, tiny is used, the small trained model inside the package.",
     )
     parser.add_argument("--version", action="version", version=f"gpt2_from_scratch {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -120,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("--overwrite", action="store_true", help="replace files that are there")
     convert.set_defaults(run=run.convert)
 
-    for command in (verify, record, generate, inspect, convert):
+    for command in (verify, record, grade, generate, inspect, convert):
         group = command.add_argument_group("checkpoint")
         group.add_argument("--file-layout", metavar="NAME|FILE.py:NAME", help="names in the file; default: found out")
         group.add_argument("--strip-prefix", default="", metavar="TEXT", help="remove from every name, as _orig_mod.")

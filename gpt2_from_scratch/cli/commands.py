@@ -6,19 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from gpt2_from_scratch.cli.exit_codes import DIVERGED, INTERRUPTED, VERIFIED
-from gpt2_from_scratch.cli.options import (
-    checkpoint_options,
-    dtype_choice,
-    for_file,
-    hub_options,
-    layout_choice,
-    settings,
-)
+from gpt2_from_scratch.cli.options import dtype_choice, layout_choice, opened, settings
 from gpt2_from_scratch.cli.terminal import bar, progress
 from gpt2_from_scratch.errors import CandidateError, CheckpointError
 
 if TYPE_CHECKING:
     from gpt2_from_scratch.building import Loaded
+    from gpt2_from_scratch.loading import Checkpoint
     from gpt2_from_scratch.verifier import Verdict
 
 
@@ -32,13 +26,13 @@ def verify(arguments: argparse.Namespace) -> int:
     tolerance = None
     if arguments.atol is not None or arguments.rtol is not None:
         tolerance = (arguments.atol or 0.0, arguments.rtol or 0.0)
-    options = checkpoint_options(arguments)
-    candidate, layout = _candidate(arguments, options)
+    checkpoint = opened(arguments)
+    candidate, layout = _candidate(arguments, checkpoint)
     try:
         with progress() as report:
             verdict = verify(
                 candidate,
-                arguments.checkpoint,
+                checkpoint,
                 layout,
                 tolerance=tolerance,
                 skip=arguments.skip,
@@ -46,16 +40,15 @@ def verify(arguments: argparse.Namespace) -> int:
                 always_trace=arguments.html is not None,
                 diagnose_seconds=0.0 if arguments.no_diagnose else arguments.diagnose_seconds,
                 progress=report,
-                **for_file(options),
             )
     except Interrupted as interrupted:
-        _publish(interrupted.verdict, arguments)
+        _publish(interrupted.verdict, checkpoint, arguments)
         return INTERRUPTED
-    _publish(verdict, arguments)
+    _publish(verdict, checkpoint, arguments)
     return VERIFIED if verdict else DIVERGED
 
 
-def _publish(verdict: "Verdict", arguments: argparse.Namespace) -> None:
+def _publish(verdict: "Verdict", checkpoint: "Checkpoint", arguments: argparse.Namespace) -> None:
     """The verdict in every form that was asked for; on the terminal last."""
     from gpt2_from_scratch import reports
 
@@ -64,7 +57,7 @@ def _publish(verdict: "Verdict", arguments: argparse.Namespace) -> None:
     if arguments.junit_xml is not None:
         reports.write(arguments.junit_xml, reports.to_junit(verdict))
     if arguments.html is not None:
-        reports.write(arguments.html, reports.to_html(verdict, _token_text(arguments)))
+        reports.write(arguments.html, reports.to_html(verdict, _token_text(checkpoint)))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         print(reports.to_annotations(verdict))
         if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
@@ -73,54 +66,49 @@ def _publish(verdict: "Verdict", arguments: argparse.Namespace) -> None:
     print(verdict.report(arguments.verbose))
 
 
-def _token_text(arguments: argparse.Namespace) -> Callable[[int], str] | None:
+def _token_text(checkpoint: "Checkpoint") -> Callable[[int], str] | None:
     """Token ids in letters, where the checkpoint has a tokenizer."""
     from gpt2_from_scratch.tokenizer import load_tokenizer
 
     try:
-        encoding = load_tokenizer(arguments.checkpoint, **hub_options(arguments))
+        encoding = load_tokenizer(checkpoint)
     except (CheckpointError, OSError):
         return None
     return lambda token: encoding.decode([token])
 
 
-def _candidate(arguments: argparse.Namespace, options: dict[str, Any]) -> tuple[Any, Any]:
+def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple[Any, Any]:
     """What is to be checked, and its layout: this package's model, the user's, or a port's recorded answers."""
     from gpt2_from_scratch.building import load_object
-    from gpt2_from_scratch.loading import open_checkpoint
     from gpt2_from_scratch.verifier import read_recording, standard_prompts
 
     layout = layout_choice(arguments.layout)
     if arguments.model is None and layout is not None:
         raise ValueError("--layout describes the model given by --model; for the file, use --file-layout")
     if arguments.outputs is not None:
-        opened = open_checkpoint(arguments.checkpoint, **options)
-        return read_recording(arguments.outputs, opened.config, standard_prompts(opened)), None
+        return read_recording(arguments.outputs, checkpoint.config, standard_prompts(checkpoint)), None
     if arguments.model is not None:
-        opened = open_checkpoint(arguments.checkpoint, **options)
         loaded = load_object(
             arguments.model,
-            opened.config,
-            biases=not opened.accounting.zeros,
+            checkpoint.config,
+            biases=not checkpoint.accounting.zeros,
             settings=settings(arguments.config, "--config"),
         )
-        _fill(loaded, arguments, layout, options)
+        _fill(loaded, arguments, layout, checkpoint)
         return loaded, layout
     from gpt2_from_scratch.model import GPTModel
 
-    model = GPTModel.from_pretrained(arguments.checkpoint, dtype=dtype_choice(arguments.dtype), **options)
-    return model, "gpt2_from_scratch"
+    return GPTModel.from_pretrained(checkpoint, dtype=dtype_choice(arguments.dtype)), "gpt2_from_scratch"
 
 
 def record(arguments: argparse.Namespace) -> int:
     """`gpt2 record`: prompts for a port in another language."""
-    from gpt2_from_scratch.loading import open_checkpoint
     from gpt2_from_scratch.verifier import record, standard_prompts
 
-    opened = open_checkpoint(arguments.checkpoint, **checkpoint_options(arguments))
-    prompts = standard_prompts(opened)
+    checkpoint = opened(arguments)
+    prompts = standard_prompts(checkpoint)
     record(prompts, arguments.file)
-    vocab = opened.config.vocab_size
+    vocab = checkpoint.config.vocab_size
     for index, prompt in enumerate(prompts):
         answer = f"write logits.{index} float32 {[*prompt.ids.shape, vocab]}"
         print(f"  ids.{index} int64 {list(prompt.ids.shape)} ({prompt.name}): {answer}")
@@ -135,14 +123,15 @@ def grade(arguments: argparse.Namespace) -> int:
     from gpt2_from_scratch.building import load_object
     from gpt2_from_scratch.diagnose.grade import grade
 
+    checkpoint = opened(arguments)
     check = load_object(arguments.check).object
     with progress() as report:
-        result = grade(check, arguments.checkpoint, progress=report)
+        result = grade(check, checkpoint, progress=report)
     print(result.report())
     return VERIFIED if result else DIVERGED
 
 
-def _fill(loaded: "Loaded", arguments: argparse.Namespace, layout: Any, options: dict[str, Any]) -> None:
+def _fill(loaded: "Loaded", arguments: argparse.Namespace, layout: Any, checkpoint: "Checkpoint") -> None:
     """Weights enter a module only through a layout; one that was freshly built without any would be random."""
     from torch import nn
 
@@ -155,7 +144,7 @@ def _fill(loaded: "Loaded", arguments: argparse.Namespace, layout: Any, options:
             f"{arguments.model} was just built, so its weights are random",
             hint="give --layout, by which the checkpoint is loaded into it; or FILE.py:NAME of a model with weights",
         )
-    load_into(loaded.object, arguments.checkpoint, layout, **for_file(options))
+    load_into(loaded.object, checkpoint, layout)
 
 
 def generate(arguments: argparse.Namespace) -> int:
@@ -165,16 +154,13 @@ def generate(arguments: argparse.Namespace) -> int:
     from gpt2_from_scratch.model import GPTModel
     from gpt2_from_scratch.tokenizer import load_tokenizer
 
+    checkpoint = opened(arguments)
     model = GPTModel.from_pretrained(
-        arguments.checkpoint,
-        dtype=dtype_choice(arguments.dtype),
-        device=arguments.device,
-        compute=FUSED,
-        **checkpoint_options(arguments),
+        checkpoint, dtype=dtype_choice(arguments.dtype), device=arguments.device, compute=FUSED
     )
     if model.wte.weight.element_size() == 2:  # of 32 bits it is memory for a few per cent: left to the user
         model.pack()
-    encoding = load_tokenizer(arguments.checkpoint, vocab_size=model.config.vocab_size, **hub_options(arguments))
+    encoding = load_tokenizer(checkpoint)
     pieces = stream_text(
         model,
         encoding,
@@ -197,9 +183,8 @@ def inspect(arguments: argparse.Namespace) -> int:
     import json
 
     from gpt2_from_scratch.inspecting import inspect_checkpoint, summary
-    from gpt2_from_scratch.loading import open_checkpoint
 
-    checkpoint = open_checkpoint(arguments.checkpoint, **checkpoint_options(arguments))
+    checkpoint = opened(arguments)
     with progress() as report:
         inspection = inspect_checkpoint(
             checkpoint, statistics=not arguments.quick, checksum=arguments.checksum, progress=report
@@ -219,14 +204,13 @@ def convert(arguments: argparse.Namespace) -> int:
 
     with bar() as progress:
         report = convert(
-            arguments.checkpoint,
+            opened(arguments),
             arguments.destination,
             arguments.to,
             dtype=dtype_choice(arguments.dtype),
             bias=not arguments.no_bias,
             overwrite=arguments.overwrite,
             progress=progress,
-            **checkpoint_options(arguments),
         )
     print(report)
     return VERIFIED

@@ -7,16 +7,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from gpt2_from_scratch.loading import Checkpoint, OpenOptions
 
-def checkpoint_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """How the file is opened: the options of `open_checkpoint`."""
+
+def opened(arguments: argparse.Namespace) -> "Checkpoint":
+    """The checkpoint that a command is about. Each command opens it once and hands it on."""
+    from gpt2_from_scratch.loading import open_checkpoint
+
+    return open_checkpoint(arguments.checkpoint, **checkpoint_options(arguments))
+
+
+def checkpoint_options(arguments: argparse.Namespace) -> "OpenOptions":
+    """How the checkpoint is opened."""
     return {
-        "layout": layout_choice(arguments.file_layout),
+        "file_layout": layout_choice(arguments.file_layout),
         "strip_prefix": arguments.strip_prefix,
         "ignore": arguments.ignore,
         "overrides": settings(arguments.set, "--set"),
         "mmap": not arguments.no_mmap,
-        **hub_options(arguments),
+        "revision": arguments.revision,
+        "cache_dir": arguments.cache_dir,
+        "local_files_only": arguments.local_files_only,
     }
 
 
@@ -34,20 +45,6 @@ def settings(texts: Sequence[str], option: str) -> dict[str, Any]:
         except ValueError:
             found[key] = value
     return found
-
-
-def hub_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Where on the Hub, and whether to ask it."""
-    return {
-        "revision": arguments.revision,
-        "cache_dir": arguments.cache_dir,
-        "local_files_only": arguments.local_files_only,
-    }
-
-
-def for_file(options: dict[str, Any]) -> dict[str, Any]:
-    """The same for functions whose `layout` is the candidate's: there the file's is called `file_layout`."""
-    return {"file_layout" if name == "layout" else name: value for name, value in options.items()}
 
 
 def layout_choice(choice: str | None) -> Any:

@@ -6,10 +6,9 @@ counts for nobody.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from gpt2_from_scratch.diagnose.simulation import Simulation, inject, simulated
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
 from gpt2_from_scratch.diagnose.table.changes import formula
 from gpt2_from_scratch.errors import CandidateError
-from gpt2_from_scratch.loading import TINY, open_checkpoint
+from gpt2_from_scratch.loading import TINY, Checkpoint, OpenOptions, Source, open_checkpoint
 from gpt2_from_scratch.model import GPTModel
 
 Check = Callable[[nn.Module], Any]
@@ -96,19 +95,22 @@ class Grade:
 
 def grade(
     check: Check,
-    checkpoint: str | os.PathLike[str] = TINY,
+    checkpoint: Source | Checkpoint = TINY,
     *,
     faults: Sequence[Fault] = FAULTS,
     progress: Callable[[str], None] = lambda phase: None,
+    **options: Unpack[OpenOptions],
 ) -> Grade:
     """Asks a check about the right model, and about one with each fault in it.
 
     Args:
         check: gets a `GPTModel` in eval mode with the checkpoint's weights in it; returns False or raises if it finds
             the model wrong. Each call gets a model of its own.
-        checkpoint: whose weights; the default is the small trained model inside the package.
+        checkpoint: whose weights: a file, a directory, a Hub id or an opened `Checkpoint`; the default is ``tiny``, the
+            small trained model inside the package.
         faults: rows of the table.
         progress: called with the name of each fault.
+        **options: how the checkpoint is opened; see `OpenOptions`.
 
     Raises:
         CandidateError: the check rejects the right model.
@@ -119,7 +121,7 @@ def grade(
         >>> print(grade(same_shape, faults=[FAULT["gelu_erf"], FAULT["no_scale"]]))
         catches 0 of 2 faults (0%)
     """
-    opened = open_checkpoint(checkpoint)
+    opened = open_checkpoint(checkpoint, **options)
 
     def fresh(*causes: Cause) -> GPTModel:
         model = simulated(opened.config, lambda name: opened.read(name).clone())

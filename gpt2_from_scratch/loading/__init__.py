@@ -4,11 +4,12 @@
 `saving` writes a directory. `configuration` works out the model's configuration from what the files say.
 """
 
+from gpt2_from_scratch.checkpoint import TINY
 from gpt2_from_scratch.loading.into_module import load_into
 from gpt2_from_scratch.loading.opening import (
-    TINY,
     Checkpoint,
     LayoutChoice,
+    OpenOptions,
     Source,
     check_values,
     dtype_name,
@@ -23,6 +24,7 @@ __all__ = [
     "Checkpoint",
     "LayoutChoice",
     "LoadReport",
+    "OpenOptions",
     "Source",
     "check_values",
     "config_json",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import reduce
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading.opening import (
     Checkpoint,
     LayoutChoice,
+    OpenOptions,
     Source,
     check_values,
     layout_variants,
@@ -22,7 +23,9 @@ from gpt2_from_scratch.loading.report import LoadReport, report_of
 from gpt2_from_scratch.mapping import Accounting, best_fit, listed, write_theirs
 
 
-def load_into(module: nn.Module, source: Source, layout: LayoutChoice, **options: Any) -> LoadReport:
+def load_into(
+    module: nn.Module, source: Source | Checkpoint, layout: LayoutChoice, **options: Unpack[OpenOptions]
+) -> LoadReport:
     """Copies a checkpoint's weights into the parameters of any module that a layout describes.
 
     Parameters are written in place, so optimizers, hooks and tied references stay valid; only parameters on the meta
@@ -30,21 +33,20 @@ def load_into(module: nn.Module, source: Source, layout: LayoutChoice, **options
 
     Args:
         module: somebody's GPT-2, with its own names and orientation.
-        source: a file, a directory, or a Hub id.
+        source: a file, a directory, a Hub id, or an opened `Checkpoint`.
         layout: of the *module*: a name from `LAYOUTS`, or a `Layout`.
-        **options: of `open_checkpoint`, for the file (``file_layout`` instead of ``layout``).
+        **options: how the file is opened; see `OpenOptions`.
 
     Raises:
         CheckpointError: as `open_checkpoint`; or the module's parameters do not fit; or a value is not finite.
 
     Example:
         >>> from gpt2_from_scratch import GPTModel
-        >>> from gpt2_from_scratch.loading import TINY
-        >>> checkpoint = open_checkpoint(TINY)
-        >>> bool(load_into(GPTModel(checkpoint.config), TINY, layout="gpt2_from_scratch"))
+        >>> checkpoint = open_checkpoint("tiny")
+        >>> bool(load_into(GPTModel(checkpoint.config), checkpoint, layout="gpt2_from_scratch"))
         True
     """
-    checkpoint = open_checkpoint(source, layout=options.pop("file_layout", None), **options)
+    checkpoint = open_checkpoint(source, **options)
     config = checkpoint.config
     parameters = dict(module.named_parameters(remove_duplicate=False))
     shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}

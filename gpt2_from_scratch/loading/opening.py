@@ -7,16 +7,14 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack, cast
 
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.checkpoint import Container, Located, locate, open_container
+from gpt2_from_scratch.checkpoint import Container, HubOptions, Located, locate, open_container
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, MappingError
 from gpt2_from_scratch.layouts import DETECTABLE, LAYOUTS
@@ -26,7 +24,32 @@ from gpt2_from_scratch.mapping import Accounting, Layout, best_fit, depth, liste
 Source: TypeAlias = str | os.PathLike[str]
 LayoutChoice: TypeAlias = str | Layout | Sequence[Layout]
 
-TINY = Path(__file__).parent.parent / "tiny"  # the trained model inside the package: the default checkpoint
+
+class OpenOptions(HubOptions, total=False):
+    """How a checkpoint is opened. Every function that opens one takes these by name; each may be left out.
+
+    Args:
+        file_layout: of the file: a name from `LAYOUTS`, or a `Layout`. By default, the one that accounts for every
+            tensor.
+        config: used instead of the checkpoint's own.
+        overrides: fields of config.json that replace what the checkpoint says, or complete it:
+            ``{"n_head": 6, "activation_function": "gelu_new"}``.
+        strip_prefix: removed from every name, such as ``"_orig_mod."``.
+        ignore: tensors to leave out, by their whole names, ``*`` for a number: ``("score.weight",)``.
+        mmap: map the files, the default. False reads them, which a file that may change or be cut short needs:
+            touching a mapped file that somebody else truncates kills the process (SIGBUS), in any library.
+        revision: branch, tag or commit on the Hub.
+        token: for private repositories on the Hub.
+        cache_dir: instead of the user's Hub cache.
+        local_files_only: no network.
+    """
+
+    file_layout: LayoutChoice | None
+    config: GPTConfig | None
+    overrides: Mapping[str, Any]
+    strip_prefix: str
+    ignore: Sequence[str]
+    mmap: bool
 
 
 @dataclass(frozen=True)
@@ -41,7 +64,7 @@ class Checkpoint:
         tensors: canonical name -> a function that reads it, ``[in, out]``; without ``lm_head.weight`` when tied.
         dtype: floating dtype of the weights; of several, one that holds them all.
         notes: remarks for people.
-        as_found: whether the files say it all: no layout, configuration or prefix was given from outside.
+        options: what it was opened with.
     """
 
     located: Located
@@ -51,7 +74,22 @@ class Checkpoint:
     tensors: Mapping[str, Callable[[], Tensor]]
     dtype: torch.dtype
     notes: tuple[str, ...] = ()
-    as_found: bool = True
+    options: OpenOptions = field(default_factory=OpenOptions)
+
+    @property
+    def as_found(self) -> bool:
+        """Whether the files say it all: no layout, configuration or prefix was given from outside."""
+        return not any(self.options.get(name) for name in ("file_layout", "config", "overrides", "strip_prefix"))
+
+    @property
+    def mapped(self) -> bool:
+        """Whether its tensors may be views of the mapped file."""
+        return self.options.get("mmap", True)
+
+    @property
+    def hub_options(self) -> HubOptions:
+        """Where on the Hub its other files are."""
+        return _hub_options(self.options)
 
     @property
     def layout(self) -> Layout:
@@ -63,58 +101,52 @@ class Checkpoint:
         return self.tensors[name]()
 
 
-def open_checkpoint(
-    source: Source,
-    *,
-    layout: LayoutChoice | None = None,
-    config: GPTConfig | None = None,
-    overrides: Mapping[str, Any] = MappingProxyType({}),
-    strip_prefix: str = "",
-    ignore: Sequence[str] = (),
-    mmap: bool = True,
-    revision: str | None = None,
-    token: str | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-) -> Checkpoint:
+def open_checkpoint(source: Source | Checkpoint, **options: Unpack[OpenOptions]) -> Checkpoint:
     """Opens a checkpoint and accounts for every tensor in it, without reading one.
 
     Args:
-        source: a file, a directory, or a Hub id such as ``openai-community/gpt2``.
-        layout: of the file: a name from `LAYOUTS`, or a `Layout`; None finds the one that accounts for every tensor.
-        config: used instead of the checkpoint's own.
-        overrides: fields of config.json that replace what the checkpoint says, or complete it:
-            ``{"n_head": 6, "activation_function": "gelu_new"}``.
-        strip_prefix: removed from every name, such as ``"_orig_mod."``.
-        ignore: tensors to leave out, by their whole names, ``*`` for a number: ``("score.weight",)``.
-        mmap: map the files; False reads them, which a file that may change or be cut short needs: touching a mapped
-            file that somebody else truncates kills the process (SIGBUS), in any library.
-        revision: branch, tag or commit on the Hub.
-        token: for private repositories on the Hub.
-        cache_dir: instead of the user's Hub cache.
-        local_files_only: no network.
+        source: a file, a directory, a Hub id such as ``openai-community/gpt2``, or ``tiny``, the trained model inside
+            the package. One that is open already is returned as it is.
+        **options: see `OpenOptions`.
 
     Raises:
         CheckpointError: not found, not weights, damaged, not GPT-2; or tensors missing, unexpected, misshapen.
+        TypeError: an option that there is not, or any for a checkpoint that is open already.
 
     Example:
-        >>> checkpoint = open_checkpoint(TINY)
+        >>> checkpoint = open_checkpoint("tiny")
         >>> checkpoint.layout.name, checkpoint.config.n_layer
         ('huggingface', 12)
+        >>> open_checkpoint(checkpoint) is checkpoint
+        True
     """
-    as_found = layout is None and config is None and not overrides and not strip_prefix
-    located = locate(source, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
-    container = open_container(located.weights, mmap)
+    if unknown := options.keys() - OpenOptions.__annotations__.keys():
+        raise TypeError(
+            f"a checkpoint is not opened with {', '.join(sorted(unknown))}; there are "
+            + ", ".join(OpenOptions.__annotations__)
+        )
+    if isinstance(source, Checkpoint):
+        if options:
+            raise TypeError(f"the checkpoint is open already: give {', '.join(sorted(options))} to open_checkpoint")
+        return source
+    return _open(source, options)
+
+
+def _open(source: Source, options: OpenOptions) -> Checkpoint:
+    file_layout, config, overrides = options.get("file_layout"), options.get("config"), options.get("overrides", {})
+    strip_prefix, ignore = options.get("strip_prefix", ""), options.get("ignore", ())
+    located = locate(source, **_hub_options(options))
+    container = open_container(located.weights, options.get("mmap", True))
     if not container.tensors:
         raise CheckpointError(f"{located.weights} holds no tensor", hint="the save that wrote it was given no weights")
     if strip_prefix:
         container = _without_prefix(container, strip_prefix, located)
     container, left_out = _without(container, ignore, located)
-    choice = layout if layout is not None else container.layout
+    choice = file_layout if file_layout is not None else container.layout
     layouts = layout_variants(choice) if choice is not None else DETECTABLE
     assumed: tuple[str, ...] = ()
     if config is None:
-        config, assumed = describe(located, container, layouts, overrides, layout_given=layout is not None)
+        config, assumed = describe(located, container, layouts, overrides, layout_given=file_layout is not None)
     elif overrides:
         config = config.replace(**overrides)
     _check_scale(config, container, located.source)  # before anything is unrolled
@@ -125,10 +157,14 @@ def open_checkpoint(
     tensors = read_canonical(accounting, config, lambda name: container.tensors[name].read())
     notes = (*container.notes, *assumed, *notes)
     accounting = replace(accounting, ignored={**accounting.ignored, **left_out})
-    checkpoint = Checkpoint(located, container, config, accounting, tensors, dtype, notes, as_found)
+    checkpoint = Checkpoint(located, container, config, accounting, tensors, dtype, notes, options)
     _check_zeros(checkpoint)
     _check_tied_head(checkpoint)
     return checkpoint
+
+
+def _hub_options(options: OpenOptions) -> HubOptions:
+    return cast(HubOptions, {name: value for name, value in options.items() if name in HubOptions.__annotations__})
 
 
 def layout_variants(choice: LayoutChoice) -> Sequence[Layout]:
@@ -256,7 +292,7 @@ def _remedy(accounting: Accounting, container: Container, config: GPTConfig) -> 
     if accounting.layout.name == "transformer_lens" and any(name.endswith("ln1.w") for name in accounting.missing):
         return _PROCESSED
     if (other := best_fit(DETECTABLE, config, shapes)) and other.layout.name != accounting.layout.name:
-        return f"the layout {other.layout.name!r} accounts for every tensor: pass layout={other.layout.name!r}"
+        return f"the layout {other.layout.name!r} accounts for every tensor: pass file_layout={other.layout.name!r}"
     for tied in (True, False):
         if best_fit(DETECTABLE, config.replace(tie_word_embeddings=tied), shapes):
             return f"it fits with tie_word_embeddings {str(tied).lower()}: correct the configuration"

@@ -4,14 +4,12 @@ The one idea: "equal" means "no further from the reference than the reference is
 floor, is measured in the same run on the same prompts, so there is no tolerance to guess.
 """
 
-import os
 import platform
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -27,7 +25,15 @@ from gpt2_from_scratch.compare import LINE
 from gpt2_from_scratch.diagnose import Diagnosis, diagnose
 from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult, find_divergence
 from gpt2_from_scratch.errors import CandidateError, CheckpointError, TokenizerError
-from gpt2_from_scratch.loading import TINY, Checkpoint, LayoutChoice, layout_variants, open_checkpoint
+from gpt2_from_scratch.loading import (
+    TINY,
+    Checkpoint,
+    LayoutChoice,
+    OpenOptions,
+    Source,
+    layout_variants,
+    open_checkpoint,
+)
 from gpt2_from_scratch.mapping import Layout
 from gpt2_from_scratch.reference import Reference, load_reference
 from gpt2_from_scratch.tokenizer import load_tokenizer, tokenizer_files
@@ -83,7 +89,7 @@ class Interrupted(KeyboardInterrupt):
 
 def verify(
     candidate: Any,
-    checkpoint: str | os.PathLike[str] = TINY,
+    checkpoint: Source | Checkpoint = TINY,
     layout: LayoutChoice | None = None,
     *,
     prompts: Sequence[Prompt] | None = None,
@@ -94,14 +100,15 @@ def verify(
     always_trace: bool = False,
     diagnose_seconds: float = DIAGNOSE_SECONDS,
     progress: Callable[[str], None] = lambda phase: None,
-    **options: Any,
+    **options: Unpack[OpenOptions],
 ) -> Verdict:
     """Checks a model against transformers' `GPT2LMHeadModel` on the same checkpoint.
 
     Args:
         candidate: an `nn.Module` with weights in it, any callable ``ids [B, T] -> logits [B, T, V]``, torch or numpy,
             or a `Recording`. It is checked in eval mode and given back as it was. TF32 is off meanwhile.
-        checkpoint: a file, a directory or a Hub id; the default is the small trained model inside the package.
+        checkpoint: a file, a directory, a Hub id or an opened `Checkpoint`; the default is ``tiny``, the small trained
+            model inside the package.
         layout: of the candidate, for modules: a name from `LAYOUTS` or a `Layout`. With it the weights are compared
             too, and a failure is located.
         prompts: instead of the standard battery.
@@ -112,7 +119,7 @@ def verify(
         always_trace: compare inside even when the logits agree, for the report.
         diagnose_seconds: time to search for the fault when weights or logits fail; 0 does not search.
         progress: called with the name of each phase as it begins.
-        **options: of `open_checkpoint`, for the file (``file_layout`` instead of ``layout``).
+        **options: how the checkpoint is opened; see `OpenOptions`.
 
     Returns:
         A `Verdict`, truthy when verified.
@@ -129,8 +136,9 @@ def verify(
     """
     if unknown := sorted(set(skip) - set(PARTS)):
         raise ValueError(f"cannot skip {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
-    opened = open_checkpoint(checkpoint, layout=options.pop("file_layout", None), **options)
-    name = str(checkpoint) if checkpoint != TINY else "the model inside the package"
+    opened = open_checkpoint(checkpoint, **options)
+    source = opened.located.source
+    name = source if source != TINY.name else "the model inside the package"
     layouts = layout_variants(layout) if layout is not None else ()
     wanted = frozenset(PARTS) - frozenset(skip) - (frozenset() if gradients else {"gradients"})
     run = _Run(candidate, opened, name, layouts, wanted, line, progress)
@@ -323,11 +331,11 @@ def standard_prompts(checkpoint: Checkpoint, unchecked: dict[str, str] | None = 
         checkpoint: an opened one.
         unchecked: where to say why there is no text.
     """
-    source, text = checkpoint.located.source, None
+    text = None
     try:
-        if Path(source).exists() and not tokenizer_files(Path(source)):  # where tiktoken would look on the network
-            raise TokenizerError(f"{source} has no tokenizer files")
-        encoding = load_tokenizer(source, vocab_size=checkpoint.config.vocab_size)
+        if checkpoint.located.repo_id is None and not tokenizer_files(checkpoint.located.weights):
+            raise TokenizerError(f"{checkpoint.located.source} has no tokenizer files")  # tiktoken would download one
+        encoding = load_tokenizer(checkpoint)
         text = torch.tensor([encoding.encode(TEXT)])
     except (CheckpointError, OSError, ValueError) as error:
         if unchecked is not None:
