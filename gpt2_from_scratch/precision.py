@@ -1,33 +1,75 @@
-"""Runs anybody's model in another precision, without touching it.
+"""Runs anybody's model in float64, without touching it, and says what could not be made exact.
 
-The one idea: precision is a property of the run, not of the model. Every operation that PyTorch dispatches is seen on
-its way to the kernel, and its operands are widened there: weights one at a time, and large ones a slab at a time, so
-the model may stay mapped from its file. What a model does in Python (functional code, shared weights, hooks) does not
-matter, and none of its tensors is written.
+Precision is a property of the run, not of the model. Every operation that PyTorch dispatches is seen on its way to the
+kernel, and its operands are widened there: weights one at a time, and large ones some columns at a time, so the model
+may stay mapped from its file. What a model does in Python (functional code, shared weights, hooks) does not matter,
+and none of its tensors is written.
+
+A cast to a narrower type is ignored, because rounding is what such a run takes away. A *constant* that the code keeps
+in float32 stays as the code has it: its true value is unknown. `InFloat64` says whether there were any, and a second
+run with the constants moved by half a unit in the last place (``nudge``) shows how much that matters.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
+Result = TypeVar("Result")
+
 _aten = torch.ops.aten
-_NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _LOOKING_UP = (_aten.embedding.default, _aten.index.Tensor, _aten.index_select.default)
+_LIKE_ANOTHER = (_aten.to.other, _aten.type_as.default)
 _SLAB = 1 << 22  # weights that are in float64 at once: 32 MB
+
+# Bits of a mantissa that somebody meant exactly: 0.125 and 1.5 are numbers, 0.044715 in float32 is a rounded one. Of
+# 2^16 rounded float32 numbers one is taken for an exact one; of 2^5 in the lower precisions.
+_MEANT = {torch.float32: 8, torch.float16: 6, torch.bfloat16: 4}
+_NARROW = tuple(_MEANT)
+
+# Decimal digits of a number that somebody cut to float32's precision, such as 0.79788456 for sqrt(2 / pi). Fewer are
+# meant as they stand (0.044715, 1e-5); more are float64's.
+_CUT_TO_FLOAT32 = range(7, 11)
+
+NUDGES = (1, 2)  # all constants up; up or down, each by a bit of its own: two directions, so that none cancels out
+
+
+@dataclass
+class InFloat64:
+    """What a run in float64 has met that float64 does not make exact. Filled while the run goes on.
+
+    Args:
+        constants: the code keeps numbers in float32, or has them cut to its precision, that are no parameters.
+        left_torch: numbers went to numpy or to Python, where nothing is widened.
+    """
+
+    constants: bool = False
+    left_torch: bool = False
 
 
 @contextmanager
-def in_float64() -> Iterator[None]:
+def in_float64(module: nn.Module | None = None, nudge: int = 0) -> Iterator[InFloat64]:
     """Inside, every floating-point operation runs in float64; results are float64.
 
     Weights are exact in float64, so what comes out is the mathematics of the model with the rounding of its arithmetic
-    taken away. Code that asks for a narrower type by name (`.float()`, ``dtype=torch.float32``) gets float64, too, and
-    so does code that makes floating-point numbers of integers. Compiled code is run uncompiled.
+    taken away. Code that asks for a narrower type by name (`.float()`, ``dtype=torch.float32``, autocast) gets float64,
+    too, and so does code that makes floating-point numbers of integers. Compiled code is run uncompiled.
+
+    Args:
+        module: whose parameters are weights. Other narrow numbers are then its constants; without a module nobody
+            looks for any.
+        nudge: 0, or one of `NUDGES`: constants are moved by half a unit in the last place of their type.
+
+    Yields:
+        What the run has met, to be read afterwards.
 
     Raises:
         NotImplementedError: inside, when the model writes into a tensor that is not float64, such as a buffer.
@@ -40,71 +82,181 @@ def in_float64() -> Iterator[None]:
         >>> layer.weight.dtype
         torch.float32
     """
+    met = InFloat64()
     stance, default = torch.compiler.set_stance("force_eager"), torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with stance, _Float64():  # type: ignore[no-untyped-call]
-            yield
+        with stance, _Leaving(met), _Float64(met, module, nudge):
+            yield met
     finally:
         torch.set_default_dtype(default)
 
 
+def run_in_float64(
+    run: Callable[[], Result],
+    module: nn.Module,
+    within: Callable[..., AbstractContextManager[InFloat64]] | None = None,
+) -> tuple[Result, tuple[Result, ...]]:
+    """Runs something in float64; and twice more with the module's constants moved, if it has any.
+
+    The sum of the distances of these two runs from the first is the most that rounded constants can account for: of
+    two groups of constants, one run adds what they do and the other subtracts it.
+
+    Args:
+        run: computes with the module.
+        module: whose parameters are the weights.
+        within: `in_float64`, or `parameters_in_float64`.
+
+    Returns:
+        The result, and those with moved constants: two or none.
+
+    Raises:
+        NotImplementedError: not everything can be run in float64.
+    """
+    enter = within or in_float64
+    with enter(module) as met:
+        result = run()
+    if met.left_torch and met.constants:
+        raise NotImplementedError("numbers leave torch on the way and come back in float32")
+    moved = []
+    for nudge in NUDGES if met.constants else ():
+        with enter(module, nudge):
+            moved.append(run())
+    return result, tuple(moved)
+
+
 @contextmanager
-def parameters_in_float64(module: nn.Module) -> Iterator[None]:
+def parameters_in_float64(module: nn.Module, nudge: int = 0) -> Iterator[InFloat64]:
     """Inside, the parameters are float64 copies, so that gradients are float64, too; afterwards they are as before.
 
-    Memory: a second copy of the parameters, twice as large.
+    Memory: a second copy of the parameters, twice as large. Arguments and result are those of `in_float64`.
     """
     narrow = {parameter: parameter.data for parameter in module.parameters()}
     try:
         for parameter, data in narrow.items():
             parameter.data = data.double()
-        with in_float64():
-            yield
+        with in_float64(module, nudge) as met:
+            yield met
     finally:
         for parameter, data in narrow.items():
             parameter.data = data
 
 
 class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, met: InFloat64, module: nn.Module | None, nudge: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.met = met
+        self.nudge = nudge
+        self.weights = None if module is None else {_storage(parameter) for parameter in module.parameters()}
+
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func.is_view:  # a view of a mapped weight stays one; what reads it widens it
-            return func(*args, **kwargs)
+        if func in _LIKE_ANOTHER and args[1].dtype in _NARROW:
+            return self.wide(args[0]).double()
+        reinterpreting = func is _aten.view.dtype
+        narrowing = not reinterpreting and any(_is_narrow(value) for value in (*args, *kwargs.values()))
+        if reinterpreting or (func.is_view and not narrowing) or func is _aten.detach_.default:
+            return func(*args, **kwargs)  # a view of a mapped weight stays one; what reads it widens it
+        if func.is_view and isinstance(args[0], Tensor) and args[0].dtype in _NARROW:
+            result = func(*args, **kwargs)  # `.float()` of a float32 weight is that weight
+            if _storage(result) == _storage(args[0]):
+                return result
         if func in _LOOKING_UP:  # exact: widen the rows found, not the table
-            return _wide(func(*args, **kwargs))
+            return self.wide(func(*args, **kwargs), of=args[0])
         _refuse_narrow_writes(func, args, kwargs)
-        if kwargs.get("dtype") in _NARROW:
-            kwargs["dtype"] = torch.float64
+        args = tuple(torch.float64 if _is_narrow(value) else value for value in args)
+        kwargs = {name: torch.float64 if _is_narrow(value) else value for name, value in kwargs.items()}
         if func in (_aten.mm.default, _aten.matmul.default) and _large(args[1]):
-            return _product(args[0], args[1])
+            return self.product(args[0], args[1])
         if func is _aten.addmm.default and not kwargs and _large(args[2]):
-            return _product(args[1], args[2]).add_(_wide(args[0]))
+            return self.product(args[1], args[2]).add_(self.wide(args[0]))
         if func is _aten.linear.default and _large(args[1]):
-            product = _product(args[0], args[1].t())
-            return product if len(args) < 3 or args[2] is None else product.add_(_wide(args[2]))
-        args, kwargs = tree_map_only(Tensor, _wide, (args, kwargs))
+            product = self.product(args[0], args[1].t())
+            return product if len(args) < 3 or args[2] is None else product.add_(self.wide(args[2]))
+        args, kwargs = tree_map_only(Tensor, self.wide, (args, kwargs))
+        if self.weights is not None:
+            args, kwargs = tree_map_only(float, self.number, (args, kwargs))
         return tree_map_only(Tensor, _wide, func(*args, **kwargs))
+
+    def wide(self, tensor: Tensor, of: Tensor | None = None) -> Tensor:
+        """The tensor in float64; a constant may be moved. `of`: the table that it was looked up in."""
+        if tensor.dtype not in _NARROW:
+            return tensor
+        if self.weights is None or _storage(tensor if of is None else of) in self.weights:
+            return _wide(tensor)
+        return self.moved(_wide(tensor), tensor.dtype)
+
+    def number(self, value: float) -> float:
+        """A Python number among the arguments of an operation."""
+        if not _cut_to_float32(value):
+            return value
+        return float(self.moved(torch.tensor(value, dtype=torch.float64), torch.float32))
+
+    def moved(self, constant: Tensor, dtype: torch.dtype) -> Tensor:
+        """A constant by half a unit in the last place of its type, where it is not one that is meant exactly."""
+        mantissa, _ = torch.frexp(constant)
+        bits = mantissa * 2.0 ** _MEANT[dtype]
+        rounded = constant.isfinite() & (constant != constant.round()) & (bits != bits.round())
+        if not bool(rounded.any()):
+            return constant
+        self.met.constants = True
+        if not self.nudge:
+            return constant
+        up = torch.ones_like(constant)
+        if self.nudge == 2:  # by the parity of the seventh bit: any bit that numbers share by chance only
+            up = 1 - 2 * (mantissa.abs() * 2**7).floor().remainder(2)
+        return constant * torch.where(rounded, 1 + up * torch.finfo(dtype).eps / 2, 1.0)
+
+    def product(self, x: Tensor, weight: Tensor) -> Tensor:
+        """``x W`` in float64, some columns of ``W`` at a time."""
+        x = self.wide(x)
+        columns = max(1, _SLAB // weight.size(0))
+        product = x.new_empty(*x.shape[:-1], weight.size(1))
+        for start in range(0, weight.size(1), columns):
+            product[..., start : start + columns] = x @ self.wide(weight[:, start : start + columns])
+        return product
+
+
+class _Leaving(TorchFunctionMode):
+    """Sees numbers go to numpy or to Python."""
+
+    _WAYS: tuple[Callable[..., Any], ...] = (Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.tolist)
+
+    def __init__(self, met: InFloat64) -> None:
+        super().__init__()
+        self.met = met
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.met.left_torch |= func in self._WAYS
+        return func(*args, **(kwargs or {}))
+
+
+def _is_narrow(value: Any) -> bool:
+    return isinstance(value, torch.dtype) and value in _NARROW
 
 
 def _wide(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.dtype in _NARROW else tensor
 
 
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
 def _large(weight: Tensor) -> bool:
     return weight.dim() == 2 and weight.numel() > _SLAB
 
 
-def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """``x W`` in float64, some columns of ``W`` at a time."""
-    x = _wide(x)
-    columns = max(1, _SLAB // weight.size(0))
-    product = x.new_empty(*x.shape[:-1], weight.size(1))
-    for start in range(0, weight.size(1), columns):
-        product[..., start : start + columns] = x @ _wide(weight[:, start : start + columns])
-    return product
+def _cut_to_float32(value: float) -> bool:
+    """Whether a Python number is a float32 one, or a decimal with as many digits as float32 holds."""
+    if not math.isfinite(value) or value.is_integer():
+        return False
+    digits = len(repr(value).split("e")[0].replace(".", "").lstrip("-0"))
+    return digits in _CUT_TO_FLOAT32 or struct.unpack("f", struct.pack("f", value))[0] == value
 
 
 def _refuse_narrow_writes(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ class Remembering:
 
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
+        self.model = reference.model
         self.config = reference.config
         self.attention = reference.attention
         self._memory: dict[Any, Any] = {}

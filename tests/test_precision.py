@@ -1,9 +1,11 @@
 """A run in float64 is float64 through and through, costs no memory for the weights, and leaves the model as it was."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from torch.nn import functional as F
 
 from gpt2_from_scratch import load_into, precision
 from gpt2_from_scratch.loading import open_checkpoint
-from gpt2_from_scratch.precision import in_float64, parameters_in_float64
+from gpt2_from_scratch.precision import InFloat64, in_float64, parameters_in_float64, run_in_float64
 from gpt2_from_scratch.testing import perturbed_checkpoint
 from tests.modules import STYLES, Style, logits
 
@@ -42,27 +44,53 @@ def test_it_is_the_model_converted_to_float64(style: Style, dtype: torch.dtype, 
     torch.testing.assert_close(actual, logits(model.double(), ids), rtol=0, atol=1e-12 * float(actual.abs().max()))
 
 
-NARROWING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    ".float()": lambda x, w: (x @ w).float() / 3,
-    ".to(torch.float32)": lambda x, w: (x @ w).to(torch.float32) / 3,
-    ".type(torch.float32)": lambda x, w: (x @ w).type(torch.float32) / 3,
-    ".bfloat16()": lambda x, w: (x @ w).bfloat16() / 3,
-    ".type_as(weight)": lambda x, w: (x @ w).type_as(w) / 3,
-    "dtype=": lambda x, w: (
-        (x @ w).softmax(-1, dtype=torch.float32) * (x @ w).sum(-1, keepdim=True, dtype=torch.float32)
+Code = Callable[[Tensor, Tensor], Tensor]
+
+# Code, and what it means: the same without the narrow type that it asks for. Nothing is computed after the cast, so a
+# cast that does narrow leaves a float32 number behind.
+NARROWING: dict[str, tuple[Code, Code]] = {
+    ".float()": (lambda x, w: (x @ w).float(), lambda x, w: x @ w),
+    ".to(torch.float32)": (lambda x, w: (x @ w).to(torch.float32), lambda x, w: x @ w),
+    ".to(device, dtype)": (lambda x, w: (x @ w).to("cpu", torch.float32), lambda x, w: x @ w),
+    ".to(weight)": (lambda x, w: (x @ w).to(w), lambda x, w: x @ w),
+    ".type(torch.float32)": (lambda x, w: (x @ w).type(torch.float32), lambda x, w: x @ w),
+    ".bfloat16()": (lambda x, w: (x @ w).bfloat16(), lambda x, w: x @ w),
+    ".type_as(weight)": (lambda x, w: (x @ w).type_as(w), lambda x, w: x @ w),
+    "softmax(dtype=)": (lambda x, w: (x @ w).softmax(-1, dtype=torch.float32), lambda x, w: (x @ w).softmax(-1)),
+    "F.softmax(dtype=)": (
+        lambda x, w: F.softmax(x @ w, dim=-1, dtype=torch.float32),
+        lambda x, w: (x @ w).softmax(-1),
     ),
-    "float32 zeros": lambda x, w: torch.zeros(2, 4, dtype=torch.float32).add_(x @ w) / 3,
-    "new_empty": lambda x, w: x.new_empty(2, 4).copy_(x @ w) / 3,
-    "empty_like": lambda x, w: torch.empty_like(x @ w).copy_(x @ w) / 3,
-    "in place": lambda x, w: (x @ w).add_(1).mul_(w.max()).div_(3),
-    "into a slice": lambda x, w: torch.cat([x @ w, x @ w]).index_copy(0, torch.tensor([0]), (x @ w)[:1] / 3),
-    "matmul of a view": lambda x, w: x @ w.t().contiguous().t()[:, :2] / 3,
-    "einsum": lambda x, w: torch.einsum("be,ef->bf", x, w) / 3,
-    "index": lambda x, w: w[torch.tensor([0, 2])] / 3 + x[:, :1],
-    "index_select": lambda x, w: w.index_select(0, torch.tensor([0, 2])) / 3,
-    "layer norm": lambda x, w: F.layer_norm(x @ w, (4,), w[0], w[1], 1e-5),
-    "fused attention": lambda x, w: F.scaled_dot_product_attention(*(x.expand(1, 2, 2, 3) for _ in range(3))),
-    "autocast": lambda x, w: _autocast(x, w) / 3,
+    "log_softmax(dtype=)": (
+        lambda x, w: (x @ w).log_softmax(-1, torch.float32),
+        lambda x, w: (x @ w).log_softmax(-1),
+    ),
+    "cumsum(dtype=)": (lambda x, w: (x @ w).cumsum(-1, dtype=torch.float32), lambda x, w: (x @ w).cumsum(-1)),
+    "sum(dtype=)": (lambda x, w: (x @ w).sum(-1, dtype=torch.float32), lambda x, w: (x @ w).sum(-1)),
+    "a weight's .bfloat16()": (lambda x, w: x @ w.bfloat16(), lambda x, w: x @ w),
+    "a weight's .float()": (lambda x, w: x @ w.float(), lambda x, w: x @ w),
+    "float32 zeros": (lambda x, w: torch.zeros(2, 4, dtype=torch.float32).add_(x @ w), lambda x, w: x @ w),
+    "float32 empty": (lambda x, w: torch.empty(2, 4, dtype=torch.float32).copy_(x @ w), lambda x, w: x @ w),
+    "new_empty": (lambda x, w: x.new_empty(2, 4).copy_(x @ w), lambda x, w: x @ w),
+    "empty_like": (lambda x, w: torch.empty_like(x @ w).copy_(x @ w), lambda x, w: x @ w),
+    "in place": (lambda x, w: (x @ w).add_(1).mul_(w.max()), lambda x, w: ((x @ w) + 1) * w.max()),
+    "into a slice": (
+        lambda x, w: torch.cat([x @ w, x @ w]).index_copy(0, torch.tensor([0]), (x @ w)[:1] / 3),
+        lambda x, w: torch.cat([(x @ w)[:1] / 3, (x @ w)[1:], x @ w]),
+    ),
+    "matmul of a view": (lambda x, w: x @ w.t().contiguous().t()[:, :2], lambda x, w: x @ w[:, :2]),
+    "einsum": (lambda x, w: torch.einsum("be,ef->bf", x, w), lambda x, w: x @ w),
+    "index": (lambda x, w: w[torch.tensor([0, 2])] / 3 + x[:, :1], lambda x, w: w[[0, 2]] / 3 + x[:, :1]),
+    "index_select": (lambda x, w: w.index_select(0, torch.tensor([0, 2])) / 3, lambda x, w: w[[0, 2]] / 3),
+    "layer norm": (
+        lambda x, w: F.layer_norm((x @ w).float(), (4,), w[0], w[1], 1e-5),
+        lambda x, w: F.layer_norm(x @ w, (4,), w[0], w[1], 1e-5),
+    ),
+    "fused attention": (
+        lambda x, w: F.scaled_dot_product_attention(*(x.expand(1, 2, 2, 3).float() for _ in range(3))),
+        lambda x, w: F.scaled_dot_product_attention(*(x.expand(1, 2, 2, 3) for _ in range(3))),
+    ),
+    "autocast": (lambda x, w: _autocast(x, w), lambda x, w: x @ w),
 }
 
 
@@ -71,20 +99,96 @@ def _autocast(x: Tensor, w: Tensor) -> Tensor:
         return x @ w
 
 
-@pytest.mark.parametrize("code", NARROWING.values(), ids=NARROWING)
-def test_no_step_falls_back_to_a_narrower_type(code: Callable[[Tensor, Tensor], Tensor]) -> None:
+@pytest.mark.parametrize("recording", [True, False], ids=["with autograd", "without"])
+@pytest.mark.parametrize("name", NARROWING)
+def test_no_step_falls_back_to_a_narrower_type(name: str, recording: bool) -> None:
+    """Autograd takes composite operations apart before they are seen; inference mode hands them over whole."""
+    code, meaning = NARROWING[name]
     x, w = torch.randn(2, 3, generator=torch.Generator().manual_seed(0)), torch.linspace(-1, 1, 12).view(3, 4)
-    with in_float64(), torch.inference_mode():
+    expected = meaning(x.double(), w.double())
+    assert not torch.equal(expected.float().double(), expected), "the case has digits to lose"
+    with in_float64(), torch.inference_mode(not recording):
         actual = code(x, w)
     assert actual.dtype == torch.float64
-    expected = code(x.double(), w.double())
-    if "float32" not in (name := next(n for n, c in NARROWING.items() if c is code)) and name not in ROUNDING:
-        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-15)
-    assert not torch.equal(actual.float().double(), actual), "some step was rounded to float32"
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-15)
 
 
-# Without the mode these round, so there is nothing to compare with.
-ROUNDING = (".float()", ".bfloat16()", "dtype=", "autocast", ".type_as(weight)")
+# ------------------------------------------------------------------------------------------------------- constants
+
+CONSTANTS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "a float32 tensor": (lambda x: x * torch.tensor(0.044715, dtype=torch.float32), True),
+    "a numpy number": (lambda x: x * float(numpy.float32(0.044715)), True),
+    "a decimal of eight digits": (lambda x: x * 0.79788456, True),
+    "a table of sines": (lambda x: x + torch.from_numpy(numpy.sin(numpy.arange(3, dtype=numpy.float32))), True),
+    "a decimal that is meant": (lambda x: x * 0.044715 + 1e-5, False),
+    "a formula": (lambda x: x * math.sqrt(2 / math.pi), False),
+    "a tensor without a type": (lambda x: x * torch.tensor(0.044715), False),
+    "a mask": (lambda x: x.masked_fill(torch.from_numpy(numpy.tri(2, 3, dtype=numpy.float32)) == 0, -1e10), False),
+    "the lowest number": (lambda x: x + torch.full((3,), 0.0) * torch.finfo(torch.float32).min, False),
+    "a whole number": (lambda x: x + torch.tensor(10007.0, dtype=torch.float32), False),
+    "a power of two": (lambda x: x * torch.tensor(0.125, dtype=torch.float32), False),
+    "a mask that is multiplied": (
+        lambda x: (
+            x * torch.from_numpy(numpy.tri(2, 3, dtype=numpy.float32))
+            - 1e10 * (1 - torch.from_numpy(numpy.tri(2, 3, dtype=numpy.float32)))
+        ),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_in_float32_are_seen_and_moved(name: str) -> None:
+    """Weights are exact and never moved; a rounded number that is none is known to half a unit in the last place."""
+    code, rounded = CONSTANTS[name]
+    layer, x = nn.Linear(3, 3), torch.linspace(-1, 1, 6).view(2, 3)
+
+    def run() -> Tensor:
+        with torch.inference_mode():
+            return code(layer(x.double()))
+
+    with in_float64(layer) as met:
+        once = run()
+    assert met.constants is rounded and not met.left_torch
+    result, moved = run_in_float64(run, layer)
+    torch.testing.assert_close(result, once, rtol=0, atol=0)
+    assert len(moved) == (2 if rounded else 0)
+    for other in moved:
+        share = float(((other - result) / result).abs().max())
+        assert 2.0**-27 < share < 2.0**-20, "half a unit in the last place of float32 is 2^-24 of the constant"
+
+
+def test_two_runs_show_constants_that_cancel_out_in_one() -> None:
+    """``a x - b x`` stays when both move up; their difference does not when they move apart."""
+    layer, x = nn.Linear(3, 3), torch.ones(2, 3)
+    one, other = torch.tensor(0.7, dtype=torch.float32), torch.tensor(0.71, dtype=torch.float32)
+    up = [int(abs(torch.frexp(each.double())[0]) * 2**7) % 2 for each in (one, other)]
+    assert up[0] != up[1]
+    with torch.inference_mode():
+        result, moved = run_in_float64(lambda: layer(x) * one - layer(x) * other, layer)
+        wide = layer.double()(x.double()).abs()
+    together, apart = ((each - result).abs() / wide for each in moved)
+    assert float(together.max()) < 2.0**-29, "nearly nothing of 0.7 x 2^-24"
+    torch.testing.assert_close(together + apart, torch.full_like(wide, 1.41 * 2.0**-24), rtol=0.05, atol=0)
+
+
+def test_the_input_of_a_module_without_constants_is_no_constant() -> None:
+    layer = nn.Sequential(nn.Linear(3, 4), nn.GELU("tanh"), nn.LayerNorm(4))
+    with in_float64(layer) as met, torch.inference_mode():
+        layer(torch.ones(2, 3))
+    assert met == InFloat64()
+
+
+def test_numbers_that_come_back_from_numpy_are_not_trusted() -> None:
+    layer = nn.Linear(3, 3)
+
+    def through(dtype: str) -> Callable[[], Tensor]:
+        return lambda: torch.from_numpy(layer(torch.ones(1, 3)).detach().numpy().astype(dtype)) * 2
+
+    result, moved = run_in_float64(through("float64"), layer)
+    assert result.dtype == torch.float64 and not moved
+    with pytest.raises(NotImplementedError, match="leave torch"):
+        run_in_float64(through("float32"), layer)
 
 
 @pytest.mark.parametrize("form", ["linear", "linear without bias", "addmm", "mm", "matmul"])
@@ -100,7 +204,7 @@ def test_large_products_are_computed_in_slabs(form: str, monkeypatch: pytest.Mon
         "mm": lambda: torch.mm(x, weight.t()),
         "matmul": lambda: (batched @ weight.t()).flatten(0, 1),
     }
-    widened = []
+    widened: list[int] = []
     plain = precision._wide
     monkeypatch.setattr(precision, "_SLAB", 700)
     monkeypatch.setattr(precision, "_wide", lambda tensor: widened.append(tensor.numel()) or plain(tensor))

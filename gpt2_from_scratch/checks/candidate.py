@@ -10,6 +10,7 @@ import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +19,26 @@ from torch import Tensor, nn
 from gpt2_from_scratch.building import Loaded, Setting
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError, crash_report
+from gpt2_from_scratch.precision import run_in_float64
+
+
+@dataclass(frozen=True)
+class ExactLogits:
+    """What a module computes when its rounding is taken away.
+
+    Args:
+        logits: float64 ``[B, T, V]``.
+        constants: float64 ``[B, T]``, the most by which rounded constants can have moved each token's logits; None
+            where the module keeps none in float32, so that everything is exact.
+    """
+
+    logits: Tensor
+    constants: Tensor | None = None
+
+    @property
+    def moved(self) -> float:
+        """The largest of `constants`."""
+        return 0.0 if self.constants is None else float(self.constants.max())
 
 
 class Candidate:
@@ -68,17 +89,19 @@ class Candidate:
     @property
     def dtype(self) -> torch.dtype:
         """Precision of its floating parameters; float32 for functions, and where they are mixed."""
-        dtypes = self._parameter_dtypes()
+        dtypes = set(self.parameter_dtypes)
         return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
-    def _parameter_dtypes(self) -> set[torch.dtype]:
+    @property
+    def parameter_dtypes(self) -> frozenset[torch.dtype]:
+        """Those of its floating parameters; none for functions."""
         parameters = self.module.parameters() if self.module is not None else ()
-        return {parameter.dtype for parameter in parameters if parameter.is_floating_point()}
+        return frozenset(parameter.dtype for parameter in parameters if parameter.is_floating_point())
 
     @property
     def precision(self) -> torch.dtype:
         """The lowest precision that is known to have been computed in: of a parameter, or of the logits it gave."""
-        known = {self._output_dtype or torch.float32, torch.float32, *self._parameter_dtypes()}
+        known = {self._output_dtype or torch.float32, torch.float32, *self.parameter_dtypes}
         return max(known, key=lambda dtype: torch.finfo(dtype).eps)
 
     @property
@@ -122,6 +145,24 @@ class Candidate:
         if self._wants_targets(output, input_ids):
             output = self.call(input_ids, **options)
         return self.logits_in(output, input_ids)
+
+    def exact_logits(self, input_ids: Tensor) -> ExactLogits:
+        """Its float64 run on ids ``[B, T]``.
+
+        Raises:
+            NotImplementedError: it cannot be run so; says why.
+        """
+        if self.module is None:  # a function may mix torch with numpy, which stays as narrow as it is
+            raise NotImplementedError("only a torch module can be run in float64")
+        try:
+            logits, moved = run_in_float64(lambda: self.logits(input_ids), self.module)
+        except CandidateError as error:
+            cause = error.__cause__
+            raise NotImplementedError(f"in float64 it fails: {cause if cause is not None else error}") from None
+        if logits.dtype != torch.float64:
+            raise NotImplementedError("its logits are not float64 when it is run in float64")
+        distances = [(other - logits).abs().amax(-1) for other in moved]
+        return ExactLogits(logits, sum(distances[1:], distances[0]) if distances else None)
 
     def logits_in(self, output: Any, input_ids: Tensor, last_suffices: bool = False) -> Tensor:
         """The logits in what the model returned for these ids; see `logits`.

@@ -1,27 +1,30 @@
 """Logits against the reference's, in multiples of the floor.
 
-The one idea: the floor is measured on the same prompts, in the precision in which the candidate computes, and pooled:
-at a single token correct code may be five floors of that token away, over a battery it is not. Near the line the
-candidate's own float64 run decides, in which correct code and the mildest fault are a factor of ten apart.
+The floor is measured on the same prompts, in the precision in which the candidate computes, and pooled: at a single
+token correct code may be five floors of that token away, over a battery it is not. A torch module is then run in
+float64, where correct code and the mildest fault are a factor of a million apart, and that run decides. Where there is
+no such run, or it is not float64 throughout, the threshold of the candidate's own precision decides, and the result
+says why.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.prompts import Prompt
-from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, LINE, NEAR_LINE, Comparison
+from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, LINE, NEAR, WORTH_A_LONG_RUN, Comparison
 from gpt2_from_scratch.errors import CandidateError
-from gpt2_from_scratch.precision import in_float64
 from gpt2_from_scratch.reference import Reference
 
 _SLAB = 16  # tokens whose logits are in float64 at once: 6 MB at GPT-2's vocabulary, which caches hold
 _WORST = 8  # tokens per prompt that a report can show
-_SHORT = 64  # tokens: prompts up to here are run in float64 near the line
+_SHORT = 64  # tokens: prompts up to here are run in float64
+_SAMPLED = 256  # values per parameter that are looked for among the checkpoint's
 _FEW = 17  # tokens: shorter prompts add nothing to a pooled floor, and cost as much as ten more tokens
 _EXACT = 128  # tokens of a prompt on which the floor is measured in float64, too: it costs twice float32
 
@@ -91,18 +94,23 @@ class Exact:
         max_abs: largest difference.
         multiple: the same in float32 floors.
         tokens: compared.
+        threshold: the largest multiple that passes: `EXACT_LINE`, or what rounded constants can account for.
+        constants: the candidate keeps numbers in float32 that are no parameters, so float64 does not make it exact.
     """
 
     max_abs: float
     multiple: float
     tokens: int
+    threshold: float = EXACT_LINE
+    constants: bool = False
 
     def __bool__(self) -> bool:
-        return self.multiple <= EXACT_LINE
+        return self.multiple <= self.threshold
 
     def __str__(self) -> str:
         verdict = "only rounding" if self else "more than rounding"
-        return f"{self.multiple:.3f} x floor in float64 (line {EXACT_LINE:g} x): {verdict}"
+        constants = ", as it keeps constants in float32" if self.constants else ""
+        return f"{self.multiple:.2g} x floor in float64 (threshold {self.threshold:.1g} x{constants}): {verdict}"
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,7 @@ class Logits:
         line: multiples of the floor that pass.
         weights_dtype: the precision that the candidate's weights were rounded to, where arithmetic is finer.
         exact: the float64 run, where it was needed and possible.
+        inexact: why there is no float64 run to decide, where one was wanted.
         tolerance: (atol, rtol) that the user set instead of the line.
     """
 
@@ -125,6 +134,7 @@ class Logits:
     line: float = LINE
     weights_dtype: torch.dtype | None = None
     exact: Exact | None = None
+    inexact: str = ""
     tolerance: tuple[float, float] | None = None
 
     @property
@@ -183,14 +193,14 @@ class Logits:
         if self.tolerance is not None:
             return all(result.excess is not None and result.excess <= 0 for result in self.results)
         if self.exact is not None:
-            return bool(self.exact)
+            return self.multiple <= NEAR and bool(self.exact)
         return self.multiple <= self.line
 
     def __str__(self) -> str:
         if not math.isfinite(self.max_abs):
             return f"not finite, prompt {self.worst.prompt.name!r}, at {list(self.worst.comparison.at)}"
         same = "identical" if self.max_abs == 0 else f"max difference {self.max_abs:.2e}"
-        judged = f"line {self.line:g} x"
+        judged = f"line {self.line:g} x" + (f", as {self.inexact}" if self.inexact else "")
         if self.tolerance is not None:
             judged = f"judged by atol {self.tolerance[0]:g}, rtol {self.tolerance[1]:g}"
         elif self.exact is not None:
@@ -208,6 +218,7 @@ def check_logits(
     line: float = LINE,
     *,
     tolerance: tuple[float, float] | None = None,
+    weights_equal: bool = False,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> Logits:
     """Runs the battery, one prompt at a time.
@@ -221,6 +232,8 @@ def check_logits(
         prompts: the battery.
         line: multiples of the floor that pass.
         tolerance: (atol, rtol) instead of the line: every logit within ``atol + rtol * |expected|``.
+        weights_equal: the candidate's weights are known to be the checkpoint's; otherwise its values are looked for
+            there before its float64 run may fail it.
         progress: called with what is being done.
 
     Raises:
@@ -249,10 +262,12 @@ def check_logits(
             f"there is no floor to judge {_name(logits.dtype)} by: the reference itself overflows in it",
             hint="verify it in float32 or bfloat16",
         )
-    if logits.dtype != torch.float32 or tolerance is not None:
+    if tolerance is not None:
         return logits
-    logits = _looked_at_closely(logits, candidate, reference, prompts, progress)
-    return logits or _with_rounded_weights(logits, candidate, reference, prompts) or logits
+    logits = _looked_at_closely(logits, candidate, reference, weights_equal, progress)
+    if logits or logits.dtype != torch.float32:
+        return logits
+    return _with_rounded_weights(logits, candidate, reference) or logits
 
 
 def _floors(dtype: torch.dtype, reference: Reference, prompt: Prompt, expected: Tensor) -> Tensor:
@@ -386,45 +401,71 @@ def _targets(prompt: Prompt) -> int:
     return prompt.tokens - prompt.ids.size(0)
 
 
-def _run_in_float64(
-    candidate: Candidate, reference: Reference, prompts: Sequence[Prompt], floor: float
-) -> Exact | None:
-    """The candidate's mathematics without its rounding; None where it cannot be run so."""
-    if candidate.module is None:  # a function may mix torch with numpy, which stays as narrow as it is
-        return None
-    largest, tokens = 0.0, 0
-    for prompt in prompts:
-        if prompt.ids.size(1) > _SHORT:  # long prompts were compared in float32; here the weights matter, not positions
-            continue
-        try:
-            with in_float64():
-                actual = candidate.logits(prompt.ids)
-        except CandidateError:
-            return None
-        if actual.dtype != torch.float64:
-            return None
-        largest = max(largest, float(_distances(actual, reference.in_float64(prompt.ids)).max()))
-        tokens += prompt.tokens
-    return Exact(largest, largest / floor, tokens) if tokens else None
-
-
 def _looked_at_closely(
     logits: Logits,
     candidate: Candidate,
     reference: Reference,
-    prompts: Sequence[Prompt],
+    weights_equal: bool = False,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> Logits:
-    """With the candidate's float64 run, where it is near the line and can be run so."""
-    if not NEAR_LINE[0] <= logits.multiple <= NEAR_LINE[1]:
+    """With the candidate's float64 run, where there is a difference that may be rounding, and it can be run so."""
+    if logits.max_abs == 0 or logits.multiple > NEAR or candidate.module is None:
         return logits
-    progress("logits: near the line, in float64")
-    return replace(logits, exact=_run_in_float64(candidate, reference, prompts, logits.floor))
+    progress("logits: in float64")
+    dtypes = candidate.parameter_dtypes
+    lower = next(iter(dtypes)) if len(dtypes) == 1 and torch.finfo(next(iter(dtypes))).bits < 32 else None
+    try:
+        with reference.with_weights_in(lower) if lower is not None else nullcontext():
+            exact = _run_in_float64(logits, candidate, reference)
+            if not exact and not weights_equal and not _same_values(candidate.module, reference):
+                raise NotImplementedError("its weights are not the checkpoint's, bit for bit")
+    except NotImplementedError as why:
+        return replace(logits, inexact=str(why))
+    return replace(logits, exact=exact)
 
 
-def _with_rounded_weights(
-    logits: Logits, candidate: Candidate, reference: Reference, prompts: Sequence[Prompt]
-) -> Logits | None:
+def _run_in_float64(logits: Logits, candidate: Candidate, reference: Reference) -> Exact:
+    """The candidate's mathematics without its rounding, on short prompts and on long ones that differ much."""
+    largest = rounding = moved = 0.0
+    scale, tokens, constants = 0.0, 0, False
+    shortest = min(result.prompt.ids.size(1) for result in logits.results)
+    for result in logits.results:
+        ids = result.prompt.ids
+        long = ids.size(1) > max(_SHORT, shortest)
+        if long and result.comparison.max_abs < WORTH_A_LONG_RUN * logits.floor:
+            continue
+        actual, expected, usual = candidate.exact_logits(ids), reference.in_float64(ids), reference.logits(ids)
+        largest = max(largest, float(_distances(actual.logits, expected).max()))
+        rounding = max(rounding, float(_distances(usual, expected).max()))
+        scale = max(scale, float(usual.abs().max()))
+        moved = max(moved, actual.moved)
+        constants |= actual.constants is not None
+        tokens += ids.numel()
+    floor = max(logits.floor if logits.dtype == torch.float32 else rounding, FLOAT32_ULP * scale)
+    return Exact(largest, largest / floor, tokens, max(EXACT_LINE, moved / floor), constants)
+
+
+def _same_values(module: nn.Module, reference: Reference) -> bool:
+    """Whether the module's numbers are the checkpoint's, wherever they are in it.
+
+    A sample of its parameters is looked for among all of the reference's. Weights that were folded, or computed with,
+    differ in their last bits, and a run in float64 would show nothing but that.
+    """
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for parameter in module.parameters():
+        flat = parameter.detach().cpu().flatten()
+        parts.append(flat[torch.randint(len(flat), (min(len(flat), _SAMPLED),), generator=generator)].float())
+    sample = torch.unique(torch.cat(parts))
+    found = sample == 0
+    for parameter in reference.model.parameters():
+        flat = parameter.detach().flatten()
+        places = torch.searchsorted(sample, flat).clamp_(max=len(sample) - 1)
+        found[places[sample[places] == flat]] = True
+    return bool(found.all())
+
+
+def _with_rounded_weights(logits: Logits, candidate: Candidate, reference: Reference) -> Logits | None:
     """The same verdict against a reference with rounded weights, if that explains the candidate; else None.
 
     A function in float32 whose weights went through bfloat16 cannot be told by its types. It is told by its numbers:
@@ -433,14 +474,15 @@ def _with_rounded_weights(
     for dtype in (torch.bfloat16, torch.float16):
         with reference.with_weights_in(dtype):
             results = []
-            for prompt, before in zip(prompts, logits.results, strict=True):
-                result = _measure(prompt, candidate.logits(prompt.ids), reference.logits(prompt.ids))
+            for before in logits.results:
+                ids = before.prompt.ids
+                result = _measure(before.prompt, candidate.logits(ids), reference.logits(ids))
                 if not result.comparison.max_abs <= logits.line * logits.floor:
                     break
                 results.append(replace(result, floors=before.floors))
             else:
-                rounded = replace(logits, results=tuple(results), weights_dtype=dtype, exact=None)
-                if rounded := _looked_at_closely(rounded, candidate, reference, prompts):
+                rounded = replace(logits, results=tuple(results), weights_dtype=dtype, exact=None, inexact="")
+                if rounded := _looked_at_closely(rounded, candidate, reference):
                     return rounded
     return None
 

@@ -7,8 +7,8 @@ so such gaps are sites of their own (`h.0.attn.probabilities`, `h.0.attn.merged`
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.compare import EXACT_SITE_RTOL, LINE, SITE_RTOL, compare
 from gpt2_from_scratch.mapping import Layout, best_fit, collapse
-from gpt2_from_scratch.precision import in_float64
+from gpt2_from_scratch.precision import run_in_float64
 from gpt2_from_scratch.reference import Reference
 from gpt2_from_scratch.trace import Site, trace
 
@@ -139,17 +139,18 @@ def find_divergence(
     parameters = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
     theirs_of = dict(best_fit(layouts, config, parameters).layout.sites(config))
     uncompiled = candidate.uncompiled()
-    with in_float64() if exact else nullcontext():
-        actual = trace(
-            module,
-            [name for names in theirs_of.values() for name in names],
-            lambda: uncompiled.logits(prompt.ids),
-            attention=[name for site, names in theirs_of.items() if site.endswith(".attn") for name in names],
-        )
+    run = partial(
+        trace,
+        module,
+        [name for names in theirs_of.values() for name in names],
+        lambda: uncompiled.logits(prompt.ids),
+        attention=[name for site, names in theirs_of.items() if site.endswith(".attn") for name in names],
+    )
+    actual, moved = run_in_float64(run, module) if exact else (run(), ())
     existing = {name for name, _ in module.named_modules(remove_duplicate=False)}
     if exact:
         right = reference.trace(prompt.ids, torch.float64)
-        limits: Mapping[str, float] = dict.fromkeys(right, EXACT_SITE_RTOL)
+        limits = _exact_limits(list(right), theirs_of, actual, moved)
     else:
         right = reference.trace(prompt.ids)
         rounding = torch.float64 if candidate.precision == torch.float32 else candidate.precision
@@ -182,6 +183,22 @@ def _limits(right: Mapping[str, Site], rounded: Mapping[str, Site]) -> Mapping[s
         for actual, expected in sides:
             if actual is not None and expected is not None and expected.is_floating_point():
                 limit = max(limit, LINE * _relative(actual, expected))
+        limits[site] = limit
+    return limits
+
+
+def _exact_limits(
+    sites: Sequence[str],
+    theirs_of: Mapping[str, Sequence[str]],
+    actual: Mapping[str, Site],
+    moved: Sequence[Mapping[str, Site]],
+) -> Mapping[str, float]:
+    """How far from the reference's float64 run a site may be: as far as rounded constants can have moved it."""
+    limits, limit = {}, EXACT_SITE_RTOL
+    for site in sites:
+        for name in theirs_of.get(site, ()):
+            if name in actual and all(name in other for other in moved):
+                limit = max(limit, sum(_relative(other[name].output, actual[name].output) for other in moved))
         limits[site] = limit
     return limits
 

@@ -19,9 +19,7 @@ from gpt2_from_scratch.compare import FLOAT32_ULP, LINE
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.fault import HEAD, NORM, Cause, Causes, line
 from gpt2_from_scratch.diagnose.simulation import Rounding, Simulation
-from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.model import GPTModel
-from gpt2_from_scratch.precision import in_float64
 from gpt2_from_scratch.reference import Reference
 
 _SEED = 4242  # of the prompts; another than the verifier's
@@ -206,7 +204,7 @@ class Evidence:
         self.laboratory = laboratory
         asked = [*(simulation.ids for simulation in laboratory.texts), laboratory.prompts.single]
         *self.logits, self.single = [candidate.logits(ids) for ids in asked]
-        self.exact = in_float64_of(candidate, asked)
+        self.exact, self.moved = in_float64_of(candidate, asked)
         pairs = zip(self.logits, laboratory.expected, strict=True)
         baseline = max(gap(logits, expected) for logits, expected in pairs)
         self.baseline = baseline / laboratory.floor  # what is to be explained, in floors
@@ -228,7 +226,7 @@ class Evidence:
     @property
     def differs(self) -> bool:
         """Whether there is anything to explain."""
-        return not self.difference <= line((), self.exact is not None) * self.laboratory.floor
+        return not self.difference <= max(line((), self.exact is not None) * self.laboratory.floor, self.moved)
 
     @property
     def finite(self) -> bool:
@@ -250,7 +248,8 @@ class Evidence:
             return Explained(math.inf, math.inf, self.difference, 0.0)
         floor = self.laboratory.floor_with(causes)
         finely = left if self.exact is None else self._left_exactly(causes)
-        return Explained(left / floor, finely, self.difference, line(causes, self.exact is not None) * floor)
+        limit = line(causes, self.exact is not None, self.difference / floor) * floor
+        return Explained(left / floor, finely, self.difference, max(limit, self.moved))
 
     def rough(self, causes: Causes) -> float:
         """The largest difference on the first prompt alone, in the reference's floors: to rank, not to judge."""
@@ -270,16 +269,10 @@ def gap(actual: Tensor, expected: Tensor) -> float:
     return largest if math.isfinite(largest) else math.inf
 
 
-def in_float64_of(candidate: Candidate, prompts: Sequence[Tensor]) -> list[Tensor] | None:
-    """The candidate's mathematics without its rounding; None where it cannot be run so.
-
-    Modules only: a function may compute one half in torch, which is widened, and the other in numpy, which is not.
-    """
-    if candidate.module is None:
-        return None
+def in_float64_of(candidate: Candidate, prompts: Sequence[Tensor]) -> tuple[list[Tensor] | None, float]:
+    """The candidate's mathematics without its rounding, and the most that its rounded constants move; or None, 0."""
     try:
-        with in_float64():
-            answers = [candidate.logits(ids) for ids in prompts]
-    except (CandidateError, NotImplementedError):
-        return None
-    return answers if all(logits.dtype == torch.float64 for logits in answers) else None
+        answers = [candidate.exact_logits(ids) for ids in prompts]
+    except NotImplementedError:
+        return None, 0.0
+    return [answer.logits for answer in answers], max(answer.moved for answer in answers)

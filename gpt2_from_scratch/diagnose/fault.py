@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from gpt2_from_scratch.compare import EXACT_LINE, LINE
+from gpt2_from_scratch.compare import EXACT_LINE, EXPLAINED, EXPLAINED_SHARE, LINE
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.mapping import collapse
 from gpt2_from_scratch.model import GPTModel
@@ -138,14 +138,17 @@ class Cause:
 Causes: TypeAlias = tuple[Cause, ...]
 
 
-def line(causes: Causes, exact: bool) -> float:
+def line(causes: Causes, exact: bool, difference: float = math.inf) -> float:
     """Within how many floors a candidate with these faults agrees with their simulation.
 
     Args:
         causes: the faults.
         exact: both were run in float64.
+        difference: in floors, what the faults are to explain.
     """
-    return EXACT_LINE if exact and not any(cause.fault.kept for cause in causes) else LINE
+    if not exact or any(cause.fault.kept for cause in causes):
+        return LINE
+    return min(max(EXPLAINED_SHARE * difference, EXACT_LINE), EXPLAINED) if causes else EXACT_LINE
 
 
 def stages(config: GPTConfig) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ each fault would make of those. All answers together must then explain the logit
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,8 +25,8 @@ from gpt2_from_scratch.diagnose.simulation import Rounding
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.mapping import Layout, best_fit
-from gpt2_from_scratch.precision import in_float64
-from gpt2_from_scratch.trace import trace
+from gpt2_from_scratch.precision import run_in_float64
+from gpt2_from_scratch.trace import Site, trace
 
 _EQUAL = 1e-6  # relative: tensors that were made by the same steps in another order
 _ALIKE = 3.0  # explanations that leave so many times what the best leaves are as good
@@ -133,11 +132,19 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class Passage:
-    """What one stage of the candidate received and returned."""
+    """What one stage of the candidate received and returned.
+
+    Args:
+        stage: its name.
+        entering: what it received.
+        leaving: what it returned.
+        moved: the most by which rounded constants can have moved what it returned.
+    """
 
     stage: str
     entering: Tensor
     leaving: Tensor
+    moved: float = 0.0
 
 
 def passages(
@@ -151,21 +158,35 @@ def passages(
     parameters = {name: tuple(p.shape) for name, p in candidate.module.named_parameters(remove_duplicate=False)}
     names = {site: theirs[0] for site, theirs in best_fit(layouts, config, parameters).layout.sites(config)}
     whole = Candidate(candidate.module, config)
-    logits: list[Tensor] = []
+    tracing = [names[stage] for stage in stages(config) if stage in names]
+
+    def run() -> tuple[Mapping[str, Site], Tensor]:
+        logits: list[Tensor] = []
+        seen = trace(module, tracing, lambda: logits.append(whole.logits(ids)))
+        return {stage: seen[names[stage]] for stage in stages(config) if names.get(stage) in seen}, logits[0]
+
+    module = candidate.module
     try:
-        with in_float64() if rounding == "float64" else nullcontext():
-            seen = trace(
-                candidate.module,
-                [names[stage] for stage in stages(config) if stage in names],
-                lambda: logits.append(whole.logits(ids)),
-            )
+        (found, logits), moved = run_in_float64(run, module) if rounding == "float64" else (run(), ())
     except (CandidateError, NotImplementedError):
         return None
-    found = {stage: seen[names[stage]] for stage in stages(config) if names.get(stage) in seen}
     if NORM not in found or not any(stage.startswith("h.") for stage in found):
         return None
+    others = [_cut(other, other_logits, ids, config) for other, other_logits in moved]
+    cut = []
+    for place, passage in enumerate(_cut(found, logits, ids, config)):
+        distances = [gap(other[place].leaving, passage.leaving) for other in others]
+        cut.append(replace(passage, moved=sum(each for each in distances if math.isfinite(each))))
+    width = (*ids.shape, config.n_embd)
+    if any(tuple(passage.entering.shape) != width for passage in cut[1:]):
+        return None
+    return tuple(cut)
+
+
+def _cut(found: Mapping[str, Site], logits: Tensor, ids: Tensor, config: GPTConfig) -> tuple[Passage, ...]:
+    """The passages of all stages, in order: each stage returned what the next one received."""
     cut: list[Passage] = []
-    leaving = logits[0]
+    leaving = logits
     for stage in reversed(stages(config)):
         if stage == EMBED:
             entering = ids
@@ -175,9 +196,6 @@ def passages(
             entering = found[stage].input if stage in found else leaving
         cut.append(Passage(stage, entering.cpu(), leaving.cpu()))
         leaving = entering
-    width = (*ids.shape, config.n_embd)
-    if any(tuple(passage.entering.shape) != width for passage in cut[:-1]):
-        return None
     return tuple(reversed(cut))
 
 
@@ -277,10 +295,11 @@ class Inside:
 
     def _proven(self, passage: Passage, hypotheses: Sequence[Causes]) -> list[Causes]:
         left = ranked(lambda causes: self._left(passage, causes), self.clock.during(dict.fromkeys(hypotheses)))
-        if not left or not left[0][0] <= self._line(left[0][1]):
+        whole = self._left(passage, ())
+        if not left or not left[0][0] <= self._line(left[0][1], whole):
             return []
         best = max(left[0][0] * _ALIKE, self._line(()) / 10)
-        return [causes for multiple, causes in left if multiple <= min(best, self._line(causes))]
+        return [causes for multiple, causes in left if multiple <= min(best, self._line(causes, whole))]
 
     def _fitted(self, passage: Passage, pool: Sequence[Cause]) -> list[Causes]:
         config, distance = self.laboratory.config, self._distance_at(passage)
@@ -290,11 +309,11 @@ class Inside:
         return [(cause,) for cause in found if cause is not None]
 
     def _agrees(self, passage: Passage, causes: Causes) -> bool:
-        return self._left(passage, causes) <= self._line(causes)
+        return self._left(passage, causes) <= self._line(causes, self._left(passage, ()) if causes else math.inf)
 
-    def _line(self, causes: Causes) -> float:
+    def _line(self, causes: Causes, difference: float = math.inf) -> float:
         """A stage agrees within this many of its own floors, as the whole does."""
-        return line(causes, self.rounding == "float64")
+        return line(causes, self.rounding == "float64", difference)
 
     def _left(self, passage: Passage, causes: Causes) -> float:
         """What the causes leave of the difference, in floors of the stage."""
@@ -304,7 +323,8 @@ class Inside:
         scale = float(result.abs().nan_to_num().max())
         others = [self._result(passage, causes, rounding) for rounding in ("float32", "textbook", "float64")]
         floor = max(gap(others[0], others[2]), gap(others[1], others[2]), FLOAT32_ULP * scale)
-        return gap(result, passage.leaving) / floor if math.isfinite(floor) else math.inf
+        left = max(0.0, gap(result, passage.leaving) - passage.moved)
+        return left / floor if math.isfinite(floor) else math.inf
 
     def _distance_at(self, passage: Passage, rounding: Rounding = "float32") -> Distance:
         known = ~passage.leaving.isnan()

@@ -85,7 +85,7 @@ class Search:
         self.progress = progress
         self.base = base
         config = evidence.laboratory.config
-        # Where the difference is small, float32 would hide which hypothesis is nearer; see compare.NEAR_LINE.
+        # Where the difference is small, float32 would hide which hypothesis is nearer.
         self.single, self.text = evidence.measures(precise=evidence.baseline < 100)
         causes = [cause for cause in plausible(config) if not _only_head(cause, config)]
         if not evidence.leaks:

@@ -247,7 +247,13 @@ class _Run:
             return
         self.enter("logits")
         logits = check_logits(
-            self.subject, self.reference, self.prompts, self.line, tolerance=tolerance, progress=self.enter
+            self.subject,
+            self.reference,
+            self.prompts,
+            self.line,
+            tolerance=tolerance,
+            weights_equal=bool(self.verdict.weights),
+            progress=self.enter,
         )
         self.verdict = replace(self.verdict, logits=logits)
         if torch.finfo(logits.dtype).bits < 32:
