@@ -1,7 +1,7 @@
 """Right code with an ordinary cast inside passes, and wrong code with the same cast fails and is named.
 
-Every style that a layout describes, with every cast of `tests.casts`, on perturbed checkpoints. By default a thin slice;
-``-m slow`` runs all of it on nine checkpoints.
+Every style that a layout describes, with every cast of `tests.casts`, on perturbed checkpoints. By default a thin
+slice; ``-m slow`` runs all of it on nine checkpoints.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,7 +21,6 @@ from gpt2_from_scratch.loading import open_checkpoint
 from gpt2_from_scratch.reference import load_reference
 from gpt2_from_scratch.testing import perturbed_checkpoint
 from gpt2_from_scratch.verifier import Verdict
-from gpt2_from_scratch.verifier.explaining import explaining
 from tests.casts import CASTS, Cast, cast
 from tests.modules import STYLES
 from tests.remembering import Remembering
@@ -89,7 +87,7 @@ def judged(
             STYLES[style].layout,
             gradients=wrong is None,
             skip=("self-tests", "generation"),
-            diagnose=None if wrong is None else explaining(60),
+            diagnose_seconds=0 if wrong is None else 60,
         )
 
 

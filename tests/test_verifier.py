@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch import EXACT, FUSED, TEXTBOOK, CandidateError, CheckpointError, GPTModel, load_into
-from gpt2_from_scratch.compare import LINE
+from gpt2_from_scratch.compare import EXACT_LINE, LINE
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.layers import EXACT_EAGER
 from gpt2_from_scratch.layouts import LAYOUTS
