@@ -2,19 +2,18 @@
 
 A style's file is written as its author would write it and knows nothing of this project. What a test has to know about
 it is a `Style`, in `STYLES`: how to build the model from our configuration in the author's own vocabulary, which of
-GPT-2's values each of its parameters holds, and how to call it.
+GPT-2's values each of its parameters holds, and how to call it::
 
-Example:
-    >>> style = STYLES["head_list"]
-    >>> model = style.load(tensors, config)     # tensors: Hugging Face names without prefix, linear weights [in, out]
-    >>> style.logits(model, ids)                # ids [B, T] to logits [B, T, V]
+    style = STYLES["head_list"]
+    model = style.load(tensors, config)     # tensors: Hugging Face names without prefix, linear weights [in, out]
+    logits = style.logits(model, ids)       # ids [B, T] to logits [B, T, V]
 """
 
 import itertools
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -86,6 +85,10 @@ class Style:
             arrays = {name: tensor.detach().clone().numpy() for name, tensor in arranged.items()}
             return lambda ids: torch.as_tensor(model(arrays, ids.numpy()))
         unused = [name.replace("*", str(layer)) for name in self.spare for layer in range(config.n_layer)]
+        if path is not None:  # a mistake may have lost or added parameters
+            owned = dict(model.named_parameters(remove_duplicate=False))
+            unused += sorted(set(owned) - set(arranged))
+            arranged = {name: value for name, value in arranged.items() if name in owned}
         fill(model, arranged, unused)
         return model.to(tensors["wte.weight"].dtype).eval().requires_grad_(False)
 
@@ -114,24 +117,29 @@ _numbers = itertools.count()
 
 
 def import_file(path: Path) -> ModuleType:
-    """Imports a file under a name nobody else uses, whatever its folder."""
-    spec = spec_from_file_location(f"{path.stem}_{next(_numbers)}", path)
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """Imports a file under a name nobody else uses, whatever its folder, and leaves no compiled copy behind."""
+    module = ModuleType(f"{path.stem}_{next(_numbers)}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses look up the types in their fields
+    exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
     return module
 
 
-def edited(style: Style, edits: Iterable[Edit], folder: Path) -> Path:
-    """A copy of the style's file with each edit made; every old text has to occur exactly once in the original."""
+def with_edits(style: Style, edits: Iterable[Edit]) -> str:
+    """The text of the style's file with each edit made; every old text has to occur exactly once in the file."""
     original = source = style.path.read_text()
     for old, new in edits:
         assert original.count(old) == 1, f"{style.name}: {original.count(old)} times in the file: {old!r}"
-        assert source.count(old) == 1, f"{style.name}: an earlier edit has changed {old!r}"
+        assert source.count(old) == 1, f"{style.name}: another edit has changed or repeated {old!r}"
         source = source.replace(old, new)
+    return source
+
+
+def edited(style: Style, edits: Iterable[Edit], folder: Path) -> Path:
+    """Writes an edited copy of the style's file into the folder, and returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{style.name}.py"
-    path.write_text(source)
+    path.write_text(with_edits(style, edits))
     return path
 
 

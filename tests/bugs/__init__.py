@@ -1,0 +1,83 @@
+"""Bugs that people write into a right GPT-2: edits of the styles in `tests.foreign`, and the lines that are guilty.
+
+`tests.bugs.development` is there to build and tune a diagnosis with. `tests.bugs.held_out` is there to measure it:
+whoever writes rules does not read that file. Both were drawn by chance from one list, by style and by kind::
+
+    model = bug.load(tensors, config, folder)   # the edited file is in the folder, so its lines can be named
+    bug.lines                                   # the lines that a reviewer would point at
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+from gpt2_from_scratch.config import GPTConfig
+from tests.foreign import STYLES, Edit, Style, Tensors, edited, with_edits
+
+
+@dataclass(frozen=True)
+class Bug:
+    """One or several mistakes in one file.
+
+    Args:
+        style: name of the style whose file is edited.
+        name: of the bug; unique in its style.
+        kind: what part of GPT-2 is wrong.
+        why: one sentence.
+        edits: text of the file and what stands in its place.
+        guilty: lines of the edited file, each by a text that occurs there once and ends in that line; without them the
+            guilty lines are those that the edits changed or added.
+        parts: names of the bugs that this one combines.
+    """
+
+    style: str
+    name: str
+    kind: str
+    why: str
+    edits: tuple[Edit, ...]
+    guilty: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        return f"{self.style}/{self.name}"
+
+    @property
+    def source(self) -> str:
+        """The edited file."""
+        return with_edits(STYLES[self.style], self.edits)
+
+    @property
+    def lines(self) -> tuple[int, ...]:
+        """Numbers of the guilty lines in the edited file, from 1."""
+        source = self.source
+        if not self.guilty:
+            return tuple(sorted(changed(STYLES[self.style], source.splitlines())))
+        found = []
+        for text in self.guilty:
+            assert source.count(text) == 1, f"{self.id}: {source.count(text)} times in the edited file: {text!r}"
+            found.append(source[: source.index(text) + len(text)].count("\n") + 1)
+        return tuple(sorted(found))
+
+    def write(self, folder: Path) -> Path:
+        """Writes the edited file into the folder, under the style's name."""
+        return edited(STYLES[self.style], self.edits, folder)
+
+    def load(self, tensors: Tensors, config: GPTConfig, folder: Path) -> Any:
+        """The model of the edited file with these weights; see `Style.load`."""
+        return STYLES[self.style].load(tensors, config, self.write(folder))
+
+
+def changed(style: Style, source: Iterable[str]) -> set[int]:
+    """Lines of an edited source that are not in the style's file."""
+    lines = list(source)
+    matcher = SequenceMatcher(None, style.path.read_text().splitlines(), lines, autojunk=False)
+    return {
+        number + 1
+        for tag, _, _, start, stop in matcher.get_opcodes()
+        if tag != "equal"
+        for number in range(start, stop)
+        if lines[number].strip()
+    }

@@ -1,0 +1,108 @@
+"""The bugs of `tests.bugs` are bugs: each edit fits its file, the file still runs, and its logits are wrong.
+
+Everything is float64 with perturbed weights, so a difference far above rounding is the bug's own.
+"""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.config import GPTConfig
+from tests.bugs import Bug, development, held_out
+from tests.foreign import STYLES
+from tests.perturbed import SIZES, perturbed
+
+BUGS = development.BUGS + held_out.BUGS
+# Relative to the largest logit. Right code was measured at 2e-15, the smallest bug at 5e-5.
+WRONG = 1e-9
+
+
+@pytest.fixture(scope="module")
+def config() -> GPTConfig:
+    return GPTConfig.from_hf(perturbed(n_inner=None).config.to_dict())
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, Tensor]:
+    return dict(perturbed(n_inner=None).double().transformer.named_parameters())
+
+
+@pytest.fixture(scope="module")
+def ids() -> Tensor:
+    """Shorter than the context, because a position too far is an `IndexError` only at the end of it."""
+    return torch.randint(SIZES["vocab_size"], (2, 31), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture(scope="module")
+def expected(tensors: dict[str, Tensor], config: GPTConfig, ids: Tensor) -> Tensor:
+    style = STYLES["book"]
+    return style.logits(style.load(tensors, config), ids)
+
+
+def logits(bug: Bug, tensors: dict[str, Tensor], config: GPTConfig, ids: Tensor, folder: Path) -> Tensor:
+    return STYLES[bug.style].logits(bug.load(tensors, config, folder), ids)
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    """Largest difference by largest logit; NaN is infinitely wrong."""
+    return ((found - expected).abs().nan_to_num(nan=torch.inf).max() / expected.abs().max()).item()
+
+
+def test_the_set_is_as_large_as_it_claims() -> None:
+    assert len({bug.id for bug in BUGS}) == len(BUGS) >= 300
+    assert len(held_out.SINGLE) == pytest.approx(len(development.SINGLE) / 2, abs=1)  # a third of all
+    assert len({bug.style for bug in development.BUGS} & {bug.style for bug in held_out.BUGS}) >= 15
+    assert min(Counter(bug.kind for bug in BUGS).values()) >= 3
+    assert sum(bool(bug.parts) for bug in BUGS) >= 50
+
+
+def test_no_combination_tells_of_a_bug_that_is_held_out() -> None:
+    for bugs in (development, held_out):
+        single = {bug.id for bug in bugs.SINGLE}
+        assert {f"{bug.style}/{part}" for bug in bugs.COMBINED for part in bug.parts} <= single
+
+
+@pytest.mark.parametrize("bugs", [development.BUGS, held_out.BUGS], ids=["development", "held_out"])
+def test_every_edit_fits_its_file_and_names_a_line(bugs: tuple[Bug, ...]) -> None:
+    for bug in bugs:
+        compile(bug.source, bug.id, "exec")
+        assert bug.lines, bug.id
+        assert bug.why.endswith("."), bug.id
+
+
+def check(bug: Bug, tensors: dict[str, Tensor], config: GPTConfig, ids: Tensor, expected: Tensor, folder: Path) -> None:
+    found = logits(bug, tensors, config, ids, folder)
+    assert found.shape == expected.shape
+    assert found.dtype == torch.float64
+    assert distance(found, expected) > WRONG
+
+
+@pytest.mark.parametrize("bug", BUGS[::12], ids=lambda bug: bug.id)
+def test_some_bugs_make_wrong_logits(
+    bug: Bug, tensors: dict[str, Tensor], config: GPTConfig, ids: Tensor, expected: Tensor, tmp_path: Path
+) -> None:
+    check(bug, tensors, config, ids, expected, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.id)
+def test_every_bug_makes_wrong_logits(
+    bug: Bug, tensors: dict[str, Tensor], config: GPTConfig, ids: Tensor, expected: Tensor, tmp_path: Path
+) -> None:
+    check(bug, tensors, config, ids, expected, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.parts], ids=lambda bug: bug.id)
+def test_every_part_of_a_combination_adds_to_it(
+    bug: Bug, tensors: dict[str, Tensor], config: GPTConfig, ids: Tensor, tmp_path: Path
+) -> None:
+    together = logits(bug, tensors, config, ids, tmp_path / "together")
+    single = {other.id: other for other in BUGS}
+    for part in bug.parts:
+        left = tuple(edit for edit in bug.edits if edit not in single[f"{bug.style}/{part}"].edits)
+        rest = Bug(bug.style, "rest", bug.kind, bug.why, left)
+        assert distance(logits(rest, tensors, config, ids, tmp_path / part), together) > WRONG, part
