@@ -5,6 +5,7 @@ names that training scripts use, a wrapper's prefix is taken off only where the 
 the shapes of the tensors have the last word.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -30,13 +31,19 @@ _SIZES = {
 _RESIZED = {"vocab_size": "transformer.wte.weight", "block_size": "transformer.wpe.weight"}
 
 
-class SavedConfig:
-    """Stands in for a pickled configuration class (build-nanogpt's `GPTConfig`): its values, and none of its code."""
+class SavedObject:
+    """Stands in for an object of somebody's own class: the attributes that were saved, and none of its code."""
 
-    fields: Mapping[str, object] = {}
+    def __init__(self, *arguments: object) -> None:
+        """Takes whatever the class would have been called with."""
+
+    def __new__(cls, *arguments: object) -> "SavedObject":
+        return super().__new__(cls)
 
     def __setstate__(self, state: object) -> None:
-        self.fields = state if isinstance(state, dict) else {}
+        for part in state if isinstance(state, tuple) else (state,):  # a class with slots has two parts
+            if isinstance(part, dict):
+                self.__dict__ |= {str(name): value for name, value in part.items()}
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,8 @@ def find(content: object, where: str) -> Found:
     others = sorted(str(other) for other in content if other != key)
     notes = (f"left out: {', '.join(others)[:200]}",) if others else ()
     arguments, config = content.get("model_args"), content.get("config")
-    if isinstance(config, SavedConfig):
-        arguments = config.fields
+    if arguments is None and isinstance(config, SavedObject | OrderedDict):
+        arguments = vars(config) | (config if isinstance(config, OrderedDict) else {})
     if not isinstance(arguments, dict) or not arguments.keys() >= _SIZES.keys():
         return Found(content[key], notes=notes)
     return _trained(content[key], arguments, notes, where)

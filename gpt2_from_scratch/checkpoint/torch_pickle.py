@@ -1,10 +1,13 @@
 """What `torch.save` wrote: `pytorch_model.bin`, `.pt`, `.pth`; the zip archive of today and the stream from before 1.6.
 
-A pickle is a program, so `torch.load` is told ``weights_only=True``, with no other way behind it, and sees only files
-that have been judged before. The one idea: what a pickle imports can be listed without running it, and a state dict
-needs a handful of names, while ``weights_only`` lets 144 pass, some of which allocate whatever a file tells them to. A
-zip archive is checked because a small one may inflate to any size, and tensors because strides make a terabyte out of
-four bytes.
+A pickle is a program, so it is checked before `torch.load` runs it with ``weights_only=True``; there is no other way.
+
+* What it imports is listed first. Names that a state dict needs are allowed. Names that run code or allocate memory are
+  refused. Every other name is a class of somebody's own (settings, counters, dates): a stand-in takes its place, which
+  keeps the attributes and has no code.
+* What it builds is followed without building it, so that a small file cannot ask for hours or gigabytes.
+* A zip archive is checked because a small one may inflate to any size, and tensors because strides make a terabyte out
+  of four bytes.
 """
 
 import io
@@ -16,6 +19,7 @@ import warnings
 import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -37,11 +41,20 @@ _MOST_REPEATS = 48
 
 # Everything that state dicts, training settings and optimizer states import. None of it calls or allocates anything.
 _ALLOWED = re.compile(
-    r"collections\.OrderedDict|torch\.(Size|device|bool|(bfloat|float|int|uint)\d+)"
+    r"collections\.(OrderedDict|Counter)|(builtins|__builtin__)\.(set|complex)"
+    r"|torch\.(Size|device|bool|(bfloat|float|int|uint)\d+)"
     r"|torch\.(Float|Half|BFloat16|Double|Long|Int|Short|Char|Byte|Bool)Storage"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)"
 )
-_CONFIG_CLASS = re.compile(r"\w+(\.\w+)*\.GPTConfig")  # build-nanogpt's settings; a stand-in takes its place
+# No file with weights has a reason to import these. A stand-in would keep them harmless; refusing says what they are.
+_REFUSED = re.compile(
+    r"(torch|os|posix|nt|subprocess|sys|runpy|shutil|socket|importlib|imp|ctypes|webbrowser|pickle|_pickle|marshal|code"
+    r"|codeop|pty|pdb|bdb|timeit|multiprocessing|threading|asyncio|urllib|http|pip|commands|operator|functools|types"
+    r"|_io|io|tempfile|signal|platform|transformers\.training_args)(\.|$).*"
+    # Of Python's own functions and classes, those that hold values may pass.
+    r"|(builtins|__builtin__)\.(?!(list|dict|tuple|frozenset|int|float|bool|str|bytes|object|slice|range)$).*"
+)
+_DEEPEST = 1_000  # objects inside one another; settings have ten levels, and 800,000 take seconds to walk
 _ONLY_WEIGHTS = 'nothing was run; where it was trained, write torch.save(model.state_dict(), "weights.pt")'
 
 
@@ -96,9 +109,9 @@ def _read_zip(path: Path, file: BinaryIO, mmap: bool) -> Any:
     records = _records(path, file)
     program = records["data.pkl"]
     file.seek(program.start)
-    names, _ = _scan(path, io.BytesIO(file.read(program.size)))
+    pickled = _scan(path, io.BytesIO(file.read(program.size)))
     mapped = mmap and path.suffix != ".safetensors"  # torch believes such a name, and hands the file to safetensors
-    content = _load(path, path if mapped else file, names)
+    content = _load(path, path if mapped else file, pickled)
     if mapped:  # reading, torch itself compares each record with the tensor's storage
         data = sorted(record for name, record in records.items() if name.startswith("data/") and record.size)
         found = sorted(_storages(content).items())
@@ -115,9 +128,9 @@ def _read_stream(path: Path, file: BinaryIO) -> Any:
         raise FormatError(f"{path} is a tar archive, as PyTorch wrote before 2017", hint=_ONLY_WEIGHTS)
     for _ in ("magic number", "version", "machine"):
         _scan(path, pickles)
-    names, _ = _scan(path, pickles)
-    _, keys = _scan(path, pickles)  # one for each storage, whose data follow: their number, and they themselves
-    content = _load(path, file, names)
+    pickled = _scan(path, pickles)
+    keys = _scan(path, pickles).strings  # one for each storage, whose data follow: their number, and they themselves
+    content = _load(path, file, pickled)
     storages = _storages(content)
     # A storage that no key announces would keep whatever was in memory before.
     empty = keys - len(storages)
@@ -128,14 +141,20 @@ def _read_stream(path: Path, file: BinaryIO) -> Any:
     return content
 
 
-def _load(path: Path, source: Path | BinaryIO, names: Iterable[str]) -> Any:
+def _load(path: Path, source: Path | BinaryIO, pickled: "_Pickled") -> Any:
     """`torch.load` of a file that has been judged: a path is mapped, an open file is read."""
     mapped = isinstance(source, Path)
     if not isinstance(source, Path):
         source.seek(0)
-    stand_ins = [(state_dict.SavedConfig, name) for name in names if _CONFIG_CLASS.fullmatch(name)]
+    stand_ins = {
+        name: _SavedMapping if name in pickled.mappings else state_dict.SavedObject
+        for name in pickled.names
+        if not _ALLOWED.fullmatch(name)
+    }
+    # torch looks names up as Python 3 calls them: `__builtin__.list` of protocol 2 is `builtins.list`.
+    stand_ins |= {name.replace("__builtin__.", "builtins."): stand_in for name, stand_in in stand_ins.items()}
     try:
-        with torch.serialization.safe_globals([*stand_ins]):
+        with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]):
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch's unpickler checks no types: a damaged program raises anything
         raise FormatError(f"{path} is damaged: {type(error).__name__}: {_gist(error)}", TRUNCATED) from None
@@ -147,18 +166,28 @@ def _gist(error: Exception) -> str:
     return next(filter(None, map(str.strip, text.splitlines())), "")[:200]
 
 
+class _SavedMapping:
+    """Stands in for a class of dictionaries: torch's unpickler sets items of nothing but a few classes of its own."""
+
+    def __new__(cls, *arguments: object) -> Any:  # whatever the class would have been called with
+        return OrderedDict()
+
+
 def _storages(content: object) -> dict[int, int]:
     """Address and size of everything that tensors, wherever they are, store, unless it is nothing."""
     storages: dict[int, int] = {}
     pending, seen = [content], set()
     while pending:
         item = pending.pop()
-        if isinstance(item, Tensor):
-            if size := item.untyped_storage().nbytes():
-                storages[item.untyped_storage().data_ptr()] = size
-        elif isinstance(item, dict | list | tuple) and id(item) not in seen:
+        if isinstance(item, Tensor | torch.storage.TypedStorage):
+            storage = item.untyped_storage() if isinstance(item, Tensor) else item._untyped_storage
+            if size := storage.nbytes():
+                storages[storage.data_ptr()] = size
+        elif isinstance(item, dict | list | tuple | set) and id(item) not in seen:
             seen.add(id(item))  # a container may hold itself
             pending += item.values() if isinstance(item, dict) else item
+        if isinstance(item, OrderedDict | state_dict.SavedObject):
+            pending += vars(item).values()
     return storages
 
 
@@ -205,17 +234,55 @@ def _records(path: Path, file: BinaryIO) -> dict[str, _Record]:
     return records
 
 
-def _scan(path: Path, stream: io.BytesIO) -> tuple[list[str], int]:
-    """What the next pickle imports, and how many strings it holds, without running it; refuses all but state dicts.
+@dataclass(eq=False, slots=True)
+class _Built:
+    """An object that the program would build: what it would hold, and how deep that would go.
 
-    The stack that the program would work on is followed, but holds only strings, and of anything else how many objects
-    it is made of: a tuple of tuples of tuples, each twice, is small in the file, and its hash is never done.
+    Strings stand for themselves, and names that the program imports for what they name.
+    """
+
+    parts: "list[_Built | str]" = field(default_factory=list)
+    depth: int = 0
+    maker: str = ""  # the class or function that would be called for it
+
+    def add(self, parts: "Iterable[_Built | str]") -> None:
+        for part in parts:
+            self.parts.append(part)
+            if isinstance(part, _Built):
+                self.depth = max(self.depth, part.depth + 1)
+        if self.depth > _DEEPEST:
+            raise ValueError(f"its objects are nested more than {_DEEPEST:,} deep")
+
+
+class _Pickled(NamedTuple):
+    names: list[str]  # what it imports
+    mappings: set[str]  # the classes among them whose objects get items, as a dictionary does
+    strings: int
+
+
+_ATOM = _Built()  # a number or a storage: nothing is ever added to it
+
+# Opcodes that add to the object at the bottom of what they take, and opcodes that call something.
+_ADDING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
+_CALLING = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "BUILD")
+
+
+def _scan(path: Path, stream: io.BytesIO) -> _Pickled:
+    """What the next pickle imports and builds, without running it.
+
+    The stack that the program would work on is followed with strings and `_Built` on it. Objects that are handed to a
+    call, or used as a key, are walked each time: a list that is filled after it was memorised, or a tuple of tuples of
+    tuples, each twice, is small in the file and takes hours or gigabytes.
+
+    Raises:
+        FormatError: it is damaged, too long, asks for too much, or imports what no state dict needs.
     """
     names: dict[str, None] = {}
-    stack: list[str | int] = []
+    mappings: set[str] = set()
+    stack: list[_Built | str] = []
     marks: list[int] = []
-    memo: dict[int, str | int] = {}
-    protocol = strings = 0
+    memo: dict[int, _Built | str] = {}
+    protocol = strings = walked = 0
     try:
         for opcode, argument, _ in pickletools.genops(stream):
             taken = len(opcode.stack_before)
@@ -223,6 +290,8 @@ def _scan(path: Path, stream: io.BytesIO) -> tuple[list[str], int]:
                 taken = len(stack) - marks.pop() + opcode.stack_before.index(pickletools.markobject)
             parts = stack[len(stack) - taken :]
             del stack[len(stack) - taken :]
+            if opcode.name in _CALLING:
+                walked = _walk(parts, walked)
             match opcode.name, argument:
                 case "PROTO", int(protocol):
                     pass
@@ -236,30 +305,69 @@ def _scan(path: Path, stream: io.BytesIO) -> tuple[list[str], int]:
                 case (("GET" | "BINGET" | "LONG_BINGET"), int(key)):
                     stack.append(memo[key])
                 case (("GLOBAL" | "INST"), str(name)):
+                    stack.append(name.replace(" ", ".", 1))
                     names[name.replace(" ", ".", 1)] = None
-                    stack.append(1)
                 case "STACK_GLOBAL", _:
+                    stack.append(".".join(map(str, parts)))
                     names[".".join(map(str, parts))] = None
-                    stack.append(1)
+                case "BINPERSID", _:  # a storage
+                    stack.append(_ATOM)
                 case _, str() | bytes():
                     strings += 1
                     stack.append(str(argument))
+                case name, _ if name in _ADDING:
+                    target, *rest = parts
+                    if not isinstance(target, _Built) or target is _ATOM:
+                        raise ValueError(f"{name} on what holds nothing")
+                    if name.startswith("SETITEM"):
+                        mappings.add(target.maker)
+                        walked = _walk(rest[::2], walked)  # keys are hashed
+                    target.add(rest)
+                    stack.append(target)
+                case _ if parts or opcode.name.startswith("EMPTY_") or opcode.name in ("LIST", "DICT"):
+                    if opcode.stack_after:
+                        built = _Built(maker=str(parts[0]) if opcode.name in _CALLING else "")
+                        _check_codec(built.maker, parts)
+                        built.add(parts)
+                        stack.append(built)
                 case _ if opcode.stack_after:
-                    objects = 1 + sum(part if isinstance(part, int) else 1 for part in parts)
-                    if objects > MAX_TABLE_BYTES:
-                        raise ValueError("its objects are nested without end")
-                    stack.append(objects)
+                    stack.append(_ATOM)
     except (ValueError, OverflowError, LookupError) as error:
         what = f"is damaged, or longer than {MAX_TABLE_BYTES:,} bytes"
         raise FormatError(f"{path}: the pickle in it {what}: {error}", TRUNCATED) from None
-    foreign = [name for name in names if not _ALLOWED.fullmatch(name) and not _CONFIG_CLASS.fullmatch(name)]
+    foreign = [name for name in names if _REFUSED.fullmatch(name) and not _ALLOWED.fullmatch(name)]
     if foreign:
         kinds = (what for part, what in _KINDS.items() if any(name.startswith(part) for name in foreign))
         what = next(kinds, "is no plain state dict")
         raise FormatError(f"{path} {what}: unpickling would import {_some(foreign)}", hint=_ONLY_WEIGHTS)
     if protocol > 3:
         raise FormatError(f"{path} is pickled with protocol {protocol}; torch.save's is 2", hint=_ONLY_WEIGHTS)
-    return list(names), strings
+    return _Pickled(list(names), mappings, strings)
+
+
+def _check_codec(maker: str, parts: "list[_Built | str]") -> None:
+    """Bytes are pickled as text to encode in Latin-1. Other codecs take hours, or any memory."""
+    if maker == "_codecs.encode":
+        arguments = parts[1].parts if isinstance(parts[1], _Built) else []
+        if len(arguments) != 2 or arguments[1] != "latin1":
+            raise ValueError("it encodes text in another way than Python's own pickles do")
+
+
+def _walk(parts: "Iterable[_Built | str]", walked: int) -> int:
+    """Counts the objects in these, shared ones each time they occur, on top of those walked before.
+
+    Raises:
+        ValueError: there are more than any checkpoint has.
+    """
+    pending = list(parts)
+    while pending:
+        part = pending.pop()
+        walked += 1
+        if walked > MAX_TABLE_BYTES:
+            raise ValueError("its objects are nested without end")
+        if isinstance(part, _Built):
+            pending += part.parts
+    return walked
 
 
 _KINDS = {
