@@ -22,8 +22,8 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from gpt2_from_scratch import GPTModel, open_checkpoint
-from gpt2_from_scratch.checkpoint import StoredTensor, safetensors, torch_pickle
-from gpt2_from_scratch.checkpoint.binary import raw
+from gpt2_from_scratch.checkpoint import StoredTensor, torch_pickle
+from gpt2_from_scratch.checkpoint.binary import OpenFile, raw
 from gpt2_from_scratch.converting import TARGETS, convert
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, MappingError
 from gpt2_from_scratch.loading import TINY, load_into
@@ -396,7 +396,7 @@ def test_one_tensor_at_a_time_is_in_memory(to: str, tied: Path, tmp_path: Path, 
     """Read without a map, so that each tensor that is alive is memory; no more than the largest one ever is."""
     alive: dict[int, int] = {}
     peak, reads = 0, 0
-    genuine = safetensors._read_range
+    genuine = OpenFile.read
 
     def counted(*arguments: Any) -> Tensor:
         nonlocal peak, reads
@@ -410,7 +410,7 @@ def test_one_tensor_at_a_time_is_in_memory(to: str, tied: Path, tmp_path: Path, 
         return tensor
 
     keep: list[Any] = []
-    monkeypatch.setattr(safetensors, "_read_range", counted)
+    monkeypatch.setattr(OpenFile, "read", counted)
     source = edited(tied, tmp_path / "source", lambda tensors: None)
     convert(source, tmp_path / "out", to, mmap=False)
     largest = max(tensor.nbytes for tensor in canonical(tied).values())

@@ -16,6 +16,7 @@ Their logits and ours, from these files, were up to 5.5e-6 apart, of 6.
 """
 
 import io
+import resource
 import shutil
 import struct
 import sys
@@ -460,3 +461,18 @@ def test_transformers_own_files_come_first(
     assert open_checkpoint(tmp_path / "all").container.form == "safetensors"
     (tmp_path / "all" / "model.safetensors").unlink()
     assert open_checkpoint(tmp_path / "all").container.form == "Keras HDF5"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the bound is Linux's")
+def test_the_library_cannot_allocate_what_a_file_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import h5py
+
+    path = tmp_path / "tf_model.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = ["transformer"]
+        file["a"] = 1.0
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    monkeypatch.setattr(h5py.h5o, "get_info", lambda _: bytearray(1_000_000_000))
+    with pytest.raises(FormatError, match="damaged HDF5 file: MemoryError"):
+        open_container(path)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before

@@ -1,11 +1,20 @@
 """Files are either the old ones or the complete new ones, whatever happens in between."""
 
+import contextlib
+import errno
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows, where a folder cannot be locked
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -19,49 +28,147 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         ...     (Path(folder) / "a").read_bytes()
         b'new'
     """
-    with replacing_all(path.parent) as create:
+    with replacing_all(path.parent, alone=False) as create:
         yield create(path.name)
 
 
 @contextmanager
-def replacing_all(folder: Path, remove: Iterable[str] = ()) -> Iterator[Callable[[str], BinaryIO]]:
+def replacing_all(
+    folder: Path, remove: Iterable[str] = (), *, overwrite: bool = True, alone: bool = True
+) -> Iterator[Callable[[str], BinaryIO]]:
     """Yields a function that creates files, all of which take their places when the block ends without an error.
 
-    Everything is on disk before the first old file goes: an error or a kill while writing leaves the old files, and
-    only one between the renames, which take microseconds, leaves a mixture.
+    Everything is on disk before the first old file goes. An error leaves the old files, also one between the renames:
+    what was replaced until then is put back. A kill between the renames, which take microseconds, leaves a mixture.
+    What killed writers of the same files left behind is removed.
 
     Args:
         folder: where the files will be.
         remove: names in it to delete before the new files appear: what must never meet them.
+        overwrite: whether files of these names may be there.
+        alone: whether the files belong together, so that nobody else may write into the folder meanwhile. (Windows
+            cannot lock a folder.)
+
+    Raises:
+        FileExistsError: a file of that name is there, and `overwrite` is False.
+        BlockingIOError: another process is writing into the folder.
+        OSError: it cannot be written; or a name is that of a folder, a pipe or a device.
     """
-    files: list[tuple[BinaryIO, str, Path]] = []
+    files: list[_New] = []
 
     def create(name: str) -> BinaryIO:
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=".part")
-        files.append((os.fdopen(descriptor, "wb"), temporary, folder / name))
-        return files[-1][0]
+        path = folder / name
+        if os.path.lexists(path) and not overwrite:
+            raise FileExistsError(errno.EEXIST, "it is there already", str(path))
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+        if lock.held:
+            _sweep(folder, name)
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=_PART)
+        files.append(_New(os.fdopen(descriptor, "wb"), Path(temporary), folder / name))
+        return files[-1].file
 
+    with _Lock(folder) as lock:
+        if alone and not lock.held and lock.works:
+            raise BlockingIOError(errno.EAGAIN, "another process is writing into this folder", str(folder))
+        try:
+            yield create
+            for new in files:
+                new.file.flush()
+                mode = new.path.stat().st_mode & 0o777 if new.path.exists() else 0o666 & ~_umask()
+                os.chmod(new.temporary, mode)
+                os.fsync(new.file.fileno())
+                new.file.close()
+            _replace(files, [folder / name for name in remove])
+        except BaseException:
+            for new in files:
+                with contextlib.suppress(OSError):  # a full disk cannot take what is still in memory
+                    new.file.close()
+                new.temporary.unlink(missing_ok=True)
+            raise
+        lock.sync()
+
+
+_PART = ".part"
+
+
+@dataclass(frozen=True)
+class _New:
+    file: BinaryIO
+    temporary: Path
+    path: Path
+
+
+def _replace(files: list[_New], remove: list[Path]) -> None:
+    """Puts the new files in the place of the old ones; if one cannot be put there, all old ones come back."""
+    kept: dict[Path, Path] = {}
+    placed: list[Path] = []
     try:
-        yield create
-        for file, _, path in files:
-            file.flush()
-            os.fchmod(file.fileno(), path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
-            os.fsync(file.fileno())
-            file.close()
-        for name in remove:
-            (folder / name).unlink(missing_ok=True)
-        for _, temporary, path in files:
-            os.replace(temporary, path)
+        for path in dict.fromkeys((*remove, *(new.path for new in files))):
+            if path.is_file() and not path.is_symlink():
+                with contextlib.suppress(OSError):  # a file system without links: the old file cannot come back
+                    kept[path] = _second_name(path)
+        for path in remove:
+            path.unlink(missing_ok=True)
+        for new in files:
+            os.replace(new.temporary, new.path)
+            placed.append(new.path)
     except BaseException:
-        for file, temporary, _ in files:
-            file.close()
-            Path(temporary).unlink(missing_ok=True)
+        for path in placed:
+            if path not in kept:
+                path.unlink(missing_ok=True)
+        for path, old in kept.items():
+            os.replace(old, path)
+            old.unlink(missing_ok=True)  # two names of one file: replacing does nothing then
         raise
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    for old in kept.values():
+        old.unlink(missing_ok=True)
+
+
+def _second_name(path: Path) -> Path:
+    """Another name for the same file, under which it survives being replaced."""
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
+    os.close(descriptor)
+    os.unlink(name)
+    os.link(path, name)
+    return Path(name)
+
+
+def _sweep(folder: Path, name: str) -> None:
+    """Removes what killed writers of this file left behind; the lock says that no writer is alive."""
+    left = re.compile(re.escape(f".{name}.") + r"\w+" + re.escape(_PART))
+    for path in folder.iterdir():
+        if left.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+class _Lock:
+    """A lock on a folder, which ends with the process that holds it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.works = fcntl is not None
+        self.held = False
+        self._directory = os.open(folder, os.O_RDONLY) if self.works else None
+
+    def __enter__(self) -> "_Lock":
+        if self._directory is not None:
+            try:
+                fcntl.flock(self._directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.held = True
+            except BlockingIOError:
+                pass
+            except OSError:  # a file system without locks
+                self.works = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._directory is not None:
+            os.close(self._directory)
+
+    def sync(self) -> None:
+        """Writes the folder's own entries to disk."""
+        if self._directory is not None:
+            os.fsync(self._directory)
 
 
 def _umask() -> int:

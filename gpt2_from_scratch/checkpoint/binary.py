@@ -7,6 +7,7 @@ allocated because a header says so.
 
 import math
 import os
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -226,7 +227,7 @@ def reader(path: Path, mmap: bool = True) -> Callable[[Range], Tensor]:
     """A function that produces the tensor at a range of a file, which must lie inside it."""
     size = path.stat().st_size
     if not mmap or not size:
-        return partial(_read, path)
+        return OpenFile(path).read
     return partial(_view, torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8))
 
 
@@ -237,13 +238,29 @@ def _view(file: Tensor, at: Range) -> Tensor:
     return data.view(at.dtype).view(at.shape)
 
 
-def _read(path: Path, at: Range) -> Tensor:
-    data = torch.empty(at.nbytes, dtype=torch.uint8)
-    with path.open("rb") as file:
-        file.seek(at.start)
-        if file.readinto(data.numpy().data) != at.nbytes:
-            raise FormatError(f"{path} changed while it was read: it ends before byte {at.end:,}", TRUNCATED)
-    return data.view(at.dtype).view(at.shape)
+class OpenFile:
+    """A file that stays open: another one that takes its place meanwhile is another checkpoint, and is not read.
+
+    Args:
+        path: of the file; it is closed when nothing reads from it any more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("rb", buffering=0)
+        weakref.finalize(self, self._file.close)
+
+    def read(self, at: Range) -> Tensor:
+        """The tensor at this range, in memory of its own."""
+        data = torch.empty(at.nbytes, dtype=torch.uint8)
+        buffer, filled = memoryview(data.numpy().data), 0
+        self._file.seek(at.start)
+        while filled < at.nbytes:
+            count = self._file.readinto(buffer[filled:])
+            if not count:
+                raise FormatError(f"{self._path} changed while it was read: it ends before byte {at.end:,}", TRUNCATED)
+            filled += count
+        return data.view(at.dtype).view(at.shape)
 
 
 def raw(tensor: Tensor) -> npt.NDArray[np.uint8]:

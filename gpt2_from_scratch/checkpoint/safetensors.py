@@ -9,15 +9,24 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gpt2_from_scratch.checkpoint.atomic import replacing
-from gpt2_from_scratch.checkpoint.binary import MAX_DIMS, TRUNCATED, check_count, check_shape, check_table
+from gpt2_from_scratch.checkpoint.binary import (
+    MAX_DIMS,
+    TRUNCATED,
+    OpenFile,
+    Range,
+    check_count,
+    check_shape,
+    check_table,
+)
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
 from gpt2_from_scratch.config import no_duplicates
 from gpt2_from_scratch.errors import ConfigError, FormatError
@@ -40,13 +49,6 @@ _DTYPES: Mapping[str, torch.dtype] = {
 _MALFORMED = "the file was damaged, or written by a faulty program: fetch it again, or save it again"
 
 
-class _Entry(NamedTuple):
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    start: int  # in the file
-    end: int
-
-
 def recognises(head: bytes, path: Path) -> bool:
     """Whether a file that starts with these bytes is safetensors: a plausible length, then ``{``."""
     return len(head) > 8 and 2 <= int.from_bytes(head[:8], "little") <= _MAX_HEADER_BYTES and head[8:9] == b"{"
@@ -62,22 +64,22 @@ def read(path: Path, mmap: bool = True) -> Container:
     Raises:
         FormatError: the file is not safetensors, or contradicts itself; says where.
     """
-    entries, _ = _read_header(path)
+    ranges, _ = _read_header(path)
     try:
         library = safe_open(path, framework="pt") if mmap else None
     except SafetensorError as error:
         raise FormatError(f"{path}: {error}", _MALFORMED) from None
-
-    def reader(name: str, entry: _Entry) -> Callable[[], Tensor]:
-        if library is not None:
-            return lambda: library.get_tensor(name)  # type: ignore[no-untyped-call]
-        return lambda: _read_range(path, name, entry)
-
-    tensors = {name: StoredTensor(entry.shape, entry.dtype, reader(name, entry)) for name, entry in entries.items()}
+    reads: dict[str, Callable[[], Tensor]]
+    if library is None:
+        file = OpenFile(path)
+        reads = {name: partial(file.read, at) for name, at in ranges.items()}
+    else:
+        reads = {name: partial(library.get_tensor, name) for name in ranges}
+    tensors = {name: StoredTensor(at.shape, at.dtype, reads[name]) for name, at in ranges.items()}
     return Container("safetensors", (path,), tensors)
 
 
-def _read_header(path: Path) -> tuple[dict[str, _Entry], Mapping[str, str]]:
+def _read_header(path: Path) -> tuple[dict[str, Range], Mapping[str, str]]:
     """The table of contents and the metadata, after every rule of the format has been checked."""
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -111,7 +113,7 @@ def _read_header(path: Path) -> tuple[dict[str, _Entry], Mapping[str, str]]:
     return entries, metadata
 
 
-def _entry(path: Path, name: str, fields: Any, data_start: int) -> _Entry:
+def _entry(path: Path, name: str, fields: Any, data_start: int) -> Range:
     where = f"{path}: tensor {name!r}"
     if not name or not name.isprintable():
         raise FormatError(f"{where} has an empty or unprintable name", _MALFORMED)
@@ -128,10 +130,10 @@ def _entry(path: Path, name: str, fields: Any, data_start: int) -> _Entry:
         raise FormatError(
             f"{where}: {dtype} {shape} takes {expected:,} bytes, data_offsets give {end - begin:,}", _MALFORMED
         )
-    return _Entry(_DTYPES[dtype], tuple(shape), data_start + begin, data_start + end)
+    return Range(data_start + begin, tuple(shape), _DTYPES[dtype])
 
 
-def _check_ranges(path: Path, entries: Mapping[str, _Entry], data_start: int, size: int) -> None:
+def _check_ranges(path: Path, entries: Mapping[str, Range], data_start: int, size: int) -> None:
     """Sorted by offset the ranges must touch each other, from the header to the end of the file."""
     position = data_start
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
@@ -145,17 +147,6 @@ def _check_ranges(path: Path, entries: Mapping[str, _Entry], data_start: int, si
         )
     if size > position:
         raise FormatError(f"{path} has {size - position:,} bytes behind its last tensor", _MALFORMED)
-
-
-def _read_range(path: Path, name: str, entry: _Entry) -> Tensor:
-    data = bytearray(entry.end - entry.start)
-    with path.open("rb") as file:
-        file.seek(entry.start)
-        if file.readinto(data) != len(data):
-            raise FormatError(f"{path} changed while it was read: tensor {name!r} is cut short", TRUNCATED)
-    if not data:
-        return torch.empty(entry.shape, dtype=entry.dtype)
-    return torch.frombuffer(data, dtype=entry.dtype).view(entry.shape)
 
 
 def _is_sizes(value: object) -> bool:

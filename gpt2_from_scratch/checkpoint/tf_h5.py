@@ -1,11 +1,12 @@
 """`tf_model.h5`: an HDF5 file as Keras 2 writes it. Read only.
 
-The one idea: HDF5 is a file system, with links, files in other files, holes and compression, and a library that follows
-all of them. Keras uses none of that. So h5py reads the table of contents only, whatever is not a plain run of numbers
-inside this file is refused, and the numbers are then read as plain runs.
+HDF5 is a file system, with links, files in other files, holes and compression, and a library that follows all of them.
+Keras uses none of that. So h5py reads the table of contents only, with a bound on the memory it may take. Whatever is
+not a plain run of numbers inside this file is refused, and the numbers are then read as plain runs.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _TRUNK = "/transformer/"
 _MAX_DEPTH = 32  # GPT-2 has 8 levels
 _MOST_OBJECTS = 2_500  # the 1558M model has 1,016, and h5py takes a second for this many
+_MOST_MEMORY = 256_000_000  # bytes; the library takes a few for the table of contents of the 1558M model
 _DTYPES = {"<f8": torch.float64, "<f4": torch.float32, "<f2": torch.float16}
 
 
@@ -50,7 +52,7 @@ def read(path: Path, mmap: bool = True) -> Container:
         ) from None
     ranges: dict[str, Range] = {}
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with _little_memory(), h5py.File(path, "r", locking=False) as file:
             if "layer_names" not in file.attrs:
                 raise FormatError(
                     f"{path} is HDF5, but not what Keras 2 writes: it has no layer_names",
@@ -65,8 +67,27 @@ def read(path: Path, mmap: bool = True) -> Container:
     except FormatError:
         raise
     except Exception as error:  # what h5py raises depends on where in the C library a damaged file stops it
-        raise FormatError(f"{path} is a damaged HDF5 file: {error}", TRUNCATED) from None
+        raise FormatError(f"{path} is a damaged HDF5 file: {str(error) or type(error).__name__}", TRUNCATED) from None
     return Container("Keras HDF5", (path,), stored(path, ranges, mmap), "tf_keras")
+
+
+@contextmanager
+def _little_memory() -> Iterator[None]:
+    """Inside, the process may grow by no more than `_MOST_MEMORY`: the library allocates whatever a file says."""
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except (ModuleNotFoundError, OSError):  # not Linux: there is no bound
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [limit for limit in before if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min([pages * resource.getpagesize() + _MOST_MEMORY, *limits]), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def _datasets(h5py: Any, group: Any, where: str, seen: set[int], depth: int = 0) -> Iterator[tuple[str, Range]]:
