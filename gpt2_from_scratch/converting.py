@@ -370,7 +370,7 @@ def _tensors(
     wanted = None if bias else (lambda name: name not in optional)
     reads = write_theirs(target.layout, checkpoint.config, checkpoint.read, wanted)
     shapes = {name: shape for link in links for name, shape in zip(link.theirs, link.shapes, strict=True)}
-    names = {name: ", ".join(link.canonical) for link in links for name in link.theirs}
+    names = {name: link.canonical or "" for link in links for name in link.theirs}
     tensors: dict[str, StoredTensor] = {}
     sizes: dict[str, int] = {}  # of what has been written
 
@@ -390,8 +390,8 @@ def _tensors(
     if checkpoint.config.tie_word_embeddings:
         owners = {link.canonical: link.theirs[0] for link in links if link.tied_to is None}
         for link in links:
-            if link.tied_to and not link.operations and link.theirs[0] in tensors:
-                tensors[link.theirs[0]] = tensors[owners[(link.tied_to,)]]
+            if link.tied_to and link.identity and link.theirs[0] in tensors:
+                tensors[link.theirs[0]] = tensors[owners[link.tied_to]]
     return tensors
 
 

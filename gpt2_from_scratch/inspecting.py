@@ -140,7 +140,7 @@ def inspect_checkpoint(
         tied=config.tie_word_embeddings,
         config=config.to_hf(),
         tokenizer=tuple(path.name for path in tokenizer_files(checkpoint.located.weights)),
-        ignored=dict(checkpoint.accounting.ignored),
+        ignored=dict(checkpoint.matching.ignored),
         notes=checkpoint.notes,
         statistics=numbers,
         warnings=warnings,

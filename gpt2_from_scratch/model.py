@@ -47,7 +47,7 @@ from gpt2_from_scratch.loading import (
     report_of,
     write_directory,
 )
-from gpt2_from_scratch.mapping import account, write_theirs
+from gpt2_from_scratch.mapping import match, write_theirs
 
 Device: TypeAlias = torch.device | str | None
 
@@ -335,10 +335,10 @@ class GPTModel(nn.Module):
         config = self.config
         limit = parse_size(max_shard_size)
         own = dict(self.named_parameters(remove_duplicate=False))
-        accounting = account(LAYOUTS["gpt2_from_scratch"][0], config, {name: tuple(p.shape) for name, p in own.items()})
-        if not accounting:
+        matching = match(LAYOUTS["gpt2_from_scratch"][0], config, {name: tuple(p.shape) for name, p in own.items()})
+        if not matching:
             raise MappingError(
-                f"the model does not fit its own configuration: {accounting}",
+                f"the model does not fit its own configuration: {matching}",
                 hint="set model.config to what the model is now; parameters that GPT-2 lacks have no place in the file",
             )
         if config.tie_word_embeddings and own["lm_head.weight"] is not own["wte.weight"]:

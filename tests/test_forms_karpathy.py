@@ -23,7 +23,7 @@ from gpt2_from_scratch.checkpoint import Container, Located, StoredTensor
 from gpt2_from_scratch.errors import ConfigError, FormatError, MappingError
 from gpt2_from_scratch.layouts import DETECTABLE, LAYOUTS
 from gpt2_from_scratch.loading.configuration import describe
-from gpt2_from_scratch.mapping import Layout, embedding, linear, sizes, write_theirs
+from gpt2_from_scratch.mapping import Layout, bare, embedding, sizes, write_theirs
 from tests.foreign import book, book_fused, mingpt, nanogpt, parallel_heads
 from tests.modules import book_config, logits
 from tests.perturbed import SIZES
@@ -338,7 +338,7 @@ def stand_ins(config: GPTConfig, layout: str, head: bool) -> Container:
 
 STACKED = Layout(
     "stacked",
-    (embedding("wte", "E"), embedding("wpe", "P"), linear("h.*.mlp.c_fc", "up"), linear("h.*.mlp.c_proj", "down")),
+    (embedding("wte", "E"), embedding("wpe", "P"), bare("h.*.mlp.c_fc", "up[*]", pattern="i o -> o i")),
 )
 MEASURED = [*(layout for variants in LAYOUTS.values() for layout in variants), STACKED]
 
@@ -354,7 +354,7 @@ def test_sizes_are_read_off_the_tensors_of_every_layout(layout: Layout) -> None:
     assert found == {"vocab_size": V, "n_positions": C, "n_embd": E, "n_layer": L, "n_inner": 89}
     assert heads == (H if layout.name == "transformer_lens" else None)
     for link in layout.unroll(config):
-        if link.canonical[:1] in (("wte.weight",), ("wpe.weight",), ("h.0.mlp.c_fc.weight",)):
+        if link.canonical in ("wte.weight", "wpe.weight", "h.0.mlp.c_fc.weight"):
             (name,) = link.theirs
             assert sizes(layout, {each: shape for each, shape in shapes.items() if each != name}) is None
             assert sizes(layout, shapes | {name: (*shapes[name], 1)}) is None  # of another rank, no such tensor

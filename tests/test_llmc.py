@@ -14,7 +14,7 @@ from gpt2_from_scratch.checkpoint import StoredTensor, llmc, open_container
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, FormatError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import open_checkpoint
-from gpt2_from_scratch.mapping import account, read_canonical, write_theirs
+from gpt2_from_scratch.mapping import match, read_canonical, write_theirs
 from tests import forms
 from tests.perturbed import perturbed
 
@@ -160,9 +160,9 @@ def test_the_debug_state_holds_the_answers_of_transformers(tmp_path: Path, versi
     torch.testing.assert_close(logits, state.logits, rtol=0, atol=forms.SAME)
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), state.y.long().flatten()).backward()
     (layout,) = LAYOUTS["llm.c"]
-    accounting = account(layout, config, {name: tensor.shape for name, tensor in state.gradients.items()})
-    assert accounting
-    gradients = read_canonical(accounting, config, lambda name: state.gradients[name].read())
+    matching = match(layout, config, {name: tensor.shape for name, tensor in state.gradients.items()})
+    assert matching
+    gradients = read_canonical(matching, config, lambda name: state.gradients[name].read())
     assert gradients.keys() == dict(model.named_parameters()).keys()
     for name, gradient in gradients.items():
         torch.testing.assert_close(model.get_parameter(name).grad, gradient(), rtol=0, atol=forms.SAME)

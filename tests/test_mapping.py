@@ -5,12 +5,11 @@ tested the moment it is registered. Tensors are random *bit patterns*, NaNs incl
 bits.
 """
 
-import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
+import einops
 import hypothesis
 import pytest
 import torch
@@ -23,31 +22,20 @@ from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.mapping import (
-    AddAxis,
-    DropAxis,
-    Dropped,
-    Join,
     Layout,
-    Link,
-    MergeHeads,
-    Operation,
     Parameter,
+    Pattern,
     Row,
     Shape,
-    Split,
-    SplitHeads,
-    Stack,
-    Transpose,
-    Unstack,
-    Zeros,
-    account,
-    best_fit,
+    bare,
+    best_match,
     collapse,
     conv1d,
-    embedding,
     linear,
     listed,
+    match,
     norm,
+    parse,
     read_canonical,
     tied,
     write_theirs,
@@ -69,35 +57,56 @@ VARIANTS = [layout for variants in LAYOUTS.values() for layout in variants]
 NAMES = [f"{name}-{n}" for name, variants in LAYOUTS.items() for n in range(len(variants))]
 every_layout = pytest.mark.parametrize("layout", VARIANTS, ids=NAMES)
 
-# An invented code base that needs every operation: heads apart, layers stacked, parts joined, unit axes.
+# Invented code bases that need everything a table can say, and that no built-in layout needs.
+#   - query, key and value in modules per head, with a bias for query and value only; layers stacked; heads as axes;
+#     four vectors of two norms in one tensor; parameters without a module
 STRANGE = Layout(
     "strange",
     (
-        embedding("wte", "E"),
-        embedding("wpe", "P"),
-        norm("h.*.ln_1", "norms_1"),
-        Row(
-            "h.*.attn.c_attn",
-            ("b*.Q", "b*.K", "b*.V"),
-            (Parameter("weight", "W", (Split(3, axis=1), SplitHeads(axis=1))), Parameter("bias", "b", (Split(3, 0),))),
+        bare("wte", "E"),
+        bare("wpe", "P", pattern="c e -> 1 c e"),
+        bare("h.*.ln_1", "norms[*,0,0]", "norms[*,0,1]"),
+        linear(
+            "h.*.attn.c_attn", "b*.heads.*.q", "b*.heads.*.k", "b*.heads.*.v", weight="W", bias=("bias", None, "bias")
         ),
         Row(
             "h.*.attn.c_proj",
-            ("b*.O",),
-            (Parameter("weight", "W", (SplitHeads(axis=0),)), Parameter("bias", "b", (AddAxis(),))),
+            (),
+            (
+                Parameter("weight", "b*.heads.*.W_O", "(h d) e -> (h d) e"),
+                Parameter("bias", "b*.b_O", "e -> 1 e"),
+            ),
         ),
-        norm("h.*.ln_2", "norms_2"),
-        Row("h.*.mlp.c_fc", ("up",), (Parameter("weight", "W", (Transpose(),)), Parameter("bias", "b", (AddAxis(),)))),
-        Row(
-            "h.*.mlp.c_proj",
-            ("b*.down",),
-            (Parameter("weight", "W", (Split(4, axis=1), Join(4, axis=0))), Parameter("bias", "b")),
-        ),
+        bare("h.*.ln_2", "norms[*, 1, 0]", "norms[*, 1, 1]"),
+        bare("h.*.mlp.c_fc", "up[*]", "up_bias[*]", "i o -> o i", "o -> 1 o"),
+        bare("h.*.mlp.c_proj", ("d.*.W_0", "d.*.W_1", "d.*.W_2", "d.*.W_3"), "d.*.b", "i (p o) -> (p o) i"),
         norm("ln_f", "last"),
-        tied("lm_head", "U", to="wte"),
+        tied("lm_head", "", to="wte", weight="U", pattern="v e -> e v"),
     ),
 )
-every_layout_and_a_strange_one = pytest.mark.parametrize("layout", [*VARIANTS, STRANGE], ids=[*NAMES, "strange"])
+
+
+#   - the fused query, key, value in other orders, and unevenly divided
+def _with_attention(name: str, row: Row) -> Layout:
+    (own,) = LAYOUTS["gpt2_from_scratch"]
+    return Layout(name, tuple(row if getattr(each, "site", "") == row.site else each for each in own.rows))
+
+
+_ATTENTION = "h.*.attn.c_attn"
+UNUSUAL = [
+    STRANGE,
+    _with_attention("interleaved by head", linear(_ATTENTION, "h.*.qkv", out="h p d")),
+    _with_attention("interleaved by dimension", conv1d(_ATTENTION, "h.*.qkv", out="h d p")),
+    _with_attention("value first", linear(_ATTENTION, "h.*.qkv", parts=("vqk",))),
+    _with_attention("key and value together", conv1d(_ATTENTION, "h.*.q", "h.*.kv", parts=("q", "kv"))),
+    _with_attention("value and query, by head", linear(_ATTENTION, "h.*.k", "h.*.vq", parts=("k", "vq"), out="h p d")),
+    _with_attention("fused in each head", linear(_ATTENTION, "h.*.heads.*.qkv")),
+    _with_attention("for einsum", bare(_ATTENTION, "W[*]", "b[*]", "e (p h d) -> p h e d", "(p h d) -> p h d")),
+    _with_attention("three in one", bare(_ATTENTION, ("W[*,0]", "W[*,1]", "W[*,2]"), "h.*.b", "e (p o) -> (p o) e")),
+]
+every_layout_and_unusual_ones = pytest.mark.parametrize(
+    "layout", [*VARIANTS, *UNUSUAL], ids=[*NAMES, *(layout.name for layout in UNUSUAL)]
+)
 
 
 def random_bits(shape: Shape, generator: torch.Generator) -> Tensor:
@@ -110,14 +119,20 @@ def canonical_tensors(config: GPTConfig, seed: int = 0) -> Tensors:
     return {name: random_bits(shape, generator) for name, shape in config.tensor_shapes().items()}
 
 
+def held_by(layout: Layout, config: GPTConfig, tensors: Tensors) -> Tensors:
+    """The tensors as far as a layout can hold them: the key's bias is zero where it has none."""
+    links = {link.canonical: link for link in layout.unroll(config)}
+    return {name: links[name].without_absent(tensor) for name, tensor in tensors.items()}
+
+
 def save(layout: Layout, config: GPTConfig, tensors: Mapping[str, Tensor]) -> Tensors:
     return {name: read() for name, read in write_theirs(layout, config, tensors.__getitem__).items()}
 
 
 def load(layout: Layout, config: GPTConfig, theirs: Mapping[str, Tensor]) -> Tensors:
-    accounting = account(layout, config, shapes_of(theirs))
-    assert accounting, str(accounting)
-    return {name: read() for name, read in read_canonical(accounting, config, theirs.__getitem__).items()}
+    matching = match(layout, config, shapes_of(theirs))
+    assert matching, str(matching)
+    return {name: read() for name, read in read_canonical(matching, config, theirs.__getitem__).items()}
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:
@@ -149,18 +164,19 @@ def test_the_sizes_hide_nothing() -> None:
 
 
 @BOTH
-@every_layout_and_a_strange_one
+@every_layout_and_unusual_ones
 def test_every_name_belongs_to_exactly_one_link(layout: Layout, config: GPTConfig) -> None:
     links = layout.unroll(config)
-    theirs = Counter(name for link in links for name in link.theirs)
-    canonical = Counter(name for link in links for name in link.canonical)
+    theirs = Counter((piece.name, piece.index) for link in links for piece in link.pieces)
+    canonical = Counter(link.canonical for link in links if link.canonical is not None)
     assert set(theirs.values()) == {1}
     assert canonical == Counter([*CONFIG.tensor_shapes(), "lm_head.weight"])
-    assert not [name for name in theirs if layout.ignored(name, config)]
+    assert layout.unmapped(config) == ()
+    assert not [name for name, _ in theirs if layout.ignored(name, config)]
 
 
 @BOTH
-@every_layout_and_a_strange_one
+@every_layout_and_unusual_ones
 def test_links_know_the_shapes_they_produce(layout: Layout, config: GPTConfig) -> None:
     shapes = their_shapes(layout, config)
     links = layout.unroll(config)
@@ -169,41 +185,41 @@ def test_links_know_the_shapes_they_produce(layout: Layout, config: GPTConfig) -
 
 
 @BOTH_SHALLOW
-@every_layout_and_a_strange_one
+@every_layout_and_unusual_ones
 def test_each_tensor_left_out_is_named(layout: Layout, config: GPTConfig) -> None:
     complete = their_shapes(layout, config)
     links = {name: link for link in layout.unroll(config) for name in link.theirs}
-    assert account(layout, config, complete)
+    assert match(layout, config, complete)
     for name in complete:
-        accounting = account(layout, config, {other: complete[other] for other in complete if other != name})
+        matching = match(layout, config, {other: complete[other] for other in complete if other != name})
         if links[name].tied_to is not None and config.tie_word_embeddings:
-            assert accounting  # a copy that may be absent
+            assert matching  # a copy that may be absent
         else:
-            assert not accounting
-            assert accounting.missing == (name,)
-            assert name in str(accounting)
+            assert not matching
+            assert matching.missing == (name,)
+            assert name in str(matching)
 
 
 @BOTH_SHALLOW
-@every_layout_and_a_strange_one
+@every_layout_and_unusual_ones
 def test_each_tensor_too_many_is_named(layout: Layout, config: GPTConfig) -> None:
     complete = their_shapes(layout, config)
     last = next(name for link in reversed(layout.unroll(config)) for name in link.theirs if name in complete)
     beyond = their_shapes(layout, config.replace(n_layer=config.n_layer + 1))
     for extra in ("stranger", f"{last}.0", f"x{last}", f"{last} ", *(beyond.keys() - complete.keys())):
-        accounting = account(layout, config, complete | {extra: (2, 3)})
-        assert not accounting
-        assert accounting.unexpected == (extra,)
+        matching = match(layout, config, complete | {extra: (2, 3)})
+        assert not matching
+        assert matching.unexpected == (extra,)
 
 
-@every_layout_and_a_strange_one
+@every_layout_and_unusual_ones
 def test_each_wrong_shape_is_named_with_both(layout: Layout) -> None:
     complete = their_shapes(layout, SHALLOW)
     for name, shape in complete.items():
-        accounting = account(layout, SHALLOW, complete | {name: (*shape, 1)})
-        assert accounting.misshapen == {name: (shape, (*shape, 1))}
-        assert f"{[*shape, 1]}, expected {list(shape)}" in str(accounting)
-        assert name not in {theirs for link in accounting.links for theirs in link.theirs}
+        matching = match(layout, SHALLOW, complete | {name: (*shape, 1)})
+        assert matching.misshapen == {name: (shape, (*shape, 1))}
+        assert f"{[*shape, 1]}, expected {list(shape)}" in str(matching)
+        assert name not in {theirs for link in matching.links for theirs in link.theirs}
 
 
 def optional_names(layout: Layout, config: GPTConfig) -> set[str]:
@@ -217,12 +233,12 @@ def test_optional_biases_are_all_there_or_none_is(layout: Layout) -> None:
     """One switch turns them off, so one that is missing alone was lost, and is not zero."""
     complete = their_shapes(layout, SHALLOW)
     optional = optional_names(layout, SHALLOW)
-    none = account(layout, SHALLOW, {name: shape for name, shape in complete.items() if name not in optional})
+    none = match(layout, SHALLOW, {name: shape for name, shape in complete.items() if name not in optional})
     assert none
     assert {name for link in none.zeros for name in link.theirs} == optional
     for name in optional:
         others = {other: shape for other, shape in complete.items() if other != name}
-        assert account(layout, SHALLOW, others).missing == (name,)
+        assert match(layout, SHALLOW, others).missing == (name,)
 
 
 @BOTH
@@ -233,8 +249,7 @@ def test_absent_biases_are_read_as_zeros(config: GPTConfig) -> None:
         absent = {name for link in biases for name in link.theirs}
         loaded = load(layout, config, {name: tensor for name, tensor in theirs.items() if name not in absent})
         for link in biases:
-            for name in link.canonical:
-                assert torch.equal(loaded[name], torch.zeros(config.tensor_shapes()[name]))
+            assert torch.equal(loaded[link.canonical], torch.zeros(config.tensor_shapes()[link.canonical]))
 
 
 def test_biases_that_are_not_zero_have_no_place_in_a_module_without_them() -> None:
@@ -260,10 +275,10 @@ def test_ignored_tensors_have_a_reason_and_a_layer_that_exists(layout: Layout) -
         layers = ("0", "11") if "*" in pattern else ("",)
         for layer in layers:
             name = pattern.replace("*", layer)
-            accounting = account(layout, CONFIG, complete | {name: (1, 1, 37, 37)})
-            assert accounting
-            assert accounting.ignored.keys() == {name}
-            assert accounting.ignored[name].strip()
+            matching = match(layout, CONFIG, complete | {name: (1, 1, 37, 37)})
+            assert matching
+            assert matching.ignored.keys() == {name}
+            assert matching.ignored[name].strip()
         if "*" in pattern:
             for layer in ("12", "00", "-1", "", "٣", "9" * 5000):  # Python reads ٣ as 3, and refuses 5000 digits
                 assert layout.ignored(pattern.replace("*", layer), CONFIG) is None
@@ -273,97 +288,115 @@ def test_ignored_tensors_have_a_reason_and_a_layer_that_exists(layout: Layout) -
 
 
 @BOTH
-@every_layout_and_a_strange_one
+@every_layout_and_unusual_ones
 def test_loading_undoes_saving_bit_for_bit(layout: Layout, config: GPTConfig) -> None:
-    tensors = canonical_tensors(config)
+    tensors = held_by(layout, config, canonical_tensors(config))
     theirs = save(layout, config, tensors)
     assert_same_bits(load(layout, config, theirs), tensors)
     assert_same_bits(save(layout, config, load(layout, config, theirs)), theirs)
 
 
-@every_layout_and_a_strange_one
+@every_layout_and_unusual_ones
 def test_a_tied_head_is_the_embedding_again(layout: Layout) -> None:
     tensors = canonical_tensors(CONFIG)
     theirs = save(layout, CONFIG, tensors)
-    (head,) = (link for link in layout.unroll(CONFIG) if link.canonical == ("lm_head.weight",))
+    (head,) = (link for link in layout.unroll(CONFIG) if link.canonical == "lm_head.weight")
     if head.written_when_tied:
-        (restored,) = head.to_canonical(tuple(theirs[name] for name in head.theirs), CONFIG)
+        restored = head.to_canonical([theirs[name] for name in head.theirs])
         assert same_bits(restored, tensors["wte.weight"])
     else:
         assert theirs.keys().isdisjoint(head.theirs)
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Small random sizes to build an operation and its arguments from."""
-
-    shape: Shape
-    axis: int
-    parts: int
-    several: int
-
-    def times(self, factor: int) -> Shape:
-        """The shape with its axis multiplied."""
-        return (*self.shape[: self.axis], self.shape[self.axis] * factor, *self.shape[self.axis + 1 :])
-
-
 @st.composite
-def sizes(draw: st.DrawFn) -> Sizes:
-    shape = tuple(draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)))
-    return Sizes(shape, draw(st.integers(0, len(shape) - 1)), draw(st.integers(1, 4)), draw(st.integers(1, 3)))
+def patterns(draw: st.DrawFn) -> tuple[str, dict[str, int]]:
+    """A random pattern, with axes of random lengths, permuted and grouped anew on its right side."""
+    axes = draw(st.lists(st.sampled_from("abcdhp"), min_size=1, max_size=5, unique=True))
+
+    def side(names: list[str]) -> str:
+        groups, rest = [], list(names)
+        while rest:
+            size = draw(st.integers(1, len(rest)))
+            groups.append(rest[0] if size == 1 else f"({' '.join(rest[:size])})")
+            groups += ["1"] * draw(st.integers(0, 1))
+            rest = rest[size:]
+        return " ".join(groups)
+
+    text = f"{side(axes)} -> {side(draw(st.permutations(axes)))}"
+    return text, {axis: draw(st.integers(1, 4)) for axis in axes}
 
 
-# Operation -> how to build one and the shapes it takes, as many as it takes tensors.
-OPERATIONS: dict[type, Callable[[Sizes], tuple[Operation, tuple[Shape, ...]]]] = {
-    Transpose: lambda s: (Transpose(), ((s.shape[0], s.parts),) * s.several),
-    Split: lambda s: (Split(s.parts, s.axis), (s.times(s.parts),)),
-    Join: lambda s: (Join(s.parts, s.axis), (s.shape,) * s.parts),
-    SplitHeads: lambda s: (SplitHeads(s.axis), (s.times(CONFIG.n_head),) * s.several),
-    MergeHeads: lambda s: (MergeHeads(s.axis), ((CONFIG.n_head, *s.shape),) * s.several),
-    AddAxis: lambda s: (AddAxis(), (s.shape,) * s.several),
-    DropAxis: lambda s: (DropAxis(), ((1, *s.shape),) * s.several),
-    Stack: lambda s: (Stack(), (s.shape,) * s.several),
-    Unstack: lambda s: (Unstack(), ((s.several, *s.shape),)),
-    Zeros: lambda s: (Zeros("n_embd"), ()),
-    Dropped: lambda s: (Dropped("n_embd"), ((CONFIG.n_embd,),)),
-}
+@hypothesis.given(drawn=patterns(), seed=st.integers(0, 1000))
+@hypothesis.settings(max_examples=200, deadline=None, derandomize=True)
+def test_each_pattern_agrees_with_einops_and_is_undone_by_its_inverse(
+    drawn: tuple[str, dict[str, int]], seed: int
+) -> None:
+    text, sizes = drawn
+    pattern = parse(text)
+    shape = Pattern(pattern.right, pattern.left).shape(sizes)
+    given = random_bits(shape, torch.Generator().manual_seed(seed))
+    before, version = given.clone(), given._version
+    there = pattern.forward(given, sizes, {})
+    expected = einops.rearrange(given.view(torch.int32).numpy(), text, **sizes)  # integers: NaNs keep their bits
+    assert there.shape == expected.shape == pattern.shape(sizes)
+    assert torch.equal(there.contiguous().view(torch.int32), torch.from_numpy(expected.copy()))
+    back = pattern.backward(there, sizes)
+    assert same_bits(back, before) and back.shape == before.shape
+    assert same_bits(given, before) and given._version == version
+    if all(len(group) <= 1 for group in pattern.left):
+        assert pattern.solve(shape, {}) == sizes
 
 
-@pytest.mark.parametrize("kind", OPERATIONS)
-@hypothesis.given(sizes=sizes(), seed=st.integers(0, 1000))
-@hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
-def test_each_operation_is_undone_by_its_inverse_and_writes_into_nothing(kind: type, sizes: Sizes, seed: int) -> None:
-    operation, shapes = OPERATIONS[kind](sizes)
-    generator = torch.Generator().manual_seed(seed)
-    before = tuple(torch.zeros(shape) if kind is Dropped else random_bits(shape, generator) for shape in shapes)
-    given = tuple(tensor.clone() for tensor in before)
-    versions = [tensor._version for tensor in given]
-    back = operation.inverse(operation(given, CONFIG), CONFIG)
-    assert operation.inverse.inverse == operation
-    assert [tensor.shape for tensor in back] == [tensor.shape for tensor in before]
-    assert all(same_bits(a, b) for a, b in zip(back, before, strict=True))
-    assert all(same_bits(a, b) for a, b in zip(given, before, strict=True))
-    assert [tensor._version for tensor in given] == versions
+@hypothesis.given(drawn=patterns(), seed=st.integers(0, 1000), data=st.data())
+@hypothesis.settings(max_examples=100, deadline=None, derandomize=True)
+def test_what_is_chosen_along_an_axis_goes_back_to_its_place(
+    drawn: tuple[str, dict[str, int]], seed: int, data: st.DataObject
+) -> None:
+    text, sizes = drawn
+    pattern = parse(text)
+    axis = data.draw(st.sampled_from(sorted(sizes)))
+    order = data.draw(st.permutations(range(sizes[axis])))
+    cut = data.draw(st.integers(0, len(order)))
+    choices = [{axis: tuple(part)} for part in (order[:cut], order[cut:]) if part]
+    given = random_bits(Pattern(pattern.right, pattern.left).shape(sizes), torch.Generator().manual_seed(seed))
+    back = torch.zeros_like(given)
+    for choice in choices:
+        chosen = pattern.forward(given, sizes, choice)
+        assert chosen.shape == pattern.shape({**sizes, axis: len(choice[axis])})
+        pattern.place(chosen, sizes, choice, into=back)
+    assert same_bits(back, given)
 
 
-def test_no_operation_escapes_the_test_above() -> None:
-    operations = mapping.operations
-    classes = {kind for _, kind in inspect.getmembers(operations, inspect.isclass)}
-    classes = {kind for kind in classes if kind.__module__ == operations.__name__}
-    assert {kind for kind in classes if hasattr(kind, "inverse")} - {Operation} == OPERATIONS.keys()
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("i o", "is no pattern"),
+        ("i o -> o -> i", "is no pattern"),
+        ("i (p o -> p o i", "is no pattern"),
+        ("I O -> O I", "is no pattern"),
+        ("i ((p o)) -> p o i", "is no pattern"),
+        ("i o -> o j", "must have i, j exactly once on each side"),
+        ("i i -> i i", "must have i exactly once"),
+        ("i o -> o", "must have i exactly once"),
+    ],
+)
+def test_what_is_no_pattern_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(MappingError, match=complaint):
+        parse(text)
 
 
-def test_operations_say_what_they_claim() -> None:
-    """An operation and its inverse could be wrong together; here is what each means, in indices."""
-    x = torch.arange(24.0).reshape(4, 6)  # [E, E'] with 4 heads along the first axis
-    heads = GPTConfig(**(SIZES | {"n_head": 2}))
-    assert Transpose()((x,), CONFIG)[0][5, 3] == x[3, 5]
-    assert [part.tolist() for part in Split(3, axis=1)((x,), CONFIG)] == [x[:, i : i + 2].tolist() for i in (0, 2, 4)]
-    assert SplitHeads(axis=1)((x,), heads)[0].shape == (2, 4, 3)
-    assert SplitHeads(axis=1)((x,), heads)[0][1, 3, 2] == x[3, 5]  # head 1, row 3, feature 2: column 1 * 3 + 2
-    assert SplitHeads(axis=0)((x,), heads)[0][1, 1, 4] == x[3, 4]  # head 1, feature 1, column 4: row 1 * 2 + 1
-    assert Stack()((x, -x), CONFIG)[0][1, 2, 3] == -x[2, 3]
-    assert AddAxis()((x,), CONFIG)[0].shape == (1, 4, 6)
+@pytest.mark.parametrize(
+    ("text", "shape", "known"),
+    [
+        ("i o -> o i", (4,), {}),
+        ("i (p o) -> p o i", (4, 7), {"p": 3}),
+        ("i (p o) -> p o i", (4, 6), {}),
+        ("i h -> h i", (4, 6), {"h": 5}),
+        ("1 o -> o", (2, 6), {}),
+    ],
+)
+def test_shapes_that_do_not_fit_a_pattern_have_no_sizes(text: str, shape: Shape, known: dict[str, int]) -> None:
+    assert parse(text).solve(shape, known) is None
 
 
 def test_queries_keys_and_values_stay_in_order() -> None:
@@ -376,10 +409,50 @@ def test_queries_keys_and_values_stay_in_order() -> None:
         assert same_bits(theirs[f"trf_blocks.7.att.W_{part}.weight"], fused[:, columns].T)
         bias = tensors["h.7.attn.c_attn.bias"][columns]
         assert same_bits(theirs[f"trf_blocks.7.att.W_{part}.bias"], bias)
-    strange = save(STRANGE, CONFIG, tensors)
-    head = slice(2 * e + 3 * CONFIG.head_dim, 2 * e + 4 * CONFIG.head_dim)  # of the values, head 3
-    assert same_bits(strange["b7.V.W"][3], fused[:, head])
-    assert same_bits(strange["up.W"][7], tensors["h.7.mlp.c_fc.weight"].T)
+
+
+def test_unusual_layouts_say_what_they_claim() -> None:
+    """A pattern and its inverse could be wrong together; here is what each layout means, in indices."""
+    tensors = canonical_tensors(CONFIG)
+    weight, bias, e, d = (
+        tensors["h.7.attn.c_attn.weight"],
+        tensors["h.7.attn.c_attn.bias"],
+        CONFIG.n_embd,
+        CONFIG.head_dim,
+    )
+    saved = {layout.name: save(layout, CONFIG, tensors) for layout in UNUSUAL}
+
+    def columns(part: int, head: int) -> slice:
+        return slice(part * e + head * d, part * e + (head + 1) * d)
+
+    strange = saved["strange"]
+    assert same_bits(strange["b7.heads.3.v.W"], weight[:, columns(2, 3)].T)
+    assert same_bits(strange["b7.heads.3.v.bias"], bias[columns(2, 3)])
+    assert not [name for name in strange if ".k.bias" in name]
+    assert same_bits(strange["up"][7], tensors["h.7.mlp.c_fc.weight"].T)
+    assert same_bits(strange["norms"][7, 1, 0], tensors["h.7.ln_2.weight"])
+    quarter = e // 4
+    assert same_bits(strange["d.7.W_2"], tensors["h.7.mlp.c_proj.weight"][:, 2 * quarter : 3 * quarter].T)
+    for head in range(CONFIG.n_head):
+        for part in range(3):
+            expected, place = weight[:, columns(part, head)], head * 3 + part
+            assert same_bits(saved["interleaved by head"]["h.7.qkv.weight"][place * d : (place + 1) * d], expected.T)
+            assert same_bits(
+                saved["interleaved by dimension"]["h.7.qkv.weight"][:, head * 3 * d + part :: 3][:, :d], expected
+            )
+            assert same_bits(saved["for einsum"]["W"][7, part, head], expected)
+            assert same_bits(saved["for einsum"]["b"][7, part, head], bias[columns(part, head)])
+            assert same_bits(
+                saved["fused in each head"][f"h.7.heads.{head}.qkv.weight"][part * d : (part + 1) * d], expected.T
+            )
+    query, key, value = weight.split(e, dim=1)
+    assert same_bits(saved["value first"]["h.7.qkv.weight"], torch.cat([value, query, key], dim=1).T)
+    assert same_bits(saved["key and value together"]["h.7.kv.weight"], torch.cat([key, value], dim=1))
+    assert same_bits(saved["key and value together"]["h.7.q.bias"], bias[:e])
+    by_head = saved["value and query, by head"]["h.7.vq.weight"]
+    assert same_bits(by_head[2 * d : 3 * d], weight[:, columns(2, 1)].T)
+    assert same_bits(by_head[3 * d : 4 * d], weight[:, columns(0, 1)].T)
+    assert same_bits(saved["three in one"]["W"][7, 1], key.T)
 
 
 # -------------------------------------------------------------------------------------------------------- 3. order
@@ -417,7 +490,7 @@ def check_order(layout: Layout, module: nn.Module, never_called: set[str]) -> No
 def test_rows_are_in_execution_order(style: str) -> None:
     module = STYLES[style](CONFIG)
     shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters(remove_duplicate=False)}
-    fit = best_fit(LAYOUTS[STYLES[style].layout], CONFIG, shapes)
+    fit = best_match(LAYOUTS[STYLES[style].layout], CONFIG, shapes)
     check_order(fit.layout, module, NEVER_CALLED.get(style, set()))
 
 
@@ -443,7 +516,7 @@ def test_a_wrong_order_and_an_absent_module_are_noticed(wrong: str) -> None:
     if wrong == "swapped":
         rows[0], rows[1] = rows[1], rows[0]
     else:
-        rows.append(mapping.site("h.*.gate", "h.*.gate"))
+        rows = [mapping.site(row.site, "h.*.gate") if row.site == "h.*.mlp.act" else row for row in rows]
     with pytest.raises(AssertionError, match=r"h\.\{0\.\.\.11\}\.gate" if wrong == "absent" else None):
         check_order(Layout("wrong", tuple(rows)), GPTModel(CONFIG), set())
 
@@ -456,8 +529,8 @@ def test_a_transposed_projection_has_the_right_shape_and_other_values(layout: La
     """Which is why its orientation is declared: nothing about the file betrays it."""
     tensors = canonical_tensors(CONFIG)
     theirs = save(layout, CONFIG, tensors)
-    link = next(link for link in layout.unroll(CONFIG) if link.canonical == ("h.5.attn.c_proj.weight",))
-    if any(isinstance(operation, SplitHeads) for operation in link.operations):
+    link = next(link for link in layout.unroll(CONFIG) if link.canonical == "h.5.attn.c_proj.weight")
+    if len(link.shapes[0]) == 3 and link.shapes[0][0] != 1:
         pytest.skip("with heads apart it is not square")
     (name,) = link.theirs
     theirs[name] = theirs[name].transpose(-1, -2)
@@ -471,7 +544,7 @@ def test_the_row_decides_the_orientation_of_a_square_weight() -> None:
     for kind, expected in ((linear, square.T), (conv1d, square)):
         link = Layout("one", (kind("h.*.attn.c_proj", "h.*.proj"),)).unroll(CONFIG)[0]
         assert link.shapes == ((44, 44),)
-        assert torch.equal(link.to_theirs((square,), CONFIG)[0], expected)
+        assert torch.equal(link.to_theirs(square)[0], expected)
 
 
 def test_names_match_whole_and_never_by_suffix() -> None:
@@ -495,7 +568,7 @@ def test_the_layout_that_fits_is_used_whatever_its_place() -> None:
     for layout in VARIANTS:
         shapes = their_shapes(layout, CONFIG)
         for candidates in (VARIANTS, VARIANTS[::-1]):
-            best = best_fit(candidates, CONFIG, shapes)
+            best = best_match(candidates, CONFIG, shapes)
             assert best
             assert {name for link in best.links for name in link.theirs} == shapes.keys()
 
@@ -504,7 +577,7 @@ def test_where_none_fits_the_closest_layout_explains() -> None:
     """Twelve layers of Hugging Face weights under a configuration of 24: nanoGPT's table, of the same names, would miss
     fewer tensors if it were allowed to call the biases zero."""
     shapes = their_shapes(LAYOUTS["huggingface"][0], CONFIG)
-    best = best_fit(VARIANTS, CONFIG.replace(n_layer=24), shapes)
+    best = best_match(VARIANTS, CONFIG.replace(n_layer=24), shapes)
     assert best.layout is LAYOUTS["huggingface"][0]
     assert len(best.missing) == 12 * 12
     assert not best.misshapen
@@ -522,9 +595,9 @@ def test_everything_that_is_wrong_is_said_at_once_with_layers_collapsed() -> Non
         shapes[f"transformer.h.{layer}.mlp.c_fc.weight"] = (89, 44)
     del shapes["transformer.ln_f.bias"]
     shapes["transformer.h.3.mlp.c_proj.bias"] = (45,)
-    accounting = account(layout, CONFIG, shapes)
-    assert accounting.problems == 12 * 3 + 2
-    assert str(accounting).splitlines() == [
+    matching = match(layout, CONFIG, shapes)
+    assert matching.problems == 12 * 3 + 2
+    assert str(matching).splitlines() == [
         "122 parameters fit the layout 'huggingface'",  # 148 less 13 missing and 13 of another shape
         "  missing (13): transformer.h.{0...11}.ln_1.bias, transformer.ln_f.bias",
         "  unexpected (12): transformer.h.{0...11}.attn.q_norm.weight",
@@ -568,7 +641,7 @@ def test_a_file_of_something_else_does_not_flood_the_screen() -> None:
 
 
 @BOTH
-@every_layout_and_a_strange_one
+@every_layout_and_unusual_ones
 def test_neither_direction_writes_into_its_argument(layout: Layout, config: GPTConfig) -> None:
     def run(tensors: Tensors, direction: Callable[[Layout, GPTConfig, Tensors], Tensors]) -> Tensors:
         before = {name: tensor.clone() for name, tensor in tensors.items()}
@@ -581,28 +654,22 @@ def test_neither_direction_writes_into_its_argument(layout: Layout, config: GPTC
     run(run(canonical_tensors(config), save), load)
 
 
-@every_layout_and_a_strange_one
+@every_layout
 def test_what_can_be_a_view_is_no_copy(layout: Layout) -> None:
-    """A 6 GB checkpoint is mapped, not read; only joining tensors has to copy."""
-    copying = (Join, Stack, MergeHeads)
+    """A 6 GB checkpoint is mapped, not read; only joining tensors, or heads that lie apart, has to copy."""
     tensors = canonical_tensors(UNTIED)
     theirs = save(layout, UNTIED, tensors)
 
-    def shares(link: Link, ours: bool) -> bool:
-        sources, results = (link.canonical, link.theirs) if ours else (link.theirs, link.canonical)
-        given = tuple((tensors if ours else theirs)[name] for name in sources)
-        made = (link.to_theirs if ours else link.to_canonical)(given, UNTIED)
-        assert len(made) == len(results)
+    def shares(made: Sequence[Tensor], given: Sequence[Tensor]) -> bool:
         memory = {tensor.untyped_storage().data_ptr() for tensor in given}
         return all(tensor.untyped_storage().data_ptr() in memory for tensor in made)
 
     for link in layout.unroll(UNTIED):
-        if not link.canonical:
+        if link.canonical is None:
             continue  # zeros, out of nothing
-        if not any(isinstance(operation, copying) for operation in link.operations):
-            assert shares(link, ours=True), link.theirs
-        if not any(isinstance(operation.inverse, copying) for operation in link.operations):
-            assert shares(link, ours=False), link.canonical
+        given = [theirs[name] for name in link.theirs]
+        assert shares(link.to_theirs(tensors[link.canonical]), [tensors[link.canonical]]), link.theirs
+        assert shares([link.to_canonical(given)], given) is (len(given) == 1), link.canonical
 
 
 def test_our_own_layout_is_the_identity() -> None:
@@ -625,15 +692,14 @@ def test_nothing_is_read_before_it_is_asked_for() -> None:
     for layout in VARIANTS:
         makers = write_theirs(layout, CONFIG, recorded)
         assert not read
-        name = next(name for link in layout.unroll(CONFIG) if "h.3.ln_2.bias" in link.canonical for name in link.theirs)
+        name = next(name for link in layout.unroll(CONFIG) if link.canonical == "h.3.ln_2.bias" for name in link.theirs)
         makers[name]()
-        assert "h.3.ln_2.bias" in read
-        assert len(read) == len(next(link for link in layout.unroll(CONFIG) if name in link.theirs).canonical)
+        assert read == ["h.3.ln_2.bias"]
         read.clear()
 
 
 def test_shapes_are_found_without_memory() -> None:
-    """Accounting for a terabyte costs nothing: it is done before a file is known to be that large."""
+    """Matching for a terabyte costs nothing: it is done before a file is known to be that large."""
     huge = GPTConfig(n_layer=96, n_embd=65_536, n_head=64, vocab_size=500_000)
     for layout in VARIANTS:
         numbers = sum(math.prod(shape) for link in layout.unroll(huge) if link.canonical for shape in link.shapes)

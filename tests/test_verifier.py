@@ -19,7 +19,7 @@ from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.layers import EXACT_EAGER
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import layout_variants, open_checkpoint
-from gpt2_from_scratch.mapping import best_fit, write_theirs
+from gpt2_from_scratch.mapping import best_match, write_theirs
 from gpt2_from_scratch.reference import load_reference
 from gpt2_from_scratch.verifier import (
     PARTS,
@@ -800,7 +800,7 @@ def test_wrong_weights_fail_in_other_styles(
     model = STYLES[style](config)
     edited = mutant.checkpoint(book_tensors, config.n_head)
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    fitting = best_fit(layouts, config, {name: tuple(tensor.shape) for name, tensor in parameters.items()}).layout
+    fitting = best_match(layouts, config, {name: tuple(tensor.shape) for name, tensor in parameters.items()}).layout
     reads = write_theirs(fitting, config, lambda name: edited[name])
     model.load_state_dict({name: read() for name, read in reads.items()}, strict=False)
     candidate = Candidate(model, config)

@@ -157,12 +157,11 @@ def _gradients(
     counted = set()
     for link in links:  # a shared parameter has one gradient; copies that should be shared have one each
         theirs = tuple(id(parameters[name]) for name in link.theirs)
-        canonical = (link.tied_to,) if link.tied_to and config.tie_word_embeddings else link.canonical
-        values = link.to_canonical(tuple(found[key].detach().cpu() for key in theirs), config)
-        for name, value in zip(canonical, values, strict=True):
-            if (name, theirs) not in counted:
-                counted.add((name, theirs))
-                total[name] = total[name] + value if name in total else value
+        name = link.tied_to if link.tied_to and config.tie_word_embeddings else link.canonical
+        if name is not None and (name, theirs) not in counted:
+            counted.add((name, theirs))
+            value = link.to_canonical([found[key].detach().cpu() for key in theirs])
+            total[name] = total[name] + value if name in total else value
     return float(loss.detach()), total
 
 

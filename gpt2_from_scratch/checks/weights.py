@@ -18,7 +18,7 @@ from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.identity import identify, is_official_size
 from gpt2_from_scratch.loading import Checkpoint
-from gpt2_from_scratch.mapping import Layout, Link, best_fit, collapse
+from gpt2_from_scratch.mapping import Layout, Link, collapse, match_module
 
 _ROUNDINGS = (torch.bfloat16, torch.float16)
 _QKV = ("query", "key", "value")
@@ -73,17 +73,17 @@ def check_weights(candidate: Candidate, checkpoint: Checkpoint, layouts: Sequenc
     equal, differing = 0, {}
     rounded: set[torch.dtype] = set()
     for link in links:
-        theirs = tuple(parameters[name].detach().cpu() for name in link.theirs)
-        canonical = (link.tied_to,) if link.tied_to and config.tie_word_embeddings else link.canonical
-        for name, actual in zip(canonical, link.to_canonical(theirs, config), strict=True):
-            expected = checkpoint.read(name)
-            rounding = _rounding(actual, expected)
-            if rounding is None:
-                shown = link.canonical[0] if len(link.canonical) == 1 else name
-                differing[shown] = _how(name, actual, expected, checkpoint)
-                continue
-            equal += 1
-            rounded |= rounding
+        name = link.tied_to if link.tied_to and config.tie_word_embeddings else link.canonical
+        if link.canonical is None or name is None:
+            continue
+        actual = link.to_canonical([parameters[each].detach().cpu() for each in link.theirs])
+        expected = link.without_absent(checkpoint.read(name))
+        rounding = _rounding(actual, expected)
+        if rounding is None:
+            differing[link.canonical] = _how(name, actual, expected, checkpoint)
+            continue
+        equal += 1
+        rounded |= rounding
     lowest = max(rounded, key=lambda dtype: torch.finfo(dtype).eps, default=None)
     return Weights(equal, differing, lowest, tuple(_notes(parameters, links, checkpoint)))
 
@@ -94,13 +94,13 @@ def fitted(
     """The module's parameters by their names, and the links that take them to GPT-2's; see `check_weights`."""
     assert candidate.module is not None
     parameters = dict(candidate.module.named_parameters(remove_duplicate=False))
-    accounting = best_fit(layouts, config, {name: tuple(tensor.shape) for name, tensor in parameters.items()})
-    if not accounting:
+    matching = match_module(candidate.module, config, layouts)
+    if not matching:
         raise MappingError(
-            f"{candidate.name} does not fit the checkpoint's configuration: {accounting}",
+            f"{candidate.name} does not fit the checkpoint's configuration: {matching}",
             hint="build it with the checkpoint's sizes, or name its layout",
         )
-    return parameters, accounting.links
+    return parameters, matching.links
 
 
 def _rounding(actual: Tensor, expected: Tensor) -> set[torch.dtype] | None:
@@ -165,7 +165,7 @@ def _is(actual: Tensor, checkpoint: Checkpoint, other: str) -> bool:
 def _notes(parameters: Mapping[str, Tensor], links: Sequence[Link], checkpoint: Checkpoint) -> Iterator[str]:
     if checkpoint.config.tie_word_embeddings:
         heads = [link.theirs[0] for link in links if link.tied_to == "wte.weight"]
-        embeddings = [link.theirs[0] for link in links if link.canonical == ("wte.weight",)]
+        embeddings = [link.theirs[0] for link in links if link.canonical == "wte.weight"]
         for head, embedding in ((head, embedding) for head in heads for embedding in embeddings):
             if parameters[head].data_ptr() != parameters[embedding].data_ptr():
                 yield f"{head} is a copy of {embedding}; GPT-2 ties them, and training would part them"

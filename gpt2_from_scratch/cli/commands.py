@@ -91,7 +91,7 @@ def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple
         loaded = load_object(
             arguments.model,
             checkpoint.config,
-            biases=not checkpoint.accounting.zeros,
+            biases=not checkpoint.matching.zeros,
             settings=settings(arguments.config, "--config"),
         )
         _fill(loaded, arguments, layout, checkpoint)

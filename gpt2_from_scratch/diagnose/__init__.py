@@ -23,7 +23,7 @@ from gpt2_from_scratch.diagnose.simulation import Rounding, simulated
 from gpt2_from_scratch.diagnose.steady import WithoutDropout, is_steady
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
 from gpt2_from_scratch.loading import Checkpoint
-from gpt2_from_scratch.mapping import Layout, collapse
+from gpt2_from_scratch.mapping import Layout, collapse, match_module
 from gpt2_from_scratch.reference import Reference
 
 __all__ = ["FAULTS", "Closest", "Diagnosis", "Fault", "Finding", "Laboratory", "diagnose", "diagnose_in"]
@@ -84,6 +84,9 @@ class _Case:
         clock: Clock,
         progress: Callable[[str], None],
     ) -> None:
+        if candidate.module is not None and layouts:  # remedies are told in the names of the variant that fits
+            matching = match_module(candidate.module, laboratory.config, layouts)
+            layouts = (matching.layout,) if matching else ()
         self.laboratory, self.candidate, self.base, self.layouts = laboratory, candidate, base, layouts
         self.clock, self.progress = clock, progress
         self.evidence = Evidence(candidate, laboratory)

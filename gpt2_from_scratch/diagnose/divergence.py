@@ -16,7 +16,7 @@ from torch import Tensor
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.compare import EXACT_SITE_RTOL, LINE, SITE_RTOL, compare
-from gpt2_from_scratch.mapping import Layout, best_fit, collapse
+from gpt2_from_scratch.mapping import Layout, collapse, match_module
 from gpt2_from_scratch.precision import run_in_float64
 from gpt2_from_scratch.reference import Reference
 from gpt2_from_scratch.trace import Site, trace
@@ -136,8 +136,7 @@ def find_divergence(
     module, config = candidate.module, reference.config
     if module is None:
         return None
-    parameters = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
-    theirs_of = dict(best_fit(layouts, config, parameters).layout.sites(config))
+    theirs_of = dict(match_module(module, config, layouts).layout.sites(config))
     uncompiled = candidate.uncompiled()
     run = partial(
         trace,

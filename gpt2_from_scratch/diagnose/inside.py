@@ -24,7 +24,7 @@ from gpt2_from_scratch.diagnose.search import Distance, fitted, grown, plausible
 from gpt2_from_scratch.diagnose.simulation import Rounding
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
 from gpt2_from_scratch.errors import CandidateError
-from gpt2_from_scratch.mapping import Layout, best_fit
+from gpt2_from_scratch.mapping import Layout, match_module
 from gpt2_from_scratch.precision import run_in_float64
 from gpt2_from_scratch.trace import Site, trace
 
@@ -39,13 +39,13 @@ def weights_of(candidate: Candidate, config: GPTConfig, layouts: Sequence[Layout
     """The candidate's tensors under canonical names, the head's always; None where it does not fit its layout."""
     assert candidate.module is not None
     parameters = dict(candidate.module.named_parameters(remove_duplicate=False))
-    accounting = best_fit(layouts, config, {name: tuple(tensor.shape) for name, tensor in parameters.items()})
-    if not accounting:
+    matching = match_module(candidate.module, config, layouts)
+    if not matching:
         return None
-    found = {name: torch.zeros(config.tensor_shapes()[name]) for link in accounting.zeros for name in link.canonical}
-    for link in accounting.links:
-        theirs = tuple(parameters[name].detach().cpu() for name in link.theirs)
-        found |= dict(zip(link.canonical, link.to_canonical(theirs, config), strict=False))
+    found = {link.canonical: torch.zeros(link.shape) for link in matching.zeros if link.canonical is not None}
+    for link in matching.links:
+        if link.canonical is not None:
+            found[link.canonical] = link.to_canonical([parameters[name].detach().cpu() for name in link.theirs])
     return {"lm_head.weight": found["wte.weight"]} | found
 
 
@@ -155,8 +155,8 @@ def passages(
     What a stage returned is what the next one received. A block that never ran returned its input.
     """
     assert candidate.module is not None
-    parameters = {name: tuple(p.shape) for name, p in candidate.module.named_parameters(remove_duplicate=False)}
-    names = {site: theirs[0] for site, theirs in best_fit(layouts, config, parameters).layout.sites(config)}
+    fitting = match_module(candidate.module, config, layouts).layout
+    names = {site: theirs[0] for site, theirs in fitting.sites(config)}
     whole = Candidate(candidate.module, config)
     tracing = [names[stage] for stage in stages(config) if stage in names]
 

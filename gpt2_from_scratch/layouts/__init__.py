@@ -1,8 +1,7 @@
 """Where GPT-2's weights live in each code base. Tables only; what a row means is in `mapping`.
 
-The one idea: a code base is one table, and adding one is adding a table. A name stands for one or more *variants* (a
-prefix that some files carry, fused or separate q, k, v); the one that accounts for every tensor is the one that is
-used.
+A code base is one table, and supporting another one means adding a table. A name stands for one or more *variants* (a
+prefix that some files carry; query, key and value fused or separate). The variant that fits every tensor is used.
 """
 
 from collections.abc import Mapping

@@ -4,7 +4,7 @@ Its GPT-2 has a linear layer of its own that stores ``[out, in]``; only an untie
 `FlaxGPT2Model` has no ``transformer`` level.
 """
 
-from gpt2_from_scratch.mapping import Layout, Parameter, Row, Transpose, embedding, linear, norm
+from gpt2_from_scratch.mapping import Layout, embedding, linear, norm, tied
 
 
 def _layout(trunk: str) -> Layout:
@@ -21,13 +21,7 @@ def _layout(trunk: str) -> Layout:
             linear("h.*.mlp.c_fc", f"{block}/mlp/c_fc", weight="kernel"),
             linear("h.*.mlp.c_proj", f"{block}/mlp/c_proj", weight="kernel"),
             norm("ln_f", f"{trunk}ln_f", weight="scale"),
-            Row(
-                "lm_head",
-                ("lm_head",),
-                (Parameter("weight", "kernel", (Transpose(),)),),
-                tied_to="wte.weight",
-                written_when_tied=False,
-            ),
+            tied("lm_head", "lm_head", to="wte", weight="kernel", written=False, pattern="v e -> e v"),
         ),
         separator="/",
         about=f"Flax, prefix {trunk!r}" if trunk else "Flax, no prefix",

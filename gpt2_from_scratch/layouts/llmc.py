@@ -4,24 +4,23 @@ Its files hold no names; these are those of the C struct, ``qkvw`` and so on, wi
 file, all layers of one kind lie together; which bytes those are is the container's business.
 """
 
-from gpt2_from_scratch.mapping import Layout, embedding, linear, norm, tied
+from gpt2_from_scratch.mapping import Layout, bare, tied
 
 LLM_C = (
     Layout(
         "llm.c",
         (
-            embedding("wte", "wte", weight=""),
-            embedding("wpe", "wpe", weight=""),
-            norm("h.*.ln_1", "h.*.ln1", weight="w", bias="b"),
-            linear("h.*.attn.c_attn", "h.*.qkv", weight="w", bias="b"),
-            linear("h.*.attn.c_proj", "h.*.attproj", weight="w", bias="b"),
-            norm("h.*.ln_2", "h.*.ln2", weight="w", bias="b"),
-            linear("h.*.mlp.c_fc", "h.*.fc", weight="w", bias="b"),
-            linear("h.*.mlp.c_proj", "h.*.fcproj", weight="w", bias="b"),
-            norm("ln_f", "lnf", weight="w", bias="b"),
-            tied("lm_head", "lm_head", to="wte", weight="", written=False),
+            bare("wte", "wte"),
+            bare("wpe", "wpe"),
+            bare("h.*.ln_1", "h.*.ln1w", "h.*.ln1b"),
+            bare("h.*.attn.c_attn", "h.*.qkvw", "h.*.qkvb", "i o -> o i"),
+            bare("h.*.attn.c_proj", "h.*.attprojw", "h.*.attprojb", "i o -> o i"),
+            bare("h.*.ln_2", "h.*.ln2w", "h.*.ln2b"),
+            bare("h.*.mlp.c_fc", "h.*.fcw", "h.*.fcb", "i o -> o i"),
+            bare("h.*.mlp.c_proj", "h.*.fcprojw", "h.*.fcprojb", "i o -> o i"),
+            bare("ln_f", "lnfw", "lnfb"),
+            tied("lm_head", "", to="wte", weight="lm_head", written=False),
         ),
-        separator="",
         about="llm.c",
     ),
 )

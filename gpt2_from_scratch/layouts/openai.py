@@ -4,7 +4,7 @@ The leading 1 is the width of a convolution, which is how OpenAI wrote a linear 
 training hold the optimizer's averages beside each variable; they are no parameters.
 """
 
-from gpt2_from_scratch.mapping import AddAxis, Ignore, Layout, Parameter, Row, embedding, ignore, norm, tied
+from gpt2_from_scratch.mapping import Ignore, Layout, Parameter, Row, bare, ignore, norm, tied
 
 # What `tf.train.AdamOptimizer` adds: two slots for each variable, and three numbers.
 _SLOTS = ("Adam", "Adam_1")
@@ -12,12 +12,12 @@ _NUMBERS = ("beta1_power", "beta2_power", "global_step")
 
 
 def _conv1d(site: str, theirs: str) -> Row:
-    return Row(site, (theirs,), (Parameter("weight", "w", (AddAxis(),)), Parameter("bias", "b")))
+    return Row(site, (theirs,), (Parameter("weight", "w", "i o -> 1 i o"), Parameter("bias", "b")))
 
 
 _ROWS = (
-    embedding("wte", "model", weight="wte"),
-    embedding("wpe", "model", weight="wpe"),
+    bare("wte", "model/wte"),
+    bare("wpe", "model/wpe"),
     norm("h.*.ln_1", "model/h*/ln_1", weight="g", bias="b"),
     _conv1d("h.*.attn.c_attn", "model/h*/attn/c_attn"),
     _conv1d("h.*.attn.c_proj", "model/h*/attn/c_proj"),
@@ -25,12 +25,12 @@ _ROWS = (
     _conv1d("h.*.mlp.c_fc", "model/h*/mlp/c_fc"),
     _conv1d("h.*.mlp.c_proj", "model/h*/mlp/c_proj"),
     norm("ln_f", "model/ln_f", weight="g", bias="b"),
-    tied("lm_head", "model", to="wte", weight="lm_head", written=False),
+    tied("lm_head", "", to="wte", weight="model/lm_head", written=False),
 )
 
 
 def _optimizer() -> tuple[Ignore, ...]:
-    variables = [f"{row.theirs[0]}/{parameter.theirs}" for row in _ROWS for parameter in row.parameters]
+    variables = [name for row in _ROWS for parameter in row.parameters for name in row.names(parameter, "/")]
     slots = [f"{variable}/{slot}" for variable in variables for slot in _SLOTS]
     return tuple(ignore(name, why="state of the optimizer, not a parameter") for name in (*slots, *_NUMBERS))
 

@@ -4,13 +4,13 @@ Linear weights are ``[in, out]``, and their biases ``[1, out]``. The token embed
 and ``embeddings`` in newer ones.
 """
 
-from gpt2_from_scratch.mapping import AddAxis, Layout, Parameter, Row, embedding, norm, tied
+from gpt2_from_scratch.mapping import Layout, Parameter, Row, embedding, norm, tied
 
 _BLOCK = "transformer/h_._*"
 
 
 def _conv1d(site: str, theirs: str) -> Row:
-    return Row(site, (theirs,), (Parameter("weight", "weight:0"), Parameter("bias", "bias:0", (AddAxis(),))))
+    return Row(site, (theirs,), (Parameter("weight", "weight:0"), Parameter("bias", "bias:0", "o -> 1 o")))
 
 
 def _layout(table: str) -> Layout:

@@ -16,7 +16,7 @@ from gpt2_from_scratch.checkpoint import Container, Located
 from gpt2_from_scratch.checkpoint.fixed import gpt2_config
 from gpt2_from_scratch.config import GPTConfig, check_fields, official_size
 from gpt2_from_scratch.errors import ConfigError, MappingError
-from gpt2_from_scratch.mapping import Accounting, Layout, Shape, account, listed, read_canonical, sizes
+from gpt2_from_scratch.mapping import Layout, Matching, Shape, listed, match, read_canonical, sizes
 
 # What a file says that leaves no question open.
 _EVERYTHING = gpt2_config(vocab_size=1, n_positions=1, n_embd=1, n_layer=1, n_head=1).keys()
@@ -94,21 +94,21 @@ def _described(
             if shown["n_inner"] == 4 * shown["n_embd"]:
                 fields["n_inner"] = None  # as config.json has it
             config = GPTConfig.from_hf(fields, where=source)
-            fits.append((account(layout, config, shapes), config, shown))
+            fits.append((match(layout, config, shapes), config, shown))
     if not fits:
         raise MappingError(
             f"{source}: its tensors are of no known layout: {listed(shapes)}",
             hint=strange(shapes, shapes, lambda names: any(sizes(layout, names) for layout in layouts))
             or "if it is a GPT-2, describe its names with a Layout of your own",
         )
-    accounting, config, shown = min(fits, key=lambda fit: fit[0].distance)
-    if not accounting:
-        return config, ()  # the caller accounts, too, and says what does not fit
+    matching, config, shown = min(fits, key=lambda fit: fit[0].distance)
+    if not matching:
+        return config, ()  # the caller matches the names, too, and says what does not fit
     for field, size in shown.items():
         if said.get(field) not in (None, size):
             raise ConfigError(f"{source}: {field} is said to be {said[field]}, and the tensors show {size}")
     if "tie_word_embeddings" not in said:
-        heads = stored_head(accounting, config, container)
+        heads = stored_head(matching, config, container)
         config = config.replace(tie_word_embeddings=all(same(head, embedding) for _, head, embedding in heads))
 
     assumed: list[str] = []
@@ -120,7 +120,7 @@ def _described(
         else:
             missing["n_head"] = f"a divisor of n_embd {config.n_embd}"
     if "activation_function" not in said:
-        code = accounting.layout.name
+        code = matching.layout.name
         if code == "nanogpt" and not layout_given and container.layout is None:
             # So do minGPT and makemore name them, whose heads are not tied. A tied one may have been tied by anybody.
             code = "" if config.tie_word_embeddings else "mingpt"
@@ -141,14 +141,12 @@ def _described(
     return config, (f"assumed, and not said by the file: {', '.join(assumed)}",) if assumed else ()
 
 
-def stored_head(
-    accounting: Accounting, config: GPTConfig, container: Container
-) -> Iterator[tuple[str, Tensor, Tensor]]:
+def stored_head(matching: Matching, config: GPTConfig, container: Container) -> Iterator[tuple[str, Tensor, Tensor]]:
     """The head's name in the file, the head and the token embedding, both ``[V, E]``; nothing where none is stored."""
-    for link in accounting.links:
+    for link in matching.links:
         if link.tied_to is not None:
-            (head,) = link.to_canonical(tuple(container.tensors[name].read() for name in link.theirs), config)
-            tensors = read_canonical(accounting, config, lambda name: container.tensors[name].read())
+            head = link.to_canonical([container.tensors[name].read() for name in link.theirs])
+            tensors = read_canonical(matching, config, lambda name: container.tensors[name].read())
             yield link.theirs[0], head, tensors[link.tied_to]()
 
 

@@ -20,7 +20,7 @@ from gpt2_from_scratch.loading.opening import (
     open_checkpoint,
 )
 from gpt2_from_scratch.loading.report import LoadReport, report_of
-from gpt2_from_scratch.mapping import Accounting, best_fit, listed, write_theirs
+from gpt2_from_scratch.mapping import Matching, listed, match_module, write_theirs
 
 
 def load_into(
@@ -49,16 +49,15 @@ def load_into(
     checkpoint = open_checkpoint(source, **options)
     config = checkpoint.config
     parameters = dict(module.named_parameters(remove_duplicate=False))
-    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
-    accounting = best_fit(layout_variants(layout), config, shapes)
-    if not accounting:
+    matching = match_module(module, config, layout_variants(layout))
+    if not matching:
         raise MappingError(
             f"{type(module).__name__} does not fit {checkpoint.located.source} (shapes expected from its "
-            f"configuration): {accounting}",
-            hint=_module_remedy(accounting),
+            f"configuration): {matching}",
+            hint=_module_remedy(matching),
         )
-    _check_sharing(parameters, accounting, config)
-    reads = write_theirs(accounting.layout, config, checkpoint.read, wanted=parameters.__contains__)
+    _check_sharing(parameters, matching, config)
+    reads = write_theirs(matching.layout, config, checkpoint.read, wanted=parameters.__contains__)
     tensors = {name: read() for name, read in reads.items()}  # views where possible; nothing written yet
     for name, tensor in tensors.items():
         check_values(checkpoint.located.source, name, tensor, parameters[name].dtype)
@@ -73,11 +72,11 @@ def load_into(
                 owner, _, attribute = name.rpartition(".")
                 setattr(module.get_submodule(owner), attribute, parameter)
             parameter.copy_(tensor)
-    tied_names = {name for link in accounting.links if link.tied_to for name in link.theirs}
+    tied_names = {name for link in matching.links if link.tied_to for name in link.theirs}
     tied = tuple(sorted(tied_names)) if config.tie_word_embeddings else ()
     loaded = tuple(name for name in tensors if name not in tied)
     dtype = reduce(torch.promote_types, (parameters[name].dtype for name in tensors))
-    return report_of(checkpoint, accounting.layout, dtype, loaded, tied, _module_notes(module, accounting, checkpoint))
+    return report_of(checkpoint, matching.layout, dtype, loaded, tied, _module_notes(module, matching, checkpoint))
 
 
 def _allocated(parameter: nn.Parameter) -> nn.Parameter:
@@ -85,20 +84,20 @@ def _allocated(parameter: nn.Parameter) -> nn.Parameter:
     return nn.Parameter(empty, requires_grad=parameter.requires_grad)
 
 
-def _module_notes(module: nn.Module, accounting: Accounting, checkpoint: Checkpoint) -> tuple[str, ...]:
+def _module_notes(module: nn.Module, matching: Matching, checkpoint: Checkpoint) -> tuple[str, ...]:
     """What `load_into` left alone, and why that is right or whose business it is."""
-    in_file = {name for link in checkpoint.accounting.links for name in link.canonical}
-    dropped = [name for link in accounting.zeros for name in link.canonical if name in in_file]
+    in_file = {link.canonical for link in checkpoint.matching.links}
+    dropped = [link.canonical for link in matching.zeros if link.canonical and link.canonical in in_file]
     unset = [name for name, buffer in module.named_buffers() if buffer.is_meta]
     notes = ((dropped, "all zero, and absent from the module"), (unset, "still on the meta device: no parameter"))
     return tuple(f"{listed(names)} {what}" for names, what in notes if names)
 
 
-def _check_sharing(parameters: Mapping[str, nn.Parameter], accounting: Accounting, config: GPTConfig) -> None:
+def _check_sharing(parameters: Mapping[str, nn.Parameter], matching: Matching, config: GPTConfig) -> None:
     """Two names for one parameter are fine for a tied head, and a silent overwrite for anything else."""
     owners: dict[int, str] = {}
-    tied = {name for link in accounting.links if link.tied_to for name in link.theirs}
-    for link in accounting.links:
+    tied = {name for link in matching.links if link.tied_to for name in link.theirs}
+    for link in matching.links:
         for name in link.theirs:
             other = owners.setdefault(id(parameters[name]), name)
             if other != name and not (config.tie_word_embeddings and (name in tied or other in tied)):
@@ -108,9 +107,9 @@ def _check_sharing(parameters: Mapping[str, nn.Parameter], accounting: Accountin
                 )
 
 
-def _module_remedy(accounting: Accounting) -> str:
-    if accounting.unexpected and all(name.startswith(("_orig_mod.", "module.")) for name in accounting.unexpected):
+def _module_remedy(matching: Matching) -> str:
+    if matching.unexpected and all(name.startswith(("_orig_mod.", "module.")) for name in matching.unexpected):
         return "pass the module inside the wrapper: module._orig_mod of torch.compile, module.module of DDP"
-    if accounting.problems > len(accounting.links):
+    if matching.problems > len(matching.links):
         return "is this the right layout? " + ", ".join(LAYOUTS)
     return "build the module with the checkpoint's sizes, or correct the layout"

@@ -19,7 +19,7 @@ from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, MappingError
 from gpt2_from_scratch.layouts import DETECTABLE, LAYOUTS
 from gpt2_from_scratch.loading.configuration import describe, same, stored_head, strange
-from gpt2_from_scratch.mapping import Accounting, Layout, best_fit, depth, listed, read_canonical
+from gpt2_from_scratch.mapping import Layout, Matching, best_match, depth, listed, read_canonical
 
 Source: TypeAlias = str | os.PathLike[str]
 LayoutChoice: TypeAlias = str | Layout | Sequence[Layout]
@@ -29,7 +29,7 @@ class OpenOptions(HubOptions, total=False):
     """How a checkpoint is opened. Every function that opens one takes these by name; each may be left out.
 
     Args:
-        file_layout: of the file: a name from `LAYOUTS`, or a `Layout`. By default, the one that accounts for every
+        file_layout: of the file: a name from `LAYOUTS`, or a `Layout`. By default, the one that fits every
             tensor.
         config: used instead of the checkpoint's own.
         overrides: fields of config.json that replace what the checkpoint says, or complete it:
@@ -54,13 +54,13 @@ class OpenOptions(HubOptions, total=False):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened checkpoint: configuration known, every tensor accounted for, no weight read yet.
+    """An opened checkpoint: configuration known, every tensor matched, no weight read yet.
 
     Args:
         located: where its files are.
         container: its tensors, as stored.
         config: of the model.
-        accounting: what each stored tensor is.
+        matching: what each stored tensor is.
         tensors: canonical name -> a function that reads it, ``[in, out]``; without ``lm_head.weight`` when tied.
         dtype: floating dtype of the weights; of several, one that holds them all.
         notes: remarks for people.
@@ -70,7 +70,7 @@ class Checkpoint:
     located: Located
     container: Container
     config: GPTConfig
-    accounting: Accounting
+    matching: Matching
     tensors: Mapping[str, Callable[[], Tensor]]
     dtype: torch.dtype
     notes: tuple[str, ...] = ()
@@ -94,7 +94,7 @@ class Checkpoint:
     @property
     def layout(self) -> Layout:
         """The layout its names were read by."""
-        return self.accounting.layout
+        return self.matching.layout
 
     def read(self, name: str) -> Tensor:
         """One canonical tensor, in the file's dtype; a view of the mapped file where the layout allows."""
@@ -102,7 +102,7 @@ class Checkpoint:
 
 
 def open_checkpoint(source: Source | Checkpoint, **options: Unpack[OpenOptions]) -> Checkpoint:
-    """Opens a checkpoint and accounts for every tensor in it, without reading one.
+    """Opens a checkpoint and matches every tensor in it to one of GPT-2's, without reading one.
 
     Args:
         source: a file, a directory, a Hub id such as ``openai-community/gpt2``, or ``tiny``, the trained model inside
@@ -150,14 +150,14 @@ def _open(source: Source, options: OpenOptions) -> Checkpoint:
     elif overrides:
         config = config.replace(**overrides)
     _check_scale(config, container, located.source)  # before anything is unrolled
-    accounting = best_fit(layouts, config, container.shapes)
-    if not accounting:
-        raise MappingError(f"{located.source}: {accounting}", hint=_remedy(accounting, container, config))
-    dtype, notes = _floating_dtype(accounting, container, located.source)
-    tensors = read_canonical(accounting, config, lambda name: container.tensors[name].read())
+    matching = best_match(layouts, config, container.shapes)
+    if not matching:
+        raise MappingError(f"{located.source}: {matching}", hint=_remedy(matching, container, config))
+    dtype, notes = _floating_dtype(matching, container, located.source)
+    tensors = read_canonical(matching, config, lambda name: container.tensors[name].read())
     notes = (*container.notes, *assumed, *notes)
-    accounting = replace(accounting, ignored={**accounting.ignored, **left_out})
-    checkpoint = Checkpoint(located, container, config, accounting, tensors, dtype, notes, options)
+    matching = replace(matching, ignored={**matching.ignored, **left_out})
+    checkpoint = Checkpoint(located, container, config, matching, tensors, dtype, notes, options)
     _check_zeros(checkpoint)
     _check_tied_head(checkpoint)
     return checkpoint
@@ -218,9 +218,9 @@ def _without(container: Container, patterns: Sequence[str], located: Located) ->
     return replace(container, tensors=kept), left_out
 
 
-def _floating_dtype(accounting: Accounting, container: Container, source: str) -> tuple[torch.dtype, tuple[str, ...]]:
+def _floating_dtype(matching: Matching, container: Container, source: str) -> tuple[torch.dtype, tuple[str, ...]]:
     dtypes: dict[torch.dtype, list[str]] = {}
-    for link in accounting.links:
+    for link in matching.links:
         for name in link.theirs:
             dtypes.setdefault(container.tensors[name].dtype, []).append(name)
     wrong = {dtype: names for dtype, names in dtypes.items() if not dtype.is_floating_point}
@@ -238,7 +238,7 @@ def _floating_dtype(accounting: Accounting, container: Container, source: str) -
 
 def _check_zeros(checkpoint: Checkpoint) -> None:
     """A parameter that GPT-2 does not have must have no effect."""
-    for name in (name for link in checkpoint.accounting.links if not link.canonical for name in link.theirs):
+    for name in (name for link in checkpoint.matching.links if link.canonical is None for name in link.theirs):
         tensor = checkpoint.container.tensors[name].read()
         if tensor.any():
             raise MappingError(
@@ -253,7 +253,7 @@ def _check_tied_head(checkpoint: Checkpoint) -> None:
     source, config = checkpoint.located.source, checkpoint.config
     if not config.tie_word_embeddings:
         return
-    for name, head, embedding in stored_head(checkpoint.accounting, config, checkpoint.container):
+    for name, head, embedding in stored_head(checkpoint.matching, config, checkpoint.container):
         if not same(head, embedding):
             for which, tensor in (("wte.weight", embedding), (name, head)):
                 check_values(source, which, tensor, tensor.dtype)  # NaN equals nothing
@@ -284,24 +284,24 @@ def check_values(source: str, name: str, tensor: Tensor, dtype: torch.dtype) -> 
     )
 
 
-def _remedy(accounting: Accounting, container: Container, config: GPTConfig) -> str:
+def _remedy(matching: Matching, container: Container, config: GPTConfig) -> str:
     """The likeliest reason why a file does not fit, found by trying it."""
     shapes = container.shapes
-    if hint := strange(shapes, accounting.unexpected, lambda names: bool(best_fit(DETECTABLE, config, names))):
+    if hint := strange(shapes, matching.unexpected, lambda names: bool(best_match(DETECTABLE, config, names))):
         return hint
-    if accounting.layout.name == "transformer_lens" and any(name.endswith("ln1.w") for name in accounting.missing):
+    if matching.layout.name == "transformer_lens" and any(name.endswith("ln1.w") for name in matching.missing):
         return _PROCESSED
-    if (other := best_fit(DETECTABLE, config, shapes)) and other.layout.name != accounting.layout.name:
-        return f"the layout {other.layout.name!r} accounts for every tensor: pass file_layout={other.layout.name!r}"
+    if (other := best_match(DETECTABLE, config, shapes)) and other.layout.name != matching.layout.name:
+        return f"the layout {other.layout.name!r} fits every tensor: pass file_layout={other.layout.name!r}"
     for tied in (True, False):
-        if best_fit(DETECTABLE, config.replace(tie_word_embeddings=tied), shapes):
+        if best_match(DETECTABLE, config.replace(tie_word_embeddings=tied), shapes):
             return f"it fits with tie_word_embeddings {str(tied).lower()}: correct the configuration"
-    layers = depth(accounting.layout, shapes)
+    layers = depth(matching.layout, shapes)
     if layers not in (0, config.n_layer):
         return f"the file has {layers} layers, the configuration says {config.n_layer}"
-    if accounting.misshapen:
+    if matching.misshapen:
         return "the configuration belongs to another model, or the tensors were written with another orientation"
-    if accounting.missing and not accounting.unexpected:
+    if matching.missing and not matching.unexpected:
         return "the file is incomplete: fetch it again, or all of its shards"
     return "`gpt2 inspect` lists what the file holds"
 

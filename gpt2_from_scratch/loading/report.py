@@ -72,7 +72,7 @@ def report_of(
         parameters=checkpoint.config.num_parameters,
         loaded=loaded,
         tied=tied,
-        zeros=tuple(name for link in checkpoint.accounting.zeros for name in link.canonical),
-        ignored=checkpoint.accounting.ignored,
+        zeros=tuple(link.canonical for link in checkpoint.matching.zeros if link.canonical),
+        ignored=checkpoint.matching.ignored,
         notes=(*checkpoint.notes, *notes),
     )

@@ -1,29 +1,34 @@
-"""One table, three readings: how the tensors of somebody's code base correspond to GPT-2's.
+"""Which tensor of somebody's code is which of GPT-2's: one table, read in three ways.
 
-A `Layout` is a tuple of rows in execution order. A row pairs one *canonical* module (Hugging Face's `GPT2Model` names
-without a prefix, linear weights ``[in, out]``) with the module, or the modules, that hold the same weights elsewhere.
-Loading runs down the table, saving runs it backwards, and the verifier walks it to find the first place that differs.
+A `Layout` is a table of rows in execution order. A row pairs one module of GPT-2 with the module, or the modules, that
+hold the same weights elsewhere. GPT-2's names are *canonical*: those of Hugging Face's `GPT2Model`, without a prefix,
+with linear weights ``[in, out]``. Loading runs down the table, saving runs it backwards, and the verifier walks it to
+find the first module that differs.
 
-The one idea: everything a code base does to a tensor is one of a small closed set of operations, each of which is
-*asked for its inverse*. No direction is ever written twice, and nothing is inferred from a shape: GPT-2's attention
-projection is square, so a wrong orientation there has the right shape.
+What a code base does to a tensor is written as a pattern, ``"i (p o) -> p o i"``; read from right to left, it is the
+inverse. Nothing is guessed from a shape: GPT-2's attention projection is square, so a transposed one has the right
+shape.
 
-    operations.py   what may be done to a tensor, and how it is undone
-    layout.py       rows, and what they become for a model of so many layers
-    accounting.py   which tensor is which: all of them, or every problem at once
-    directions.py   their tensors to GPT-2's, and back
-    wording.py      many names in few words
+    rows.py         the rows of a table
+    pattern.py      how axes are rearranged, and back
+    layout.py       a table, and the links it becomes for a model of so many layers
+    link.py         one tensor of GPT-2 and the tensors that hold it
+    mistakes.py     what is wrong with a table
+    matching.py     which tensor is which: all of them, or every problem at once
+    translation.py  their tensors to GPT-2's, and back
+    names.py        many names in few words
 """
 
-from gpt2_from_scratch.mapping.accounting import Accounting, account, best_fit, depth, sizes
-from gpt2_from_scratch.mapping.directions import Reader, read_canonical, write_theirs
-from gpt2_from_scratch.mapping.layout import (
+from gpt2_from_scratch.mapping.layout import Layout
+from gpt2_from_scratch.mapping.link import Link, Piece
+from gpt2_from_scratch.mapping.matching import Matching, best_match, depth, match, match_module, sizes
+from gpt2_from_scratch.mapping.names import collapse, listed
+from gpt2_from_scratch.mapping.pattern import Pattern, Shape, parse
+from gpt2_from_scratch.mapping.rows import (
     Ignore,
-    Layout,
-    Link,
     Parameter,
     Row,
-    Shape,
+    bare,
     conv1d,
     embedding,
     ignore,
@@ -32,47 +37,21 @@ from gpt2_from_scratch.mapping.layout import (
     site,
     tied,
 )
-from gpt2_from_scratch.mapping.operations import (
-    AddAxis,
-    DropAxis,
-    Dropped,
-    Join,
-    MergeHeads,
-    Operation,
-    Split,
-    SplitHeads,
-    Stack,
-    Tensors,
-    Transpose,
-    Unstack,
-    Zeros,
-)
-from gpt2_from_scratch.mapping.wording import collapse, listed
+from gpt2_from_scratch.mapping.translation import Reader, read_canonical, write_theirs
 
 __all__ = [
-    "Accounting",
-    "AddAxis",
-    "DropAxis",
-    "Dropped",
     "Ignore",
-    "Join",
     "Layout",
     "Link",
-    "MergeHeads",
-    "Operation",
+    "Matching",
     "Parameter",
+    "Pattern",
+    "Piece",
     "Reader",
     "Row",
     "Shape",
-    "Split",
-    "SplitHeads",
-    "Stack",
-    "Tensors",
-    "Transpose",
-    "Unstack",
-    "Zeros",
-    "account",
-    "best_fit",
+    "bare",
+    "best_match",
     "collapse",
     "conv1d",
     "depth",
@@ -80,7 +59,10 @@ __all__ = [
     "ignore",
     "linear",
     "listed",
+    "match",
+    "match_module",
     "norm",
+    "parse",
     "read_canonical",
     "site",
     "sizes",

@@ -1,175 +1,36 @@
-"""A `Layout`: rows in execution order, and what they become for a model of so many layers.
+"""`Layout`: a table of rows in execution order, and the links it becomes for a model of given sizes."""
 
-A row pairs one canonical module with the module, or the modules, that hold the same weights elsewhere. Names match
-whole; ``*`` stands for the layer number.
-"""
-
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TypeAlias
-
-import torch
+from functools import cached_property, lru_cache
 
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.mapping.operations import (
-    Operation,
-    Split,
-    Stack,
-    Tensors,
-    Transpose,
-)
-
-Shape: TypeAlias = tuple[int, ...]
-
-# ------------------------------------------------------------------------------------------------------------ rows
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One canonical tensor of a module and where it is found in theirs.
-
-    Args:
-        name: canonical, ``weight`` or ``bias``.
-        theirs: the name behind each of their modules; several, where one module holds the parts.
-        operations: from canonical to theirs, in order.
-        absent_means_zero: theirs may lack it, which says that it is all zero (``bias=False``). One switch: a layout's
-            optional tensors are all there, or none is.
-        must_be_zero: GPT-2 has no such tensor; theirs has, and it must be all zero.
-    """
-
-    name: str
-    theirs: str | tuple[str, ...]
-    operations: tuple[Operation, ...] = ()
-    absent_means_zero: bool = False
-    must_be_zero: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """One canonical module and its counterparts; without parameters it is a *site*: a place to compare.
-
-    Args:
-        site: canonical module, ``*`` for the layer number.
-        theirs: their module, or the modules that hold equal slices of it in order.
-        parameters: which tensors it has.
-        tied_to: canonical tensor that this row's weight repeats when the model's head is tied.
-        written_when_tied: whether a file in this layout repeats the tied weight.
-        compared: whether their module computes what the canonical one does; False where it only holds the weights.
-    """
-
-    site: str
-    theirs: tuple[str, ...]
-    parameters: tuple[Parameter, ...] = ()
-    tied_to: str | None = None
-    written_when_tied: bool = True
-    compared: bool = True
-
-
-@dataclass(frozen=True)
-class Ignore:
-    """Tensors that are no parameters, by their whole name, and why they may be left out."""
-
-    theirs: str
-    why: str
-
-
-def embedding(site: str, theirs: str, weight: str = "weight") -> Row:
-    """A table of vectors, ``[rows, E]`` on both sides."""
-    return Row(site, (theirs,), (Parameter("weight", weight),))
-
-
-def norm(site: str, theirs: str, weight: str = "weight", bias: str = "bias", absent_bias_is_zero: bool = False) -> Row:
-    """A LayerNorm: gain and bias ``[E]``."""
-    parameters = (Parameter("weight", weight), Parameter("bias", bias, absent_means_zero=absent_bias_is_zero))
-    return Row(site, (theirs,), parameters)
-
-
-def linear(
-    site: str, *theirs: str, weight: str = "weight", bias: str = "bias", absent_bias_is_zero: bool = False
-) -> Row:
-    """A linear layer that stores ``[out, in]``, as `nn.Linear` does; several names split the output evenly."""
-    split = (Split(len(theirs), axis=0),) if len(theirs) > 1 else ()
-    return Row(
-        site,
-        theirs,
-        (
-            Parameter("weight", weight, (Transpose(), *split)),
-            Parameter("bias", bias, split, absent_means_zero=absent_bias_is_zero),
-        ),
-    )
-
-
-def conv1d(site: str, theirs: str, weight: str = "weight", bias: str = "bias") -> Row:
-    """A linear layer that stores ``[in, out]``, as GPT-2's own files do."""
-    return Row(site, (theirs,), (Parameter("weight", weight), Parameter("bias", bias)))
-
-
-def site(site: str, theirs: str) -> Row:
-    """A module without parameters of its own, compared by its output."""
-    return Row(site, (theirs,))
-
-
-def tied(site: str, theirs: str, to: str, weight: str = "weight", written: bool = True) -> Row:
-    """The head: a copy of the embedding `to`, unless the model is untied.
-
-    Args:
-        site: canonical module.
-        theirs: their module.
-        to: canonical module whose weight it repeats.
-        weight: the name of their tensor.
-        written: whether files in this layout hold the copy.
-    """
-    return Row(site, (theirs,), (Parameter("weight", weight),), tied_to=f"{to}.weight", written_when_tied=written)
-
-
-def ignore(theirs: str, why: str) -> Ignore:
-    """Tensors to leave out, by whole name; ``*`` is the layer number."""
-    return Ignore(theirs, why)
-
-
-# ---------------------------------------------------------------------------------------------------------- links
-
-LAYER = "(0|[1-9][0-9]{0,8})"  # a layer number in a name; bounded, because Python refuses to read 5000 digits
-
-
-@dataclass(frozen=True)
-class Link:
-    """A parameter's row, unrolled: concrete names on both sides and the operations between them."""
-
-    canonical: tuple[str, ...]  # none, for what GPT-2 lacks and theirs holds as zeros
-    theirs: tuple[str, ...]
-    operations: tuple[Operation, ...]
-    shapes: tuple[Shape, ...] = ()  # of theirs
-    absent_means_zero: bool = False
-    tied_to: str | None = None
-    written_when_tied: bool = True
-
-    def to_theirs(self, tensors: Tensors, config: GPTConfig) -> Tensors:
-        """Canonical tensors to theirs; views where the operations allow."""
-        for operation in self.operations:
-            tensors = operation(tensors, config)
-        return tensors
-
-    def to_canonical(self, tensors: Tensors, config: GPTConfig) -> Tensors:
-        """The inverse of `to_theirs`, derived from it."""
-        for operation in reversed(self.operations):
-            tensors = operation.inverse(tensors, config)
-        return tensors
+from gpt2_from_scratch.errors import MappingError
+from gpt2_from_scratch.mapping.link import Link, Piece
+from gpt2_from_scratch.mapping.mistakes import mistakes_in
+from gpt2_from_scratch.mapping.names import INDEXED, LAYER, listed, numbered
+from gpt2_from_scratch.mapping.pattern import Choice, Pattern, Shape, parse
+from gpt2_from_scratch.mapping.rows import Ignore, Parameter, Row, parts_of
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where GPT-2's weights live in one code base: rows in execution order.
+    """Where GPT-2's weights live in one code base.
 
     Args:
-        name: how users call it.
-        rows: the table.
-        separator: between a module's name and its tensor's.
+        name: what users call it.
+        rows: the table, in execution order.
+        separator: what stands between a module's name and its parameter's.
         about: one line for `gpt2 inspect`.
 
+    Raises:
+        MappingError: the table contradicts itself or GPT-2. All mistakes are named at once.
+
     Example:
+        >>> from gpt2_from_scratch.mapping import embedding
         >>> layout = Layout("mine", (embedding("wte", "tok"), embedding("wpe", "pos")))
         >>> [link.theirs for link in layout.unroll(GPTConfig())]
         [('tok.weight',), ('pos.weight',)]
@@ -180,35 +41,38 @@ class Layout:
     separator: str = "."
     about: str = ""
 
+    def __post_init__(self) -> None:
+        if isinstance(self.rows, list):
+            object.__setattr__(self, "rows", tuple(self.rows))
+        if mistakes := mistakes_in(self.rows, self.separator):
+            number = "a mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
+            raise MappingError(f"the layout {self.name!r} has {number}:" + "".join(f"\n  {each}" for each in mistakes))
+
     def unroll(self, config: GPTConfig) -> tuple[Link, ...]:
-        """Every parameter's link, layer by layer, in execution order. The tied head's is included."""
-        canonical = config.tensor_shapes()
-        canonical.setdefault("lm_head.weight", canonical["wte.weight"])
-        links = []
-        shapes: dict[tuple[str, str], tuple[Shape, ...]] = {}  # of theirs, by row and parameter: one for all layers
-        for row, layer in self._walk(config):
-            for parameter in row.parameters:
-                key = row.site, parameter.name
-                link = self._link(row, parameter, layer, config, shapes.get(key, ()))
-                if key not in shapes:
-                    shapes[key] = _their_shapes(link, canonical, config)
-                    link = replace(link, shapes=shapes[key])
-                links.append(link)
-        return tuple(links)
+        """Every parameter's link, layer by layer, in execution order. The tied head's is included.
+
+        The links are computed once for each layout and each set of sizes, and kept.
+        """
+        sizes = (config.vocab_size, config.n_positions, config.n_embd, config.n_layer, config.n_head, config.n_inner)
+        return _unrolled(self, *sizes)
+
+    def unmapped(self, config: GPTConfig) -> tuple[str, ...]:
+        """Canonical tensors that no row claims. A complete layout has none."""
+        claimed = {link.canonical for link in self.unroll(config)}
+        return tuple(name for name in config.tensor_shapes() if name not in claimed)
 
     @property
     def first(self) -> str:
-        """Their name of the first row's first tensor: the token embedding, in every layout."""
-        row = next(row for row in self.rows if isinstance(row, Row))
-        end = row.parameters[0].theirs
-        return f"{row.theirs[0]}{self.separator}{end if isinstance(end, str) else end[0]}"
+        """The name of the first row's first tensor: the token embedding, in every built-in layout."""
+        row = next(row for row in self.rows if isinstance(row, Row) and row.parameters)
+        return next(name for name in row.names(row.parameters[0], self.separator) if name is not None)
 
     def sites(self, config: GPTConfig) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """Every canonical module with their modules, layer by layer, in execution order."""
+        """Every GPT-2 module whose output can be compared, with their modules, layer by layer, in execution order."""
         return tuple(
-            (numbered(row.site, layer), tuple(numbered(name, layer) for name in row.theirs))
-            for row, layer in self._walk(config)
-            if row.compared
+            (numbered(row.site, layer), tuple(name for each in row.theirs for name in _of_heads(each, layer, config)))
+            for row, layer in _walk(self, config.n_layer)
+            if row.compared and row.site.count("*") <= min(name.count("*") for name in row.theirs)
         )
 
     def ignored(self, name: str, config: GPTConfig) -> str | None:
@@ -227,50 +91,109 @@ class Layout:
             if isinstance(row, Ignore)
         )
 
-    def _walk(self, config: GPTConfig) -> Iterable[tuple[Row, int | None]]:
-        """Rows in execution order: runs of per-layer rows are repeated layer by layer, stacked ones stand once."""
-        run: list[Row] = []
-        for row in (row for row in self.rows if isinstance(row, Row)):
-            if "*" in row.site and all("*" in name for name in row.theirs):
-                run.append(row)
-                continue
-            yield from ((per_layer, layer) for layer in range(config.n_layer) for per_layer in run)
-            run = []
-            yield row, None
-        yield from ((per_layer, layer) for layer in range(config.n_layer) for per_layer in run)
 
-    def _link(
-        self, row: Row, parameter: Parameter, layer: int | None, config: GPTConfig, shapes: tuple[Shape, ...]
-    ) -> Link:
-        stacked = "*" in row.site and layer is None
-        layers: Iterable[int | None] = range(config.n_layer) if stacked else (layer,)
-        ends = (parameter.theirs,) if isinstance(parameter.theirs, str) else parameter.theirs
-        canonical = tuple(f"{numbered(row.site, each)}.{parameter.name}" for each in layers)
-        return Link(
-            canonical=() if parameter.must_be_zero else canonical,
-            theirs=tuple(f"{numbered(name, layer)}{self.separator}{end}" for name in row.theirs for end in ends),
-            operations=(*parameter.operations, Stack()) if stacked else parameter.operations,
-            shapes=shapes,
-            absent_means_zero=parameter.absent_means_zero,
-            tied_to=None if parameter.must_be_zero else row.tied_to,
-            written_when_tied=row.written_when_tied,
+def _walk(layout: Layout, layers: int) -> Iterator[tuple[Row, int | None]]:
+    """Rows in execution order: a run of rows for every layer is repeated layer by layer."""
+    run: list[Row] = []
+    for row in (row for row in layout.rows if isinstance(row, Row)):
+        if "*" in row.site:
+            run.append(row)
+            continue
+        yield from ((per_layer, layer) for layer in range(layers) for per_layer in run)
+        run = []
+        yield row, None
+    yield from ((per_layer, layer) for layer in range(layers) for per_layer in run)
+
+
+@lru_cache(maxsize=128)  # names and shapes, no tensors: about 0.2 MB for a layout of 48 layers
+def _unrolled(
+    layout: Layout, vocabulary: int, positions: int, width: int, layers: int, heads: int, inner: int | None
+) -> tuple[Link, ...]:
+    config = GPTConfig(vocabulary, positions, width, layers, heads, inner)
+    shapes: dict[str, Shape] = config.replace(tie_word_embeddings=False).tensor_shapes()
+    links = [
+        _link(layout, row, parameter, layer, config, shapes)
+        for row, layer in _walk(layout, layers)
+        for parameter in row.parameters
+    ]
+    return _with_whole_shapes(layout, links)
+
+
+def _link(
+    layout: Layout, row: Row, parameter: Parameter, layer: int | None, config: GPTConfig, shapes: dict[str, Shape]
+) -> Link:
+    canonical = f"{numbered(row.site, layer)}.{parameter.name}"
+    names = row.names(parameter, layout.separator)
+    if parameter.must_be_zero:
+        size = (int(getattr(config, parameter.must_be_zero)),)
+        return Link(None, size, tuple(Piece(numbered(name, layer), size) for name in names if name))
+    pattern = parse(parameter.pattern) if parameter.pattern else None
+    parts = parts_of(row, parameter, len(names))
+    shape = shapes[canonical]
+    count = sum(map(len, parts))
+    sizes = pattern.solve(shape, {"p": count, "h": config.n_head}) if pattern else {}
+    if sizes is None:
+        raise MappingError(
+            f"the layout {layout.name!r}: {canonical} {list(shape)} cannot be divided as {parameter.pattern!r} says, "
+            f"with {count} parts and {config.n_head} heads"
         )
+    pieces: dict[bool, list[Piece]] = {True: [], False: []}  # by whether theirs has it
+    for name, part in zip(names, parts, strict=True):
+        chosen = {} if part == tuple(range(count)) else {"p": part}
+        for head, each in enumerate(_of_heads(name or "", layer, config)):
+            of_head = {"h": (head,)} if name and name.count("*") > 1 else {}
+            pieces[name is not None].append(_piece(each, pattern, shape, sizes, {**chosen, **of_head}))
+    changed = pattern is not None and (pattern.left != pattern.right or any(piece.choice for piece in pieces[True]))
+    return Link(
+        canonical,
+        shape,
+        tuple(pieces[True]),
+        tuple(pieces[False]),
+        pattern if changed or pieces[False] else None,
+        sizes,
+        parameter.absent_means_zero,
+        row.tied_to,
+        row.written_when_tied,
+    )
 
 
-def _their_shapes(link: Link, shapes: Mapping[str, Shape], config: GPTConfig) -> tuple[Shape, ...]:
-    """Asked of the operations themselves, run on stand-ins that own one element each.
-
-    Stand-ins on the meta device would be the obvious choice; their first use imports half a torch compiler (4 s).
-    """
-    stacked = link.operations[-1:] == (Stack(),)
-    names = link.canonical[:1] if stacked else link.canonical
-    tensors: Tensors = tuple(torch.empty(1).expand(shapes[name]) for name in names)
-    for operation in link.operations[:-1] if stacked else link.operations:
-        tensors = operation(tensors, config)
-    layers = (len(link.canonical),) if stacked else ()
-    return tuple((*layers, *tensor.shape) for tensor in tensors)
+def _of_heads(name: str, layer: int | None, config: GPTConfig) -> Iterable[str]:
+    """A name with its layer's number; with a second star, one name for each head."""
+    return [numbered(name, layer, head) for head in (range(config.n_head) if name.count("*") > 1 else (None,))]
 
 
-def numbered(pattern: str, layer: int | None) -> str:
-    """A name with the layer's number in place of the star."""
-    return pattern if layer is None else pattern.replace("*", str(layer))
+def _piece(name: str, pattern: Pattern | None, shape: Shape, sizes: Mapping[str, int], choice: Choice) -> Piece:
+    shape = shape if pattern is None else pattern.shape({**sizes, **{axis: len(some) for axis, some in choice.items()}})
+    if match := INDEXED.fullmatch(name):
+        return Piece(match[1], shape, tuple(int(number) for number in match[2].split(",")), choice)
+    return Piece(name, shape, (), choice)
+
+
+def _with_whole_shapes(layout: Layout, links: list[Link]) -> tuple[Link, ...]:
+    """The links, with the shapes of tensors of which each piece is a part; and a check that pieces fill them."""
+    places: dict[str, list[Piece]] = defaultdict(list)
+    for piece in (piece for link in links for piece in link.pieces):
+        places[piece.name].append(piece)
+    twice = [name for name, pieces in places.items() if max(Counter(piece.index for piece in pieces).values()) > 1]
+    if twice:
+        raise MappingError(f"the layout {layout.name!r} names tensors twice: {listed(twice)}")
+    whole: dict[str, Shape] = {}
+    for name, pieces in places.items():
+        if not pieces[0].index:
+            continue
+        extents = tuple(max(numbers) + 1 for numbers in zip(*(piece.index for piece in pieces), strict=True))
+        if len(pieces) != math.prod(extents) or len({piece.shape for piece in pieces}) > 1:
+            raise MappingError(
+                f"the layout {layout.name!r}: the rows do not fill {name} {list(extents)}: "
+                f"{len(pieces)} of {math.prod(extents)} places are named"
+            )
+        whole[name] = (*extents, *pieces[0].shape)
+    if not whole:
+        return tuple(links)
+    return tuple(
+        replace(
+            link,
+            pieces=tuple(replace(piece, shape=whole.get(piece.name, piece.shape)) for piece in link.pieces),
+        )
+        for link in links
+    )

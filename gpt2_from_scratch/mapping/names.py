@@ -1,10 +1,26 @@
-"""Many names in few words: ``h.{0...11}.attn.bias``."""
+"""Names of tensors: with a layer's number put in, and many of them in a short form, ``h.{0...11}.attn.bias``."""
 
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from gpt2_from_scratch.mapping.layout import LAYER, Shape
+from gpt2_from_scratch.mapping.pattern import Shape
+
+LAYER = "(0|[1-9][0-9]{0,8})"  # a layer's number in a name; bounded, because Python refuses to read 5000 digits
+INDEXED = re.compile(r"(.+)\[([0-9*]+(?:,\s*[0-9*]+)*)\]")  # a tensor, and where in it a piece lies
+
+
+def numbered(name: str, layer: int | None, head: int | None = None) -> str:
+    """A name with the layer's number in place of its first star, and the head's in place of the second.
+
+    Example:
+        >>> numbered("blocks.*.heads.*.key.weight", 3, 1)
+        'blocks.3.heads.1.key.weight'
+    """
+    for number in (layer, head):
+        if number is not None:
+            name = name.replace("*", str(number), 1)
+    return name
 
 
 def collapse(names: Iterable[str]) -> list[str]:

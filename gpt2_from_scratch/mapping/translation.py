@@ -1,0 +1,126 @@
+"""Tensors in both directions: theirs to GPT-2's, and GPT-2's to theirs. A tensor is read when it is asked for."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, reduce
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import MappingError
+from gpt2_from_scratch.mapping.layout import Layout
+from gpt2_from_scratch.mapping.link import Link, Piece
+from gpt2_from_scratch.mapping.matching import Matching
+from gpt2_from_scratch.mapping.names import listed
+from gpt2_from_scratch.mapping.pattern import Shape
+
+Reader: TypeAlias = Callable[[str], Tensor]
+
+
+def read_canonical(matching: Matching, config: GPTConfig, read: Reader) -> Mapping[str, Callable[[], Tensor]]:
+    """From their tensors to GPT-2's: loading runs down the table.
+
+    A tied head is left out, as it repeats the embedding; the caller compares the two.
+
+    Args:
+        matching: a truthy one.
+        config: the model's.
+        read: their name -> their tensor.
+
+    Returns:
+        Canonical name -> a function that reads and rearranges this tensor alone. Nothing is read before.
+    """
+    shapes = config.tensor_shapes()
+    tensors: dict[str, Callable[[], Tensor]] = {}
+    for link in matching.links:
+        if link.canonical is None or (link.tied_to is not None and config.tie_word_embeddings):
+            continue
+        tensors[link.canonical] = partial(_canonical, link, read)
+    for link in matching.zeros:
+        if link.canonical is not None:
+            tensors[link.canonical] = partial(torch.zeros, link.shape)
+    return {name: tensors[name] for name in shapes}
+
+
+def _canonical(link: Link, read: Reader) -> Tensor:
+    return link.to_canonical([read(name) for name in link.theirs])
+
+
+def write_theirs(
+    layout: Layout, config: GPTConfig, read: Reader, wanted: Callable[[str], bool] | None = None
+) -> Mapping[str, Callable[[], Tensor]]:
+    """From GPT-2's tensors to theirs: saving runs the table backwards.
+
+    Args:
+        layout: the target.
+        config: the model's.
+        read: canonical name -> tensor.
+        wanted: whether the target has a tensor of that name; None: all that the layout writes.
+
+    Returns:
+        Their name -> a function that reads and rearranges this tensor alone.
+
+    Raises:
+        MappingError: no row claims a tensor of GPT-2; or the target lacks a bias that is not zero here.
+    """
+    if unmapped := layout.unmapped(config):
+        raise MappingError(
+            f"the layout {layout.name!r} has no row for {listed(unmapped)}",
+            hint="add the rows: these weights would be lost",
+        )
+    sources: dict[str, list[tuple[Link, Piece, str | None]]] = {}  # their name -> what it is made of
+    lost: list[tuple[Link, Sequence[Piece], str]] = []  # what has no place in the target, unless it is zero
+    for link in layout.unroll(config):
+        repeats = link.tied_to is not None and config.tie_word_embeddings
+        if wanted is None and repeats and not link.written_when_tied:
+            continue
+        canonical = link.tied_to if repeats else link.canonical
+        if wanted is not None and link.pieces and not any(map(wanted, link.theirs)):
+            if link.absent_means_zero and canonical:
+                lost.append((link, link.pieces, canonical))
+            continue
+        if canonical:
+            lost.append((link, [piece for piece in link.absent if not _is_key_bias(link, piece)], canonical))
+        for piece in link.pieces:
+            sources.setdefault(piece.name, []).append((link, piece, canonical))
+    _check_zero(lost, read)
+    return {name: partial(_theirs, made_of, read) for name, made_of in sources.items()}
+
+
+def _theirs(made_of: Sequence[tuple[Link, Piece, str | None]], read: Reader) -> Tensor:
+    parts = [_part(link, piece, read, canonical) for link, piece, canonical in made_of]
+    first = made_of[0][1]
+    if not first.index:
+        return parts[0]
+    shape: Shape = first.shape
+    whole = torch.empty(shape, dtype=reduce(torch.promote_types, (part.dtype for part in parts)))
+    for part, (_, piece, _) in zip(parts, made_of, strict=True):
+        whole[piece.index] = part
+    return whole
+
+
+def _part(link: Link, piece: Piece, read: Reader, canonical: str | None) -> Tensor:
+    if canonical is None:
+        return torch.zeros(1).expand(link.shape)
+    return link.piece(read(canonical), piece)
+
+
+def _is_key_bias(link: Link, piece: Piece) -> bool:
+    """Whether this is the key's bias: it adds the same to every score of a query, so softmax removes it."""
+    return bool(link.canonical) and str(link.canonical).endswith(".attn.c_attn.bias") and piece.choice.get("p") == (1,)
+
+
+def _check_zero(lost: Sequence[tuple[Link, Sequence[Piece], str]], read: Reader) -> None:
+    nonzero: dict[str, float] = {}
+    for link, pieces, canonical in lost:
+        for piece in pieces:
+            largest = float(link.piece(read(canonical), piece).abs().max())
+            if largest != 0:
+                nonzero[piece.name or canonical] = max(largest, nonzero.get(piece.name or canonical, 0.0))
+    if nonzero:
+        raise MappingError(
+            f"the target has no {listed(nonzero)}, but these biases are not zero in the checkpoint "
+            f"(largest value {max(nonzero.values()):.3g})",
+            hint="build the model with biases (qkv_bias=True in the book, bias=True in nanoGPT)",
+        )
