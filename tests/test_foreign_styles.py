@@ -15,7 +15,9 @@ from torch.testing import assert_close
 
 from gpt2_from_scratch import load_into
 from gpt2_from_scratch.config import GPTConfig
-from tests.foreign import HERE, STYLES, Style
+from tests.foreign import HERE, STYLES, Edit, Style, edited
+from tests.foreign.casts import CASTS, FLOAT32_ONLY
+from tests.foreign.casts import EXACT as UNROUNDED
 from tests.perturbed import SIZES, perturbed
 
 # In noise floors. Two right float32 programs are each about one noise floor from the truth, so at most two from each
@@ -54,7 +56,7 @@ in_every_style = pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)
 
 
 def test_every_file_has_an_answer() -> None:
-    others = {"__init__", "book_cached"}  # the registry, and a subclass of book's
+    others = {"__init__", "casts", "book_cached"}  # the registry, edits of the styles, and a subclass of book's
     assert {path.stem for path in HERE.glob("*.py")} - others == set(STYLES)
 
 
@@ -93,3 +95,43 @@ def test_the_answer_uses_every_value_of_the_checkpoint(style: Style, truth: Trut
         first += tensor.numel()
     found = torch.cat([tensor.flatten() for tensor in style.arrange(numbers, truth.config).values()]).unique()
     assert torch.equal(found[found != 0], torch.arange(1, first, dtype=torch.float64))
+
+
+MATRIX = [
+    pytest.param(STYLES[style], name, edits, id=f"{style}-{name}")
+    for style, casts in CASTS.items()
+    for name, edits in casts.items()
+]
+
+
+def check_cast(style: Style, name: str, edits: tuple[Edit, ...], truth: Truth, folder: Path) -> None:
+    """In float32 the model is right; in float64 it is right up to float32's rounding, and no better."""
+    path = edited(style, edits, folder)
+    model = style.load(truth.weights(torch.float32), truth.config, path)
+    logits = style.logits(model, truth.ids)
+    assert logits.dtype == torch.float32
+    assert_close(logits.double(), truth.expected, rtol=0, atol=NEAR * truth.floor)
+
+    model = style.load(truth.weights(torch.float64), truth.config, path)
+    if name in FLOAT32_ONLY:
+        with pytest.raises(RuntimeError, match=r"mixed dtype|same dtype|expected scalar type"):
+            style.logits(model, truth.ids)
+        return
+    moved = (style.logits(model, truth.ids) - truth.expected).abs().max().item()
+    assert moved <= NEAR * truth.floor
+    assert (moved > EXACT) == (name not in UNROUNDED)
+
+
+@pytest.mark.parametrize(("style", "name", "edits"), MATRIX[::7])
+def test_some_casts_leave_a_style_right(
+    style: Style, name: str, edits: tuple[Edit, ...], truth: Truth, tmp_path: Path
+) -> None:
+    check_cast(style, name, edits, truth, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("style", "name", "edits"), MATRIX)
+def test_every_cast_leaves_its_style_right(
+    style: Style, name: str, edits: tuple[Edit, ...], truth: Truth, tmp_path: Path
+) -> None:
+    check_cast(style, name, edits, truth, tmp_path)
