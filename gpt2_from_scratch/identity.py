@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.checkpoint.binary import pieces, raw
-from gpt2_from_scratch.checkpoint.fixed import TANH_GELU
+from gpt2_from_scratch.checkpoint.programs import TANH_GELU
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import listed

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch.cache import FixedCache, KVCache
-from gpt2_from_scratch.checkpoint import StoredTensor
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import CheckpointError, MappingError
+from gpt2_from_scratch.converting import Progress, Weights, save
+from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.layers import (
     EXACT,
     GELU,
@@ -43,11 +43,9 @@ from gpt2_from_scratch.loading import (
     Source,
     check_values,
     open_checkpoint,
-    parse_size,
     report_of,
-    write_directory,
 )
-from gpt2_from_scratch.mapping import match, write_theirs
+from gpt2_from_scratch.mapping import match
 
 Device: TypeAlias = torch.device | str | None
 
@@ -306,7 +304,13 @@ class GPTModel(nn.Module):
             return model.eval()
 
     def save_pretrained(
-        self, directory: Source, *, max_shard_size: int | str = "5GB", dtype: torch.dtype | None = None
+        self,
+        directory: Source,
+        *,
+        max_shard_size: int | str = "5GB",
+        dtype: torch.dtype | None = None,
+        tokenizer: bool = True,
+        progress: Progress | None = None,
     ) -> LoadReport:
         """Writes a directory that transformers loads with identical logits: `config.json` and safetensors.
 
@@ -316,12 +320,17 @@ class GPTModel(nn.Module):
             directory: made if needed.
             max_shard_size: bytes, or text such as ``"500MB"``; above it the weights are split over several files.
             dtype: of the file; None keeps the model's.
+            tokenizer: write the tokenizer and `generation_config.json` too that lie beside the checkpoint from which
+                the model was loaded. Nothing is fetched for it.
+            progress: called with the bytes written so far, and of all.
 
         Returns:
             A report of what was written.
 
         Raises:
-            CheckpointError: the directory cannot be written, or the model's tied head is no longer tied.
+            CheckpointError: the directory cannot be written, a value is not finite or too large for `dtype`, or the
+                model's tied head is no longer tied. The old files are as they were.
+            ValueError: `max_shard_size` is no size.
 
         Example:
             >>> import tempfile
@@ -329,11 +338,9 @@ class GPTModel(nn.Module):
             >>> with tempfile.TemporaryDirectory() as folder:
             ...     report = GPTModel.from_pretrained().save_pretrained(folder)
             ...     sorted(path.name for path in Path(folder).iterdir())
-            ['config.json', 'model.safetensors']
+            ['config.json', 'merges.txt', 'model.safetensors', 'vocab.json']
         """
-        folder = Path(directory)
-        config = self.config
-        limit = parse_size(max_shard_size)
+        folder, config = Path(directory), self.config
         own = dict(self.named_parameters(remove_duplicate=False))
         matching = match(LAYOUTS["gpt2_from_scratch"][0], config, {name: tuple(p.shape) for name, p in own.items()})
         if not matching:
@@ -346,30 +353,19 @@ class GPTModel(nn.Module):
                 "the configuration ties the head to the embedding, but lm_head.weight is a parameter of its own",
                 hint="set model.lm_head.weight = model.wte.weight, or tie_word_embeddings=False in its config",
             )
-        target = dtype or reduce(torch.promote_types, (parameter.dtype for parameter in own.values()))
-        prefixed = LAYOUTS["huggingface"][0]
-        reads = write_theirs(prefixed, config, lambda name: own[name].detach())
-        shapes = {
-            name: shape
-            for link in prefixed.unroll(config)
-            for name, shape in zip(link.theirs, link.shapes, strict=True)
-        }
-        tensors = {
-            name: StoredTensor(shapes[name], target, lambda read=read: read().to(target))  # type: ignore[misc]
-            for name, read in reads.items()
-        }
-        try:
-            shards = write_directory(folder, tensors, config, limit)
-        except OSError as error:
-            raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from None
+        dtype = dtype or reduce(torch.promote_types, (parameter.dtype for parameter in own.values()))
+        weights = Weights(type(self).__name__, config, lambda name: own[name].detach(), dtype)
+        located = self.load_report.located if self.load_report is not None and tokenizer else None
+        saved = save(folder, weights, located, max_shard_size, progress)
         return LoadReport(
             source=str(folder),
-            form="safetensors" if shards == 1 else f"safetensors, {shards} shards",
-            layout=prefixed.name,
-            dtype=target,
+            form="safetensors" if saved.shards == 1 else f"safetensors, {saved.shards} shards",
+            layout=saved.target.layout.name,
+            dtype=dtype,
             parameters=config.num_parameters,
-            loaded=tuple(tensors),
+            loaded=saved.tensors,
             tied=("lm_head.weight",) if config.tie_word_embeddings else (),
+            notes=saved.notes,
         )
 
     def _initialize(self) -> None:

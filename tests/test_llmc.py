@@ -11,6 +11,7 @@ from transformers import GPT2LMHeadModel
 
 from gpt2_from_scratch import GPTConfig, GPTModel
 from gpt2_from_scratch.checkpoint import StoredTensor, llmc, open_container
+from gpt2_from_scratch.converting import TARGETS
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, FormatError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import open_checkpoint
@@ -91,6 +92,7 @@ def write_ours(path: Path, model: GPTModel) -> None:
     parameters = dict(model.named_parameters())
     theirs = write_theirs(LAYOUTS["llm.c"][0], model.config, lambda name: parameters[name].detach())
     tensors = {name: StoredTensor(tuple(read().shape), read().dtype, read) for name, read in theirs.items()}
+    TARGETS["llm.c"].check(model.config)
     llmc.write(path, tensors, model.config)
 
 

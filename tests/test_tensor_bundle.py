@@ -29,6 +29,7 @@ from transformers import GPT2LMHeadModel
 
 from gpt2_from_scratch import GPTConfig, GPTModel
 from gpt2_from_scratch.checkpoint import Container, StoredTensor, open_container, tensor_bundle
+from gpt2_from_scratch.converting import TARGETS
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, FormatError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import open_checkpoint
@@ -240,6 +241,7 @@ def write_ours(folder: Path, model: GPTModel) -> None:
     parameters = dict(model.named_parameters())
     theirs = write_theirs(LAYOUTS["openai"][0], model.config, lambda name: parameters[name].detach())
     tensors = {name: StoredTensor(tuple(read().shape), read().dtype, read) for name, read in theirs.items()}
+    TARGETS["openai"].check(model.config)
     tensor_bundle.write(folder, tensors, model.config)
 
 

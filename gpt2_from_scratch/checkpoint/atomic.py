@@ -65,7 +65,8 @@ def replacing_all(
         if lock.held:
             _sweep(folder, name)
         descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=_PART)
-        files.append(_New(os.fdopen(descriptor, "wb"), Path(temporary), folder / name))
+        os.close(descriptor)  # opened by its path, which a library that writes by itself asks for
+        files.append(_New(open(temporary, "wb"), Path(temporary), folder / name))  # noqa: SIM115
         return files[-1].file
 
     with _Lock(folder) as lock:

@@ -9,12 +9,11 @@ Format: ``docs/gguf.md`` of ggml; names and keys: llama.cpp's ``convert_hf_to_gg
 """
 
 import math
-import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 from gpt2_from_scratch.checkpoint.atomic import replacing
 from gpt2_from_scratch.checkpoint.binary import MAX_DIMS, Cursor, Range, check_count, raw, stored
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
-from gpt2_from_scratch.checkpoint.fixed import check_expressible, gpt2_config
+from gpt2_from_scratch.checkpoint.programs import gpt2_config
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, FormatError
 
@@ -35,7 +34,7 @@ _ARCHITECTURE = "gpt2"
 
 # Value types of the dictionary: the code, and its letter in `struct` and in numpy.
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_U32, _F32, _I32, _STRING, _ARRAY = 4, 6, 5, 8, 9
+_STRING, _ARRAY = 8, 9
 _NORMAL, _CONTROL, _ADDED, _UNUSED = 1, 3, 4, 5  # kinds of tokens
 
 # ggml's types that are plain numbers.
@@ -256,12 +255,17 @@ def _is_tied(infos: Mapping[str, _Info], tensors: Mapping[str, StoredTensor]) ->
 
 
 def _gguf(path: Path) -> Any:
+    return _library(f"{path} is quantised", "which knows quantised types", "; files of F32, F16 and BF16 do without")
+
+
+def _library(what: str, why: str, otherwise: str = "") -> Any:
+    """llama.cpp's own package, an extra of this one."""
     try:
         import gguf
     except ModuleNotFoundError:
         raise CheckpointError(
-            f"{path} is quantised, and the package `gguf`, which knows quantised types, is not installed",
-            hint='pip install "gpt2_from_scratch[gguf]"; files of F32, F16 and BF16 do without',
+            f"{what}: the package `gguf`, {why}, is not installed",
+            hint=f'pip install "gpt2_from_scratch[gguf]"{otherwise}',
         ) from None
     return gguf
 
@@ -294,101 +298,81 @@ def _dequantise(path: Path, name: str, info: _Info, packed: StoredTensor) -> Ten
 def write(
     path: Path, tensors: Mapping[str, StoredTensor], config: GPTConfig, vocabulary: Vocabulary | None = None
 ) -> None:
-    """Writes a GGUF file for llama.cpp. One tensor is in memory at a time.
+    """Writes a GGUF file for llama.cpp, with llama.cpp's own package. One tensor is in memory at a time.
 
     Vectors and the position embedding become float32, whatever the rest is: llama.cpp's converter does the same.
 
     Args:
         path: replaced when, and only when, the new file is complete on disk.
         tensors: GGUF's name -> tensor, float32, float16 or bfloat16.
-        config: must be what llama.cpp computes.
+        config: of a model that llama.cpp computes: `Program.check` says so.
         vocabulary: the tokenizer; without it, the file works with token ids only.
 
     Raises:
-        ConfigError: llama.cpp would compute something else from these weights.
-        CheckpointError: a dtype that llama.cpp does not compute with, or more tokens than the model has rows.
+        CheckpointError: a dtype that llama.cpp does not compute with, more tokens than the model has rows, or the
+            package `gguf` is not installed.
     """
-    check_expressible(config, "llama.cpp", epsilon=True, inner=True, untied=True)
+    library = _library(f"{path} cannot be written", "which writes it")
     for name, tensor in tensors.items():
         if tensor.dtype not in _WRITTEN:
             raise CheckpointError(
                 f"{name} is {tensor.dtype}, which llama.cpp does not compute with",
                 hint="convert to " + ", ".join(str(dtype).removeprefix("torch.") for dtype in _WRITTEN),
             )
-    fields = _fields(config, tensors["token_embd.weight"].dtype, vocabulary)
-    table, offset = bytearray(), 0
+    writer = library.GGUFWriter(None, _ARCHITECTURE)
+    _describe(writer, config, _FILE_TYPES[tensors["token_embd.weight"].dtype])
+    if vocabulary is None:
+        writer.add_tokenizer_model("none")
+    else:
+        _add_vocabulary(writer, config.vocab_size, vocabulary)
     for name, tensor in tensors.items():
         dtype = written_dtype(name, tensor.shape, tensor.dtype)
-        dims = struct.pack(f"<{len(tensor.shape)}Q", *reversed(tensor.shape))
-        table += _string(name) + struct.pack("<I", len(tensor.shape)) + dims
-        table += struct.pack("<IQ", _WRITTEN[dtype], offset)
-        offset += _aligned(math.prod(tensor.shape) * dtype.itemsize)
+        kind = library.GGMLQuantizationType(_WRITTEN[dtype])
+        nbytes = math.prod(tensor.shape) * dtype.itemsize
+        writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), nbytes, raw_dtype=kind)  # `kind` counts
     with replacing(path) as file:
-        file.write(_MAGIC + struct.pack("<IQQ", _VERSIONS[-1], len(tensors), len(fields)))
-        file.write(b"".join(_string(key) + value for key, value in fields.items()) + table)
-        for name, tensor in tensors.items():
-            _pad(file)
-            file.write(raw(tensor.read().to(written_dtype(name, tensor.shape, tensor.dtype))).data)
-        _pad(file)
+        writer.write_header_to_file(Path(file.name))
+        try:
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            for name, tensor in tensors.items():
+                writer.write_tensor_data(raw(tensor.read().to(written_dtype(name, tensor.shape, tensor.dtype))))
+        finally:
+            writer.close()
 
 
-def _fields(config: GPTConfig, dtype: torch.dtype, vocabulary: Vocabulary | None) -> dict[str, bytes]:
-    """The dictionary, as llama.cpp's converter fills it: each value with its type."""
-    numbers = {
-        "context_length": config.n_positions,
-        "embedding_length": config.n_embd,
-        "block_count": config.n_layer,
-        "feed_forward_length": config.inner_dim,
-        "attention.head_count": config.n_head,
-        "vocab_size": config.vocab_size,
-    }
-    fields = {"general.architecture": _typed_string(_ARCHITECTURE)}
-    fields |= {f"{_ARCHITECTURE}.{key}": struct.pack("<II", _U32, number) for key, number in numbers.items()}
-    fields[f"{_ARCHITECTURE}.attention.layer_norm_epsilon"] = struct.pack("<If", _F32, config.layer_norm_epsilon)
-    fields["general.file_type"] = struct.pack("<II", _U32, _FILE_TYPES[dtype])
-    if vocabulary is None:
-        fields["tokenizer.ggml.model"] = _typed_string("none")
-    else:
-        rows, known = config.vocab_size, len(vocabulary.tokens)
-        if known > rows:
-            raise CheckpointError(f"the tokenizer has {known:,} tokens, the model has rows for {rows:,}")
-        tokens = [*vocabulary.tokens, *(f"[PAD{token}]" for token in range(known, rows))]  # as llama.cpp's converter
-        kinds = [_NORMAL] * known + [_UNUSED] * (rows - known)
-        for special in vocabulary.special:
-            kinds[special] = _CONTROL
-        fields["tokenizer.ggml.model"] = _typed_string("gpt2")
-        fields["tokenizer.ggml.pre"] = _typed_string("gpt-2")
-        fields["tokenizer.ggml.tokens"] = _strings(tokens)
-        fields["tokenizer.ggml.token_type"] = struct.pack(f"<IIQ{rows}i", _ARRAY, _I32, rows, *kinds)
-        fields["tokenizer.ggml.merges"] = _strings(vocabulary.merges)
-    ends = {"bos": config.bos_token_id, "eos": config.eos_token_ids[0] if config.eos_token_ids else None}
-    for which, token in ends.items():
-        if token is not None and token >= 0:
-            fields[f"tokenizer.ggml.{which}_token_id"] = struct.pack("<II", _U32, token)
-    return fields
+def _describe(writer: Any, config: GPTConfig, file_type: int) -> None:
+    """The configuration, as llama.cpp's converter writes it."""
+    writer.add_context_length(config.n_positions)
+    writer.add_embedding_length(config.n_embd)
+    writer.add_block_count(config.n_layer)
+    writer.add_feed_forward_length(config.inner_dim)
+    writer.add_head_count(config.n_head)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_layer_norm_eps(config.layer_norm_epsilon)
+    writer.add_file_type(file_type)
+    eos = config.eos_token_ids[0] if config.eos_token_ids else None
+    if config.bos_token_id is not None and config.bos_token_id >= 0:
+        writer.add_bos_token_id(config.bos_token_id)
+    if eos is not None and eos >= 0:
+        writer.add_eos_token_id(eos)
+
+
+def _add_vocabulary(writer: Any, rows: int, vocabulary: Vocabulary) -> None:
+    known = len(vocabulary.tokens)
+    if known > rows:
+        raise CheckpointError(f"the tokenizer has {known:,} tokens, the model has rows for {rows:,}")
+    kinds = [_NORMAL] * known + [_UNUSED] * (rows - known)
+    for special in vocabulary.special:
+        kinds[special] = _CONTROL
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    # Rows without a token are filled up as llama.cpp's converter does.
+    writer.add_token_list([*vocabulary.tokens, *(f"[PAD{token}]" for token in range(known, rows))])
+    writer.add_token_types(kinds)
+    writer.add_token_merges(vocabulary.merges)
 
 
 def written_dtype(name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.dtype:
     """What a tensor becomes in a file whose matrices are of this dtype."""
     return torch.float32 if len(shape) < 2 or name in _ALWAYS_FLOAT32 else dtype
-
-
-def _string(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-def _typed_string(text: str) -> bytes:
-    return struct.pack("<I", _STRING) + _string(text)
-
-
-def _strings(texts: Sequence[str]) -> bytes:
-    return struct.pack("<IIQ", _ARRAY, _STRING, len(texts)) + b"".join(map(_string, texts))
-
-
-def _aligned(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _pad(file: BinaryIO) -> None:
-    file.write(b"\0" * (-file.tell() % _ALIGNMENT))

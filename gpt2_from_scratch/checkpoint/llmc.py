@@ -22,7 +22,7 @@ from torch import Tensor
 from gpt2_from_scratch.checkpoint.atomic import replacing
 from gpt2_from_scratch.checkpoint.binary import TRUNCATED, Cursor, Range, raw, reader, stored
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
-from gpt2_from_scratch.checkpoint.fixed import check_expressible, gpt2_config
+from gpt2_from_scratch.checkpoint.programs import gpt2_config
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, FormatError
 
@@ -86,13 +86,11 @@ def write(path: Path, tensors: Mapping[str, StoredTensor], config: GPTConfig) ->
     Args:
         path: replaced when, and only when, the new file is complete on disk.
         tensors: llm.c's name -> tensor; all float32 or all bfloat16.
-        config: must be what llm.c computes.
+        config: of a model that llm.c computes: `Program.check` says so.
 
     Raises:
-        ConfigError: llm.c would compute something else from these weights.
         CheckpointError: dtypes that llm.c has no version for.
     """
-    check_expressible(config, "llm.c")
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if len(dtypes) != 1 or not dtypes <= _WRITTEN.keys():
         found = " and ".join(sorted(map(str, dtypes)))

@@ -193,23 +193,6 @@ def write_to(file: BinaryIO, tensors: Mapping[str, StoredTensor]) -> None:
         file.write(data.flatten().view(torch.uint8).numpy().data)
 
 
-def split(tensors: Mapping[str, StoredTensor], limit: int) -> list[list[str]]:
-    """Names per shard: in order, a new shard whenever the next tensor would exceed `limit` bytes.
-
-    A tensor larger than the limit has a shard to itself.
-    """
-    shards: list[list[str]] = [[]]
-    filled = 0
-    for name, tensor in tensors.items():
-        size = math.prod(tensor.shape) * tensor.dtype.itemsize
-        if shards[-1] and filled + size > limit:
-            shards.append([])
-            filled = 0
-        shards[-1].append(name)
-        filled += size
-    return shards
-
-
 def is_shard_or_index(name: str) -> bool:
     """Whether this is a name under which weights are saved: `model.safetensors`, a numbered shard, or the index."""
     return name == INDEX or re.fullmatch(r"model(-\d{5}-of-\d{5})?\.safetensors", name) is not None

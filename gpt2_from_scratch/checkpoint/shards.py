@@ -37,7 +37,7 @@ def read(index: Path, mmap: bool, open_shard: Callable[[Path, bool], Container])
     for name in names:
         if not (index.parent / name).is_file():
             raise FormatError(f"{index} names {name}, which is not there", hint="fetch the missing shard")
-        if not (target := (index.parent / name).resolve()).is_relative_to(_home(index)):
+        if not (target := (index.parent / name).resolve()).is_relative_to(home(index)):
             raise FormatError(
                 f"{index} names {name}, which is a link to {target}, outside its folder",
                 hint="an index may only name what lies beside it: if the link is yours, put the file itself there",
@@ -65,9 +65,9 @@ def read(index: Path, mmap: bool, open_shard: Callable[[Path, bool], Container])
     )
 
 
-def _home(index: Path) -> Path:
-    """Where shards may lie: the index's folder; in the Hub's cache all of the repository, whose files are links."""
-    folder = index.parent.resolve()
+def home(path: Path) -> Path:
+    """Where a file and those beside it may lie: their folder; in the Hub's cache the repository, as files are links."""
+    folder = path.parent.resolve()
     return folder.parents[1] if folder.parent.name == "snapshots" else folder
 
 

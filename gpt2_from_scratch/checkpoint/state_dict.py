@@ -12,7 +12,7 @@ from typing import Any, TypeGuard
 
 from torch import Tensor
 
-from gpt2_from_scratch.checkpoint.fixed import gpt2_config
+from gpt2_from_scratch.checkpoint.programs import gpt2_config
 from gpt2_from_scratch.errors import FormatError
 
 _KEYS = ("model", "model_state_dict", "state_dict")  # nanoGPT and build-nanogpt; the book; Lightning and many more

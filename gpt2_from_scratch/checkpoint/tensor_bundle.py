@@ -26,12 +26,13 @@ from torch import Tensor
 from gpt2_from_scratch.checkpoint.atomic import replacing_all
 from gpt2_from_scratch.checkpoint.binary import MAX_DIMS, TRUNCATED, Cursor, Range, raw, stored
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
-from gpt2_from_scratch.checkpoint.fixed import check_expressible, gpt2_config
+from gpt2_from_scratch.checkpoint.programs import gpt2_config
 from gpt2_from_scratch.config import GPTConfig, read_json
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, FormatError
 
 PREFIX = "model.ckpt"  # what OpenAI calls its checkpoints
 _HPARAMS = "hparams.json"
+WRITTEN = (f"{PREFIX}.index", f"{PREFIX}.data-00000-of-00001", _HPARAMS, "checkpoint")  # the files of one save
 _FIELDS = {"n_vocab": "vocab_size", "n_ctx": "n_positions"} | {name: name for name in ("n_embd", "n_head", "n_layer")}
 
 _MAGIC = bytes.fromhex("57fb808b247547db")  # the last eight bytes of every LevelDB table
@@ -360,14 +361,12 @@ def write(
     Args:
         directory: made if needed; files of an earlier save are replaced when all new ones are complete on disk.
         tensors: OpenAI's name -> tensor, float32.
-        config: must be what OpenAI's code computes.
+        config: of a model that OpenAI's code computes: `Program.check` says so.
         files: what else belongs there, such as the tokenizer's: name -> content.
 
     Raises:
-        ConfigError: OpenAI's code would compute something else from these weights.
         CheckpointError: a tensor is not float32.
     """
-    check_expressible(config, "OpenAI's code")
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
             raise CheckpointError(f"{name} is {tensor.dtype}; OpenAI's code reads float32", hint="convert to float32")

@@ -1,7 +1,7 @@
-"""From a checkpoint to weights in a module, and from weights to files.
+"""From a checkpoint to weights in a module.
 
-`opening` opens a checkpoint and settles everything about it; `into_module` copies its weights into anybody's module;
-`saving` writes a directory. `configuration` works out the model's configuration from what the files say.
+`opening` opens a checkpoint and settles everything about it; `configuration` works out the model's configuration from
+what the files say; `into_module` copies the weights into anybody's module.
 """
 
 from gpt2_from_scratch.checkpoint import TINY
@@ -17,7 +17,6 @@ from gpt2_from_scratch.loading.opening import (
     open_checkpoint,
 )
 from gpt2_from_scratch.loading.report import LoadReport, report_of
-from gpt2_from_scratch.loading.saving import config_json, parse_size, write_directory
 
 __all__ = [
     "TINY",
@@ -27,12 +26,9 @@ __all__ = [
     "OpenOptions",
     "Source",
     "check_values",
-    "config_json",
     "dtype_name",
     "layout_variants",
     "load_into",
     "open_checkpoint",
-    "parse_size",
     "report_of",
-    "write_directory",
 ]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.checkpoint import Container, Located
-from gpt2_from_scratch.checkpoint.fixed import gpt2_config
+from gpt2_from_scratch.checkpoint.programs import gpt2_config
 from gpt2_from_scratch.config import GPTConfig, check_fields, official_size
 from gpt2_from_scratch.errors import ConfigError, MappingError
 from gpt2_from_scratch.mapping import Layout, Matching, Shape, listed, match, read_canonical, sizes

@@ -276,7 +276,7 @@ def check_values(source: str, name: str, tensor: Tensor, dtype: torch.dtype) -> 
     if bad == 0:
         raise MappingError(
             f"{source}: {name} has values up to {max(-low, high):.3g}, {dtype_name(dtype)} ends at {limit:.3g}",
-            hint="load it as float32 or bfloat16",
+            hint="use float32 or bfloat16",
         )
     raise MappingError(
         f"{source}: {name} has {bad:,} of {tensor.numel():,} values that are NaN or infinite",

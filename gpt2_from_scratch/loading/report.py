@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from gpt2_from_scratch.checkpoint import Located
 from gpt2_from_scratch.loading.opening import Checkpoint, dtype_name
 from gpt2_from_scratch.mapping import Layout, listed
 
@@ -24,6 +25,7 @@ class LoadReport:
         zeros: parameters that the file lacks because they are zero (``bias=False``).
         ignored: the file's tensors that are no parameters -> why.
         notes: remarks.
+        located: where the checkpoint's files are.
     """
 
     source: str
@@ -36,6 +38,7 @@ class LoadReport:
     zeros: tuple[str, ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    located: Located | None = None
 
     def __bool__(self) -> bool:
         return True
@@ -75,4 +78,5 @@ def report_of(
         zeros=tuple(link.canonical for link in checkpoint.matching.zeros if link.canonical),
         ignored=checkpoint.matching.ignored,
         notes=(*checkpoint.notes, *notes),
+        located=checkpoint.located,
     )

@@ -1,0 +1,120 @@
+"""What travels with the weights: the tokenizer, in the form that each program reads, and `generation_config.json`."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from gpt2_from_scratch.checkpoint import gguf, hub
+from gpt2_from_scratch.checkpoint.shards import home
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import CheckpointError, TokenizerError
+from gpt2_from_scratch.loading import Checkpoint
+from gpt2_from_scratch.tokenizer import FILES, tokenizer_at, tokenizer_files, vocabulary
+
+GENERATION_CONFIG = "generation_config.json"
+_MOST_BYTES = 1_000_000  # of a generation_config.json; real ones have a few hundred
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What travels with the weights.
+
+    Args:
+        files: of the folder: name -> content.
+        vocabulary: a tokenizer for a form that holds it in the weights' own file.
+        notes: what is not there or was left out, and why.
+    """
+
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    vocabulary: gguf.Vocabulary | None = None
+    notes: tuple[str, ...] = ()
+
+
+# The tokenizer at a place, in the form of one program; the configuration says how many ids there may be.
+TokenizerForm: TypeAlias = Callable[[Path, GPTConfig], Companions]
+
+
+def fetched(checkpoint: Checkpoint) -> Path:
+    """Where a checkpoint's companions lie; those of a checkpoint from the Hub are fetched."""
+    if checkpoint.located.repo_id is not None:
+        hub.fetch(checkpoint.located.repo_id, (*FILES, GENERATION_CONFIG), **checkpoint.hub_options)
+    return checkpoint.located.weights
+
+
+def companions(place: Path, config: GPTConfig, form: TokenizerForm) -> Companions:
+    """The tokenizer beside a checkpoint's weights, or in them, in another form. What cannot be used is named.
+
+    Args:
+        place: the weights' file.
+        config: the model's.
+        form: how the target holds a tokenizer.
+    """
+    try:
+        if not tokenizer_files(place):
+            return Companions(notes=("no tokenizer beside the source, so none was written",))
+        for path in tokenizer_files(place):
+            _check_link(path)
+        return form(place, config)
+    except CheckpointError as error:
+        return Companions(notes=(f"the tokenizer was left out: {error.message}",))
+
+
+def generation_config(folder: Path) -> Companions:
+    """The `generation_config.json` of a folder, as it is."""
+    path = folder / GENERATION_CONFIG
+    if not path.is_file():
+        return Companions()
+    try:
+        _check_link(path)
+    except CheckpointError as error:
+        return Companions(notes=(f"{GENERATION_CONFIG} was left out: {error.message}",))
+    if path.stat().st_size > _MOST_BYTES:
+        return Companions(notes=(f"{GENERATION_CONFIG} was left out: it has more than {_MOST_BYTES:,} bytes",))
+    return Companions({GENERATION_CONFIG: path.read_bytes()})
+
+
+def _check_link(path: Path) -> None:
+    """What a link outside its folder points to is not copied: it may be anything."""
+    if not (target := path.resolve()).is_relative_to(home(path)):
+        raise TokenizerError(f"{path} is a link to {target}, outside its folder")
+
+
+def no_tokenizer(place: Path, config: GPTConfig) -> Companions:
+    """For programs whose tokenizer is always OpenAI's."""
+    return Companions()
+
+
+def huggingface_tokenizer(place: Path, config: GPTConfig) -> Companions:
+    """As it is; OpenAI's two files are Hugging Face's under other names, and a GGUF file's content is spelled out."""
+    found = tokenizer_files(place)
+    if found[0].suffix == ".gguf":
+        _, _, added = vocabulary(place)
+        files = dict(zip(("vocab.json", "merges.txt"), _spelled_out(place), strict=True))
+        return Companions(files | ({"added_tokens.json": json.dumps(added).encode()} if added else {}))
+    renamed = {"encoder.json": "vocab.json", "vocab.bpe": "merges.txt"}
+    return Companions({renamed.get(path.name, path.name): path.read_bytes() for path in found})
+
+
+def openai_tokenizer(place: Path, config: GPTConfig) -> Companions:
+    """`encoder.json` and `vocab.bpe`."""
+    tokenizer_at(place, config.vocab_size)  # refuses what is not GPT-2's kind
+    return Companions(dict(zip(("encoder.json", "vocab.bpe"), _spelled_out(place), strict=True)))
+
+
+def gguf_tokenizer(place: Path, config: GPTConfig) -> Companions:
+    """A part of the weights' file."""
+    encoding = tokenizer_at(place, config.vocab_size)
+    known, merges, added = vocabulary(place)
+    texts = {token_id: text for text, token_id in {**known, **added}.items()}
+    tokens = [texts.get(token_id, f"[PAD{token_id}]") for token_id in range(max(texts) + 1)]
+    special = sorted(encoding.encode_single_token(text) for text in encoding.special_tokens_set)
+    return Companions(vocabulary=gguf.Vocabulary(tokens, [" ".join(pair) for pair in merges], special))
+
+
+def _spelled_out(place: Path) -> tuple[bytes, bytes]:
+    """Vocabulary and merges, as OpenAI and Hugging Face write them."""
+    known, merges, added = vocabulary(place)
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in merges), ""]
+    return json.dumps({**known, **added}).encode(), "\n".join(lines).encode()
