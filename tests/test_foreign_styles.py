@@ -78,12 +78,11 @@ def test_float32_logits_are_within_rounding_of_the_truth(style: Style, truth: Tr
 
 @pytest.mark.parametrize("style", [style for style in STYLES.values() if style.layout], ids=lambda style: style.name)
 def test_the_layout_says_the_same_as_the_answer(style: Style, truth: Truth, book_checkpoint: Path) -> None:
-    by_answer = style.load(truth.weights(torch.float32), truth.config)
-    by_layout = style.build(style.python(), truth.config)
-    assert load_into(by_layout, book_checkpoint, style.layout)
-    loaded = dict(by_layout.named_parameters())
-    for name, parameter in by_answer.named_parameters():
-        assert torch.equal(parameter, loaded[name]), name
+    module = style.build(style.python(), truth.config)
+    assert load_into(module, book_checkpoint, style.layout)
+    loaded = dict(module.named_parameters(remove_duplicate=False))
+    for name, value in style.arrange(truth.weights(torch.float32), truth.config).items():
+        assert torch.equal(loaded[name], value), name
 
 
 @in_every_style

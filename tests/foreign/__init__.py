@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.mapping import Layout, Row, conv1d, embedding, linear, norm, tied
+from gpt2_from_scratch.layouts import LAYOUTS
+from gpt2_from_scratch.mapping import Ignore, Layout, Row, bare, conv1d, embedding, ignore, linear, norm, tied
 
 HERE = Path(__file__).parent
 Tensors = Mapping[str, Tensor]
@@ -41,7 +42,7 @@ class Style:
         arrange: which values the model's parameters hold, by name, given GPT-2's tensors (Hugging Face names without
             prefix; linear weights ``[in, out]``). It only rearranges, so that numbered elements can be sent through it.
         call: how to get logits ``[B, T, V]`` from the model and ids ``[B, T]``.
-        layout: the same answer as a `Layout`; None where rows cannot say it (stacked, interleaved, per head ...).
+        layout: the same answer as a `Layout`; None where no `Layout` can say it, and for functions.
         functions: the file holds plain functions over arrays and no module.
         spare: parameters that no forward pass uses; ``*`` is the layer.
         fixed: the sizes are hard-coded, so the style fits only `tests.perturbed.SIZES` with an inner width of ``4 E``.
@@ -212,35 +213,42 @@ def named(table: Mapping[str, Source], out_in: bool = True) -> Arrange:
 SITES = ("wte", "wpe", "h.*.ln_1", "h.*.attn.c_attn", "h.*.attn.c_proj", "h.*.ln_2", "h.*.mlp.c_fc", "h.*.mlp.c_proj")
 
 
-def layout_of(name: str, table: Mapping[str, Source], out_in: bool = True) -> Layout:
-    """The same table as a `Layout`, for code in which a module holds each row's weights and applies them."""
+def layout_of(name: str, table: Mapping[str, Source], rows: Iterable[Row | Ignore] = (), out_in: bool = True) -> Layout:
+    """The same answer as a `Layout`.
+
+    Args:
+        name: of the style.
+        table, out_in: as in `named`.
+        rows: those that the table's names do not say: computed parameters, and modules that hold several rows' weights.
+    """
     theirs = {source: name for name, source in pairs(table) if isinstance(source, str)}
-
-    def ends(site: str) -> tuple[str, str, str]:
-        """The module, and the names of its two tensors."""
-        module, _, weight = theirs[f"{site}.weight"].rpartition(".")
-        other, _, bias = theirs.get(f"{site}.bias", f"{module}.").rpartition(".")
-        assert module and module == other, f"{name}: no module holds the whole of {site}"
-        return module, weight, bias
-
-    rows: list[Row] = []
+    special = {row.site: row for row in rows if isinstance(row, Row)}
+    found: list[Row | Ignore] = []
     for site in (*SITES, "ln_f", "lm_head"):
-        thirds = [site.replace("c_attn", letter) for letter in "qkv"] if f"{site}.weight" not in theirs else [site]
-        if site == "lm_head" and "lm_head.weight" not in theirs:
-            continue
-        found = [ends(third) for third in thirds]
-        modules, (_, weight, bias) = [module for module, *_ in found], found[0]
-        if site in ("wte", "wpe"):
-            rows.append(embedding(site, *modules, weight=weight))
-        elif site == "lm_head":
-            rows.append(tied(site, *modules, to="wte", weight=weight))
-        elif "ln_" in site:
-            rows.append(norm(site, *modules, weight=weight, bias=bias))
-        elif out_in:
-            rows.append(linear(site, *modules, weight=weight, bias=bias))
-        else:
-            rows.append(conv1d(site, *modules, weight=weight, bias=bias))
-    return Layout(name, tuple(rows), about=f"{name}.py of tests/foreign")
+        if site in special:
+            found.append(special.pop(site))
+        elif site != "lm_head" or "lm_head.weight" in theirs:
+            found.append(_row(site, theirs, out_in))
+    assert not special, f"{name}: rows of no known site: {sorted(special)}"
+    return Layout(name, (*found, *(row for row in rows if isinstance(row, Ignore))))
+
+
+def _row(site: str, theirs: Mapping[str, str], out_in: bool) -> Row:
+    """A usual row: a module with a weight and a bias, or three modules, or parameters without a module."""
+    thirds = [site.replace("c_attn", letter) for letter in "qkv"] if f"{site}.weight" not in theirs else [site]
+    names = [(theirs[f"{third}.weight"], theirs.get(f"{third}.bias")) for third in thirds]
+    modules = [weight.rpartition(".")[0] for weight, _ in names]
+    weight, bias = (end and end.rpartition(".")[2] for end in names[0])
+    if not all(modules):
+        ((whole_weight, whole_bias),) = names
+        return bare(site, whole_weight, whole_bias)
+    if site in ("wte", "wpe"):
+        return embedding(site, *modules, weight=weight)
+    if site == "lm_head":
+        return tied(site, *modules, to="wte", weight=weight)
+    if "ln_" in site:
+        return norm(site, *modules, weight=weight, bias=bias)
+    return (linear if out_in else conv1d)(site, *modules, weight=weight, bias=bias)
 
 
 def heads(tensor: Tensor, config: GPTConfig, axis: int = -1) -> Tensor:
@@ -346,6 +354,7 @@ def _sizes(config: GPTConfig, **names: str) -> dict[str, Any]:
     return {theirs: getattr(config, ours) for theirs, ours in names.items()}
 
 
+PARALLEL_HEADS = tuple(row for row in LAYOUTS["transformer_lens"][0].rows if isinstance(row, Row) and row.parameters)
 KARPATHY = {name: name for name in ("vocab_size", "n_layer", "n_head", "n_embd")} | {"block_size": "n_positions"}
 
 
@@ -355,7 +364,7 @@ def _style(
     table: Mapping[str, Source],
     *,
     out_in: bool = True,
-    layout: bool = True,
+    rows: Iterable[Row | Ignore] | None = (),
     also: Arrange | None = None,
     **more: Any,
 ) -> Style:
@@ -364,7 +373,7 @@ def _style(
     Args:
         name, build: as in `Style`.
         table, out_in: as in `named`.
-        layout: whether rows of a `Layout` can say it, too.
+        rows: as in `layout_of`; None: no `Layout` can say it.
         also: parameters that the table cannot name.
         **more: other fields of `Style`.
     """
@@ -373,7 +382,7 @@ def _style(
         name,
         build,
         (lambda tensors, config: arrange(tensors, config) | also(tensors, config)) if also else arrange,
-        layout=layout_of(name, table, out_in) if layout else None,
+        layout=None if rows is None else layout_of(name, table, rows, out_in),
         **more,
     )
 
@@ -511,7 +520,7 @@ _ALL = (
             "unembed.b_U": lambda get, config: torch.zeros_like(get("lm_head.weight")[:, 0]),
         },
         out_in=False,
-        layout=False,
+        rows=PARALLEL_HEADS,
     ),
     Style(
         "functional",
@@ -570,7 +579,7 @@ _ALL = (
             "ln_f": "ln_f",
             "lm_head.weight": "lm_head.weight",
         },
-        layout=False,
+        rows=(linear("h.*.attn.c_attn", *(f"blocks.*.sa.heads.*.{name}" for name in ("query", "key", "value"))),),
     ),
     _style(
         "annotated",
@@ -626,7 +635,7 @@ _ALL = (
             "norm": "ln_f",
             "to_logits.weight": "lm_head.weight",
         },
-        layout=False,
+        rows=(bare("h.*.attn.c_attn", "layers.*.attn.in_proj_weight", "layers.*.attn.in_proj_bias", "i o -> o i"),),
     ),
     _style(
         "encoder_layers",
@@ -656,7 +665,14 @@ _ALL = (
             "encoder.layers.*.linear2": "h.*.mlp.c_proj",
             "encoder.norm": "ln_f",
         },
-        layout=False,
+        rows=(
+            bare(
+                "h.*.attn.c_attn",
+                "encoder.layers.*.self_attn.in_proj_weight",
+                "encoder.layers.*.self_attn.in_proj_bias",
+                "i o -> o i",
+            ),
+        ),
     ),
     _style(
         "sequence_first",
@@ -700,7 +716,7 @@ _ALL = (
             "mlps.*.down_bias": "h.*.mlp.c_proj.bias",
         },
         out_in=False,
-        layout=False,
+        rows=None,
         also=_norm_list,
     ),
     _style(
@@ -736,7 +752,14 @@ _ALL = (
             "lnf_b": "ln_f.bias",
         },
         out_in=False,
-        layout=False,
+        rows=(
+            bare("h.*.ln_1", "blocks.ln1_g[*]", "blocks.ln1_b[*]"),
+            bare("h.*.attn.c_attn", "blocks.wqkv[*]", "blocks.bqkv[*]"),
+            bare("h.*.attn.c_proj", "blocks.wo[*]", "blocks.bo[*]"),
+            bare("h.*.ln_2", "blocks.ln2_g[*]", "blocks.ln2_b[*]"),
+            bare("h.*.mlp.c_fc", "blocks.w1[*]", "blocks.b1[*]"),
+            bare("h.*.mlp.c_proj", "blocks.w2[*]", "blocks.b2[*]"),
+        ),
     ),
     _style(
         "interleaved",
@@ -764,7 +787,7 @@ _ALL = (
             "layers.*.mlp.dense_4h_to_h": "h.*.mlp.c_proj",
             "final_layernorm": "ln_f",
         },
-        layout=False,
+        rows=(linear("h.*.attn.c_attn", "layers.*.self_attention.query_key_value", out="h p d"),),
     ),
     _style(
         "conv1d_port",
@@ -841,7 +864,7 @@ _ALL = (
             "norm": "ln_f",
             "head.weight": "lm_head.weight",
         },
-        layout=False,
+        rows=(bare("wpe", "pos", pattern="c e -> 1 c e"), linear("h.*.attn.c_attn", "layer*.kqv", parts=("kqv",))),
         fixed=True,
     ),
     _style(
@@ -897,7 +920,7 @@ _ALL = (
             "layers.*.mlp_out": "h.*.mlp.c_proj",
             "norm_out": "ln_f",
         },
-        layout=False,
+        rows=(linear("h.*.attn.c_attn", "layers.*.attention.to_q", "layers.*.attention.to_kv", parts=("q", "kv")),),
         call=lambda model, ids: model(ids, ids),
     ),
     _style(
@@ -923,7 +946,12 @@ _ALL = (
             "ln_out": "ln_f",
             "unembed.weight": "lm_head.weight",
         },
-        layout=False,
+        rows=(
+            linear("h.*.attn.c_attn", "blocks.*.mha.query_key", "blocks.*.mha.value", parts=("qk", "v")),
+            ignore("blocks.*.mha.rel_bias", why="not used"),
+            ignore("pooler.weight", why="not used"),
+            ignore("pooler.bias", why="not used"),
+        ),
         spare=("blocks.*.mha.rel_bias", "pooler.weight", "pooler.bias"),
     ),
     _style(
@@ -957,7 +985,7 @@ _ALL = (
             "transformer/ln_f:offset": "ln_f.bias",
         },
         out_in=False,
-        layout=False,
+        rows=None,
         functions=True,
     ),
     Style(
@@ -993,7 +1021,21 @@ _ALL = (
             "variables.model/ln_f/g": "ln_f.weight",
             "variables.model/ln_f/b": "ln_f.bias",
         },
-        layout=False,
+        rows=(
+            *(
+                bare(
+                    f"h.*.{name}",
+                    *(f"variables.model/h*/{name.replace('.', '/')}/{end}" for end in ("w", "b")),
+                    pattern="i o -> 1 i o",
+                )
+                for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+            ),
+            bare("wte", "variables.model/wte"),
+            bare("wpe", "variables.model/wpe"),
+            bare("h.*.ln_1", "variables.model/h*/ln_1/g", "variables.model/h*/ln_1/b"),
+            bare("h.*.ln_2", "variables.model/h*/ln_2/g", "variables.model/h*/ln_2/b"),
+            bare("ln_f", "variables.model/ln_f/g", "variables.model/ln_f/b"),
+        ),
     ),
     _style(
         "own_layers",
@@ -1069,7 +1111,12 @@ _ALL = (
             "ln_final": "ln_f",
         },
         out_in=False,
-        layout=False,
+        rows=(
+            bare("h.*.attn.c_attn", "attention.*.W_QKV", "attention.*.B_QKV"),
+            bare("h.*.attn.c_proj", "attention.*.W_O", "attention.*.B_O"),
+            bare("h.*.mlp.c_fc", "mlp.*.read", "mlp.*.threshold", "i o -> o i"),
+            bare("h.*.mlp.c_proj", "mlp.*.write", "mlp.*.offset"),
+        ),
     ),
     _style(
         "token_by_token",
@@ -1122,7 +1169,25 @@ _ALL = (
             "norm_out.beta": "ln_f.bias",
             "proj_out.weight": lambda get, config: get("lm_head.weight").unsqueeze(-1),
         },
-        layout=False,
+        rows=(
+            bare("wpe", "emb_pos", pattern="c e -> 1 e c"),
+            bare(
+                "h.*.attn.c_attn",
+                tuple(f"attn_layers.*.conv_{letter}.weight" for letter in "qkv"),
+                tuple(f"attn_layers.*.conv_{letter}.bias" for letter in "qkv"),
+                "i (p o) -> (p o) i 1",
+                "(p o) -> (p o)",
+            ),
+            *(
+                bare(f"h.*.{ours}", f"{theirs}.weight", f"{theirs}.bias", "i o -> o i 1")
+                for ours, theirs in (
+                    ("attn.c_proj", "attn_layers.*.conv_o"),
+                    ("mlp.c_fc", "ffn_layers.*.conv_1"),
+                    ("mlp.c_proj", "ffn_layers.*.conv_2"),
+                )
+            ),
+            tied("lm_head", "", to="wte", weight="proj_out.weight", pattern="v e -> v e 1"),
+        ),
     ),
     _style(
         "one_hot",
@@ -1149,7 +1214,10 @@ _ALL = (
             "std_final.gain": "ln_f.weight",
             "std_final.shift": "ln_f.bias",
         },
-        layout=False,
+        rows=(
+            bare("wte", "word_matrix.weight", pattern="v e -> e v"),
+            bare("wpe", "place_matrix.weight", pattern="c e -> e c"),
+        ),
     ),
     Style(
         "numbered_sequence",
@@ -1181,7 +1249,14 @@ _ALL = (
             "to_logits.0": "ln_f",
             "to_logits.1.weight": "lm_head.weight",
         },
-        layout=False,
+        rows=(
+            linear(
+                "h.*.attn.c_attn",
+                "transformer.layers.*.0.fn.to_q",
+                "transformer.layers.*.0.fn.to_kv",
+                parts=("q", "kv"),
+            ),
+        ),
     ),
     _style(
         "hparams",
