@@ -61,6 +61,14 @@ def test_every_file_has_an_answer() -> None:
 
 
 @in_every_style
+def test_the_entry_makes_the_model(style: Style, truth: Truth) -> None:
+    python = style.python()
+    entry = getattr(python, style.entry)
+    model = style.build(python, truth.config)
+    assert isinstance(model, entry) if isinstance(entry, type) else callable(entry) and callable(model)
+
+
+@in_every_style
 def test_float64_logits_are_those_of_transformers(style: Style, truth: Truth) -> None:
     model = style.load(truth.weights(torch.float64), truth.config)
     logits = style.logits(model, truth.ids)

@@ -37,6 +37,7 @@ class Style:
 
     Args:
         name: of the file in this folder.
+        entry: the class or function in it that is the model, as in ``FILE.py:entry``.
         build: takes the file as a Python module and our configuration; returns the author's model, freshly initialised.
             For plain functions it returns a function of the parameters (flat, by name) and the ids.
         arrange: which values the model's parameters hold, by name, given GPT-2's tensors (Hugging Face names without
@@ -49,6 +50,7 @@ class Style:
     """
 
     name: str
+    entry: str
     build: Callable[[ModuleType, GPTConfig], Any]
     arrange: Arrange
     call: Callable[[Any, Tensor], Any] = lambda model, ids: model(ids)
@@ -284,6 +286,16 @@ def interleaved(name: str) -> Callable[[Get, GPTConfig], Tensor]:
     return value
 
 
+def alternating(name: str) -> Callable[[Get, GPTConfig], Tensor]:
+    """The fused layer with query, key and value of one feature together, ``[out, in]``."""
+
+    def value(get: Get, config: GPTConfig) -> Tensor:
+        fused = get(f"attn.c_attn.{name}").unflatten(-1, (3, config.n_head, config.head_dim))
+        return fused.movedim(-3, -1).flatten(-3).t()
+
+    return value
+
+
 def stacked(name: str) -> Callable[[Get, GPTConfig], Tensor]:
     """All layers' tensors of one name along a first axis."""
     return lambda get, config: torch.stack([get(f"h.{layer}.{name}") for layer in range(config.n_layer)])
@@ -360,6 +372,7 @@ KARPATHY = {name: name for name in ("vocab_size", "n_layer", "n_head", "n_embd")
 
 def _style(
     name: str,
+    entry: str,
     build: Callable[[ModuleType, GPTConfig], Any],
     table: Mapping[str, Source],
     *,
@@ -371,7 +384,7 @@ def _style(
     """A style whose answer is a table.
 
     Args:
-        name, build: as in `Style`.
+        name, entry, build: as in `Style`.
         table, out_in: as in `named`.
         rows: as in `layout_of`; None: no `Layout` can say it.
         also: parameters that the table cannot name.
@@ -380,6 +393,7 @@ def _style(
     arrange = named(table, out_in)
     return Style(
         name,
+        entry,
         build,
         (lambda tensors, config: arrange(tensors, config) | also(tensors, config)) if also else arrange,
         layout=None if rows is None else layout_of(name, table, rows, out_in),
@@ -409,6 +423,13 @@ def _norm_list(tensors: Tensors, config: GPTConfig) -> dict[str, Tensor]:
     }
 
 
+def _all_norms(get: Get, config: GPTConfig) -> Tensor:
+    """``[L, 2, 2, E]``, as in `one_norm_tensor`."""
+    norms = [get(f"h.{i}.{norm}.{end}") for i in range(config.n_layer) for norm in ("ln_1", "ln_2") for end in ENDS]
+    return torch.stack(norms).unflatten(0, (-1, 2, 2))
+
+
+ENDS = ("weight", "bias")
 PARTS = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj")  # as they run
 
 
@@ -440,6 +461,7 @@ def _head_list(python: ModuleType, config: GPTConfig) -> nn.Module:
 _ALL = (
     _style(
         "book",
+        "GPTModel",
         _book,
         {
             "tok_emb.weight": "wte.weight",
@@ -461,6 +483,7 @@ _ALL = (
     ),
     _style(
         "book_fused",
+        "GPTModel",
         _book,
         {
             "tok_emb.weight": "wte.weight",
@@ -477,14 +500,16 @@ _ALL = (
     ),
     _style(
         "nanogpt",
+        "GPT",
         lambda python, config: python.GPT(
             python.GPTConfig(**_sizes(config, **KARPATHY), gelu="tanh"), all_positions=True
         ),
         NANOGPT,
     ),
-    _style("mingpt", lambda python, config: python.GPT(python.Config(**_sizes(config, **KARPATHY))), NANOGPT),
+    _style("mingpt", "GPT", lambda python, config: python.GPT(python.Config(**_sizes(config, **KARPATHY))), NANOGPT),
     _style(
         "parallel_heads",
+        "Transformer",
         lambda python, config: python.Transformer(
             python.Config(
                 **_sizes(
@@ -524,6 +549,7 @@ _ALL = (
     ),
     Style(
         "functional",
+        "gpt2",
         lambda python, config: (
             lambda arrays, ids: python.gpt2(
                 torch.from_numpy(ids), nested({name: torch.from_numpy(a) for name, a in arrays.items()}), config.n_head
@@ -554,6 +580,7 @@ _ALL = (
     ),
     Style(
         "numpy_gpt2",
+        "gpt2",
         lambda python, config: (
             lambda arrays, ids: python.gpt2(arrays, config.n_head, dtype=arrays["wte.weight"].dtype)(ids)
         ),
@@ -562,6 +589,7 @@ _ALL = (
     ),
     _style(
         "head_list",
+        "LanguageModel",
         _head_list,
         {
             "token_embedding_table.weight": "wte.weight",
@@ -583,6 +611,7 @@ _ALL = (
     ),
     _style(
         "annotated",
+        "Transformer",
         lambda python, config: python.Transformer(
             config.vocab_size,
             N=config.n_layer,
@@ -611,6 +640,7 @@ _ALL = (
     ),
     _style(
         "torch_mha",
+        "Decoder",
         lambda python, config: python.Decoder(
             **_sizes(
                 config,
@@ -639,6 +669,7 @@ _ALL = (
     ),
     _style(
         "encoder_layers",
+        "CausalTransformer",
         lambda python, config: python.CausalTransformer(
             Namespace(
                 **_sizes(
@@ -676,6 +707,7 @@ _ALL = (
     ),
     _style(
         "sequence_first",
+        "TransformerModel",
         lambda python, config: python.TransformerModel(
             config.vocab_size,
             config.n_embd,
@@ -700,6 +732,7 @@ _ALL = (
     ),
     _style(
         "einsum_fused",
+        "Gpt2",
         lambda python, config: python.Gpt2(
             **_sizes(config, vocab="vocab_size", length="n_positions", width="n_embd", heads="n_head", depth="n_layer")
         ),
@@ -721,6 +754,7 @@ _ALL = (
     ),
     _style(
         "scan_stack",
+        "Transformer",
         lambda python, config: python.Transformer(
             python.Hyperparameters(
                 **_sizes(
@@ -763,6 +797,7 @@ _ALL = (
     ),
     _style(
         "interleaved",
+        "GPTNeoStyleModel",
         lambda python, config: python.GPTNeoStyleModel(
             python.TransformerConfig(
                 **_sizes(
@@ -791,6 +826,7 @@ _ALL = (
     ),
     _style(
         "conv1d_port",
+        "GPT2LM",
         lambda python, config: python.GPT2LM(
             _sizes(
                 config,
@@ -823,6 +859,7 @@ _ALL = (
     ),
     _style(
         "german",
+        "Sprachmodell",
         lambda python, config: python.Sprachmodell(
             wortschatz=config.vocab_size,
             laenge=config.n_positions,
@@ -850,6 +887,7 @@ _ALL = (
     ),
     _style(
         "hardcoded",
+        "Net",
         lambda python, config: python.Net(),
         {
             "tok.weight": "wte.weight",
@@ -869,6 +907,7 @@ _ALL = (
     ),
     _style(
         "research_decoder",
+        "TransformerDecoder",
         lambda python, config: python.TransformerDecoder(
             Namespace(
                 decoder_embed_dim=config.n_embd,
@@ -896,6 +935,7 @@ _ALL = (
     ),
     _style(
         "needs_targets",
+        "GPTForTraining",
         lambda python, config: python.GPTForTraining(
             {
                 "model": {
@@ -925,6 +965,7 @@ _ALL = (
     ),
     _style(
         "padded_context",
+        "MiniLM",
         lambda python, config: python.MiniLM(
             config.vocab_size,
             config.n_positions,
@@ -956,6 +997,7 @@ _ALL = (
     ),
     _style(
         "jax_dict",
+        "forward",
         lambda python, config: (
             lambda arrays, ids: python.forward(
                 two_level(arrays), ids, num_heads=config.n_head, num_layers=config.n_layer
@@ -990,12 +1032,14 @@ _ALL = (
     ),
     Style(
         "array_list",
+        "predict_batch",
         lambda python, config: lambda arrays, ids: python.predict_batch(ids, list(arrays.values()), config.n_head),
         _array_list,
         functions=True,
     ),
     _style(
         "variable_store",
+        "Model",
         lambda python, config: python.Model(
             SimpleNamespace(
                 n_vocab=config.vocab_size,
@@ -1039,6 +1083,7 @@ _ALL = (
     ),
     _style(
         "own_layers",
+        "TransformerLM",
         lambda python, config: python.TransformerLM(
             config.vocab_size, config.n_positions, config.n_embd, config.n_layer, config.n_head, config.inner_dim
         ),
@@ -1061,6 +1106,7 @@ _ALL = (
     ),
     _style(
         "bert_names",
+        "BertishForCausalLM",
         lambda python, config: python.BertishForCausalLM(
             python.BertishConfig(
                 vocab_size=config.vocab_size,
@@ -1088,6 +1134,7 @@ _ALL = (
     ),
     _style(
         "head_sum",
+        "CleanTransformer",
         lambda python, config: python.CleanTransformer(
             d_vocab=config.vocab_size,
             d_ctx=config.n_positions,
@@ -1120,6 +1167,7 @@ _ALL = (
     ),
     _style(
         "token_by_token",
+        "RecurrentGPT",
         lambda python, config: python.RecurrentGPT(
             config.vocab_size, config.n_positions, size=config.n_embd, heads=config.n_head, layers=config.n_layer
         ),
@@ -1138,6 +1186,7 @@ _ALL = (
     ),
     _style(
         "conv1x1",
+        "ConvGPT",
         lambda python, config: python.ConvGPT(
             n_vocab=config.vocab_size,
             n_frames=config.n_positions,
@@ -1191,6 +1240,7 @@ _ALL = (
     ),
     _style(
         "one_hot",
+        "MatrixGPT",
         lambda python, config: python.MatrixGPT(
             SimpleNamespace(
                 vocabulary=config.vocab_size,
@@ -1221,6 +1271,7 @@ _ALL = (
     ),
     Style(
         "numbered_sequence",
+        "gpt",
         lambda python, config: python.gpt(
             config.vocab_size, config.n_positions, config.n_embd, config.n_head, config.n_layer
         ),
@@ -1228,6 +1279,7 @@ _ALL = (
     ),
     _style(
         "pre_norm",
+        "LM",
         lambda python, config: python.LM(
             num_tokens=config.vocab_size,
             dim=config.n_embd,
@@ -1260,6 +1312,7 @@ _ALL = (
     ),
     _style(
         "hparams",
+        "GPTLightningModule",
         lambda python, config: python.GPTLightningModule(
             num_vocab=config.vocab_size,
             max_length=config.n_positions,
@@ -1282,6 +1335,50 @@ _ALL = (
             "head.out.weight": "lm_head.weight",
         },
         call=lambda model, ids: model({"input_ids": ids}),
+    ),
+    _style(
+        "one_norm_tensor",
+        "FastGPT",
+        lambda python, config: python.FastGPT(
+            config.vocab_size, config.n_positions, config.n_layer, config.n_head, config.head_dim, device="cpu"
+        ),
+        {
+            "table": lambda get, config: torch.cat([get("wte.weight"), get("wpe.weight")]),
+            "norms": _all_norms,
+            "last_norm": lambda get, config: torch.stack([get("ln_f.weight"), get("ln_f.bias")]),
+            "qkv_w.*": alternating("weight"),
+            "qkv_b.*": alternating("bias"),
+            "out.*": "h.*.attn.c_proj",
+            "mlp.*.0": "h.*.mlp.c_fc",
+            "mlp.*.1": "h.*.mlp.c_proj",
+        },
+        rows=None,
+    ),
+    _style(
+        "wants_tokenizer",
+        "StoryModel",
+        lambda python, config: python.StoryModel(
+            range(config.vocab_size),
+            max_seq_len=config.n_positions,
+            hidden_dim=config.n_embd,
+            num_blocks=config.n_layer,
+            num_heads=config.n_head,
+        ),
+        {
+            "tok_embeddings.weight": "wte.weight",
+            "pos_embeddings.weight": "wpe.weight",
+            "blocks.*.attention_norm": "h.*.ln_1",
+            "blocks.*.attention.wq": "h.*.attn.q",
+            "blocks.*.attention.wk": "h.*.attn.k",
+            "blocks.*.attention.wv": "h.*.attn.v",
+            "blocks.*.attention.wo": "h.*.attn.c_proj",
+            "blocks.*.ffn_norm": "h.*.ln_2",
+            "blocks.*.feed_forward.w1": "h.*.mlp.c_fc",
+            "blocks.*.feed_forward.w2": "h.*.mlp.c_proj",
+            "norm": "ln_f",
+            "output.weight": "lm_head.weight",
+        },
+        call=lambda model, ids: model(ids)[1],
     ),
 )
 STYLES: Mapping[str, Style] = {style.name: style for style in _ALL}
