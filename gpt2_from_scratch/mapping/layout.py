@@ -11,7 +11,7 @@ from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.mapping.link import Link, Piece
 from gpt2_from_scratch.mapping.mistakes import mistakes_in
-from gpt2_from_scratch.mapping.names import INDEXED, LAYER, listed, numbered
+from gpt2_from_scratch.mapping.names import INDEXED, LAYER, listed, numbered, places
 from gpt2_from_scratch.mapping.pattern import Choice, Pattern, Shape, parse
 from gpt2_from_scratch.mapping.rows import Ignore, Parameter, Row, parts_of
 
@@ -72,7 +72,7 @@ class Layout:
         return tuple(
             (numbered(row.site, layer), tuple(name for each in row.theirs for name in _of_heads(each, layer, config)))
             for row, layer in _walk(self, config.n_layer)
-            if row.compared and row.site.count("*") <= min(name.count("*") for name in row.theirs)
+            if row.compared and ("*" not in row.site or all("layer" in places(name) for name in row.theirs))
         )
 
     def ignored(self, name: str, config: GPTConfig) -> str | None:
@@ -126,7 +126,9 @@ def _link(
     names = row.names(parameter, layout.separator)
     if parameter.must_be_zero:
         size = (int(getattr(config, parameter.must_be_zero)),)
-        return Link(None, size, tuple(Piece(numbered(name, layer), size) for name in names if name))
+        return Link(
+            None, size, tuple(Piece(numbered(name, layer, layers=config.n_layer), size) for name in names if name)
+        )
     pattern = parse(parameter.pattern) if parameter.pattern else None
     parts = parts_of(row, parameter, len(names))
     shape = shapes[canonical]
@@ -141,7 +143,7 @@ def _link(
     for name, part in zip(names, parts, strict=True):
         chosen = {} if part == tuple(range(count)) else {"p": part}
         for head, each in enumerate(_of_heads(name or "", layer, config)):
-            of_head = {"h": (head,)} if name and name.count("*") > 1 else {}
+            of_head = {"h": (head,)} if name and "head" in places(name) else {}
             pieces[name is not None].append(_piece(each, pattern, shape, sizes, {**chosen, **of_head}))
     changed = pattern is not None and (pattern.left != pattern.right or any(piece.choice for piece in pieces[True]))
     return Link(
@@ -159,7 +161,8 @@ def _link(
 
 def _of_heads(name: str, layer: int | None, config: GPTConfig) -> Iterable[str]:
     """A name with its layer's number; with a second star, one name for each head."""
-    return [numbered(name, layer, head) for head in (range(config.n_head) if name.count("*") > 1 else (None,))]
+    heads: Iterable[int | None] = range(config.n_head) if "head" in places(name) else (None,)
+    return [numbered(name, layer, head, config.n_layer) for head in heads]
 
 
 def _piece(name: str, pattern: Pattern | None, shape: Shape, sizes: Mapping[str, int], choice: Choice) -> Piece:

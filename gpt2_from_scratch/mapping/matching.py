@@ -220,9 +220,8 @@ def depth(layout: Layout, shapes: Mapping[str, Shape]) -> int:
     for row in layout.rows:
         if isinstance(row, Row) and row.site == "h.*.mlp.c_fc":
             name = next((name for name in row.names(row.parameters[0], layout.separator) if name), "")
-            indexed = INDEXED.fullmatch(name)
-            if indexed and "*" in indexed[2]:
-                axis = [part.strip() for part in indexed[2].split(",")].index("*")
+            if indexed := INDEXED.fullmatch(numbered(name, 0, 0)):  # W[*]: one tensor for all layers
+                axis = name[len(indexed[1]) + 1 : -1].replace(" ", "").split(",").index("*")
                 return shapes[indexed[1]][axis] if len(shapes.get(indexed[1], ())) > axis else 0
             return sum(numbered(name, layer) in shapes for layer in range(len(shapes)))
     return 0

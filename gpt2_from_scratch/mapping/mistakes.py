@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
-from gpt2_from_scratch.mapping.names import INDEXED
+from gpt2_from_scratch.mapping.names import INDEXED, numbered, places
 from gpt2_from_scratch.mapping.pattern import parse
 from gpt2_from_scratch.mapping.rows import ATTENTION, MODULES, Ignore, Parameter, Row
 
@@ -86,12 +86,13 @@ def _in_parameter(row: Row, parameter: Parameter, separator: str) -> Iterator[st
 
 def _about_stars(site: str, name: str) -> str:
     """A name has the layer's star if its module has one; a second one is the head's."""
-    if "*" in site and "*" not in name:
-        return f"{site} is in every layer, so {name} needs a * where the layer's number stands"
-    if "*" not in site and "*" in name:
-        return f"{site} is there once, but {name} has a * for a layer's number"
-    if name.count("*") > 2:
+    found = places(name)
+    if "*" in found:
         return f"{site}: {name} has {name.count('*')} stars; the first is the layer's number, a second one the head's"
+    if "*" in site and "layer" not in found:
+        return f"{site} is in every layer, so {name} needs a * where the layer's number stands"
+    if "*" not in site and {"layer", "head"} & set(found):
+        return f"{site} is there once, but {name} has a * for a layer's number"
     return ""
 
 
@@ -119,7 +120,7 @@ def _about_pattern(parameter: Parameter, axes: int, names: tuple[str | None, ...
     known = () if pattern is None else pattern.axes
     if len(names) > 1 and any(names) and "p" not in known:
         yield f"{len(names)} names, but no axis of the pattern is called p, for the parts that they hold"
-    if any(name is not None and name.count("*") > 1 for name in names) and "h" not in known:
+    if any(name is not None and "head" in places(name) for name in names) and "h" not in known:
         yield "a name with a second * for the head, but no axis of the pattern is called h, for the heads"
 
 
@@ -131,9 +132,9 @@ def _in_names(table: Iterable[Row], separator: str) -> Iterator[str]:
             for name in row.names(parameter, separator):
                 if name is not None:
                     rows_of.setdefault(name, []).append(f"{row.site}.{parameter.name}")
-    for name, places in rows_of.items():
-        if len(places) > 1:
-            yield f"{name} is named {len(places)} times: as {', '.join(dict.fromkeys(places))}"
-        match = INDEXED.fullmatch(name.replace("*", "0"))
-        if match and any(match[1] == other.replace("*", "0") for other in rows_of):
+    for name, claims in rows_of.items():
+        if len(claims) > 1:
+            yield f"{name} is named {len(claims)} times: as {', '.join(dict.fromkeys(claims))}"
+        match = INDEXED.fullmatch(numbered(name, 0, 0, 1))
+        if match and any(match[1] == numbered(other, 0, 0, 1) for other in rows_of):
             yield f"{name} is part of a tensor that another row names as a whole"

@@ -7,20 +7,43 @@ from collections.abc import Iterable, Mapping
 from gpt2_from_scratch.mapping.pattern import Shape
 
 LAYER = "(0|[1-9][0-9]{0,8})"  # a layer's number in a name; bounded, because Python refuses to read 5000 digits
-INDEXED = re.compile(r"(.+)\[([0-9*]+(?:,\s*[0-9*]+)*)\]")  # a tensor, and where in it a piece lies
+INDEXED = re.compile(r"(.+)\[([0-9]+(?:,\s*[0-9]+)*)\]")  # a tensor, and where in it a piece lies
+_PLACE = re.compile(r"\*|\{(?:([0-9]+) ?\* ?)?(layers|layer|head)(?: ?\+ ?([0-9]+))?\}")
 
 
-def numbered(name: str, layer: int | None, head: int | None = None) -> str:
-    """A name with the layer's number in place of its first star, and the head's in place of the second.
+def numbered(name: str, layer: int | None, head: int | None = None, layers: int | None = None) -> str:
+    """A name of a table with numbers in its places.
+
+    Args:
+        name: the first ``*`` is ``{layer}``, a second one ``{head}``; ``{2*layer+1}`` is for lists of several layers.
+        layer: the layer's number, or None to leave its places as they are.
+        head: the same for the head's.
+        layers: how many layers there are.
 
     Example:
         >>> numbered("blocks.*.heads.*.key.weight", 3, 1)
         'blocks.3.heads.1.key.weight'
+        >>> numbered("norms.{2*layer+1}", 3), numbered("norms.{2*layers}", None, layers=12)
+        ('norms.7', 'norms.24')
     """
-    for number in (layer, head):
-        if number is not None:
-            name = name.replace("*", str(number), 1)
-    return name
+    stars = iter(("layer", "head"))
+
+    def number(place: re.Match[str]) -> str:
+        value = {"layer": layer, "head": head, "layers": layers}[place[2] or next(stars)]
+        return place[0] if value is None else str(int(place[1] or 1) * value + int(place[3] or 0))
+
+    return _PLACE.sub(number, name)
+
+
+def places(name: str) -> list[str]:
+    """What the numbers in a table's name are of: ``layer``, ``head`` or ``layers``.
+
+    Example:
+        >>> places("blocks.*.heads.*.key.weight")
+        ['layer', 'head']
+    """
+    stars = iter(("layer", "head"))
+    return [place[2] or next(stars, "*") for place in _PLACE.finditer(name)]
 
 
 def collapse(names: Iterable[str]) -> list[str]:

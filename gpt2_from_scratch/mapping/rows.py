@@ -3,8 +3,10 @@
 The functions at the end write the usual rows in one line each; `Row` and `Parameter` say everything else.
 
 **Names.** They match whole. The first ``*`` in a name is the layer's number. A second one is the head's, where each
-head has a module: ``blocks.*.heads.*.key``. A name may end in an index where one tensor holds several of GPT-2's:
-``qkv.weight[*]`` is the layer's slice of a tensor ``[L, ...]``, and ``norms[*,0,1]`` one vector of ``[L, 2, 2, E]``.
+head has a module: ``blocks.*.heads.*.key``. In a list of all layers' parts, a number is computed:
+``norms.{2*layer+1}``, and ``norms.{2*layers}`` for what follows the last layer. A name may end in an index where one tensor holds several of
+GPT-2's: ``qkv.weight[*]`` is the layer's slice of a tensor ``[L, ...]``, and ``norms[*,0,1]`` one vector of
+``[L, 2, 2, E]``.
 
 **Patterns** lead from GPT-2's tensor to theirs; see `pattern.py`. Two axis names have a meaning of their own: ``p`` is
 the parts (query, key and value, or as many as the row has names), and ``h`` is the heads.
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.mapping.names import places
 
 ATTENTION = "h.*.attn.c_attn"  # the one module whose output has named parts: query, key, value
 
@@ -162,7 +165,7 @@ def _linear(
     parts: tuple[str, ...],
     out: str,
 ) -> Row:
-    per_head = any(str(name).count("*") > 1 for name in theirs)
+    per_head = any("head" in places(str(name)) for name in theirs)
     axes = out or ("p h d" if per_head else "p o" if parts or len(theirs) > 1 else "o")
     ours = " ".join(sorted(axes.split(), key="phdo".find))
     grouped, target = (f"({side})" if " " in side else side for side in (ours, axes))
