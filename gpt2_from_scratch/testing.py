@@ -20,7 +20,8 @@ import torch
 
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import DivergenceError
-from gpt2_from_scratch.loading import TINY, LayoutChoice
+from gpt2_from_scratch.layouts import LayoutChoice
+from gpt2_from_scratch.loading import TINY
 from gpt2_from_scratch.model import GPTModel
 from gpt2_from_scratch.verifier import Verdict, verify
 

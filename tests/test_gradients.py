@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from gpt2_from_scratch import CandidateError, GPTModel, load_into
 from gpt2_from_scratch.compare import EXACT_LINE, LINE
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.loading import layout_variants, open_checkpoint
+from gpt2_from_scratch.layouts import layout_variants
+from gpt2_from_scratch.loading import open_checkpoint
 from gpt2_from_scratch.verifier import Candidate, Gradients, battery, check_gradients, check_logits
 from tests.foreign import book, nanogpt
 from tests.modules import STYLES, Style

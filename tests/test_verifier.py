@@ -17,8 +17,8 @@ from gpt2_from_scratch import EXACT, FUSED, TEXTBOOK, CandidateError, Checkpoint
 from gpt2_from_scratch.compare import EXACT_LINE, LINE
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.layers import EXACT_EAGER
-from gpt2_from_scratch.layouts import LAYOUTS
-from gpt2_from_scratch.loading import layout_variants, open_checkpoint
+from gpt2_from_scratch.layouts import LAYOUTS, layout_variants
+from gpt2_from_scratch.loading import open_checkpoint
 from gpt2_from_scratch.mapping import best_match, write_theirs
 from gpt2_from_scratch.reference import load_reference
 from gpt2_from_scratch.verifier import (

@@ -17,6 +17,7 @@ from gpt2_from_scratch.compare import compare
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.identity import identify, is_official_size
+from gpt2_from_scratch.layouts import fitting_layout
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout, Link, collapse, match_module
 
@@ -96,9 +97,10 @@ def fitted(
     parameters = dict(candidate.module.named_parameters(remove_duplicate=False))
     matching = match_module(candidate.module, config, layouts)
     if not matching:
+        other = fitting_layout(config, {name: tuple(tensor.shape) for name, tensor in parameters.items()})
         raise MappingError(
             f"{candidate.name} does not fit the checkpoint's configuration: {matching}",
-            hint="build it with the checkpoint's sizes, or name its layout",
+            hint=f"the layout {other!r} fits" if other else "build it with the checkpoint's sizes, or name its layout",
         )
     return parameters, matching.links
 

@@ -4,9 +4,13 @@ A code base is one table, and supporting another one means adding a table. A nam
 prefix that some files carry; query, key and value fused or separate). The variant that fits every tensor is used.
 """
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import TypeAlias
 
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.layouts.flax import FLAX
 from gpt2_from_scratch.layouts.gguf import GGUF
 from gpt2_from_scratch.layouts.huggingface import HUGGINGFACE
@@ -18,7 +22,7 @@ from gpt2_from_scratch.layouts.openai import OPENAI
 from gpt2_from_scratch.layouts.own import GPT2_FROM_SCRATCH
 from gpt2_from_scratch.layouts.tf_keras import TF_KERAS
 from gpt2_from_scratch.layouts.transformer_lens import TRANSFORMER_LENS
-from gpt2_from_scratch.mapping import Layout
+from gpt2_from_scratch.mapping import Layout, Shape, best_match
 
 _ALL = (
     GPT2_FROM_SCRATCH,
@@ -40,4 +44,50 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = MappingProxyType({variants[0].name: 
 # nanoGPT's: same names, same orientation; so neither is listed. Files of OpenAI, llm.c, llama.cpp and Flax say it.
 DETECTABLE: tuple[Layout, ...] = (*HUGGINGFACE, *LLMS_FROM_SCRATCH, *NANOGPT, *MLX, *TF_KERAS, *TRANSFORMER_LENS)
 
-__all__ = ["DETECTABLE", "LAYOUTS"]
+LayoutChoice: TypeAlias = str | Layout | Sequence[Layout]  # a name from `LAYOUTS`, a table, or several to choose from
+
+
+def layout_variants(choice: LayoutChoice) -> Sequence[Layout]:
+    """The tables that a user's choice stands for: all variants of a name; a `Layout`, or several, are taken as given.
+
+    Args:
+        choice: what a function's ``layout`` or ``file_layout`` was given.
+
+    Raises:
+        MappingError: no such name, or neither a name nor a `Layout`.
+
+    Example:
+        >>> [layout.about for layout in layout_variants("llms_from_scratch")]
+        ['LLMs-from-scratch GPTModel, separate W_query, W_key, W_value', 'LLMs-from-scratch GPTModelFast, fused qkv']
+    """
+    given: object = choice
+    if isinstance(given, Layout):
+        return (given,)
+    if isinstance(given, str):
+        if given in LAYOUTS:
+            return LAYOUTS[given]
+        near = difflib.get_close_matches(given.lower(), LAYOUTS, n=1)
+        meant = f"did you mean {near[0]!r}? There are " if near else "one of: "
+        raise MappingError(f"there is no layout {given!r}", hint=meant + ", ".join(LAYOUTS))
+    several = tuple(given) if isinstance(given, list | tuple) else ()
+    if several and all(isinstance(each, Layout) for each in several):
+        return several
+    what = f"{type(given).__name__} of {len(several)} {type(several[0]).__name__}s" if several else type(given).__name__
+    raise MappingError(
+        f"a layout is a Layout, and this is a {what}",
+        hint='write Layout("mine", (embedding("wte", ...), ...)): a name, and a tuple of rows',
+    )
+
+
+def fitting_layout(config: GPTConfig, shapes: Mapping[str, Shape]) -> str | None:
+    """The name of a built-in layout that all of these tensors fit, found by trying each; None if none does.
+
+    Args:
+        config: the model's.
+        shapes: the names and shapes of a file's tensors or of a module's parameters.
+    """
+    matching = best_match([layout for variants in LAYOUTS.values() for layout in variants], config, shapes)
+    return matching.layout.name if matching else None
+
+
+__all__ = ["DETECTABLE", "LAYOUTS", "LayoutChoice", "fitting_layout", "layout_variants"]

@@ -8,12 +8,10 @@ from gpt2_from_scratch.checkpoint import TINY
 from gpt2_from_scratch.loading.into_module import load_into
 from gpt2_from_scratch.loading.opening import (
     Checkpoint,
-    LayoutChoice,
     OpenOptions,
     Source,
     check_values,
     dtype_name,
-    layout_variants,
     open_checkpoint,
 )
 from gpt2_from_scratch.loading.report import LoadReport, report_of
@@ -21,13 +19,11 @@ from gpt2_from_scratch.loading.report import LoadReport, report_of
 __all__ = [
     "TINY",
     "Checkpoint",
-    "LayoutChoice",
     "LoadReport",
     "OpenOptions",
     "Source",
     "check_values",
     "dtype_name",
-    "layout_variants",
     "load_into",
     "open_checkpoint",
     "report_of",

@@ -9,14 +9,12 @@ from torch import nn
 
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
-from gpt2_from_scratch.layouts import LAYOUTS
+from gpt2_from_scratch.layouts import LayoutChoice, fitting_layout, layout_variants
 from gpt2_from_scratch.loading.opening import (
     Checkpoint,
-    LayoutChoice,
     OpenOptions,
     Source,
     check_values,
-    layout_variants,
     open_checkpoint,
 )
 from gpt2_from_scratch.loading.report import LoadReport, report_of
@@ -54,7 +52,7 @@ def load_into(
         raise MappingError(
             f"{type(module).__name__} does not fit {checkpoint.located.source} (shapes expected from its "
             f"configuration): {matching}",
-            hint=_module_remedy(matching),
+            hint=_module_remedy(module, matching, config),
         )
     _check_sharing(parameters, matching, config)
     reads = write_theirs(matching.layout, config, checkpoint.read, wanted=parameters.__contains__)
@@ -89,7 +87,15 @@ def _module_notes(module: nn.Module, matching: Matching, checkpoint: Checkpoint)
     in_file = {link.canonical for link in checkpoint.matching.links}
     dropped = [link.canonical for link in matching.zeros if link.canonical and link.canonical in in_file]
     unset = [name for name, buffer in module.named_buffers() if buffer.is_meta]
-    notes = ((dropped, "all zero, and absent from the module"), (unset, "still on the meta device: no parameter"))
+    partly = [link.canonical for link in matching.links if link.canonical and link.absent]
+    notes = (
+        (dropped, "all zero, and absent from the module"),
+        (
+            partly,
+            "without what the module lacks: zeros, or the key's bias, which changes no logit",
+        ),
+        (unset, "still on the meta device: no parameter"),
+    )
     return tuple(f"{listed(names)} {what}" for names, what in notes if names)
 
 
@@ -107,9 +113,15 @@ def _check_sharing(parameters: Mapping[str, nn.Parameter], matching: Matching, c
                 )
 
 
-def _module_remedy(matching: Matching) -> str:
+def _module_remedy(module: nn.Module, matching: Matching, config: GPTConfig) -> str:
+    """The likeliest reason why a module does not fit, found by trying it."""
     if matching.unexpected and all(name.startswith(("_orig_mod.", "module.")) for name in matching.unexpected):
         return "pass the module inside the wrapper: module._orig_mod of torch.compile, module.module of DDP"
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters(remove_duplicate=False)}
+    if (name := fitting_layout(config, shapes)) and name != matching.layout.name:
+        return f"the layout {name!r} fits this module"
+    if matching.unmapped:
+        return "complete the layout: each of GPT-2's tensors needs a row"
     if matching.problems > len(matching.links):
-        return "is this the right layout? " + ", ".join(LAYOUTS)
+        return "no built-in layout fits this module: describe its names with a Layout of your own"
     return "build the module with the checkpoint's sizes, or correct the layout"

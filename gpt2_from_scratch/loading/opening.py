@@ -17,12 +17,11 @@ from torch import Tensor
 from gpt2_from_scratch.checkpoint import Container, HubOptions, Located, locate, open_container
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, MappingError
-from gpt2_from_scratch.layouts import DETECTABLE, LAYOUTS
+from gpt2_from_scratch.layouts import DETECTABLE, LayoutChoice, fitting_layout, layout_variants
 from gpt2_from_scratch.loading.configuration import describe, same, stored_head, strange
 from gpt2_from_scratch.mapping import Layout, Matching, best_match, depth, listed, read_canonical
 
 Source: TypeAlias = str | os.PathLike[str]
-LayoutChoice: TypeAlias = str | Layout | Sequence[Layout]
 
 
 class OpenOptions(HubOptions, total=False):
@@ -167,17 +166,6 @@ def _hub_options(options: OpenOptions) -> HubOptions:
     return cast(HubOptions, {name: value for name, value in options.items() if name in HubOptions.__annotations__})
 
 
-def layout_variants(choice: LayoutChoice) -> Sequence[Layout]:
-    """The layouts that a name stands for; a `Layout`, or several, stand for themselves."""
-    if isinstance(choice, Layout):
-        return (choice,)
-    if not isinstance(choice, str):
-        return choice
-    if choice not in LAYOUTS:
-        raise MappingError(f"there is no layout {choice!r}", hint="one of: " + ", ".join(LAYOUTS))
-    return LAYOUTS[choice]
-
-
 # A file may lack the biases (nanoGPT's `bias=False`): at width 1, the most they can be, 10 of 16 numbers of a block.
 _MOST_PARAMETERS_PER_VALUE = 3
 
@@ -291,8 +279,10 @@ def _remedy(matching: Matching, container: Container, config: GPTConfig) -> str:
         return hint
     if matching.layout.name == "transformer_lens" and any(name.endswith("ln1.w") for name in matching.missing):
         return _PROCESSED
-    if (other := best_match(DETECTABLE, config, shapes)) and other.layout.name != matching.layout.name:
-        return f"the layout {other.layout.name!r} fits every tensor: pass file_layout={other.layout.name!r}"
+    if (name := fitting_layout(config, shapes)) and name != matching.layout.name:
+        return f"the layout {name!r} fits every tensor: pass file_layout={name!r}"
+    if matching.unmapped:
+        return "complete the layout: each of GPT-2's tensors needs a row"
     for tied in (True, False):
         if best_match(DETECTABLE, config.replace(tie_word_embeddings=tied), shapes):
             return f"it fits with tie_word_embeddings {str(tied).lower()}: correct the configuration"

@@ -46,7 +46,7 @@ def _in_row(row: Row, separator: str) -> Iterator[str]:
     if row.site not in MODULES:
         near = difflib.get_close_matches(row.site, MODULES, n=1)
         yield f"{row.site} is no module of GPT-2" + (
-            f"; did you mean {near[0]}?" if near else f": {', '.join(MODULES)}"
+            f"; did you mean {near[0]}?" if near else f"; its modules are {', '.join(MODULES)}"
         )
         return
     theirs: tuple[object, ...] = row.theirs  # whatever the types say, a user's table may hold anything
@@ -56,22 +56,35 @@ def _in_row(row: Row, separator: str) -> Iterator[str]:
         return
     if row.tied_to is not None and row.tied_to != "wte.weight":
         yield f"{row.site} is tied to {row.tied_to.removesuffix('.weight')}: GPT-2's lm_head is tied to wte"
-    if not row.parameters:
-        yield from (mistake for name in row.theirs if (mistake := _about_stars(row.site, name)))
     for parameter in row.parameters:
         yield from _in_parameter(row, parameter, separator)
+    names = _all_names(row, separator) if row.parameters else row.theirs
+    yield from [mistake for name in names if (mistake := _about_stars(row.site, name))][:1]  # one explains them all
+
+
+def _all_names(row: Row, separator: str) -> list[str]:
+    """Their names in a row, as far as they are names."""
+    fitting = [each for each in row.parameters if not _wrong_names(row, each)]
+    return [name for each in fitting for name in row.names(each, separator) if name is not None]
+
+
+def _wrong_names(row: Row, parameter: Parameter) -> str:
+    """Why a parameter has no whole names, if it has none."""
+    ends: tuple[object, ...] = parameter.theirs if isinstance(parameter.theirs, tuple) else (parameter.theirs,)
+    odd = [end for end in ends if not isinstance(end, str | None)]
+    if odd:
+        return f"{odd[0]!r} is not a name"
+    if isinstance(parameter.theirs, tuple) and len(row.theirs) > 1 and len(ends) != len(row.theirs):
+        return f"{len(ends)} names for {len(row.theirs)} modules"
+    return ""
 
 
 def _in_parameter(row: Row, parameter: Parameter, separator: str) -> Iterator[str]:
     place, axes = f"{row.site}.{parameter.name}", MODULES[row.site].get(parameter.name)
-    ends = parameter.theirs
-    if isinstance(ends, tuple) and len(row.theirs) > 1 and len(ends) != len(row.theirs):
-        yield f"{place}: {len(ends)} names for {len(row.theirs)} modules"
+    if wrong := _wrong_names(row, parameter):
+        yield f"{place}: {wrong}"
         return
     names = row.names(parameter, separator)
-    given: tuple[object, ...] = names
-    yield from (f"{place}: {name!r} is not a name" for name in given if not isinstance(name, str | None))
-    yield from (mistake for name in names if isinstance(name, str) and (mistake := _about_stars(row.site, name)))
     if parameter.must_be_zero:
         if not isinstance(getattr(GPTConfig(), parameter.must_be_zero, None), int):
             yield f"{place}: {parameter.must_be_zero!r} is no size of a GPTConfig"

@@ -25,13 +25,12 @@ from gpt2_from_scratch.compare import LINE
 from gpt2_from_scratch.diagnose import Diagnosis, diagnose
 from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult, find_divergence
 from gpt2_from_scratch.errors import CandidateError, CheckpointError, TokenizerError
+from gpt2_from_scratch.layouts import LayoutChoice, layout_variants
 from gpt2_from_scratch.loading import (
     TINY,
     Checkpoint,
-    LayoutChoice,
     OpenOptions,
     Source,
-    layout_variants,
     open_checkpoint,
 )
 from gpt2_from_scratch.mapping import Layout
