@@ -66,7 +66,7 @@ def layout_variants(choice: LayoutChoice) -> Sequence[Layout]:
     if isinstance(given, str):
         if given in LAYOUTS:
             return LAYOUTS[given]
-        near = difflib.get_close_matches(given.lower(), LAYOUTS, n=1)
+        near = difflib.get_close_matches(given.lower(), LAYOUTS, n=1, cutoff=0.75)
         meant = f"did you mean {near[0]!r}? There are " if near else "one of: "
         raise MappingError(f"there is no layout {given!r}", hint=meant + ", ".join(LAYOUTS))
     several = tuple(given) if isinstance(given, list | tuple) else ()
