@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from gpt2_from_scratch.config import GPTConfig
     from gpt2_from_scratch.converting import convert
     from gpt2_from_scratch.errors import CandidateError, CheckpointError, DivergenceError
-    from gpt2_from_scratch.generation import generate
+    from gpt2_from_scratch.generation import Decoding, generate
     from gpt2_from_scratch.layers import EXACT, FUSED, TEXTBOOK, Compute
     from gpt2_from_scratch.loading import LoadReport, load_into, open_checkpoint
     from gpt2_from_scratch.mapping import Layout
@@ -25,6 +25,7 @@ _HOME = {
     "CandidateError": "errors",
     "CheckpointError": "errors",
     "Compute": "layers",
+    "Decoding": "generation",
     "DivergenceError": "errors",
     "EXACT": "layers",
     "FUSED": "layers",
@@ -49,6 +50,7 @@ __all__ = [
     "CandidateError",
     "CheckpointError",
     "Compute",
+    "Decoding",
     "DivergenceError",
     "GPTConfig",
     "GPTModel",

@@ -1,17 +1,16 @@
-"""GPT-2's layers: each formula, and the ways in which a machine may compute it.
+"""GPT-2's layers: the formulas, each in the ways in which it may be computed.
 
-The one idea: *what* a layer computes is fixed by the configuration, *how* is a value. `Compute` holds one choice per
-kind of layer, and three ready choices cover most uses:
+The configuration decides what a layer computes; `Compute` decides how. Three ways cover all uses:
 
     TEXTBOOK  the formulas spelled out: for reading, for float64, and as the place where faults are simulated
     EXACT     operation by operation what transformers does: logits and gradients are bit-identical to `GPT2LMHeadModel`
-    FUSED     the fastest, equal up to rounding: PyTorch's fused kernels, and products cut for the machine's threads
+    FUSED     the fastest, equal up to rounding: PyTorch's fused kernels, and the products of `speed`
+
+Where to read on: `model` puts the layers together.
 
 Shapes: B batch, T query tokens, S key tokens (cached ones included), E width, H heads, d = E / H, F inner width.
 """
 
-import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,41 +20,35 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt2_from_scratch import speed
+
 Way = Literal["textbook", "exact", "fused"]
 AttentionWay = Literal["textbook", "eager", "sdpa"]
 
 
 @dataclass(frozen=True)
 class Compute:
-    """How to compute each kind of layer. All choices give the same mathematics and differ in rounding only.
+    """How the layers are computed. All choices are the same mathematics and differ in rounding only.
 
     Args:
-        layer_norm: ``textbook`` mean and variance; ``exact`` and ``fused`` are both `F.layer_norm`.
-        activation: ``textbook`` formula; ``exact`` what transformers runs for that name; ``fused`` PyTorch's kernel.
-        linear: ``textbook`` is ``x @ W + b``; ``exact`` one `torch.addmm` over all tokens; ``fused`` the same, but
-            `product_in_parts` for up to 256 tokens, and in float32 for 16 bits on a CPU that has no such product.
-        head: ``textbook`` is ``x @ W^T``; ``exact`` `F.linear`; ``fused`` the same, but `logits_in_parts` for up to 256
-            tokens.
-        attention: ``textbook`` scores, mask, softmax; ``eager`` or ``sdpa`` as transformers runs under that name.
+        layers: of every layer but attention. ``textbook`` is the formula; ``exact`` the calls that transformers makes;
+            ``fused`` PyTorch's fused kernels and the products of `speed`.
+        attention: ``textbook`` is scores, mask, softmax; ``eager`` and ``sdpa`` are what transformers runs under these
+            names.
 
     Example:
-        >>> dataclasses.replace(EXACT, attention="eager").attention
-        'eager'
+        >>> Compute("exact", attention="eager") == EXACT_EAGER
+        True
     """
 
-    layer_norm: Way = "exact"
-    activation: Way = "exact"
-    linear: Way = "exact"
-    head: Way = "exact"
-    attention: AttentionWay = "sdpa"
+    layers: Way
+    attention: AttentionWay
 
 
-TEXTBOOK = Compute(
-    layer_norm="textbook", activation="textbook", linear="textbook", head="textbook", attention="textbook"
-)
-EXACT = Compute()
-EXACT_EAGER = dataclasses.replace(EXACT, attention="eager")
-FUSED = Compute(layer_norm="fused", activation="fused", linear="fused", head="fused", attention="sdpa")
+TEXTBOOK = Compute("textbook", attention="textbook")
+EXACT = Compute("exact", attention="sdpa")
+EXACT_EAGER = Compute("exact", attention="eager")  # bit-identical to transformers with attn_implementation="eager"
+FUSED = Compute("fused", attention="sdpa")
 
 
 # ---------------------------------------------------------------------------------------------- embedding, linear
@@ -64,8 +57,8 @@ FUSED = Compute(layer_norm="fused", activation="fused", linear="fused", head="fu
 class Embedding(nn.Module):
     """A table of vectors: row ``i`` is the vector of id ``i``.
 
-    Unlike `nn.Embedding` it never fills its table on construction, so a model can be built in milliseconds and be
-    given mapped weights.
+    Unlike `nn.Embedding` it is not initialised on construction, so that a model which is about to be given mapped
+    weights is built in milliseconds.
     """
 
     def __init__(self, rows: int, n_embd: int, device: torch.device | str | None = None) -> None:
@@ -79,7 +72,7 @@ class Embedding(nn.Module):
 class Linear(nn.Module):
     """``y = x W + b`` with ``W`` stored ``[in, out]``, the orientation of GPT-2's own files (transformers' `Conv1D`).
 
-    `nn.Linear` stores ``[out, in]``; keeping GPT-2's orientation lets the file's memory map be the parameter.
+    `nn.Linear` stores ``[out, in]``. With GPT-2's orientation the memory-mapped file can be the parameter.
     """
 
     def __init__(self, n_in: int, n_out: int, compute: Compute, device: torch.device | str | None = None) -> None:
@@ -89,17 +82,13 @@ class Linear(nn.Module):
         self.compute = compute
 
     def forward(self, x: Tensor) -> Tensor:
-        way, weight, bias = self.compute.linear, self.weight, self.bias
+        way, weight, bias = self.compute.layers, self.weight, self.bias
         if way == "textbook":
             return x @ weight + bias
-        if way == "fused" and faster_in_parts(x, weight):
-            return product_in_parts(x, weight, bias)
+        if way == "fused":
+            return speed.product(x, weight, bias)
         rows = x.view(-1, x.size(-1))  # (B T, in)
-        if way == "fused" and slow_in_16_bits(rows):
-            y = torch.addmm(bias.float(), rows.float(), weight.float()).to(x.dtype)
-        else:
-            y = torch.addmm(bias, rows, weight)
-        return y.view(*x.shape[:-1], -1)
+        return torch.addmm(bias, rows, weight).view(*x.shape[:-1], -1)
 
 
 class Head(nn.Module):
@@ -113,107 +102,12 @@ class Head(nn.Module):
         self.compute = compute
 
     def forward(self, x: Tensor) -> Tensor:
-        way, weight = self.compute.head, self.weight
+        way, weight = self.compute.layers, self.weight
         if way == "textbook":
             return x @ weight.t()
-        if way == "fused" and faster_in_parts(x, weight):
-            return logits_in_parts(x, weight)
+        if way == "fused":
+            return speed.logits(x, weight)
         return F.linear(x, weight)  # (..., E) -> (..., V)
-
-
-# A step of decoding multiplies very few rows with every weight of the model: it takes as long as memory needs to bring
-# the weights. MKL's own product of one row runs in one thread, which fetches half of what memory can give; those below
-# were measured at nine tenths, and those of up to 256 rows at 1.1 to 1.4 times its speed (torch 2.13, two cores).
-
-_MKL = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-_FEW = 3  # rows; from 4 on parts of the outputs were measured as faster than parts of the inputs
-_PER_THREAD = 2  # parts of the inputs, or of the vocabulary: a thread that was held up leaves its second to others
-_MANY = 256  # rows; from 512 on the ordinary product was measured as fast
-_PARTS = 8  # of the outputs, at least: narrow products were measured as faster, whatever the number of threads
-_LARGE = 1 << 18  # weights; 1 MB, 80 us in one thread: far above the 5 us that it takes to wake the others
-
-
-def faster_in_parts(x: Tensor, weight: Tensor) -> bool:
-    """Whether it pays to compute ``x W`` in parts, ``x`` being ``[..., in]``."""
-    return (
-        _MKL
-        and not torch.compiler.is_compiling()  # asking for the number of threads would cut the graph
-        and x.numel() <= _MANY * x.size(-1)
-        and weight.numel() >= _LARGE
-        and (weight.is_contiguous() or weight.t().is_contiguous())  # as in the file, or packed
-        and x.is_cpu
-        and x.dtype in (torch.float32, torch.float64)  # narrower ones have other kernels
-    )
-
-
-_WITHOUT_16_BITS = torch.backends.cpu.get_cpu_capability() == "AVX2"  # oneDNN's products of 16 bits need AVX-512
-
-
-def slow_in_16_bits(x: Tensor) -> bool:
-    """Whether ``x W`` of 16 bits takes a row at a time here, so that it pays to widen ``W`` for it: from 6 rows on."""
-    return _WITHOUT_16_BITS and x.is_cpu and x.size(0) > 5 and x.dtype in (torch.bfloat16, torch.float16)
-
-
-def product_in_parts(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``x W + b``, cut so that all threads read weights at once. Nothing is copied.
-
-    For few rows it is a sum over parts of the inputs: a share of the rows of ``W``, stored ``[in, out]``, is one
-    stretch of memory. For more, and for a packed ``W``, the parts are of the outputs, and there is nothing to sum.
-
-    Args:
-        x: ``[..., in]``.
-        weight: ``[in, out]``; packed: in memory ``[out, in]``.
-        bias: ``[out]``.
-
-    Returns:
-        ``[..., out]``; equal to ``x @ weight + bias`` up to rounding.
-
-    Example:
-        >>> x, weight, bias = torch.randn(1, 8), torch.randn(8, 5), torch.randn(5)
-        >>> torch.testing.assert_close(product_in_parts(x, weight, bias), x @ weight + bias)
-    """
-    n_in, n_out = weight.shape
-    shape = (*x.shape[:-1], n_out)
-    if x.numel() <= _FEW * n_in and weight.is_contiguous():
-        parts = _equal_parts(n_in, _PER_THREAD * torch.get_num_threads())
-        inputs = x.reshape(-1, parts, n_in // parts).transpose(0, 1)  # (..., in) -> (parts, n, in / parts)
-        products = torch.bmm(inputs, weight.view(parts, -1, n_out))
-        return products.sum(dim=0).add_(bias).view(shape)
-    parts = _equal_parts(n_out, max(_PARTS, torch.get_num_threads()))
-    inputs = x.reshape(-1, n_in).expand(parts, -1, -1)  # (parts, n, in)
-    shares = weight.view(n_in, parts, -1).transpose(0, 1)  # (parts, in, out / parts)
-    products = torch.baddbmm(bias.view(parts, 1, -1), inputs, shares)
-    return products.transpose(0, 1).reshape(shape)
-
-
-@functools.cache
-def _equal_parts(n: int, most: int) -> int:
-    return next(parts for parts in range(most, 0, -1) if n % parts == 0)
-
-
-def logits_in_parts(x: Tensor, weight: Tensor) -> Tensor:
-    """``x W^T`` for a tall ``W``: of one row over parts of the vocabulary, of several as ``(W x^T)^T``.
-
-    Args:
-        x: ``[..., E]``.
-        weight: ``[V, E]``.
-
-    Returns:
-        ``[..., V]``; equal to ``x @ weight.t()`` up to rounding.
-
-    Example:
-        >>> x, weight = torch.randn(1, 5), torch.randn(11, 5)
-        >>> torch.testing.assert_close(logits_in_parts(x, weight), x @ weight.t())
-    """
-    rows = x.reshape(-1, x.size(-1))
-    if rows.size(0) > 1:
-        return (weight @ rows.t()).t().reshape(*x.shape[:-1], -1)
-    parts = min(_PER_THREAD * torch.get_num_threads(), weight.size(0))
-    each = weight.size(0) // parts
-    shares = weight[: parts * each].view(parts, each, -1).transpose(1, 2)  # (parts, E, V / parts)
-    logits = torch.bmm(rows.expand(parts, 1, -1), shares).view(1, -1)
-    rest = F.linear(rows, weight[parts * each :])  # GPT-2's 50,257 ids are an odd number
-    return torch.cat([logits, rest], dim=1).view(*x.shape[:-1], -1)
 
 
 # --------------------------------------------------------------------------------------------- LayerNorm, dropout
@@ -235,7 +129,7 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight, self.bias
-        if self.compute.layer_norm == "textbook":
+        if self.compute.layers == "textbook":
             mean = x.mean(dim=-1, keepdim=True)
             variance = x.var(dim=-1, keepdim=True, unbiased=False)
             return (x - mean) / torch.sqrt(variance + self.eps) * weight + bias
@@ -243,9 +137,9 @@ class LayerNorm(nn.Module):
 
 
 class Dropout(nn.Dropout):
-    """In training, each number becomes 0 with probability ``p`` and the others ``1 / (1 - p)`` of themselves.
+    """In training, each number becomes 0 with probability ``p``, and the others are divided by ``1 - p``.
 
-    Otherwise nothing happens, and nothing is called: a step of decoding passes three of them in every block.
+    Outside training no function is called at all: a decoding step passes three of these in every block.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -270,7 +164,7 @@ def gelu_erf(x: Tensor) -> Tensor:
     return x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
 
 
-def _half_first(x: Tensor) -> Tensor:  # gelu_tanh with x multiplied first: the order of `gelu_python_tanh`
+def _half_first(x: Tensor) -> Tensor:  # gelu_tanh in the order of operations of transformers' `gelu_python_tanh`
     return x * 0.5 * (1.0 + torch.tanh(_SQRT_2_OVER_PI * (x + 0.044715 * torch.pow(x, 3.0))))
 
 
@@ -279,10 +173,8 @@ def _gelu_fast(x: Tensor) -> Tensor:
 
 
 def _laplace(x: Tensor) -> Tensor:
-    mu, sigma = (
-        0.707107,
-        0.282095,
-    )  # sqrt(1/2) and sqrt(1/(4 pi)) as rounded by MEGA, https://arxiv.org/abs/2209.10655
+    # sqrt(1/2) and sqrt(1/(4 pi)), rounded as in MEGA, https://arxiv.org/abs/2209.10655
+    mu, sigma = 0.707107, 0.282095
     return 0.5 * (1.0 + torch.erf((x - mu).div(sigma * math.sqrt(2.0))))
 
 
@@ -355,7 +247,7 @@ class GELU(nn.Module):
         self.compute = compute
 
     def forward(self, x: Tensor) -> Tensor:
-        return getattr(ACTIVATIONS[self.name], self.compute.activation)(x)  # type: ignore[no-any-return]
+        return getattr(ACTIVATIONS[self.name], self.compute.layers)(x)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return self.name
@@ -373,9 +265,9 @@ def causal_mask(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor | None:
-    """Which keys each query may see, in the form that `attention` takes for this way. Made once per forward pass.
+    """Which keys each query may see, in the form that this way of attention takes. Made once per forward pass.
 
-    Query ``i`` of the T new tokens stands at position ``S - T + i`` and sees the keys up to itself, less the padding.
+    Query ``i`` of the T new tokens stands at position ``S - T + i`` and sees the keys up to itself, except padding.
 
     Args:
         way: how attention will be computed.
@@ -387,8 +279,8 @@ def causal_mask(
         device: of the result.
 
     Returns:
-        ``textbook``: bool ``[B, 1, T, S]``. ``eager``: 0 or the lowest finite number, same shape, added to the scores.
-        ``sdpa``: bool, or None where plain causal attention says the same and the fast kernel may be used.
+        ``textbook``: bool ``[B, 1, T, S]``. ``eager``: 0 or the lowest finite number, same shape, to be added to the
+        scores. ``sdpa``: bool, or None where plain causal attention is the same and the fast kernel can be used.
     """
     if way == "sdpa" and padding is None and queries in (1, keys):
         return None
@@ -404,53 +296,44 @@ def causal_mask(
     return visible
 
 
-def attention(
-    way: AttentionWay,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    mask: Tensor | None,
-    *,
-    scale: float,
-    upcast: bool,
-    dropout: Callable[[Tensor], Tensor],
-    dropout_p: float,
+def textbook_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, upcast: bool, dropout: Dropout
 ) -> Tensor:
     """``softmax(q k^T * scale + mask) v``: each token's average of the values, weighted by how well key fits query.
 
+    `eager_attention` and `sdpa_attention` take the same arguments and return the same, up to rounding.
+
     Args:
-        way: how to compute it.
         q: queries ``[B, H, T, d]``.
         k: keys ``[B, H, S, d]``.
         v: values ``[B, H, S, d]``.
-        mask: from `causal_mask`, for the same way.
+        mask: from `causal_mask`, for the same way of attention.
         scale: multiplies the scores; GPT-2: ``1 / sqrt(d)``.
-        upcast: scores and softmax in float32 (`reorder_and_upcast_attn`); ``sdpa`` has no such switch, as in
-            transformers.
-        dropout: applied to the attention probabilities (``textbook`` and ``eager``).
-        dropout_p: the same rate as a number, 0 outside training, for the fused kernel.
+        upcast: scores and softmax in float32 (`reorder_and_upcast_attn`).
+        dropout: applied to the attention probabilities.
 
     Returns:
         ``[B, H, T, d]``.
     """
-    if way == "sdpa":
-        causal = mask is None and q.size(2) > 1
-        return F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=causal, scale=scale
-        )
     assert mask is not None, "only sdpa goes without a mask"
-    if way == "eager":
-        scores = _upcast_scores(q, k, scale) if upcast else torch.matmul(q, k.transpose(-1, -2)) * scale
-        probabilities = F.softmax(scores + mask, dim=-1)  # (B, H, T, S)
-        return torch.matmul(dropout(probabilities.type(v.dtype)), v)
     if upcast and torch.finfo(q.dtype).bits < 32:
         q, k = q.float(), k.float()
-    scores = (q @ k.transpose(-1, -2)) * scale
+    scores = (q @ k.transpose(-1, -2)) * scale  # (B, H, T, S)
     # The lowest finite number, not -inf: a padding token sees no key at all, and exp(-inf) / 0 would be NaN.
     scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
     exponentials = torch.exp(scores - scores.amax(dim=-1, keepdim=True))
     probabilities = exponentials / exponentials.sum(dim=-1, keepdim=True)
-    return dropout(probabilities.to(v.dtype)) @ v
+    return dropout(probabilities.to(v.dtype)) @ v  # type: ignore[no-any-return]
+
+
+def eager_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, upcast: bool, dropout: Dropout
+) -> Tensor:
+    """As `textbook_attention`, by the calls that transformers makes under ``attn_implementation="eager"``."""
+    assert mask is not None, "only sdpa goes without a mask"
+    scores = _upcast_scores(q, k, scale) if upcast else torch.matmul(q, k.transpose(-1, -2)) * scale
+    probabilities = F.softmax(scores + mask, dim=-1)  # (B, H, T, S)
+    return torch.matmul(dropout(probabilities.type(v.dtype)), v)
 
 
 def _upcast_scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
@@ -460,3 +343,19 @@ def _upcast_scores(q: Tensor, k: Tensor, scale: float) -> Tensor:
     flat_k = k.transpose(-1, -2).reshape(-1, width, keys).float()
     unused = torch.empty(batch * heads, queries, keys, dtype=torch.float32, device=q.device)  # beta=0: never read
     return torch.baddbmm(unused, flat_q, flat_k, beta=0, alpha=scale).view(batch, heads, queries, keys)
+
+
+def sdpa_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, upcast: bool, dropout: Dropout
+) -> Tensor:
+    """As `textbook_attention`, by PyTorch's fused kernel. It cannot upcast: `upcast` is ignored, as in transformers."""
+    rate = dropout.p if dropout.training else 0.0
+    causal = mask is None and q.size(2) > 1
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate, is_causal=causal, scale=scale)
+
+
+ATTENTIONS: Mapping[AttentionWay, Callable[..., Tensor]] = {
+    "textbook": textbook_attention,
+    "eager": eager_attention,
+    "sdpa": sdpa_attention,
+}

@@ -1,8 +1,8 @@
 """GPT-2 from embeddings to logits, readable top to bottom.
 
-The one idea: a residual stream ``x`` of width E runs through the model, and every layer *adds* to it: attention mixes
-tokens, the feed-forward layer works on each token by itself. Modules carry the names of GPT-2's own weights, so the
-name of a parameter here is the name of a tensor in the official files. How each layer is computed is in `layers`.
+A residual stream ``x`` of width E runs through the model, and every layer adds to it: attention mixes tokens, the
+feed-forward layer works on each token by itself. Modules carry the names of GPT-2's own weights, so the name of a
+parameter here is the name of a tensor in the official files. `layers` has the formula of each layer.
 
 Shapes: B batch, T tokens, S tokens with the cached ones, C context length, E width, H heads, d = E / H, V vocabulary.
 """
@@ -18,11 +18,13 @@ from typing import Self, TypeAlias, Unpack
 import torch
 from torch import Tensor, nn
 
-from gpt2_from_scratch.cache import FixedCache, KVCache
+from gpt2_from_scratch.cache import KVCache
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.converting import Progress, Weights, save
 from gpt2_from_scratch.errors import MappingError
+from gpt2_from_scratch.generation_config import GenerationConfig, read_generation_config
 from gpt2_from_scratch.layers import (
+    ATTENTIONS,
     EXACT,
     GELU,
     Compute,
@@ -31,7 +33,6 @@ from gpt2_from_scratch.layers import (
     Head,
     LayerNorm,
     Linear,
-    attention,
     causal_mask,
 )
 from gpt2_from_scratch.layouts import LAYOUTS
@@ -46,12 +47,13 @@ from gpt2_from_scratch.loading import (
     report_of,
 )
 from gpt2_from_scratch.mapping import match
+from gpt2_from_scratch.speed import packed
 
 Device: TypeAlias = torch.device | str | None
 
 
 class MultiHeadAttention(nn.Module):
-    """Every token asks (query), every earlier token and itself answers (key), and the answers' values are averaged."""
+    """Each token's query is compared with the keys of all tokens up to it; their values are averaged by that fit."""
 
     def __init__(self, config: GPTConfig, layer: int, compute: Compute, device: Device = None) -> None:
         super().__init__()
@@ -72,18 +74,8 @@ class MultiHeadAttention(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()  # each (B, H, T, d)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # (B, H, S, d)
-        dropout_p = self.attn_dropout.p if self.training else 0.0
-        mixed = attention(
-            self.compute.attention,
-            q,
-            k,
-            v,
-            mask,
-            scale=self.scale,
-            upcast=self.upcast,
-            dropout=self.attn_dropout,
-            dropout_p=dropout_p,
-        )
+        attention = ATTENTIONS[self.compute.attention]
+        mixed = attention(q, k, v, mask, self.scale, self.upcast, self.attn_dropout)  # (B, H, T, d)
         merged = mixed.transpose(1, 2).reshape(x.shape).contiguous()  # (B, H, T, d) -> (B, T, E)
         return self.resid_dropout(self.c_proj(merged))  # type: ignore[no-any-return]
 
@@ -103,7 +95,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then feed-forward; each normalises its own input (pre-norm) and adds its output to the stream."""
+    """Attention, then feed-forward. Each normalises its input (pre-norm) and adds its output to the residual stream."""
 
     def __init__(self, config: GPTConfig, layer: int, compute: Compute, device: Device = None) -> None:
         super().__init__()
@@ -144,6 +136,7 @@ class GPTModel(nn.Module):
         self.config = config
         self.compute = compute
         self.load_report: LoadReport | None = None  # what `from_pretrained` did
+        self.generation_config: GenerationConfig | None = None  # of the checkpoint; `generate` follows it
         self.wte = Embedding(config.vocab_size, config.n_embd, device)
         self.wpe = Embedding(config.n_positions, config.n_embd, device)
         self.drop = Dropout(config.embd_pdrop)
@@ -194,19 +187,19 @@ class GPTModel(nn.Module):
         """
         self._check_input(input_ids, attention_mask, position_ids, cache)
         batch, new = input_ids.shape
-        keys = cache.reach(new) if cache is not None else new
+        keys = new if cache is None else cache.length + new
         if position_ids is None:
             position_ids = torch.arange(keys - new, keys, device=input_ids.device)[None]  # (1, T)
         x = self.wte(input_ids) + self.wpe(position_ids)  # (B, T, E)
         padding = attention_mask.bool() if attention_mask is not None else None
-        if padding is not None and not isinstance(cache, FixedCache) and bool(padding.all()):
-            padding = None  # a look at the device, which a CUDA graph cannot repeat
+        if padding is not None and bool(padding.all()):
+            padding = None
         mask = causal_mask(self.compute.attention, padding, batch, new, keys, x.dtype, x.device)
         x = self.drop(x)
         for block in self.h:
             x = block(x, mask, cache)
         if cache is not None:
-            cache.advance(new)
+            cache.length += new
         return self.ln_f(x)  # type: ignore[no-any-return]
 
     def new_cache(self, batch_size: int, capacity: int | None = None) -> KVCache:
@@ -225,15 +218,14 @@ class GPTModel(nn.Module):
         return self
 
     def pack(self) -> Self:
-        """Turns linear weights to ``[out, in]`` in memory where a CPU reads them faster so. Returns the model.
+        """Turns linear weights to ``[out, in]`` in memory where a CPU reads that order faster. Returns the model.
 
-        For decoding with `FUSED`. Of 16 bits that is every linear weight: the kernels read that order 17 times as fast
-        (torch 2.13). Of 32 bits it is those with more inputs than outputs, ``mlp.c_proj``: rows of 3,072 numbers are
-        read 1.3 times as fast as rows of 768, and a step takes 6 to 10 % less time (AVX2, two cores).
+        For decoding on a CPU; `speed.packed` says which weights are turned, and why. A step of a float32 model then
+        takes 6 to 10 % less time (AVX2, two cores, torch 2.13). A 16-bit model gains far more.
 
-        It costs a copy of what is turned, at 32 bits a quarter to a third of the model: it was mapped from the file and
-        is then in memory of its own. Names, shapes and values stay; the parameters are no longer contiguous, which some
-        tools insist on (`safetensors.torch.save_file`; not `save_pretrained`). On another device nothing happens.
+        It costs memory: a turned weight is a copy, no longer the mapped file. In float32 that is a quarter to a third
+        of the model. Names, shapes and values stay. The turned parameters are no longer contiguous, which some tools
+        insist on (`safetensors.torch.save_file` does, `save_pretrained` does not).
 
         Example:
             >>> model = GPTModel(GPTConfig(n_layer=2, n_embd=8, n_head=2, vocab_size=11)).to(torch.bfloat16).pack()
@@ -241,10 +233,8 @@ class GPTModel(nn.Module):
             torch.Size([8, 32])
         """
         for module in self.modules():
-            if isinstance(module, Linear) and module.weight.is_cpu:
-                n_in, n_out = module.weight.shape
-                if module.weight.element_size() == 2 or n_in > n_out:
-                    module.weight.data = module.weight.data.t().contiguous().t()
+            if isinstance(module, Linear):
+                module.weight.data = packed(module.weight.data)
         return self
 
     def _computing_modules(self) -> Iterator[nn.Module]:
@@ -300,6 +290,7 @@ class GPTModel(nn.Module):
                 setattr(model.get_submodule(module), attribute, parameter)
             if checkpoint.config.tie_word_embeddings:
                 model.lm_head.weight = model.wte.weight
+            model.generation_config = read_generation_config(checkpoint.located.directory)
             model.load_report = report_of(checkpoint, checkpoint.layout, target, tuple(parameters))
             return model.eval()
 
@@ -390,7 +381,7 @@ class GPTModel(nn.Module):
                 f"input_ids must be integer token ids [B, T], not {input_ids.dtype} {list(input_ids.shape)}"
             )
         batch, new = input_ids.shape
-        total = cache.reach(new) if cache is not None else new
+        total = new if cache is None else cache.length + new
         if new == 0:
             raise ValueError("input_ids holds no token; GPT-2 needs at least one")
         if total > self.config.n_positions:
@@ -399,11 +390,6 @@ class GPTModel(nn.Module):
             raise ValueError(f"{total} tokens do not fit into a cache made for {cache.capacity}")
         if cache is not None and batch != cache.batch_size:
             raise ValueError(f"input_ids has {batch} rows, the cache was made for {cache.batch_size}")
-        if isinstance(cache, FixedCache) and (new > 1 or attention_mask is None or position_ids is None):
-            raise ValueError(
-                "a FixedCache takes one new token at a time, with attention_mask and position_ids: "
-                "only the device knows where the token stands"
-            )
         if attention_mask is not None and attention_mask.shape != (batch, total):
             raise ValueError(
                 f"attention_mask must be [B, S] = [{batch}, {total}], cached tokens included, "

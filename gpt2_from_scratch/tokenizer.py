@@ -1,48 +1,44 @@
-"""Text to token ids and back: a `tiktoken.Encoding` built from a checkpoint's own tokenizer files, or its GGUF file.
+"""Text to token ids and back, with a checkpoint's own tokenizer files; the `tokenizers` library does the work.
 
-The one idea: GPT-2's byte-level BPE is a vocabulary (token -> id) *and* a list of merges (which neighbours
-are joined first). tiktoken keeps only the vocabulary: an id is its own priority, and any neighbours that
-spell a token are joined. The two give the same ids where ids rise in the order of the merges and every merge
-can happen. That is checked for each file, and a file that fails is refused: a nearly right tokenizer gives
-fluent, wrong text.
+`load_tokenizer` finds the files and returns a `Tokenizer`. A `tokenizer.json` is used as it is, whatever kind it is.
+Vocabulary and merges, in Hugging Face's files, OpenAI's or a GGUF file, make GPT-2's byte-level BPE. A nearly right
+tokenizer gives fluent, wrong text, so files that contradict each other or the model are refused, and GPT-2's tokenizer
+never takes the place of another one.
 """
 
-import codecs
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import pairwise
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Unpack
 
-import tiktoken
+import tokenizers
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
 from gpt2_from_scratch.checkpoint import TINY, HubOptions
 from gpt2_from_scratch.config import read_json
-from gpt2_from_scratch.errors import CheckpointError, TokenizerError
+from gpt2_from_scratch.errors import CheckpointError, ConfigError, TokenizerError
 from gpt2_from_scratch.loading import Checkpoint, Source
 
-# How GPT-2 cuts text into pieces before it merges inside each of them; `encoder.py` of OpenAI's release,
-# verbatim, because a tokenizer.json may spell it out. In turn: English contractions, with a straight
-# apostrophe and in lower case only; runs of letters, of digits, of other symbols, each with at most one space
-# before it; white space up to its last character if something follows (a last space belongs to the next
-# word); and the white space that is left.
-GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-
-# GPT-2's files write a token as text, one visible character per byte: printable Latin-1 bytes stand for
-# themselves, the 68 others are U+0100, U+0101, ... in turn, so a space is U+0120. In GPT-2's order.
+# GPT-2's files write a token as text, one visible character per byte: printable Latin-1 bytes stand for themselves, the
+# 68 others are U+0100, U+0101, ... in turn, so that a space is U+0120. In the order of GPT-2's ids.
 _PRINTABLE = (*range(33, 127), *range(161, 173), *range(174, 256))
 _BYTES = bytes((*_PRINTABLE, *(byte for byte in range(256) if byte not in _PRINTABLE)))
 BYTE_SYMBOLS = bytes(_PRINTABLE).decode("latin-1") + "".join(map(chr, range(0x100, 0x100 + 68)))
+_SYMBOLS = frozenset(BYTE_SYMBOLS)
 _SYMBOL_TO_BYTE = str.maketrans(BYTE_SYMBOLS, _BYTES.decode("latin-1"))
 
+# How GPT-2 cuts text into pieces before it merges inside each of them: `encoder.py` of OpenAI's release, verbatim. It
+# is what `ByteLevel` of the tokenizers library does; a tokenizer.json may spell it out instead.
+GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+
+END_OF_TEXT = "<|endoftext|>"
+
+_GPT2 = "openai-community/gpt2"  # the Hub repository whose tokenizer stands in where a checkpoint has no files at all
 # 50,304 is the next multiple of 128, to which nanoGPT and llm.c pad the embedding for speed.
 _GPT2_VOCAB_SIZES = (50257, 50304)
-
-# Of OpenAI's vocab.bpe, as pinned by tiktoken too. These merges pass `_check_reachable` (a test runs it) in
-# about a second, which every load of the tokenizer that nearly all models use would otherwise spend again.
-_GPT2_MERGES_SHA256 = "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"
 
 _FORMS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 _SIDE_FILES = ("added_tokens.json", "tokenizer_config.json")
@@ -50,52 +46,197 @@ FILES = tuple(name for form in _FORMS for name in form) + _SIDE_FILES
 _GGUF = ".gguf"
 _MAX_BYTES = 1 << 26  # GPT-2's tokenizer.json has 1.4 MB; the largest byte-level ones, of 200k tokens, near 30 MB
 
+# Files of other tokenizers, by the names their programs give them, and what they are.
+_OTHERS = (
+    ("vocab.txt", "a word list, as of WordPiece (BERT)"),
+    ("*.model", "a sentencepiece model"),
+    ("*.vocab", "a sentencepiece vocabulary"),
+    ("meta.pkl", "nanoGPT's table of characters"),
+)
+# Of `tokenizer_config.json`: classes that read vocab.json and merges.txt as GPT-2 does.
+_GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
+
 _EXPECTED = "expected tokenizer.json, or vocab.json with merges.txt, or encoder.json with vocab.bpe"
-_USE_TRANSFORMERS = "tokenize with transformers, and give this package the token ids"
+_DO_WITHOUT = (
+    "`gpt2 verify` needs no tokenizer; for `gpt2 generate`, tokenize with the program that belongs to it and give --ids"
+)
+
+
+class Tokenizer:
+    """Text to token ids and back.
+
+    Made by `load_tokenizer`. Its methods are called as tiktoken's are, so that code written for ``tiktoken.Encoding``
+    (as in the book) runs with it.
+
+    Args:
+        name: the file it was read from.
+        backend: the tokenizer of the `tokenizers` library.
+        assumed: what was assumed, where no file says which tokenizer it is.
+
+    Example:
+        >>> tokenizer = load_tokenizer("tiny")
+        >>> tokenizer.encode("Once upon a time")
+        [493, 494, 258, 446]
+        >>> tokenizer.decode([493, 494, 258, 446]), tokenizer.n_vocab
+        ('Once upon a time', 512)
+    """
+
+    def __init__(self, name: str, backend: tokenizers.Tokenizer, assumed: str = "") -> None:
+        self.name = name
+        self.assumed = assumed
+        self._backend = backend
+        self.byte_level = "ByteLevel" in _steps(backend.pre_tokenizer)  # as GPT-2's: a token is a run of bytes
+        added = {token.content: token_id for token_id, token in backend.get_added_tokens_decoder().items()}
+        self.special_tokens: Mapping[str, int] = MappingProxyType(added)  # text -> id of all added tokens
+        self.n_vocab = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1  # above every id
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.name!r}, n_vocab={self.n_vocab})"
+
+    @property
+    def eot_token(self) -> int | None:
+        """The id of ``<|endoftext|>``, if there is such a token."""
+        return self.special_tokens.get(END_OF_TEXT)
+
+    @cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        """The same tokenizer without its added tokens."""
+        return tokenizers.Tokenizer.from_str(json.dumps(json.loads(self._backend.to_str()) | {"added_tokens": []}))
+
+    def encode(self, text: str, *, allowed_special: Literal["all"] | Collection[str] = ()) -> list[int]:
+        """The ids of a text.
+
+        With ``allowed_special="all"`` they are those of transformers, which recognises special tokens such as
+        ``<|endoftext|>`` in any text. By default a text that contains one is refused, as it is by tiktoken: text that
+        somebody else wrote may contain it by accident, or on purpose.
+
+        Args:
+            text: any text.
+            allowed_special: the special tokens that are recognised, or ``"all"``.
+
+        Raises:
+            ValueError: the text contains a special token that is not allowed.
+        """
+        if allowed_special != "all":
+            for token in self.special_tokens:
+                if token not in allowed_special and token in text:
+                    raise ValueError(
+                        f'the text contains the special token {token!r}: give allowed_special="all" to have it '
+                        "recognised, or use encode_ordinary, which reads it as letters"
+                    )
+        return self._backend.encode(_scalars(text)).ids
+
+    def encode_ordinary(self, text: str) -> list[int]:
+        """The ids of a text in which special tokens are letters like any others."""
+        return self._plain.encode(_scalars(text), add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids. Bytes that are no UTF-8 become U+FFFD.
+
+        Raises:
+            TokenizerError: an id that no token has.
+        """
+        ids = list(ids)
+        tokens = [self._token(token_id) for token_id in ids]
+        if not self.byte_level:
+            return self._backend.decode(ids, skip_special_tokens=False)
+        return b"".join(map(self._bytes_of, tokens)).decode(errors="replace")
+
+    def _bytes_of(self, token: str) -> bytes:
+        if token in self.special_tokens or not _SYMBOLS.issuperset(token):
+            return token.encode()
+        return token.translate(_SYMBOL_TO_BYTE).encode("latin-1")
+
+    def _token(self, token_id: int) -> str:
+        """The token of an id, as the vocabulary writes it."""
+        try:
+            token = self._backend.id_to_token(token_id)
+        except OverflowError:  # negative, or more than 32 bits
+            token = None
+        if token is None:
+            raise TokenizerError(
+                f"{self.name} has no token with id {token_id}; its ids end at {self.n_vocab - 1}",
+                hint="a model's padded rows have no tokens; any other such id is from another tokenizer",
+            )
+        return token
+
+
+class StreamDecoder:
+    """Turns token ids into text one at a time, as they are generated.
+
+    A token is a run of bytes and may end inside a character (most emoji are several tokens), so that ids decoded one by
+    one show U+FFFD. Here an unfinished character is held back until its last byte has come.
+
+    Args:
+        tokenizer: the tokenizer whose ids are fed.
+
+    Example:
+        >>> stream = StreamDecoder(load_tokenizer("tiny"))
+        >>> [stream.feed(token_id) for token_id in load_tokenizer("tiny").encode("né")], stream.flush()
+        (['n', '', 'é'], '')
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._shown = 0  # characters of their text
+
+    def feed(self, token_id: int) -> str:
+        """The text that this id completes; may be empty.
+
+        Raises:
+            TokenizerError: no token has this id.
+        """
+        text = self._tokenizer.decode([*self._ids, token_id])
+        self._ids.append(token_id)
+        piece = self._next(text.rstrip("\ufffd"))
+        if self._tokenizer.byte_level and self._shown == len(text):  # whole so far: what follows does not depend on it
+            self._ids, self._shown = [], 0
+        return piece
+
+    def flush(self) -> str:
+        """What is still held back, as U+FFFD; the decoder is then as new.
+
+        All pieces together are what `Tokenizer.decode` makes of all ids.
+        """
+        rest = self._next(self._tokenizer.decode(self._ids))
+        self._ids, self._shown = [], 0
+        return rest
+
+    def _next(self, text: str) -> str:
+        piece, self._shown = text[self._shown :], max(self._shown, len(text))
+        return piece
 
 
 def load_tokenizer(
-    source: Source | Checkpoint, *, vocab_size: int | None = None, **options: Unpack[HubOptions]
-) -> tiktoken.Encoding:
+    source: Source | Checkpoint = TINY, *, vocab_size: int | None = None, **options: Unpack[HubOptions]
+) -> Tokenizer:
     """The tokenizer of a checkpoint, from the checkpoint's own files.
-
-    Added tokens become special tokens of the Encoding. transformers recognises these in any text, tiktoken
-    only when told to: ``encode(text, allowed_special="all")`` gives transformers' ids,
-    ``encode_ordinary(text)`` reads ``<|endoftext|>`` as punctuation and letters, and ``encode(text)`` raises
-    when the text contains it.
 
     Args:
         source: a directory; a GGUF file with a tokenizer in it; any other file (its folder is used); a Hub id
             (``openai-community/gpt2``); ``tiny``, the model inside the package; or an opened `Checkpoint`.
-        vocab_size: rows of the model's embedding, ``V``; every id must be below it. By default what
-            `config.json` or `hparams.json` beside the files says. Where there are no tokenizer files and ``V``
-            is GPT-2's 50,257 (or 50,304, padded), tiktoken's own ``gpt2`` is used, which it downloads once.
+        vocab_size: rows of the model's embedding, ``V``; every id must be below it. By default what `config.json` or
+            `hparams.json` beside the files says. Where there is no file of any tokenizer and ``V`` is GPT-2's 50,257
+            (or 50,304, padded), GPT-2's is assumed, and fetched from the Hub; `Tokenizer.assumed` then says so.
         **options: where on the Hub; see `HubOptions`. An opened checkpoint brings its own.
 
-    Returns:
-        An Encoding, named after the file it was read from.
-
     Raises:
-        TokenizerError: no tokenizer, a damaged one, or one that is not GPT-2's byte-level BPE.
+        TokenizerError: no tokenizer, a damaged one, one of another model, or one that is not read here; says which.
 
     Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:  # the smallest tokenizer: 256 bytes and no merges
-        ...     vocab = {symbol: token_id for token_id, symbol in enumerate(BYTE_SYMBOLS)}
-        ...     _ = Path(folder, "vocab.json").write_text(json.dumps(vocab))
-        ...     _ = Path(folder, "merges.txt").write_text("#version: 0.2")
-        ...     load_tokenizer(folder).encode("Hi!")
-        [39, 72, 0]
+        >>> load_tokenizer("tiny").encode("Once upon a time<|endoftext|>", allowed_special="all")
+        [493, 494, 258, 446, 511]
     """
     if isinstance(source, Checkpoint):
         located, options = source.located, source.hub_options
         vocab_size = source.config.vocab_size if vocab_size is None else vocab_size
         if located.repo_id is None:
-            return tokenizer_at(located.weights, vocab_size)
+            return _at_or_gpt2s(located.weights, vocab_size, options)
         source = located.repo_id
     path = TINY if source == TINY.name and not Path(source).exists() else Path(source)
     if path.exists():
-        return tokenizer_at(path, vocab_size)
+        return _at_or_gpt2s(path, vocab_size, options)
     # Here and not above: files on disk do without it.
     from gpt2_from_scratch.checkpoint import hub
 
@@ -103,21 +244,18 @@ def load_tokenizer(
         raise TokenizerError(
             f"{source} does not exist", hint="give a directory, a file inside one, or a Hub id (owner/name)"
         )
-    fetched = hub.fetch(
-        source,
-        (*FILES, "config.json", "spiece.model"),  # the last one only to be refused by name
-        **options,
-    )
+    others = tuple(name for name, _ in _OTHERS if "*" not in name)
+    fetched = hub.fetch(source, (*FILES, "config.json", "spiece.model", *others), **options)
     folder = next(iter(fetched.values())).parent if fetched else None
     if folder is None or not tokenizer_files(folder):
         missed = hub.unknown(source, FILES, **options)
-        if missed:  # and GPT-2's tokenizer must not take the place of one that nobody looked for
+        if missed:  # GPT-2's tokenizer must not take the place of one that nobody looked for
             raise TokenizerError(
                 f"{source}: there is no tokenizer in the Hub's cache, nor is it known whether the repository has one "
                 f"({', '.join(missed)})",
                 hint="load it once with the network on, or give token ids",
             )
-    return tokenizer_at(folder, vocab_size) if folder else _gpt2_encoding(source, vocab_size)
+    return _at_or_gpt2s(folder, vocab_size, options) if folder else _gpt2s(source, vocab_size, options)
 
 
 def tokenizer_files(place: Path) -> tuple[Path, ...]:
@@ -146,27 +284,12 @@ def tokenizer_files(place: Path) -> tuple[Path, ...]:
     return found if place.is_dir() and len(found) == 1 and _holds_tokenizer(found[0]) else ()
 
 
-def vocabulary(place: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]:
-    """What the tokenizer's files in `place` say, as they say it: for writing them in another form.
-
-    Returns:
-        Token -> id and merges, first merge first, in GPT-2's byte symbols; added tokens -> id, as plain text.
-
-    Raises:
-        TokenizerError: as in `load_tokenizer`, but whether tiktoken can do the same is not asked.
-    """
-    return _read(tokenizer_files(place))
-
-
-def tokenizer_at(place: Path, vocab_size: int | None = None) -> tiktoken.Encoding:
+def tokenizer_at(place: Path, vocab_size: int | None = None) -> Tokenizer:
     """The tokenizer whose files lie in `place`: what `load_tokenizer` does once they are on disk.
 
     Args:
         place: the checkpoint's folder, or a file in it.
         vocab_size: rows of the model's embedding, ``V``, as in `load_tokenizer`.
-
-    Returns:
-        An Encoding, named after the file it was read from.
 
     Raises:
         TokenizerError: as in `load_tokenizer`.
@@ -177,69 +300,61 @@ def tokenizer_at(place: Path, vocab_size: int | None = None) -> tiktoken.Encodin
         gpt2_from_scratch.errors.TokenizerError: no such folder has no tokenizer files
           hint: expected tokenizer.json, or vocab.json with merges.txt, or encoder.json with vocab.bpe
     """
-    directory, files = _folder(place), tokenizer_files(place)
-    if vocab_size is None and not (files and files[0].suffix == _GGUF):  # which has a token for each row
-        vocab_size = _model_vocab_size(directory)
+    files = tokenizer_files(place)
     if not files:
-        _refuse_other_tokenizers(directory)
-        return _gpt2_encoding(str(directory), vocab_size)
-    vocab, merges, added = _read(files)
-    with _naming(files[0]):
-        _check_ids(vocab, added, vocab_size)
-        _check_merges(vocab, merges)
-        special_tokens = _special_tokens(vocab, merges, added)
-    mergeable = (*BYTE_SYMBOLS, *(left + right for left, right in merges))
-    return tiktoken.Encoding(
-        str(files[0]),
-        pat_str=GPT2_SPLIT,
-        mergeable_ranks={_to_bytes(token): vocab[token] for token in mergeable},
-        special_tokens=special_tokens,
-    )
+        _refuse_other_tokenizers(_folder(place))
+        raise TokenizerError(f"{place} has no tokenizer files", hint=_EXPECTED)
+    main = files[0]
+    if vocab_size is None and main.suffix != _GGUF:  # which has a token for each row
+        vocab_size = _model_vocab_size(_folder(place))
+    if main.name == "tokenizer.json":
+        backend = _backend_from(main)
+    else:
+        found = _vocabulary(files)
+        with _naming(main):
+            backend = _byte_level_bpe(*found)
+    added = _added_tokens(path for path in files if path.name in _SIDE_FILES)
+    with _naming(main):
+        _add(backend, added)
+        _check_ids(backend, vocab_size)
+    return Tokenizer(str(main), backend)
 
 
-class StreamDecoder:
-    """Turns token ids into text one at a time, as they are generated.
-
-    A token is a run of bytes and may end inside a character (most emoji are several tokens), so that ids
-    decoded one by one show U+FFFD. Here an unfinished character is held back until its last byte has come.
+class Vocabulary(NamedTuple):
+    """What the files of a byte-level BPE hold. Tokens and merges are in GPT-2's byte symbols.
 
     Args:
-        encoding: the tokenizer whose ids are fed.
-
-    Example:
-        >>> byte_ids = {bytes([byte]): byte for byte in range(256)}
-        >>> encoding = tiktoken.Encoding("bytes", pat_str=".", mergeable_ranks=byte_ids, special_tokens={})
-        >>> stream = StreamDecoder(encoding)
-        >>> [stream.feed(byte) for byte in "né".encode()], stream.flush()
-        (['n', '', 'é'], '')
+        ids: token -> id.
+        merges: the pairs that are joined, first merge first.
+        added: text -> id of tokens that no merge makes, such as ``<|endoftext|>``.
     """
 
-    def __init__(self, encoding: tiktoken.Encoding) -> None:
-        self._encoding = encoding
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    ids: dict[str, int]
+    merges: list[tuple[str, str]]
+    added: dict[str, int]
 
-    def feed(self, token_id: int) -> str:
-        """The text that this id completes; may be empty.
 
-        Raises:
-            TokenizerError: no token has this id.
-        """
-        try:
-            token = self._encoding.decode_single_token_bytes(token_id)
-        except (KeyError, OverflowError):  # OverflowError: not a 32-bit number
-            raise TokenizerError(
-                f"{self._encoding.name} has no token with id {token_id}; its ids end at "
-                f"{self._encoding.max_token_value}",
-                hint="a model's padded rows have no tokens; any other such id is from another tokenizer",
-            ) from None
-        return self._utf8.decode(token)
+def vocabulary(place: Path) -> Vocabulary:
+    """What the tokenizer's files in `place` say, for writing them in another form.
 
-    def flush(self) -> str:
-        """What is still held back, as U+FFFD; the decoder is then as new.
-
-        All pieces together are what `Encoding.decode` makes of all ids.
-        """
-        return self._utf8.decode(b"", final=True)
+    Raises:
+        TokenizerError: as in `load_tokenizer`; or the tokenizer is not GPT-2's byte-level BPE, which is all that
+            vocabulary and merges can express.
+    """
+    files = tokenizer_files(place)
+    if files[0].name != "tokenizer.json":
+        return _vocabulary(files)
+    backend = _backend_from(files[0])
+    with _naming(files[0]):
+        content = json.loads(backend.to_str())
+        added = {token["content"]: token["id"] for token in content["added_tokens"]}
+        if content["model"]["type"] != "BPE":
+            raise _unlike_gpt2(f"its model is {content['model']['type']}")
+        merges = [(left, right) for left, right in content["model"]["merges"]]
+        added |= {text: token.id for text, token in _added_tokens(files[1:]).items()}
+        found = Vocabulary(content["model"]["vocab"], merges, added)
+        _check_same_as_gpt2(content, _byte_level_bpe(*found))
+        return found
 
 
 def _folder(place: Path) -> Path:
@@ -267,8 +382,20 @@ def _model_vocab_size(directory: Path) -> int | None:
     return None
 
 
-def _gpt2_encoding(where: str, vocab_size: int | None) -> tiktoken.Encoding:
-    """GPT-2's, from tiktoken, for a checkpoint without tokenizer files and with as many ids as GPT-2."""
+# ---- Where there are no files
+
+
+def _at_or_gpt2s(place: Path, vocab_size: int | None, options: HubOptions) -> Tokenizer:
+    if tokenizer_files(place):
+        return tokenizer_at(place, vocab_size)
+    _refuse_other_tokenizers(_folder(place))
+    return _gpt2s(str(place), _model_vocab_size(_folder(place)) if vocab_size is None else vocab_size, options)
+
+
+def _gpt2s(where: str, vocab_size: int | None, options: HubOptions) -> Tokenizer:
+    """GPT-2's own, for a checkpoint without tokenizer files and with as many ids as GPT-2."""
+    from gpt2_from_scratch.checkpoint import hub
+
     if vocab_size is None:
         raise TokenizerError(f"{where} has no tokenizer files", hint=_EXPECTED)
     if vocab_size not in _GPT2_VOCAB_SIZES:
@@ -277,53 +404,93 @@ def _gpt2_encoding(where: str, vocab_size: int | None) -> tiktoken.Encoding:
             hint=f"{_EXPECTED}; without them, give token ids",
         )
     try:
-        return tiktoken.get_encoding("gpt2")
-    except (OSError, ValueError) as error:  # no network or no disk; a download with the wrong digest
+        where_kept = HubOptions(
+            cache_dir=options.get("cache_dir"), local_files_only=options.get("local_files_only", False)
+        )
+        folder = hub.fetch(_GPT2, ("tokenizer.json",), **where_kept)["tokenizer.json"]
+    except (CheckpointError, KeyError) as error:
         raise TokenizerError(
-            f"{where} has no tokenizer files, and tiktoken cannot provide GPT-2's: {error}",
-            hint="connect once (TIKTOKEN_CACHE_DIR keeps it), or put GPT-2's tokenizer files beside the weights",
-        ) from error
+            f"{where} has no tokenizer files, and GPT-2's cannot be fetched: {str(error).splitlines()[0]}",
+            hint="connect once (the Hub's cache keeps it), or put GPT-2's tokenizer files beside the weights",
+        ) from None
+    found = tokenizer_at(folder, vocab_size)
+    found.assumed = f"GPT-2's tokenizer is assumed: {where} has none, and {vocab_size} ids"
+    return found
 
 
 def _refuse_other_tokenizers(directory: Path) -> None:
-    """Where some other tokenizer was meant, GPT-2's must not take its place."""
+    """Where another tokenizer was meant, GPT-2's must not take its place."""
     if parts := [name for name in FILES if (directory / name).is_file()]:
-        raise TokenizerError(f"{directory} has {', '.join(parts)}, not a whole tokenizer", hint=_EXPECTED)
-    if models := sorted(path.name for path in directory.glob("*.model")):
+        what = _what_config_says(directory) or _characters(directory)
         raise TokenizerError(
-            f"{directory} has {', '.join(models)}: sentencepiece, not GPT-2's byte-level BPE",
-            hint=_USE_TRANSFORMERS,
+            f"{directory} has {', '.join(parts)}, not a whole tokenizer{what}", hint=f"{_EXPECTED}. {_DO_WITHOUT}"
         )
+    for pattern, what in _OTHERS:
+        if found := sorted(path.name for path in directory.glob(pattern)):
+            raise TokenizerError(
+                f"{directory} has {', '.join(found)}, {what}: not GPT-2's byte-level BPE", hint=_DO_WITHOUT
+            )
 
 
-# ---- From files to vocabulary (token -> id, in byte symbols), merges, and added tokens (text -> id) ----
+def _what_config_says(directory: Path) -> str:
+    path = directory / "tokenizer_config.json"
+    with suppress(TokenizerError):
+        name = _read_object(path).get("tokenizer_class")
+        return f"; its class is {name}" if name else ""
+    return ""
 
 
-def _read(files: Sequence[Path]) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]:
-    main = files[0]
+def _characters(directory: Path) -> str:
+    with suppress(TokenizerError):
+        tokens = _read_object(directory / "vocab.json")
+        if tokens and all(len(token) == 1 for token in tokens):
+            return f"; its {len(tokens)} tokens are single characters"
+    return ""
+
+
+# ---- From files to vocabulary, merges and added tokens
+
+
+class _Added(NamedTuple):
+    """A token that is recognised in the text before it is cut into pieces."""
+
+    id: int
+    settings: dict[str, bool]  # of `AddedToken`: lstrip, rstrip, single_word, normalized
+
+
+def _backend_from(path: Path) -> tokenizers.Tokenizer:
+    """The tokenizer that a tokenizer.json describes."""
+    content = _read_object(path)
+    with _naming(path):
+        if isinstance(model := content.get("model"), dict) and model.get("dropout"):
+            raise TokenizerError(
+                f"the model sets dropout: {model['dropout']!r}, so that the same text has other ids each time",
+                hint="it is for training the model; set it to null",
+            )
+        with _library("the file cannot be read"):
+            backend = tokenizers.Tokenizer.from_str(json.dumps(content))
+        backend.no_truncation()  # transformers sets these two in each call
+        backend.no_padding()
+        return backend
+
+
+def _vocabulary(files: Sequence[Path]) -> Vocabulary:
+    main, *others = files
     if main.suffix == _GGUF:
-        return _read_gguf(main)
-    vocab = _read_object(main)
-    entries: list[dict[str, Any]] = []
-    if main.name == "tokenizer.json":
-        with _naming(main):
-            model = _gpt2_model(vocab)
-            entries += _array(vocab.get("added_tokens") or [], "added_tokens")
-            vocab = _object(model.get("vocab"), "the vocabulary")
-            merges = _pairs(_array(model.get("merges"), "the list of merges"))
-    else:
-        merges = _read_merges(files[1])
-    for path in files:
-        if path.name == "added_tokens.json":
-            entries += [{"content": text, "id": token_id} for text, token_id in _read_object(path).items()]
-        if path.name == "tokenizer_config.json":
-            with _naming(path):
-                entries += _configured_tokens(_read_object(path))
-    with _naming(main.parent):
-        return vocab, merges, _added_tokens(entries)
+        return _gguf_vocabulary(main)
+    ids = _read_object(main)
+    wrong = [token for token, token_id in ids.items() if type(token_id) is not int or not 0 <= token_id < 1 << 32]
+    if wrong:  # the library's ids have 32 bits; a bool is an int in Python
+        raise TokenizerError(f"{main}: token {wrong[0][:40]!r} has {str(ids[wrong[0]])[:40]!r} for an id")
+    _refuse_other_classes(others)
+    added = {text: token.id for text, token in _added_tokens(others[1:]).items()}
+    with _naming(main):
+        with _library(f"it cannot be read together with {others[0].name}"):
+            _, merges = models.BPE.read_file(str(main), str(others[0]))
+        return Vocabulary(ids, merges, _undeclared(ids, merges, added) | added)
 
 
-def _read_gguf(path: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[str, int]]:
+def _gguf_vocabulary(path: Path) -> Vocabulary:
     from gpt2_from_scratch.checkpoint import gguf
 
     known = gguf.vocabulary(path)
@@ -332,178 +499,123 @@ def _read_gguf(path: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[
     with _naming(path):
         if len(set(known.tokens)) < len(known.tokens):
             raise TokenizerError("two ids have the same token", hint="convert the model again")
-        vocab = {token: token_id for token_id, token in enumerate(known.tokens) if token_id not in apart}
-        return vocab, _pairs(known.merges), {known.tokens[token_id]: token_id for token_id in known.special}
+        ids = {token: token_id for token_id, token in enumerate(known.tokens) if token_id not in apart}
+        merges, added = _pairs(known.merges), {known.tokens[token_id]: token_id for token_id in known.special}
+        return Vocabulary(ids, merges, _undeclared(ids, merges, added) | added)
 
 
-def _gpt2_model(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The `model` of a tokenizer.json, once all that changes the ids is known to be as in GPT-2.
-
-    Not looked at: `decoder` (bytes are bytes), `truncation` and `padding` (transformers sets them in each
-    call), and `unk_token`, `fuse_unk` and `byte_fallback` (no byte is unknown).
-    """
-    model = _object(content.get("model"), "the model")
-    kind = model.get("type", "BPE" if "merges" in model else None)  # GPT-2's own file is from before types
-    if kind != "BPE":
-        raise _unlike_gpt2(f"the model's type is {kind!r}, not 'BPE'")
-    for setting in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"):
-        if model.get(setting):
-            raise _unlike_gpt2(f"the model sets {setting}: {model[setting]!r}")
-    if content.get("normalizer") is not None:
-        raise _unlike_gpt2(f"text is changed by a normalizer, {_type(content['normalizer'])}")
-    _check_pre_tokenizer(content.get("pre_tokenizer"))
-    _check_post_processor(content.get("post_processor"))
-    return model
+def _undeclared(ids: Mapping[str, int], merges: Sequence[tuple[str, str]], added: Mapping[str, int]) -> dict[str, int]:
+    """Tokens of the vocabulary that no merge makes and no file declares as added."""
+    made = {left + right for left, right in merges}.union(BYTE_SYMBOLS, added)
+    found = {token: token_id for token, token_id in ids.items() if token not in made}
+    # OpenAI's files declare nothing, not even <|endoftext|>, and vocabularies that people train often start with an
+    # undeclared <s> <pad> </s> <unk> <mask>. A token without such brackets has lost its merge: a merges file that was
+    # cut short must not pass for a tokenizer.
+    if lost := [token for token in found if token[:1] + token[-1:] not in ("<>", "[]")]:
+        raise TokenizerError(
+            f"{len(lost)} of {len(ids)} tokens are made by none of the {len(merges)} merges: {_some(lost)}",
+            hint="the merges are cut short, or special tokens lack a declaration in added_tokens.json",
+        )
+    return found
 
 
-def _check_pre_tokenizer(step: Any) -> None:
-    """ByteLevel, or its two halves: a Split at GPT-2's pattern, then a ByteLevel that does not split."""
-    steps = _array(step.get("pretokenizers"), "pretokenizers") if _type(step) == "Sequence" else [step]
-    kinds = [_type(step) for step in steps]
-    if kinds not in (["ByteLevel"], ["Split", "ByteLevel"]):
-        raise _unlike_gpt2(f"the pre-tokenizer is {' + '.join(kinds) or 'empty'}, not ByteLevel")
-    *split, byte_level = steps
-    if byte_level.get("add_prefix_space") is not False:
-        raise _unlike_gpt2("the pre-tokenizer has add_prefix_space: true, a space before every text")
-    if byte_level.get("use_regex", True) is bool(split):  # True in files from before this setting
-        raise _unlike_gpt2("text is cut twice" if split else "text is not cut at all (use_regex: false)")
-    gpt2_split = {"type": "Split", "pattern": {"Regex": GPT2_SPLIT}, "behavior": "Isolated", "invert": False}
-    if split and split != [gpt2_split]:
-        raise _unlike_gpt2(f"text is cut by {split[0]}, not at {GPT2_SPLIT}")
-
-
-def _check_post_processor(step: Any) -> None:
-    """ByteLevel moves offsets only; a template may add tokens to every text, which an Encoding cannot do."""
-    if _type(step) not in ("None", "ByteLevel", "TemplateProcessing"):
-        raise _unlike_gpt2(f"the post-processor is {_type(step)}")
-    if _type(step) == "TemplateProcessing" and "SpecialToken" in str(step.get("single")):
-        raise _unlike_gpt2(f"the post-processor adds tokens to every text: {step['single']}")
-
-
-def _configured_tokens(config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The added tokens of a tokenizer_config.json, once its settings are known to be GPT-2's."""
-    for setting in ("add_prefix_space", "add_bos_token", "add_eos_token"):
-        if config.get(setting):
-            raise _unlike_gpt2(f"{setting} is true")
-    decoder = _object(config.get("added_tokens_decoder") or {}, "added_tokens_decoder")
-    if strange := [key for key in decoder if not key.isdecimal()]:
-        raise TokenizerError(f"added_tokens_decoder has {_some(strange)} for a token id")
-    return [{**_object(entry, f"added token {key}"), "id": int(key)} for key, entry in decoder.items()]
-
-
-def _added_tokens(entries: Iterable[Any]) -> dict[str, int]:
-    """Text -> id; several files may name the same token, if they agree."""
-    added: dict[str, int] = {}
-    for entry in entries:
-        text, token_id = _object(entry, "an added token").get("content"), entry.get("id")
-        if not text or not isinstance(text, str):
-            raise TokenizerError(f"added token {token_id} has no text: {entry}")
-        for setting in ("lstrip", "rstrip", "single_word"):
-            if entry.get(setting):
-                raise _unlike_gpt2(f"added token {text!r} sets {setting}, which tiktoken does not have")
-        if added.setdefault(text, token_id) != token_id:
-            raise TokenizerError(f"added token {text!r} has two ids, {added[text]} and {token_id}")
+def _added_tokens(files: Iterable[Path]) -> dict[str, _Added]:
+    """What added_tokens.json and tokenizer_config.json add; both may name the same token, if they agree."""
+    added: dict[str, _Added] = {}
+    for path in files:
+        content = _read_object(path)
+        with _naming(path):
+            for text, token in _declared(content, path.name == "tokenizer_config.json"):
+                if added.setdefault(text, token).id != token.id:
+                    raise TokenizerError(f"added token {text!r} has two ids, {added[text].id} and {token.id}")
+                added[text] = token
     return added
 
 
-def _read_merges(path: Path) -> list[tuple[str, str]]:
-    lines = _read_text(path).removesuffix("\n").split("\n")
-    with _naming(path):
-        return _pairs(lines[1:] if lines[0].startswith("#version:") else lines)
+def _declared(content: Mapping[str, Any], is_config: bool) -> Iterator[tuple[str, _Added]]:
+    if not is_config:
+        for text, token_id in content.items():
+            if type(token_id) is not int:  # a bool is an int in Python
+                raise TokenizerError(f"token {text[:40]!r} has {str(token_id)[:40]!r} for an id")
+            yield text, _Added(token_id, {})
+        return
+    for setting in ("add_prefix_space", "add_bos_token", "add_eos_token"):
+        if content.get(setting):
+            raise _unlike_gpt2(f"{setting} is true")
+    decoder = content.get("added_tokens_decoder") or {}
+    if not isinstance(decoder, dict):
+        raise TokenizerError(f"added_tokens_decoder is {str(decoder)[:40]}, not a JSON object")
+    for key, entry in decoder.items():
+        written = entry.get("content") if isinstance(entry, dict) else None
+        if not key.isdecimal() or not isinstance(written, str) or not written:
+            raise TokenizerError(f"added_tokens_decoder has {key[:40]!r}: {str(entry)[:40]}, not an id with its token")
+        settings = {name: bool(entry.get(name)) for name in ("lstrip", "rstrip", "single_word", "normalized")}
+        yield written, _Added(int(key), settings)
 
 
-def _pairs(merges: Iterable[Any]) -> list[tuple[str, str]]:
-    """Merges as pairs; files write "a b", and since tokenizers 0.20 also ["a", "b"]."""
+def _pairs(merges: Iterable[str]) -> list[tuple[str, str]]:
+    """Merges as pairs, of lines "a b"."""
     pairs = []
     for number, merge in enumerate(merges, start=1):
-        halves = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(halves, list) or [*map(type, halves)] != [str, str] or "" in halves:
+        halves = merge.split(" ")
+        if len(halves) != 2 or "" in halves:
             raise TokenizerError(f"merge {number} is {repr(merge)[:60]}, not two tokens")
         pairs.append((halves[0], halves[1]))
     return pairs
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object, without duplicate keys: of two ids for one token, readers disagree on which counts."""
-    text = _read_text(path)
-    with _naming(path):
-        try:
-            return _object(json.loads(text, object_pairs_hook=_no_duplicates), "the content")
-        except TokenizerError:
-            raise
-        except (ValueError, RecursionError) as error:  # ValueError: also a number of 4,300 digits
-            raise TokenizerError(
-                f"not JSON: {error}; it begins with {text[:40]!r}",
-                hint="download it again; in a git clone, `git lfs pull` fetches the files behind pointers",
-            ) from None
-
-
-def _no_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        keys = sorted(key for key, _ in pairs)
-        raise TokenizerError(f"key {next(a for a, b in pairwise(keys) if a == b)!r} appears twice")
+    try:
+        content = read_json(path, _MAX_BYTES)
+    except ConfigError as error:
+        hint = "download it again; in a git clone, `git lfs pull` fetches the files behind pointers"
+        raise TokenizerError(error.message, hint=hint) from None
+    if not isinstance(content, dict):
+        raise TokenizerError(f"{path}: the content is {str(content)[:40]}, not a JSON object")
     return content
 
 
-def _read_text(path: Path) -> str:
-    r"""The text, with every line end as \n: clones of OpenAI's files made on Windows have CRLF."""
-    with _naming(path):
-        try:
-            if (size := path.stat().st_size) > _MAX_BYTES:
-                raise TokenizerError(f"{size:,} bytes; a tokenizer file has at most {_MAX_BYTES:,}")
-            return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise TokenizerError(f"not text: {error}", hint="download it again") from None
-        except OSError as error:
-            raise TokenizerError(f"cannot be read: {error.strerror}") from None
+# ---- From those to a tokenizer of the library
 
 
-def _object(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{what} is {str(value)[:40]}, not a JSON object")
-    return value
+def _byte_level_bpe(
+    ids: Mapping[str, int], merges: Sequence[tuple[str, str]], added: Mapping[str, int]
+) -> tokenizers.Tokenizer:
+    """GPT-2's tokenizer with this vocabulary."""
+    for text, token_id in added.items():
+        if ids.get(text, token_id) != token_id:
+            raise TokenizerError(f"token {text!r} has two ids, {ids[text]} and (added) {token_id}")
+    # Added tokens are in the model's vocabulary, too: the library gives others an id of its own. No merge makes them.
+    with _library("vocabulary and merges are of two different tokenizers, or damaged"):
+        backend = tokenizers.Tokenizer(models.BPE(vocab={**ids, **added}, merges=list(merges)))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(text, normalized=False) for text in added])
+    return backend
 
 
-def _array(value: Any, what: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise TokenizerError(f"{what} is {str(value)[:40]}, not a JSON array")
-    return value
+def _add(backend: tokenizers.Tokenizer, added: Mapping[str, _Added]) -> None:
+    """Declares tokens in a tokenizer, as transformers does with what lies beside a tokenizer.json."""
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for text, token in sorted(added.items(), key=lambda each: each[1].id):
+        if text not in known:
+            backend.add_special_tokens([AddedToken(text, **token.settings)])
+        if backend.token_to_id(text) != token.id:
+            raise TokenizerError(f"token {text!r} has two ids, {backend.token_to_id(text)} and (added) {token.id}")
 
 
-def _type(step: Any) -> str:
-    return str(step.get("type")) if isinstance(step, dict) else repr(step)
+# ---- Checks
 
 
-def _unlike_gpt2(what: str) -> TokenizerError:
-    return TokenizerError(f"not GPT-2's tokenizer: {what}", hint=_USE_TRANSFORMERS)
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Puts the file's name before the message of a TokenizerError."""
-    try:
-        yield
-    except TokenizerError as error:
-        raise TokenizerError(f"{path}: {error.message}", hint=error.hint) from None
-
-
-# ---- From those to ranks: where tiktoken's reading is GPT-2's ----
-
-
-def _check_ids(vocab: Mapping[str, int], added: Mapping[str, int], vocab_size: int | None) -> None:
-    """Every token has one id, every id one token and a row in the model, every byte a token."""
+def _check_ids(backend: tokenizers.Tokenizer, vocab_size: int | None) -> None:
+    """Every id has one token and a row in the model; of a byte-level tokenizer, every byte is a token."""
+    vocab = backend.get_vocab(with_added_tokens=True)
     token_of: dict[int, str] = {}
-    for token, token_id in (*vocab.items(), *added.items()):
-        # tiktoken's ids are 32-bit, and it keeps the last one for "none". A bool is an int in Python.
-        if type(token_id) is not int or not 0 <= token_id < 0xFFFF_FFFF:
-            raise TokenizerError(f"token {token!r} has {token_id!r} for an id")
-        if vocab.get(token, token_id) != token_id:
-            raise TokenizerError(f"token {token!r} has two ids, {vocab[token]} and (added) {token_id}")
-        if token_of.setdefault(token_id, token) != token:
-            raise TokenizerError(f"id {token_id} has two tokens, {token_of[token_id]!r} and {token!r}")
-    if missing := [symbol for symbol in BYTE_SYMBOLS if symbol not in vocab]:
-        raise _unlike_gpt2(f"{len(missing)} of the 256 byte symbols are missing, {_some(missing)}")
+    for token, token_id in vocab.items():
+        if (other := token_of.setdefault(token_id, token)) != token:
+            raise TokenizerError(f"id {token_id} has two tokens, {min(token, other)!r} and {max(token, other)!r}")
+    if "ByteLevel" in _steps(backend.pre_tokenizer) and (lost := [s for s in BYTE_SYMBOLS if s not in vocab]):
+        raise _unlike_gpt2(f"{len(lost)} of the 256 byte symbols are missing, {_some(lost)}")
     if vocab_size is not None and (outside := sorted(id_ for id_ in token_of if id_ >= vocab_size)):
         raise TokenizerError(
             f"{len(outside)} ids are outside the model's {vocab_size} rows, first {outside[0]} "
@@ -512,87 +624,77 @@ def _check_ids(vocab: Mapping[str, int], added: Mapping[str, int], vocab_size: i
         )
 
 
-def _check_merges(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> None:
-    """What tiktoken makes of the vocabulary is what GPT-2 makes of the merges."""
-    symbols = set(BYTE_SYMBOLS)
-    highest = -1
-    for rank, (left, right) in enumerate(merges):
-        if not symbols.issuperset(left + right):
-            raise _unlike_gpt2(f"{_merge(rank, left, right)} has characters that are not byte symbols")
-        if left + right not in vocab:
-            raise TokenizerError(
-                f"{_merge(rank, left, right)} makes a token that is not in the vocabulary",
-                hint="vocabulary and merges are of two different tokenizers, or one of them is damaged",
-            )
-        token_id = vocab[left + right]
-        if token_id <= highest:
-            raise TokenizerError(
-                f"{_merge(rank, left, right)} makes id {token_id}, after one that makes id {highest}; tiktoken "
-                "merges low ids first",
-                hint=_USE_TRANSFORMERS,
-            )
-        highest = token_id
-    as_file = "#version: 0.2\n" + "".join(f"{left} {right}\n" for left, right in merges)
-    if hashlib.sha256(as_file.encode()).hexdigest() != _GPT2_MERGES_SHA256:
-        _check_reachable(merges)
+def _refuse_other_classes(side_files: Iterable[Path]) -> None:
+    """vocab.json and merges.txt of RoBERTa, CLIP and others are read in other ways."""
+    for path in side_files:
+        if path.name == "tokenizer_config.json":
+            name = _read_object(path).get("tokenizer_class")
+            if name is not None and name not in _GPT2_CLASSES:
+                with _naming(path):
+                    raise _unlike_gpt2(f"tokenizer_class is {str(name)[:40]}")
 
 
-def _check_reachable(merges: Sequence[tuple[str, str]]) -> None:
-    """Every merge can happen: of the token it makes, the merges before it leave just the two halves.
-
-    Why that is enough. tiktoken joins any neighbours X, Y that spell a token T, GPT-2 only the pair listed
-    for T. Say both have agreed until it is T's turn. Nothing has been joined across T's ends (what is joined
-    stays joined), so inside T both have done what they do to T alone, which leaves the listed pair: X, Y is
-    that pair. And T alone becomes T, which tiktoken takes for granted where a whole piece of text is in its
-    vocabulary.
-    """
-    ranks: dict[tuple[str, str], int] = {}
-    for rank, (left, right) in enumerate(merges):
-        parts = _byte_pair_encode(left + right, ranks)
-        if parts != [left, right]:
-            raise TokenizerError(
-                f"{_merge(rank, left, right)} never happens: those before it make {parts}",
-                hint=f"tiktoken would make {left + right!r} where GPT-2 does not; {_USE_TRANSFORMERS}",
-            )
-        ranks[left, right] = rank
+def _check_same_as_gpt2(content: Mapping[str, Any], gpt2: tokenizers.Tokenizer) -> None:
+    """A tokenizer.json that does more than vocabulary and merges can say is refused, by the part that does."""
+    split = {"type": "Split", "pattern": {"Regex": GPT2_SPLIT}, "behavior": "Isolated", "invert": False}
+    cuts = json.loads(gpt2.to_str())["pre_tokenizer"]
+    spelled_out = {"type": "Sequence", "pretokenizers": [split, cuts | {"use_regex": False}]}
+    settings = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+    post = content["post_processor"]
+    same = {
+        "normalizer": content["normalizer"] is None,
+        "pre_tokenizer": _text_of(content["pre_tokenizer"]) in (_text_of(cuts), _text_of(spelled_out)),
+        "post_processor": post is None or post["type"] == "ByteLevel",  # which moves offsets only
+        "model": not any(content["model"].get(name) for name in settings),
+    }
+    if parts := [name for name, alike in same.items() if not alike]:
+        raise _unlike_gpt2(f"its {', '.join(parts)} differs, and vocabulary and merges cannot say so")
 
 
-def _byte_pair_encode(symbols: str, ranks: Mapping[tuple[str, str], int]) -> list[str]:
-    """GPT-2's algorithm: join the neighbours with the lowest rank, the first such, until no pair has one."""
-    parts = list(symbols)
-    while found := [(ranks[pair], at) for at, pair in enumerate(pairwise(parts)) if pair in ranks]:
-        _, at = min(found)
-        parts[at : at + 2] = [parts[at] + parts[at + 1]]
-    return parts
+def _text_of(step: Any) -> str:
+    """A step as text, whatever it does to offsets: they change no id."""
+    return json.dumps(step, sort_keys=True).replace('"trim_offsets": false', '"trim_offsets": true')
 
 
-def _special_tokens(
-    vocab: Mapping[str, int], merges: Sequence[tuple[str, str]], added: Mapping[str, int]
-) -> dict[str, int]:
-    """Added tokens, and tokens of the vocabulary that no merge makes."""
-    made = {left + right for left, right in merges}.union(BYTE_SYMBOLS, added)
-    special = {token: token_id for token, token_id in vocab.items() if token not in made}
-    # OpenAI's files declare nothing, not even <|endoftext|>; vocabularies that people train often start with
-    # an undeclared <s> <pad> </s> <unk> <mask>. A token without such brackets has lost its merge: else a
-    # merges file that was cut short would pass for a tokenizer.
-    if lost := [token for token in special if token[:1] + token[-1:] not in ("<>", "[]")]:
+def _steps(pre_tokenizer: Any) -> set[str]:
+    """The kinds of steps in which a tokenizer of the library cuts text."""
+    if pre_tokenizer is None:
+        return set()
+    content = json.loads(pre_tokenizer.__getstate__())
+    return {step["type"] for step in content.get("pretokenizers", [content])}
+
+
+def _scalars(text: str) -> str:
+    """The text with U+FFFD for lone surrogates, as which Python passes on bytes that are no UTF-8."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _unlike_gpt2(what: str) -> TokenizerError:
+    return TokenizerError(f"not GPT-2's tokenizer: {what}", hint=_DO_WITHOUT)
+
+
+@contextmanager
+def _library(what: str) -> Iterator[None]:
+    """Puts an error of the tokenizers library into words."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises Exception itself, and PanicException, which is none
         raise TokenizerError(
-            f"{len(lost)} of {len(vocab)} tokens are made by none of the {len(merges)} merges: {_some(lost)}",
-            hint="the merges are cut short, or special tokens lack a declaration in added_tokens.json",
-        )
-    special |= added
-    for short, long in pairwise(sorted(special)):
-        if long.startswith(short):  # transformers takes the longest, tiktoken whichever it tries first
-            raise _unlike_gpt2(f"special token {long!r} begins with another one, {short!r}")
-    return special
+            f"{what}: {str(error)[:200]}", hint="download it again, or install a newer version of tokenizers"
+        ) from None
 
 
-def _merge(rank: int, left: str, right: str) -> str:
-    return f"merge {rank + 1} ({left!r} + {right!r})"
-
-
-def _to_bytes(token: str) -> bytes:
-    return token.translate(_SYMBOL_TO_BYTE).encode("latin-1")
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Puts the file's name before the message of a TokenizerError, unless it is there."""
+    try:
+        yield
+    except TokenizerError as error:
+        if error.message.startswith(str(path)):
+            raise
+        raise TokenizerError(f"{path}: {error.message}", hint=error.hint) from None
 
 
 def _some(tokens: Sequence[str]) -> str:

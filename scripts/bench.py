@@ -1,7 +1,7 @@
 """Measures what this project claims about speed and memory, beside the peers, in one run.
 
     python scripts/bench.py decode                        # tokens per second, batch 1, float32 and bfloat16
-    python scripts/bench.py decode --device cuda --contenders ours "ours, CUDA graph" transformers
+    python scripts/bench.py decode --device cuda --contenders ours "ours, fused" transformers
     python scripts/bench.py prefill                       # prompts of 64 to 1024 tokens
     python scripts/bench.py batch                         # decoding 1 to 16 texts at once
     python scripts/bench.py first-token                   # from the start of a process to the first token

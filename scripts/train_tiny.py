@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import tiktoken
 import torch
 from tiny_stories import stories
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -28,6 +27,7 @@ from torch.nn import functional as F
 from gpt2_from_scratch import FUSED, GPTConfig, GPTModel, load_tokenizer
 from gpt2_from_scratch.generation import generate
 from gpt2_from_scratch.tokenizer import BYTE_SYMBOLS
+from gpt2_from_scratch.tokenizer import Tokenizer as TextTokenizer
 
 # Small enough to ship (2.6 MB) and still a fair test: with ten layers or fewer, layers sorted by name as text (h.10
 # before h.2) would pass; the four heads of 16 are not GPT-2's 64, so a hard-coded head width fails.
@@ -83,7 +83,7 @@ def main() -> None:
     with torch.inference_mode():
         log(f"held-out loss: {next_token_loss(model, held_out):.4f} nats per token")
     prompt = torch.tensor([[CONFIG.vocab_size - 1, *encoding.encode_ordinary("Once upon a time")]])
-    print(encoding.decode(generate(model, prompt, max_new_tokens=200, seed=args.seed)[0, 1:].tolist()))
+    print(encoding.decode(generate(model, prompt, max_new_tokens=200)[0, 1:].tolist()))
 
 
 def write_tokenizer(folder: Path, texts: Iterator[str]) -> None:
@@ -105,7 +105,7 @@ def write_tokenizer(folder: Path, texts: Iterator[str]) -> None:
     (folder / "merges.txt").write_text("".join(f"{line}\n" for line in ["#version: 0.2", *map(" ".join, merges)]))
 
 
-def batches(encoding: tiktoken.Encoding, seed: int, size: int) -> Iterator[Tensor]:
+def batches(encoding: TextTokenizer, seed: int, size: int) -> Iterator[Tensor]:
     """Endlessly many ``[size, n_positions + 1]``: consecutive windows of one stream of stories.
 
     Each story ends with the end of text. Where a window starts has nothing to do with where a story starts, so every

@@ -244,7 +244,8 @@ def tokenizer(folder: Path) -> None:
     symbols = [*BYTE_SYMBOLS, "ab", "abc"]
     model = {"type": "BPE", "vocab": {symbol: at for at, symbol in enumerate(symbols)}, "merges": ["a b", "ab c"]}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    content = {"added_tokens": [{"id": 258, "content": "<x>"}], "pre_tokenizer": byte_level, "model": model}
+    settings = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    content = {"added_tokens": [{"id": 258, "content": "<x>", **settings}], "pre_tokenizer": byte_level, "model": model}
     (folder / "tokenizer.json").write_text(json.dumps(content))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from gpt2_from_scratch import GPTModel, generate, verify
-from gpt2_from_scratch.generation import left_pad
+from gpt2_from_scratch.generation import Decoding, left_pad
 from gpt2_from_scratch.layers import EXACT, FUSED, TEXTBOOK, Compute
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -39,17 +39,18 @@ def test_a_model_is_verified_where_it_is(device: str, compute: Compute) -> None:
 @pytest.mark.parametrize("compute", [EXACT, FUSED], ids=["exact", "fused"])
 def test_greedy_ids_are_the_same_everywhere(device: str, compute: Compute) -> None:
     prompts, mask = left_pad([[32, 101, 7, 300], [12, 45]])
-    expected = generate(loaded("cpu", dtype=torch.float64), prompts, 24, attention_mask=mask, eos_token_id=())
-    found = generate(loaded(device, compute), prompts.to(device), 24, attention_mask=mask.to(device), eos_token_id=())
+    decoding = Decoding(eos_token_id=(), compute=compute)
+    expected = generate(loaded("cpu", dtype=torch.float64), prompts, 24, decoding, mask)
+    found = generate(loaded(device), prompts.to(device), 24, decoding, mask.to(device))
     assert found.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_seed_draws_the_same_again(device: str) -> None:
     model, prompt = loaded(device), PROMPT.to(device)
-    first, second = (generate(model, prompt, 16, temperature=1.0, seed=7).tolist() for _ in range(2))
+    first, second = (generate(model, prompt, 16, Decoding(temperature=1.0, seed=7)).tolist() for _ in range(2))
     assert first == second
-    assert first != generate(model, prompt, 16, temperature=1.0, seed=8).tolist()
+    assert first != generate(model, prompt, 16, Decoding(temperature=1.0, seed=8)).tolist()
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -59,15 +60,3 @@ def test_bfloat16_stays_near(device: str) -> None:
     found = loaded(device, FUSED, torch.bfloat16)(PROMPT.to(device)).detach().cpu().double()
     left = float((found - expected).square().mean().sqrt() / expected.std())
     assert left < 0.03
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("compute", [TEXTBOOK, EXACT, FUSED], ids=["textbook", "exact", "fused"])
-def test_a_recorded_step_decodes_the_same_ids(compute: Compute) -> None:
-    """What a recording computes is tested on the CPU too (test_speed_choices.py); here CUDA repeats it."""
-    model = loaded("cuda", compute)
-    prompts, mask = (tensor.to("cuda") for tensor in left_pad([[32, 101, 7, 300], [12, 45]]))
-    for options in ({"eos_token_id": ()}, {}):
-        expected = generate(model, prompts, 24, attention_mask=mask, **options)
-        found = generate(model, prompts, 24, attention_mask=mask, cuda_graph=True, **options)
-        assert found.tolist() == expected.tolist()

@@ -10,30 +10,46 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise, product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-import tiktoken
 import torch
 from torch import Tensor, nn
 from transformers import GPT2LMHeadModel
-from transformers.generation.logits_process import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers.generation.logits_process import (
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import TokenizerError
-from gpt2_from_scratch.generation import generate, left_pad, probabilities, stream, stream_text
+from gpt2_from_scratch.errors import ConfigError, TokenizerError
+from gpt2_from_scratch.generation import (
+    Decoding,
+    generate,
+    left_pad,
+    penalised,
+    probabilities,
+    steps,
+    stream,
+    stream_text,
+    until,
+)
+from gpt2_from_scratch.generation_config import GenerationConfig, read_generation_config
+from gpt2_from_scratch.layers import EXACT, EXACT_EAGER, FUSED, TEXTBOOK, Compute
 from gpt2_from_scratch.loading import TINY
 from gpt2_from_scratch.model import GPTModel
-from gpt2_from_scratch.tokenizer import load_tokenizer
+from gpt2_from_scratch.tokenizer import BYTE_SYMBOLS, Tokenizer, load_tokenizer, tokenizer_at
 from tests.perturbed import ours
 
 NEW = 20
 LENGTHS = (1, 2, 7, 12, 18)  # 18 + 20 - 1 tokens are the perturbed model's whole context of 37
+ENDLESS = Decoding(eos_token_id=())
 NEVER = 10**6  # transformers has no other way to say "no end-of-text id": an id outside the vocabulary
 
 
@@ -106,62 +122,65 @@ def greedy(pair: tuple[GPTModel, GPT2LMHeadModel]) -> dict[tuple[int, ...], list
     return continued
 
 
-@pytest.mark.parametrize("use_cache", [True, False], ids=["cache", "no-cache"])
-def test_a_left_padded_batch_is_continued_as_transformers_does(pair, greedy, use_cache: bool):
+@pytest.mark.parametrize("compute", [FUSED, EXACT], ids=["fused", "exact"])
+def test_a_left_padded_batch_is_continued_as_transformers_does(pair, greedy, compute: Compute):
     model = pair[0]
     prompts = prompts_for(model.config.vocab_size)
     ids, mask = left_pad(prompts)
-    result = generate(model, ids, NEW, attention_mask=mask, eos_token_id=(), use_cache=use_cache)
+    result = generate(model, ids, NEW, Decoding(eos_token_id=(), compute=compute), mask)
     assert torch.equal(result[:, : ids.size(1)], ids)
     assert result[:, ids.size(1) :].tolist() == [greedy[tuple(prompt)] for prompt in prompts]
 
 
-@pytest.mark.parametrize("use_cache", [True, False], ids=["cache", "no-cache"])
-def test_single_prompts_are_continued_as_transformers_does(pair, greedy, use_cache: bool):
+def test_single_prompts_are_continued_as_transformers_does(pair, greedy):
     model, new = pair[0], 4  # after 4 ids a cache has been written, extended and read; more only takes longer
     for prompt in prompts_for(model.config.vocab_size):
-        result = generate(model, torch.tensor([prompt]), new, eos_token_id=(), use_cache=use_cache)
+        result = generate(model, torch.tensor([prompt]), new, ENDLESS)
         assert result[0].tolist() == [*prompt, *greedy[tuple(prompt)][:new]]
 
 
 def test_bfloat16_is_continued_as_transformers_does(perturbed_reference: GPT2LMHeadModel):
-    # Of 8 bits of precision, the largest logit is often not the only one: the first counts, here as there.
+    # With 8 bits of precision several logits are often the largest. The first counts, here as there; another rounding
+    # would choose another, so this is for the exact computation.
     reference = copy.deepcopy(perturbed_reference).to(torch.bfloat16)
     ids, mask = left_pad(prompts_for(reference.config.vocab_size)[:10])
-    result = generate(ours(reference), ids, NEW, attention_mask=mask, eos_token_id=())
+    result = generate(ours(reference), ids, NEW, Decoding(eos_token_id=(), compute=EXACT), mask)
     assert torch.equal(result, transformers_ids(reference, ids, mask, NEW))
 
 
 # ------------------------------------------------------------------------------------------------- the end of a text
 
 
-@pytest.mark.parametrize(("pad", "use_cache"), [(None, True), (3, False)], ids=["cache", "pad-no-cache"])
+@pytest.mark.parametrize("of", ["generation_config", "config"])
+@pytest.mark.parametrize("pad", [None, 3])
 def test_texts_end_where_they_end_in_transformers(
-    model: GPTModel, perturbed_reference: GPT2LMHeadModel, pad: int | None, use_cache: bool
+    model: GPTModel, perturbed_reference: GPT2LMHeadModel, pad: int | None, of: str
 ):
     ids, mask = left_pad(prompts_for(model.config.vocab_size)[:20])
-    going_on = generate(model, ids, NEW, attention_mask=mask, eos_token_id=())[:, ids.size(1) :]
+    going_on = generate(model, ids, NEW, ENDLESS, mask)[:, ids.size(1) :]
     stops = (int(going_on[0, 4]), int(going_on[1, 6]))
     ends = [next((step for step, id_ in enumerate(row) if id_ in stops), NEW) for row in going_on.tolist()]
     assert NEW in ends, "a text that goes on is needed"
     assert len(set(ends)) > 5, "texts that end at many different steps are needed"
 
     model = copy.copy(model)
-    model.config = model.config.replace(pad_token_id=pad, eos_token_id=stops)
+    assert model.generation_config is not None, "transformers' save wrote one"
+    model.generation_config = GenerationConfig(stops, pad) if of == "generation_config" else None
+    if of == "config":
+        model.config = model.config.replace(pad_token_id=pad, eos_token_id=stops)
     expected = transformers_ids(
         perturbed_reference, ids, mask, NEW, eos_token_id=list(stops), pad_token_id=stops[0] if pad is None else pad
     )
-    assert torch.equal(generate(model, ids, NEW, attention_mask=mask, use_cache=use_cache), expected)
+    assert torch.equal(generate(model, ids, NEW, attention_mask=mask), expected)
 
 
-@pytest.mark.parametrize("use_cache", [True, False], ids=["cache", "no-cache"])
-def test_a_finished_row_leaves_the_batch_and_the_last_one_ends_it(use_cache: bool):
+def test_a_finished_row_leaves_the_batch_and_the_last_one_ends_it():
     model = automaton(chain(1, 2, 3, 4, 9) | chain(5, 9) | chain(6, 7, 9), eos_token_id=9)
     shapes = []
     with model.wte.register_forward_hook(lambda module, args, output: shapes.append(tuple(args[0].shape))):
-        result = generate(model, torch.tensor([[1], [5], [6]]), NEW, use_cache=use_cache)
+        result = generate(model, torch.tensor([[1], [5], [6]]), NEW)
     assert result.tolist() == [[1, 2, 3, 4, 9], [5, 9, 9, 9, 9], [6, 7, 9, 9, 9]]
-    assert shapes == [(3, 1), (2, 1), (1, 1), (1, 1)] if use_cache else [(3, 1), (2, 2), (1, 3), (1, 4)]
+    assert shapes == [(3, 1), (2, 1), (1, 1), (1, 1)]
 
 
 @pytest.mark.parametrize(
@@ -179,7 +198,7 @@ def test_a_finished_row_leaves_the_batch_and_the_last_one_ends_it(use_cache: boo
 )
 def test_which_ids_end_a_text(config: dict[str, Any], argument: Any, expected: list[int]):
     model = automaton(chain(1, 2, 3, 4, 5), **config)
-    assert generate(model, torch.tensor([[1]]), 4, eos_token_id=argument).tolist() == [expected]
+    assert generate(model, torch.tensor([[1]]), 4, Decoding(eos_token_id=argument)).tolist() == [expected]
 
 
 def test_an_end_of_text_id_in_the_prompt_ends_nothing():
@@ -196,7 +215,7 @@ def test_only_new_tokens_and_only_last_logits_are_computed(model: GPTModel):
         model.wte.register_forward_hook(lambda module, args, output: read.append(tuple(args[0].shape))),
         model.lm_head.register_forward_hook(lambda module, args, output: scored.append(tuple(output.shape))),
     ):
-        generate(model, torch.tensor([[1, 2, 3], [4, 5, 6]]), 4, eos_token_id=())
+        generate(model, torch.tensor([[1, 2, 3], [4, 5, 6]]), 4, ENDLESS)
     assert read == [(2, 3), (2, 1), (2, 1), (2, 1)]
     assert scored == [(2, 211)] * 4
 
@@ -256,7 +275,7 @@ def test_a_temperature_near_zero_is_greedy(temperature: float):
 def test_draws_follow_the_distribution(options: dict[str, Any]):
     model, draws, prompt = automaton({}, vocab_size=90), 20_000, torch.tensor([[5]])
     nn.init.normal_(model.lm_head.weight, std=0.2, generator=torch.Generator().manual_seed(0))
-    ids = generate(model, prompt.expand(draws, -1), 1, seed=0, eos_token_id=(), **options)[:, -1]
+    ids = generate(model, prompt.expand(draws, -1), 1, Decoding(seed=0, eos_token_id=(), **options))[:, -1]
     with torch.inference_mode():
         expected = probabilities(model(prompt)[:, -1], **options)[0]
     counts = torch.bincount(ids, minlength=len(expected))
@@ -268,10 +287,12 @@ def test_draws_follow_the_distribution(options: dict[str, Any]):
 
 def test_a_seed_repeats_and_the_global_generator_is_left_alone(model: GPTModel):
     ids, mask = left_pad(prompts_for(model.config.vocab_size)[:5])
-    draw = partial(generate, model, ids, 8, attention_mask=mask, temperature=1.0, eos_token_id=())
+
+    def draw(seed: int | None = None) -> Tensor:
+        return generate(model, ids, 8, Decoding(temperature=1.0, seed=seed, eos_token_id=()), mask)
+
     state = torch.get_rng_state()
     assert torch.equal(draw(seed=1), draw(seed=1))
-    assert torch.equal(draw(seed=1), draw(seed=1, use_cache=False))
     assert not torch.equal(draw(seed=1), draw(seed=2))
     assert not torch.equal(draw(), draw())
     assert torch.equal(torch.get_rng_state(), state)
@@ -279,7 +300,101 @@ def test_a_seed_repeats_and_the_global_generator_is_left_alone(model: GPTModel):
 
 def test_greedy_ignores_the_seed(model: GPTModel):
     prompt = torch.tensor([[1, 2]])
-    assert torch.equal(generate(model, prompt, 4, seed=1), generate(model, prompt, 4))
+    assert torch.equal(generate(model, prompt, 4, Decoding(seed=1)), generate(model, prompt, 4))
+
+
+# ------------------------------------------------------------------------------------------------- repetition penalty
+
+
+@pytest.mark.parametrize("penalty", [0.7, 1.0, 1.3, 5.0])
+def test_the_penalty_is_that_of_transformers(penalty: float):
+    ids = torch.randint(500, (64, 40), generator=torch.Generator().manual_seed(1))
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(ids, LOGITS)
+    assert torch.equal(penalised(LOGITS, ids, penalty), expected)
+
+
+@pytest.mark.parametrize("penalty", [0.8, 1.5])
+def test_penalised_texts_are_those_of_transformers(pair, penalty: float):
+    model, reference = pair
+    changed = 0
+    for prompt in prompts_for(model.config.vocab_size)[:5]:
+        ids = torch.tensor([prompt])
+        expected = transformers_ids(reference, ids, torch.ones_like(ids), NEW, repetition_penalty=penalty)
+        found = generate(model, ids, NEW, Decoding(eos_token_id=(), repetition_penalty=penalty))
+        assert torch.equal(found, expected)
+        changed += not torch.equal(generate(model, ids, NEW, ENDLESS), expected)
+    assert changed, "a text that the penalty changes is needed"
+
+
+def test_padding_is_not_penalised(model: GPTModel):
+    prompts = prompts_for(model.config.vocab_size)[:10]
+    decoding = Decoding(eos_token_id=(), repetition_penalty=1.5)
+    new = {tuple(prompt): [*stream(model, prompt, NEW, decoding)] for prompt in prompts}
+    for pad_id in {token_id for ids in new.values() for token_id in ids[:2]}:  # ids that the model wants to write
+        ids, mask = left_pad(prompts, pad_id)
+        found = generate(model, ids, NEW, decoding, mask)[:, ids.size(1) :].tolist()
+        assert found == [new[tuple(prompt)] for prompt in prompts]
+
+
+# ---------------------------------------------------------------------------------------------- generation_config.json
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Callable[[Any], tuple[GPTModel, GPT2LMHeadModel]]:
+    """The model inside the package with a `generation_config.json`, in our hands and in transformers'."""
+
+    def publish(content: Any) -> tuple[GPTModel, GPT2LMHeadModel]:
+        for path in TINY.iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        (tmp_path / "generation_config.json").write_text(json.dumps(content))
+        return GPTModel.from_pretrained(tmp_path), GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+
+    return publish
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {},  # in transformers the file replaces what config.json says of these ids, also by silence
+        {"eos_token_id": None},
+        {"eos_token_id": 13},
+        {"eos_token_id": [423, 13], "pad_token_id": 7},
+        {"repetition_penalty": 1.4, "eos_token_id": 511},
+    ],
+    ids=str,
+)
+def test_what_the_file_says_is_followed_as_in_transformers(published, content: dict[str, Any]):
+    model, reference = published(content)
+    ids = torch.tensor([[5, 6, 7], [32, 101, 7], [300, 12, 45]])
+    expected = reference.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=120)
+    assert torch.equal(generate(model, ids, 120), expected)
+    endless = Decoding(eos_token_id=(), repetition_penalty=1.0)  # what the caller says goes before the file
+    assert torch.equal(generate(model, ids, 40, endless), generate(GPTModel.from_pretrained(), ids, 40, endless))
+
+
+def test_what_is_not_followed_is_named(published):
+    content = {"eos_token_id": 511, "no_repeat_ngram_size": 3, "num_beams": 1, "min_length": 0, "max_length": 50}
+    model, _ = published(content | {"do_sample": True, "top_k": 40, "bad_words_ids": None})
+    message = "not followed here: no_repeat_ngram_size=3, do_sample=true, top_k=40$"
+    with pytest.warns(UserWarning, match=message):
+        generate(model, torch.tensor([[1]]), 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1], r"holds \[1\], not a JSON object"),
+        ({"eos_token_id": "13"}, "eos_token_id is '13', not a token id"),
+        ({"eos_token_id": [1, None]}, "eos_token_id is 'None', not a token id"),
+        ({"pad_token_id": True}, "pad_token_id is 'True', not a token id"),
+        ({"repetition_penalty": 0}, "repetition_penalty is '0', not a number above 0"),
+        ({"repetition_penalty": "1.2"}, "repetition_penalty is '1.2', not a number above 0"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, content: Any, message: str):
+    (tmp_path / "generation_config.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=message):
+        read_generation_config(tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------- the model's modes
@@ -304,14 +419,32 @@ def test_a_model_in_training_does_not_drop_out_and_goes_on_training(perturbed_re
     assert modes(model) == before
 
 
-def test_a_stream_is_in_its_modes_only_while_it_computes(perturbed_reference: GPT2LMHeadModel):
-    model = ours(perturbed_reference).train()
-    inside = []
-    with model.wte.register_forward_hook(lambda *_: inside.append((model.training, torch.is_inference_mode_enabled()))):
-        next(ids := stream(model, [1, 2, 3], 4))
+@pytest.mark.parametrize("own", [TEXTBOOK, EXACT, EXACT_EAGER, FUSED], ids=["textbook", "exact", "eager", "fused"])
+@pytest.mark.parametrize("asked", [EXACT, FUSED], ids=["asked exact", "asked fused"])
+def test_a_stream_is_in_its_modes_only_while_it_computes(
+    own: Compute, asked: Compute, perturbed_reference: GPT2LMHeadModel
+):
+    model = ours(perturbed_reference, own).train()
+    inside, linear = [], model.h[0].mlp.c_fc
+    linear.compute = TEXTBOOK  # someone's exception
+
+    def look(*_: Any) -> None:
+        inside.append((model.training, torch.is_inference_mode_enabled(), model.compute, linear.compute))
+
+    with model.wte.register_forward_hook(look):
+        next(ids := stream(model, [1, 2, 3], 4, Decoding(compute=asked)))
         assert (model.training, torch.is_inference_mode_enabled(), torch.is_grad_enabled()) == (True, False, True)
+        assert (model.compute, linear.compute, model.h[1].mlp.c_fc.compute) == (own, TEXTBOOK, own)
         next(ids)
-    assert inside == [(False, True)] * 2
+    assert inside == [(False, True, asked, asked)] * 2
+
+
+def test_exact_steps_have_the_bits_of_transformers(perturbed_reference: GPT2LMHeadModel):
+    model, logits = ours(perturbed_reference, FUSED), []
+    with model.lm_head.register_forward_hook(lambda module, args, output: logits.append(output)):
+        ids = generate(model, torch.tensor([[1, 2, 3]]), 1, Decoding(compute=EXACT, eos_token_id=()))
+    expected = perturbed_reference(ids[:, :-1], use_cache=False, logits_to_keep=1).logits[:, -1]  # as its generate
+    torch.testing.assert_close(logits[0], expected, rtol=0, atol=0)
 
 
 def test_generated_ids_can_be_trained_on(perturbed_reference: GPT2LMHeadModel):
@@ -327,10 +460,10 @@ def test_generated_ids_can_be_trained_on(perturbed_reference: GPT2LMHeadModel):
 @pytest.mark.parametrize("options", [{}, {"temperature": 1.0, "top_k": 50, "top_p": 0.9, "seed": 3}], ids=str)
 def test_a_stream_is_what_is_generated(model: GPTModel, options: dict[str, Any]):
     prompt = [3, 1, 4]
-    options = {**options, "eos_token_id": ()}
-    seen: list[list[int]] = []
-    whole = generate(model, torch.tensor([prompt]), 9, on_token=lambda step: seen.append(step.tolist()), **options)
-    assert [*prompt, *stream(model, prompt, 9, **options)] == whole[0].tolist()
+    decoding = Decoding(**options, eos_token_id=())
+    whole = generate(model, torch.tensor([prompt]), 9, decoding)
+    assert [*prompt, *stream(model, prompt, 9, decoding)] == whole[0].tolist()
+    seen = [step.tolist() for step in steps(model, torch.tensor([prompt]), 9, decoding)]
     assert [[token_id] for token_id in whole[0, 3:].tolist()] == seen
 
 
@@ -345,10 +478,16 @@ def test_a_stream_computes_no_more_than_it_is_asked_for():
 
 
 @pytest.fixture
-def encoding() -> tiktoken.Encoding:
-    """One token per byte, id 256 for the end of a text."""
-    byte_ids = {bytes([byte]): byte for byte in range(256)}
-    return tiktoken.Encoding("bytes", pat_str="(?s).", mergeable_ranks=byte_ids, special_tokens={"<|endoftext|>": 256})
+def encoding(tmp_path: Path) -> Tokenizer:
+    """One token per byte, with the byte as its id; id 256 for the end of a text."""
+    folder = tmp_path / "bytes"
+    folder.mkdir()
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    in_order = [*printable, *(byte for byte in range(256) if byte not in printable)]
+    vocab = dict(zip(BYTE_SYMBOLS, in_order, strict=True)) | {"<|endoftext|>": 256}
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return tokenizer_at(folder)
 
 
 def writer(text: str, start: int = 256, end: int = 256, **config: Any) -> GPTModel:
@@ -358,27 +497,27 @@ def writer(text: str, start: int = 256, end: int = 256, **config: Any) -> GPTMod
     return automaton(chain(start, *ids) | {ids[-1]: end}, vocab_size=257, **{"eos_token_id": 256, **config})
 
 
-def test_text_comes_in_whole_characters_without_the_end(encoding: tiktoken.Encoding):
+def test_text_comes_in_whole_characters_without_the_end(encoding: Tokenizer):
     assert list(stream_text(writer("né🎉!"), encoding, "<|endoftext|>")) == ["n", "é", "🎉", "!"]
     assert list(stream_text(writer("né🎉!"), encoding, "n")) == ["é", "🎉", "!"]
 
 
-def test_a_character_cut_off_by_the_limit_is_said_to_be_one(encoding: tiktoken.Encoding):
+def test_a_character_cut_off_by_the_limit_is_said_to_be_one(encoding: Tokenizer):
     assert list(stream_text(writer("né🎉!"), encoding, "n", max_new_tokens=4)) == ["é", "\ufffd"]
 
 
-def test_text_goes_on_past_the_end_when_told_so(encoding: tiktoken.Encoding):
-    pieces = stream_text(writer("ab"), encoding, "a", max_new_tokens=4, eos_token_id=())
+def test_text_goes_on_past_the_end_when_told_so(encoding: Tokenizer):
+    pieces = stream_text(writer("ab"), encoding, "a", 4, ENDLESS)
     assert "".join(pieces) == "b<|endoftext|>ab"
 
 
-def test_nothing_starts_with_the_start_or_else_the_end(encoding: tiktoken.Encoding):
+def test_nothing_starts_with_the_start_or_else_the_end(encoding: Tokenizer):
     assert "".join(stream_text(writer("abc", bos_token_id=ord("b")), encoding, "")) == "c"
     for absent in (None, -1, 257, 50256):
         assert "".join(stream_text(writer("abc", bos_token_id=absent), encoding, "")) == "abc"
 
 
-def test_nothing_to_start_from_is_said(encoding: tiktoken.Encoding):
+def test_nothing_to_start_from_is_said(encoding: Tokenizer):
     message = (
         r"^the prompt is empty, and the model has no token to start from: bos_token_id 50256 and eos_token_id None are "
         r"not in its vocabulary of 257; give a prompt$"
@@ -387,7 +526,26 @@ def test_nothing_to_start_from_is_said(encoding: tiktoken.Encoding):
         stream_text(writer("abc", bos_token_id=50256, eos_token_id=None), encoding, "")
 
 
-def test_an_id_that_no_token_has_is_said(encoding: tiktoken.Encoding):
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [((), "né🎉!abc"), (("b",), "né🎉!a"), (("!a",), "né🎉"), (("x", "🎉"), "né"), (("n",), ""), (("cd",), "né🎉!abc")],
+)
+def test_a_text_ends_before_a_stop_text(encoding: Tokenizer, stop: tuple[str, ...], expected: str):
+    pieces = list(stream_text(writer("né🎉!abc"), encoding, "<|endoftext|>", stop=stop))
+    assert "".join(pieces) == expected
+    assert "" not in pieces
+
+
+def test_what_may_be_a_stop_text_is_held_back():
+    seen: list[str] = []
+    pieces = until((seen.append(piece) or piece for piece in ["a<", "<", "x", "<<", ">", "z"]), ["<<>"])
+    assert [(piece, len(seen)) for piece in pieces] == [("a", 1), ("<<x", 3)]
+    assert seen == ["a<", "<", "x", "<<", ">"], "nothing is computed behind the stop text"
+    with pytest.raises(ValueError, match="a stop text is empty"):
+        until(iter(["a"]), ["b", ""])
+
+
+def test_an_id_that_no_token_has_is_said(encoding: Tokenizer):
     padded = automaton({ord("a"): ord("b"), ord("b"): 258}, vocab_size=260)
     pieces = stream_text(padded, encoding, "a")
     assert next(pieces) == "b"
@@ -401,9 +559,8 @@ RIGHT_PADDED = r"row 1 of attention_mask has padding after its text, or no text;
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("settings", "message"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
         ({"temperature": -0.5}, r"temperature is -0\.5; it must be 0 \(the likeliest id\) or above"),
         ({"temperature": float("nan")}, "temperature is nan"),
         ({"temperature": float("inf")}, "temperature is inf"),
@@ -413,6 +570,19 @@ RIGHT_PADDED = r"row 1 of attention_mask has padding after its text, or no text;
         ({"temperature": 1.0, "top_p": float("nan")}, "top_p is nan"),
         ({"top_k": 5}, "top_k is 5, but at temperature 0 nothing is drawn: set a temperature above 0, or leave top_k"),
         ({"top_p": 0.5}, r"top_p is 0\.5, but at temperature 0 nothing is drawn"),
+        ({"repetition_penalty": 0.0}, r"repetition_penalty is 0\.0; it must be above 0"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty is nan"),
+    ],
+)
+def test_wrong_settings_are_said(settings: dict[str, Any], message: str):
+    with pytest.raises(ValueError, match=message):
+        Decoding(**settings)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
         ({"input_ids": torch.tensor([1, 2])}, r"token ids \[B, T\] with at least one token, not of shape \[2\]"),
         ({"input_ids": torch.empty(2, 0, dtype=torch.int64)}, r"at least one token, not of shape \[2, 0\]"),
         ({"input_ids": torch.ones(2, 3)}, r"must be integer token ids \[B, T\], not torch.float32"),
@@ -430,8 +600,7 @@ def test_wrong_arguments_are_said(model: GPTModel, arguments: dict[str, Any], me
 
 def test_the_context_can_be_filled_and_not_overfilled():
     model = automaton(chain(1, 2, 3, 4, 5, 6), n_positions=4)
-    for use_cache in (True, False):
-        assert generate(model, torch.tensor([[0, 1]]), 3, use_cache=use_cache).tolist() == [[0, 1, 2, 3, 4]]
+    assert generate(model, torch.tensor([[0, 1]]), 3).tolist() == [[0, 1, 2, 3, 4]]
     message = "^2 prompt tokens and 4 new ones do not fit into the context of 4: ask for at most 3 new tokens$"
     with pytest.raises(ValueError, match=message):
         generate(model, torch.tensor([[0, 1]]), 4)
@@ -442,7 +611,7 @@ def test_the_context_can_be_filled_and_not_overfilled():
         generate(model, torch.zeros(1, 5, dtype=torch.int64), 1)
 
 
-def test_a_stream_says_at_once_what_is_wrong(model: GPTModel, encoding: tiktoken.Encoding):
+def test_a_stream_says_at_once_what_is_wrong(model: GPTModel, encoding: Tokenizer):
     with pytest.raises(ValueError, match="ask for at most 35 new tokens"):
         stream(model, [1, 2, 3], 36)
     with pytest.raises(ValueError, match="ask for at most 35 new tokens"):
@@ -463,7 +632,7 @@ def test_logits_that_are_no_numbers_give_no_ids(name: str, at: tuple[int, int], 
         model.get_parameter(name)[at] = value  # met by the second row's id 2
     message = "^the logits of token 1 are NaN or infinite: the model's weights are, or its torch.float32 overflows"
     with pytest.raises(ValueError, match=message):
-        generate(model, torch.tensor([[5], [2]]), 4, **options)
+        generate(model, torch.tensor([[5], [2]]), 4, Decoding(**options))
 
 
 # ----------------------------------------------------------------------------------------------------------- left_pad

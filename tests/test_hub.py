@@ -18,10 +18,10 @@ from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
-import tiktoken
 import torch
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http as transport
+from tokenizers import ByteLevelBPETokenizer
 
 from gpt2_from_scratch import CheckpointError, GPTModel
 from gpt2_from_scratch.checkpoint import hub, locate
@@ -154,8 +154,8 @@ def test_only_the_needed_files_are_fetched(
 ) -> None:
     model = GPTModel.from_pretrained(single, cache_dir=tmp_path)
     assert same_weights(model, GPTModel.from_pretrained(perturbed_checkpoint))
-    assert server.fetched() == ["config.json", "model.safetensors"]
-    assert {name for _, name in server.asked} == {"config.json", "model.safetensors"}
+    assert server.fetched() == ["config.json", "generation_config.json", "model.safetensors"]
+    assert {name for _, name in server.asked} == {"config.json", "generation_config.json", "model.safetensors"}
     assert model.load_report is not None
     assert model.load_report.source == single
 
@@ -173,7 +173,7 @@ def test_all_shards_are_fetched_and_nothing_else(
     model = GPTModel.from_pretrained(sharded, cache_dir=tmp_path / "cache")
     assert same_weights(model, GPTModel.from_pretrained(perturbed_checkpoint))
     shards = [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
-    assert server.fetched() == ["config.json", INDEX, *shards]
+    assert server.fetched() == ["config.json", "generation_config.json", INDEX, *shards]
 
 
 @pytest.mark.parametrize("kind", ["single", "sharded"])
@@ -201,7 +201,7 @@ def test_a_second_run_needs_no_network(
 def test_a_second_run_online_fetches_nothing_again(single: str, server: Hub, tmp_path: Path) -> None:
     for _ in range(2):
         GPTModel.from_pretrained(single, cache_dir=tmp_path)
-    assert server.fetched() == ["config.json", "model.safetensors"]
+    assert server.fetched() == ["config.json", "generation_config.json", "model.safetensors"]
 
 
 @pytest.mark.parametrize("revision", [None, "main", "v1", COMMIT])
@@ -293,17 +293,20 @@ def test_the_tokenizer_is_fetched_and_found_again_offline(tiny: str, server: Hub
 
 
 def test_offline_a_tokenizer_that_nobody_looked_for_is_not_taken_for_gpt2s(
-    tiny: str, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: str, server: Hub, tmp_path: Path
 ) -> None:
     """50,257 ids, weights in the cache, and no tokenizer: it may be that there is none, or that nobody fetched it."""
     config = json.loads(server.repositories[tiny]["config.json"]) | {"vocab_size": 50257}
     server.repositories[tiny] = {"config.json": json.dumps(config).encode()}
     hub.fetch(tiny, ["config.json"], cache_dir=tmp_path)
-    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: f"tiktoken's {name}")
+    gpt2s = ByteLevelBPETokenizer(str(TINY / "vocab.json"), str(TINY / "merges.txt")).to_str()
+    server.repositories["openai-community/gpt2"] = {"tokenizer.json": gpt2s.encode()}
     with pytest.raises(CheckpointError, match=r"nor is it known .* \(tokenizer\.json, .*\n  hint: load it once"):
         load_tokenizer(tiny, cache_dir=tmp_path, local_files_only=True)
-    assert load_tokenizer(tiny, cache_dir=tmp_path) == "tiktoken's gpt2"  # the Hub says that there is none
-    assert load_tokenizer(tiny, cache_dir=tmp_path, local_files_only=True) == "tiktoken's gpt2"  # so the cache does
+    assert "GPT-2's tokenizer is assumed" in load_tokenizer(tiny, cache_dir=tmp_path).assumed  # the Hub says: none
+    server.asked.clear()
+    assert load_tokenizer(tiny, cache_dir=tmp_path, local_files_only=True).assumed  # so the cache does
+    assert not server.asked
 
 
 def test_converting_takes_the_tokenizer_along(tiny: str, tmp_path: Path) -> None:
@@ -372,7 +375,7 @@ def test_a_shard_that_is_not_there(sharded: str, server: Hub, tmp_path: Path) ->
 def test_an_index_that_points_elsewhere_fetches_nothing(server: Hub, sharded: str, tmp_path: Path) -> None:
     server.repositories[sharded][INDEX] = b'{"weight_map": {"wte.weight": "../../secrets"}}'
     refused(sharded, tmp_path / "cache", "'../../secrets', which is not a plain file name")
-    assert server.fetched() == ["config.json", INDEX]
+    assert server.fetched() == ["config.json", "generation_config.json", INDEX]
 
 
 def test_offline_without_a_copy(server: Hub, tmp_path: Path) -> None:

@@ -9,16 +9,16 @@ import re
 from pathlib import Path
 
 import pytest
-import tiktoken
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch import GPTModel, generate, load_tokenizer
+from gpt2_from_scratch import Decoding, GPTModel, generate, load_tokenizer
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import TINY, open_checkpoint
 from gpt2_from_scratch.mapping import write_theirs
 from gpt2_from_scratch.reference import load_reference
+from gpt2_from_scratch.tokenizer import Tokenizer
 from gpt2_from_scratch.verifier import Reference, battery, check_logits
 from tests.foreign import book
 from tests.modules import book_config
@@ -27,7 +27,7 @@ from tests.remembering import Remembering
 
 
 @pytest.fixture(scope="module")
-def encoding() -> tiktoken.Encoding:
+def encoding() -> Tokenizer:
     return load_tokenizer(TINY)
 
 
@@ -76,18 +76,18 @@ def test_it_is_small_and_has_twelve_layers() -> None:
     assert config.eos_token_id == config.vocab_size - 1
 
 
-def test_it_writes_english(encoding: tiktoken.Encoding) -> None:
+def test_it_writes_english(encoding: Tokenizer) -> None:
     """Sampled, so that it cannot recite: words that it should know, in sentences that end."""
     model = GPTModel.from_pretrained()
     prompt = torch.tensor([encoding.encode_ordinary("Once upon a time")])
-    text = encoding.decode(generate(model, prompt, 120, temperature=0.8, seed=3)[0].tolist())
+    text = encoding.decode(generate(model, prompt, 120, Decoding(temperature=0.8, seed=3))[0].tolist())
     words = [word.strip('.,!?"') for word in text.split("<|endoftext|>")[0].split()]
     common = {"a", "and", "the", "was", "to", "in", "of", "it", "he", "she", "they", "there", "said", "day", "had"}
     assert len(words) > 40 and sum(word.lower() in common for word in words) > len(words) / 5, text
     assert text.count(".") >= 3, text
 
 
-def test_its_loss_on_held_out_stories_is_what_the_readme_states(encoding: tiktoken.Encoding) -> None:
+def test_its_loss_on_held_out_stories_is_what_the_readme_states(encoding: Tokenizer) -> None:
     """On the stories of another seed than the one it was trained on; the same windows as `scripts/train_tiny.py`."""
     import sys
 
@@ -105,7 +105,7 @@ def test_its_loss_on_held_out_stories_is_what_the_readme_states(encoding: tiktok
     assert loss == pytest.approx(float(stated.group(1)), abs=0.005), "two decimals are stated"
 
 
-def test_transformers_loads_model_and_tokenizer(encoding: tiktoken.Encoding) -> None:
+def test_transformers_loads_model_and_tokenizer(encoding: Tokenizer) -> None:
     from transformers import GPT2LMHeadModel, GPT2Tokenizer
 
     theirs = GPT2LMHeadModel.from_pretrained(TINY, dtype=torch.float32).eval()

@@ -121,7 +121,7 @@ def locate(source: str | os.PathLike[str], **options: Unpack[HubOptions]) -> Loc
         )
     if not is_repo_id:
         raise CheckpointError(f"{name} does not exist", hint="give a file, a directory or a Hub id (owner/name)")
-    files = hub.fetch(name, [_CONFIG], **options)
+    files = hub.fetch(name, [_CONFIG, "generation_config.json"], **options)
     for candidate, weights in hub.fetch(name, WEIGHTS, first=True, **options).items():
         if candidate.endswith(".index.json"):
             hub.fetch(name, shards.names_in(weights), **options)

@@ -4,6 +4,7 @@ import argparse
 
 from gpt2_from_scratch import __version__
 from gpt2_from_scratch.cli import commands as run
+from gpt2_from_scratch.cli import generating
 
 _DTYPES = ("float32", "float64", "float16", "bfloat16")
 # `converting.TARGETS`, written out because `--help` imports nothing heavy; a test compares them.
@@ -22,6 +23,14 @@ FORMS = (
 PARTS = ("weights", "self-tests", "logits", "generation", "gradients", "where")
 
 _CHECKPOINT_HELP = "a Hub id (openai-community/gpt2), a directory, a file, or tiny, the model inside the package"
+
+
+def _ids(text: str) -> list[int]:
+    """Token ids out of "5,3,1"."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of token ids, as 5,3,1") from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -87,18 +96,29 @@ def parser() -> argparse.ArgumentParser:
     grade.set_defaults(run=run.grade)
 
     generate = commands.add_parser(
-        "generate", help="continue a text", description="Continues a text, greedily by default."
+        "generate",
+        help="continue a text",
+        description="Continues a text, or token ids, greedily by default. The text is printed as it comes.",
     )
-    generate.add_argument("prompt", help="the text to continue")
+    generate.add_argument("prompt", nargs="?", help="the text to continue; - reads it from stdin, as a pipe does")
+    generate.add_argument("--ids", type=_ids, metavar="5,3,1", help="token ids to continue, instead of a text")
     generate.add_argument("--checkpoint", help=_CHECKPOINT_HELP)
     generate.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="(%(default)s)")
     generate.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (%(default)s)")
     generate.add_argument("--top-k", type=int, metavar="K", help="sample among the K most probable tokens")
     generate.add_argument("--top-p", type=float, metavar="P", help="sample among the most probable that sum to P")
-    generate.add_argument("--seed", type=int, help="makes sampling repeatable")
+    generate.add_argument(
+        "--repetition-penalty", type=float, metavar="R", help="above 1: less repetition; default: the checkpoint's"
+    )
+    generate.add_argument("--seed", type=int, help="makes sampling repeatable; sample number i is drawn with SEED + i")
+    generate.add_argument("--num-samples", type=int, default=1, metavar="N", help="continue N times (%(default)s)")
+    generate.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable"
+    )
+    generate.add_argument("--json", action="store_true", help="print ids, texts and why they ended as JSON")
     generate.add_argument("--dtype", choices=_DTYPES, help="of the model; default: the file's")
     generate.add_argument("--device", default="cpu", help="such as cuda (%(default)s)")
-    generate.set_defaults(run=run.generate)
+    generate.set_defaults(run=generating.generate)
 
     inspect = commands.add_parser("inspect", help="say what a checkpoint is", description="Says what a checkpoint is.")
     inspect.add_argument("checkpoint", nargs="?", help=_CHECKPOINT_HELP)

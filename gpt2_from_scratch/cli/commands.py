@@ -147,37 +147,6 @@ def _fill(loaded: "Loaded", arguments: argparse.Namespace, layout: Any, checkpoi
     load_into(loaded.object, checkpoint, layout)
 
 
-def generate(arguments: argparse.Namespace) -> int:
-    """`gpt2 generate`: the text, piece by piece as it comes."""
-    from gpt2_from_scratch.generation import stream_text
-    from gpt2_from_scratch.layers import FUSED
-    from gpt2_from_scratch.model import GPTModel
-    from gpt2_from_scratch.tokenizer import load_tokenizer
-
-    checkpoint = opened(arguments)
-    model = GPTModel.from_pretrained(
-        checkpoint, dtype=dtype_choice(arguments.dtype), device=arguments.device, compute=FUSED
-    )
-    if model.wte.weight.element_size() == 2:  # of 32 bits it is memory for a few per cent: left to the user
-        model.pack()
-    encoding = load_tokenizer(checkpoint)
-    pieces = stream_text(
-        model,
-        encoding,
-        arguments.prompt,
-        max_new_tokens=arguments.max_new_tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
-    )
-    print(arguments.prompt, end="", flush=True)
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
-    return VERIFIED
-
-
 def inspect(arguments: argparse.Namespace) -> int:
     """`gpt2 inspect`: what a checkpoint is."""
     import json

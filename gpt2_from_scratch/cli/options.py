@@ -56,6 +56,23 @@ def layout_choice(choice: str | None) -> Any:
     return load_object(choice).object
 
 
+def device_choice(name: str) -> "torch.device":
+    """The device of a name, if a model can be computed there."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device {name!r} is none that PyTorch knows: cpu, cuda, cuda:1, mps, xpu") from None
+    try:
+        torch.zeros(
+            1, device=device
+        ).item()  # fails on devices that are not there, and on `meta`, which holds no numbers
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
+
+
 def dtype_choice(name: str | None) -> "torch.dtype | None":
     """The dtype of a name."""
     if name is None:

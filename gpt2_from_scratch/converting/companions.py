@@ -99,18 +99,18 @@ def huggingface_tokenizer(place: Path, config: GPTConfig) -> Companions:
 
 def openai_tokenizer(place: Path, config: GPTConfig) -> Companions:
     """`encoder.json` and `vocab.bpe`."""
-    tokenizer_at(place, config.vocab_size)  # refuses what is not GPT-2's kind
+    tokenizer_at(place, config.vocab_size)  # refuses what does not fit the model
     return Companions(dict(zip(("encoder.json", "vocab.bpe"), _spelled_out(place), strict=True)))
 
 
 def gguf_tokenizer(place: Path, config: GPTConfig) -> Companions:
     """A part of the weights' file."""
-    encoding = tokenizer_at(place, config.vocab_size)
+    tokenizer_at(place, config.vocab_size)  # refuses what does not fit the model
     known, merges, added = vocabulary(place)
     texts = {token_id: text for text, token_id in {**known, **added}.items()}
     tokens = [texts.get(token_id, f"[PAD{token_id}]") for token_id in range(max(texts) + 1)]
-    special = sorted(encoding.encode_single_token(text) for text in encoding.special_tokens_set)
-    return Companions(vocabulary=gguf.Vocabulary(tokens, [" ".join(pair) for pair in merges], special))
+    merged = [" ".join(pair) for pair in merges]
+    return Companions(vocabulary=gguf.Vocabulary(tokens, merged, sorted(added.values())))
 
 
 def _spelled_out(place: Path) -> tuple[bytes, bytes]:

@@ -30,9 +30,9 @@ class Engine(Protocol):
 
 
 class Ours:
-    """`preset`: which of `gpt2_from_scratch.layers`' ways to compute; `options` go to `generate`."""
+    """`preset`: which of `gpt2_from_scratch.layers`' ways to compute."""
 
-    def __init__(self, folder: Path, dtype: Any, preset: str, packed: bool, options: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, dtype: Any, preset: str, packed: bool) -> None:
         import torch
 
         from gpt2_from_scratch import GPTModel, layers
@@ -42,17 +42,21 @@ class Ours:
         )
         if packed:
             self.model.pack()
-        self.options = options
 
     def prefill(self, ids: Any) -> Any:
         cache = self.model.new_cache(*ids.shape)
         return self.model.lm_head(self.model.hidden_states(ids, cache=cache)[:, -1])
 
     def generate(self, ids: Any, new: int, on_step: Step) -> list[list[int]]:
-        from gpt2_from_scratch import generate
+        import torch
 
-        out = generate(self.model, ids, new, eos_token_id=(), on_token=lambda _: on_step(), **self.options)
-        return [row[ids.size(1) :] for row in out.tolist()]
+        from gpt2_from_scratch.generation import Decoding, steps
+
+        found = []
+        for step in steps(self.model, ids, new, Decoding(eos_token_id=(), compute=self.model.compute)):
+            found.append(step)
+            on_step()
+        return torch.stack(found, dim=1).tolist()
 
 
 class Transformers:
@@ -144,14 +148,14 @@ class BareLoop:
 Opener = Callable[[Path, str, int], Callable[[], Engine]]  # (checkpoint, dtype, threads)
 
 
-def open_ours(preset: str, packed: bool = False, **options: Any) -> Opener:
+def open_ours(preset: str, packed: bool = False) -> Opener:
     def opener(folder: Path, dtype: str, _: int) -> Callable[[], Engine]:
         import torch
 
         import gpt2_from_scratch.generation
         import gpt2_from_scratch.loading  # noqa: F401  (imported lazily otherwise, inside what is measured)
 
-        return partial(Ours, folder, getattr(torch, dtype), preset, packed, options)
+        return partial(Ours, folder, getattr(torch, dtype), preset, packed)
 
     return opener
 
@@ -256,7 +260,6 @@ CONTENDERS = {
     "ours": Contender(open_ours("EXACT")),
     "ours, fused": Contender(open_ours("FUSED")),
     "ours, packed": Contender(open_ours("FUSED", packed=True)),
-    "ours, CUDA graph": Contender(open_ours("FUSED", cuda_graph=True), by_default=False),
     "transformers": Contender(open_transformers(), ("transformers",)),
     "transformers, eager": Contender(open_transformers("eager"), ("transformers",)),
     "transformers, compiled": Contender(open_transformers(compiled=True), ("transformers",), by_default=False),

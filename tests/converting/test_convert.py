@@ -276,7 +276,7 @@ def test_a_tokenizer_that_cannot_be_written_is_left_out_and_noted(tied: Path, tm
     (source / "vocab.json").write_text("{")
     (source / "merges.txt").write_text("#version: 0.2\n")
     report = convert(source, tmp_path / "x.gguf", "gguf")
-    assert "the tokenizer was left out" in str(report) and "not JSON" in str(report)
+    assert "the tokenizer was left out" in str(report) and "not a readable JSON file" in str(report)
     assert "no tokenizer beside the source" in str(convert(tied, tmp_path / "out", "openai"))
 
 

@@ -14,26 +14,18 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.testing import assert_close
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2LMHeadModel
 
-from gpt2_from_scratch import generation, layers
-from gpt2_from_scratch.cache import FixedCache
+from gpt2_from_scratch import generation, layers, speed
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.generation import generate, left_pad, stream
-from gpt2_from_scratch.layers import (
-    EXACT,
-    EXACT_EAGER,
-    FUSED,
-    TEXTBOOK,
-    Compute,
-    faster_in_parts,
-    logits_in_parts,
-    product_in_parts,
-)
+from gpt2_from_scratch.generation import Decoding, generate, left_pad, stream
+from gpt2_from_scratch.layers import EXACT, EXACT_EAGER, FUSED, TEXTBOOK, Compute
 from gpt2_from_scratch.model import GPTModel
+from gpt2_from_scratch.speed import faster_in_parts, logits_in_parts, product_in_parts
 from tests.perturbed import SIZES, ours, perturbed
 
+ENDLESS = Decoding(eos_token_id=())
+ENDLESS_EXACT = Decoding(eos_token_id=(), compute=EXACT)
 # Sums of at most a hundred products of normal numbers: in float64 a few 1e-15 each.
 FLOAT64 = {"atol": 1e-12, "rtol": 0.0}
 BITS = {"atol": 0.0, "rtol": 0.0}
@@ -55,7 +47,7 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 @pytest.fixture(autouse=True)
 def every_weight_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """The models here are small: products in parts are for large ones."""
-    monkeypatch.setattr(layers, "_LARGE", 0)
+    monkeypatch.setattr(speed, "LARGE", 0)
 
 
 @pytest.fixture
@@ -64,7 +56,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ran: list[str] = []
 
     def spy(name: str, run: Callable[..., Tensor]) -> None:
-        monkeypatch.setattr(layers, name, lambda *tensors: (ran.append(name), run(*tensors))[1])
+        monkeypatch.setattr(speed, name, lambda *tensors: (ran.append(name), run(*tensors))[1])
 
     spy("product_in_parts", product_in_parts)
     spy("logits_in_parts", logits_in_parts)
@@ -109,8 +101,8 @@ def test_gradients_flow_through_the_parts(threads: int):
 
 
 def test_only_few_rows_and_large_weights_of_32_bits_or_more_are_worth_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(layers, "_MKL", True)
-    monkeypatch.setattr(layers, "_LARGE", 40)
+    monkeypatch.setattr(speed, "MKL", True)
+    monkeypatch.setattr(speed, "LARGE", 40)
     weight = normal(8, 5)
     assert faster_in_parts(normal(1, 8, dtype=torch.float32), weight)
     assert faster_in_parts(normal(256, 8), weight)
@@ -120,7 +112,7 @@ def test_only_few_rows_and_large_weights_of_32_bits_or_more_are_worth_it(monkeyp
     assert faster_in_parts(normal(1, 8), normal(5, 8).t())  # packed
     assert not faster_in_parts(normal(1, 8, dtype=torch.bfloat16), weight)
     assert not faster_in_parts(torch.empty(1, 8, device="meta"), weight)
-    monkeypatch.setattr(layers, "_MKL", False)
+    monkeypatch.setattr(speed, "MKL", False)
     assert not faster_in_parts(normal(1, 8), weight)
 
 
@@ -135,7 +127,7 @@ def test_fused_steps_take_the_parts_and_long_prompts_do_not(parts: list[str], pe
 
 @pytest.mark.parametrize("compute", [EXACT, EXACT_EAGER, TEXTBOOK], ids=["exact", "eager", "textbook"])
 def test_other_choices_never_take_the_parts(parts: list[str], compute: Compute, perturbed_reference: GPT2LMHeadModel):
-    generate(ours(perturbed_reference, compute), torch.tensor([[1, 2]]), 3)
+    generate(ours(perturbed_reference), torch.tensor([[1, 2]]), 3, Decoding(compute=compute))
     assert parts == []
 
 
@@ -152,10 +144,8 @@ def test_fused_steps_are_the_model_in_float64(threads: int):
 
 def test_fused_decodes_the_same_ids(threads: int, perturbed_reference: GPT2LMHeadModel):
     ids, mask = left_pad([[5, 6, 7, 8], [1, 2], [3]])
-    expected = generate(ours(perturbed_reference), ids, 20, attention_mask=mask, eos_token_id=())
-    assert torch.equal(
-        generate(ours(perturbed_reference, FUSED), ids, 20, attention_mask=mask, eos_token_id=()), expected
-    )
+    expected = generate(ours(perturbed_reference), ids, 20, ENDLESS_EXACT, mask)
+    assert torch.equal(generate(ours(perturbed_reference), ids, 20, ENDLESS, mask), expected)
 
 
 # ------------------------------------------------------------------------------------------------- weights of 16 bits
@@ -195,9 +185,9 @@ def test_of_32_bits_only_weights_with_more_inputs_than_outputs_are_turned(pertur
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="the parts are for MKL")
 def test_a_packed_model_of_32_bits_decodes_the_same_ids(parts: list[str], perturbed_reference: GPT2LMHeadModel):
     ids, mask = left_pad([[5, 6, 7, 8], [1, 2], [3]])
-    expected = generate(ours(perturbed_reference), ids, 20, attention_mask=mask, eos_token_id=())
+    expected = generate(ours(perturbed_reference), ids, 20, ENDLESS_EXACT, mask)
     packed = ours(perturbed_reference, FUSED).pack()
-    assert torch.equal(generate(packed, ids, 20, attention_mask=mask, eos_token_id=()), expected)
+    assert torch.equal(generate(packed, ids, 20, ENDLESS, mask), expected)
     parts.clear()
     packed(ids[:1, :1])
     assert parts == ["product_in_parts"] * 4 * SIZES["n_layer"] + ["logits_in_parts"]
@@ -212,7 +202,7 @@ def test_a_packed_model_can_be_widened_again(perturbed_reference: GPT2LMHeadMode
 
 @pytest.mark.parametrize("without", [False, True], ids=["native", "widened"])
 def test_a_packed_model_is_within_the_noise_of_bfloat16(without: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(layers, "_WITHOUT_16_BITS", without)
+    monkeypatch.setattr(speed, "NO_16_BIT_PRODUCTS", without)
     reference = perturbed(dtype=torch.bfloat16)
     exact, model = ours(copy.deepcopy(reference).double(), TEXTBOOK), ours(reference, FUSED).pack()
     ids = torch.randint(SIZES["vocab_size"], (3, 37), generator=torch.Generator().manual_seed(0))
@@ -232,7 +222,7 @@ def test_only_many_rows_of_16_bits_are_widened_and_only_where_it_pays(monkeypatc
     monkeypatch.setattr(torch, "addmm", lambda *tensors: (dtypes.append(tensors[1].dtype), addmm(*tensors))[1])
 
     def computed_in(rows: int, dtype: torch.dtype, compute: Compute, without: bool = True) -> torch.dtype:
-        monkeypatch.setattr(layers, "_WITHOUT_16_BITS", without)
+        monkeypatch.setattr(speed, "NO_16_BIT_PRODUCTS", without)
         x, linear = normal(rows, 44, dtype=dtype), layers.Linear(44, 30, compute).to(dtype)
         assert linear(x).dtype == dtype
         return dtypes.pop()
@@ -253,11 +243,11 @@ def test_a_large_batch_is_read_in_pieces(at_once: int, perturbed_reference: GPT2
     model = ours(perturbed_reference, FUSED)
     prompts = [[5, 6, 7, 8, 9, 10, 11], [1, 2], [3]]
     ids, mask = left_pad(prompts)
-    expected = generate(model, ids, 5, attention_mask=mask, eos_token_id=())
+    expected = generate(model, ids, 5, ENDLESS, mask)
     monkeypatch.setattr("gpt2_from_scratch.generation._AT_ONCE", at_once)
     read = []
     with model.wte.register_forward_hook(lambda module, args, output: read.append(args[0].numel())):
-        assert torch.equal(generate(model, ids, 5, attention_mask=mask, eos_token_id=()), expected)
+        assert torch.equal(generate(model, ids, 5, ENDLESS, mask), expected)
     assert max(read) <= max(at_once, len(prompts))  # a piece is one token of each row, at least
     assert sum(read) == ids.numel() + 4 * len(prompts)
 
@@ -276,112 +266,12 @@ def test_without_padding_no_mask_is_made(perturbed_reference: GPT2LMHeadModel, m
         return hidden_states(ids, mask, *rest)
 
     monkeypatch.setattr(model, "hidden_states", spy)
-    list(stream(model, [1, 2, 3], 3, eos_token_id=()))
-    generate(model, torch.tensor([[1, 2]]), 3, attention_mask=torch.ones(1, 2), eos_token_id=())
+    list(stream(model, [1, 2, 3], 3, ENDLESS))
+    generate(model, torch.tensor([[1, 2]]), 3, ENDLESS, torch.ones(1, 2))
     assert masks == [None] * 6
     ids, mask = left_pad([[1, 2], [3]])
-    generate(model, ids, 3, attention_mask=mask, eos_token_id=())
+    generate(model, ids, 3, ENDLESS, mask)
     assert [tuple(mask.shape) for mask in masks[6:]] == [(2, 2), (2, 3), (2, 4)]
-
-
-# ------------------------------------------------------------------------------------- steps that are recorded, graphs
-
-
-@pytest.fixture
-def recordings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Recording without CUDA: the trial is made, and repeating is calling again. Counts the recordings."""
-    made: list[int] = []
-
-    def recorded(compute: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-        compute()
-        made.append(1)
-        return compute
-
-    monkeypatch.setattr(generation, "_recorded", recorded)
-    monkeypatch.setattr(generation, "_check_recordable", lambda device, use_cache: None)
-    return made
-
-
-@pytest.mark.parametrize("compute", [TEXTBOOK, EXACT, EXACT_EAGER, FUSED], ids=["textbook", "exact", "eager", "fused"])
-def test_recorded_steps_decode_the_same_ids(
-    compute: Compute, recordings: list[int], perturbed_reference: GPT2LMHeadModel
-):
-    model = ours(perturbed_reference, compute)
-    ids, mask = left_pad([[5, 6, 7, 8], [1, 2], [3]])
-    expected = generate(model, ids, 20, attention_mask=mask, eos_token_id=())
-    assert torch.equal(generate(model, ids, 20, attention_mask=mask, eos_token_id=(), cuda_graph=True), expected)
-    assert len(recordings) == 1
-    assert torch.equal(
-        generate(model, ids[:1], 20, eos_token_id=(), cuda_graph=True), generate(model, ids[:1], 20, eos_token_id=())
-    )
-    generate(model, ids[:1], 1, cuda_graph=True)
-    assert len(recordings) == 2, "one token is the prompt's: nothing is repeated"
-
-
-def test_a_row_that_ends_leaves_a_recording(recordings: list[int], perturbed_reference: GPT2LMHeadModel):
-    model = ours(perturbed_reference)
-    ids, mask = left_pad([[5, 6, 7, 8], [1, 2], [3]])
-    new = generate(model, ids, 20, attention_mask=mask, eos_token_id=())[:, 4:]
-    options: dict[str, Any] = {"attention_mask": mask, "eos_token_id": [int(new[0, 4]), int(new[1, 9])]}
-    expected = generate(model, ids, 20, **options)
-    assert torch.equal(generate(model, ids, 20, **options, cuda_graph=True), expected)
-    assert len(recordings) > 1
-
-
-@pytest.mark.parametrize("compute", [TEXTBOOK, EXACT, EXACT_EAGER, FUSED], ids=["textbook", "exact", "eager", "fused"])
-def test_a_recorded_step_never_looks_at_a_number(
-    compute: Compute, perturbed_reference: GPT2LMHeadModel, monkeypatch: pytest.MonkeyPatch
-):
-    """A program that waits for the device to know a number cannot be recorded. Ids are looked at on the CPU only."""
-
-    class Blind(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            assert func is not torch.ops.aten._local_scalar_dense.default, "looked at a number"
-            return func(*args, **(kwargs or {}))
-
-    def recorded(run: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-        with Blind():
-            run()
-        return run
-
-    monkeypatch.setattr(generation, "_recorded", recorded)
-    monkeypatch.setattr(GPTModel, "_check_input", lambda *arguments: None)
-    model = ours(perturbed_reference, compute)
-    cache, ids = model.new_cache(2), torch.tensor([[1, 2], [3, 4]])
-    with torch.no_grad():
-        model(ids, cache=cache)
-        for text in (None, torch.tensor([[True, True], [False, True]])):
-            generation._RecordedStep(model, cache, text)
-
-
-def test_recording_needs_a_cuda_device_and_a_cache():
-    with pytest.raises(ValueError, match="cuda_graph is for a model on a CUDA device; this one is on cpu"):
-        generate(GPTModel.from_pretrained(), torch.tensor([[1]]), 3, cuda_graph=True)
-    with pytest.raises(ValueError, match="without use_cache each reads more"):
-        generation._check_recordable(torch.device("cuda", 0), use_cache=False)
-
-
-def test_a_fixed_cache_says_what_it_needs(perturbed_reference: GPT2LMHeadModel):
-    model = ours(perturbed_reference)
-    fixed, there = FixedCache(model.new_cache(1)), torch.ones(1, SIZES["n_positions"])
-    for arguments in (([[1, 2]], there, [[0, 1]]), ([[1]], None, [[0]]), ([[1]], there, None)):
-        ids, mask, positions = arguments
-        with pytest.raises(ValueError, match="a FixedCache takes one new token at a time"):
-            model(torch.tensor(ids), mask, None if positions is None else torch.tensor(positions), fixed)
-    with pytest.raises(ValueError, match=r"attention_mask must be \[B, S\] = \[1, 37\]"):
-        model(torch.tensor([[1]]), there[:, :5], torch.tensor([[0]]), fixed)
-
-
-def test_what_a_fixed_cache_does_not_hold_yet_cannot_spoil_it(perturbed_reference: GPT2LMHeadModel):
-    model, ids = ours(perturbed_reference), torch.tensor([[1, 2, 3]])
-    cache = model.new_cache(1)
-    cache.keys.fill_(torch.nan)  # what memory happens to hold
-    cache.values.fill_(torch.nan)
-    model(ids[:, :2], cache=cache)
-    fixed = FixedCache(cache)
-    there = (torch.arange(fixed.capacity) <= fixed.end)[None]
-    logits = model(ids[:, 2:], there, fixed.end[None], fixed)
-    assert_close(logits, model(ids)[:, 2:], atol=1e-4, rtol=0)  # 5e-6 measured; a step into the wrong place: 1
 
 
 @pytest.mark.parametrize("compute", [TEXTBOOK, EXACT, EXACT_EAGER, FUSED], ids=["textbook", "exact", "eager", "fused"])
