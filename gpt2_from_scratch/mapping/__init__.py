@@ -11,9 +11,10 @@ shape.
 
     rows.py         the rows of a table
     pattern.py      how axes are rearranged, and back
-    layout.py       a table, and the links it becomes for a model of so many layers
-    link.py         one tensor of GPT-2 and the tensors that hold it
+    layout.py       a table
     mistakes.py     what is wrong with a table
+    unrolling.py    the links that a table becomes for a model of so many layers
+    link.py         one tensor of GPT-2 and the tensors that hold it
     matching.py     which tensor is which: all of them, or every problem at once
     translation.py  their tensors to GPT-2's, and back
     names.py        many names in few words

@@ -7,6 +7,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.mapping.names import Index
 from gpt2_from_scratch.mapping.pattern import Choice, Pattern, Shape
 
 
@@ -23,7 +24,7 @@ class Piece:
 
     name: str
     shape: Shape
-    index: tuple[int, ...] = ()
+    index: Index = ()
     choice: Choice = field(default_factory=dict)
 
 

@@ -190,8 +190,8 @@ def _axes_of_theirs(link: Link, shapes: Mapping[str, Shape]) -> dict[str, int] |
 
 def _canonical_shape(link: Link | None, shapes: Mapping[str, Shape]) -> Shape | None:
     """The shape ``[rows, columns]`` of GPT-2's tensor; None if theirs are not all there or cannot be it."""
-    if link is None or not link.pieces:
-        return None
+    if link is None or not link.pieces or any(isinstance(step, slice) for step in link.pieces[0].index):
+        return None  # of a part of an axis, the shape does not show the length
     if any(len(shapes.get(piece.name, ())) != len(piece.shape) for piece in link.pieces):
         return None
     if link.pattern is None:

@@ -1,13 +1,45 @@
 """Names of tensors: with a layer's number put in, and many of them in a short form, ``h.{0...11}.attn.bias``."""
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
+from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.mapping.pattern import Shape
 
 LAYER = "(0|[1-9][0-9]{0,8})"  # a layer's number in a name; bounded, because Python refuses to read 5000 digits
-INDEXED = re.compile(r"(.+)\[([0-9]+(?:,\s*[0-9]+)*)\]")  # a tensor, and where in it a piece lies
+_SIZES = ("vocab_size", "n_positions", "n_embd", "inner_dim")  # fields of a configuration that an index may name
+_TERM = rf"(?:(?:[0-9]+\*)?(?:{'|'.join(_SIZES)})|[0-9]+)"
+_SUM = rf"{_TERM}(?:\+{_TERM})*"
+_STEP = rf"[0-9]+|(?:{_SUM})?:(?:{_SUM})?"
+INDEXED = re.compile(rf"(.+)\[((?:{_STEP})(?:, ?(?:{_STEP}))*)\]")  # a tensor, and where in it a piece lies
+Index: TypeAlias = tuple[int | slice, ...]
+
+
+def index_of(text: str, config: GPTConfig) -> Index:
+    """What stands in the brackets of a name, for a model of these sizes.
+
+    Example:
+        >>> index_of("3, 2*n_embd:", GPTConfig())
+        (3, slice(1536, None, None))
+    """
+
+    def size(terms: str) -> int:
+        return sum(math.prod(_factor(factor, config) for factor in term.split("*")) for term in terms.split("+"))
+
+    def step(part: str) -> int | slice:
+        start, colon, stop = part.partition(":")
+        return slice(size(start or "0"), size(stop) if stop else None) if colon else int(part)
+
+    return tuple(step(part.strip()) for part in text.split(","))
+
+
+def _factor(text: str, config: GPTConfig) -> int:
+    return int(text) if text.isdigit() else int(getattr(config, text))
+
+
 _PLACE = re.compile(r"\*|\{(?:([0-9]+) ?\* ?)?(layers|layer|head)(?: ?\+ ?([0-9]+))?\}")
 
 

@@ -5,8 +5,8 @@ The functions at the end write the usual rows in one line each; `Row` and `Param
 **Names.** They match whole. The first ``*`` in a name is the layer's number. A second one is the head's, where each
 head has a module: ``blocks.*.heads.*.key``. In a list of all layers' parts, a number is computed:
 ``norms.{2*layer+1}``, and ``norms.{2*layers}`` for what follows the last layer. A name may end in an index where one
-tensor holds several of GPT-2's: ``qkv.weight[*]`` is the layer's slice of a tensor ``[L, ...]``, and ``norms[*,0,1]``
-one vector of ``[L, 2, 2, E]``.
+tensor holds several of GPT-2's: ``qkv.weight[*]`` is the layer's slice of a tensor ``[L, ...]``, ``norms[*,0,1]`` one
+vector of ``[L, 2, 2, E]``, and ``table[vocab_size:]`` the rows behind the token embedding.
 
 **Patterns** lead from GPT-2's tensor to theirs; see `pattern.py`. Two axis names have a meaning of their own: ``p`` is
 the parts (query, key and value, or as many as the row has names), and ``h`` is the heads.
