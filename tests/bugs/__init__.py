@@ -30,6 +30,7 @@ class Bug:
         guilty: lines of the edited file, each by a text that occurs there once and ends in that line; without them the
             guilty lines are those that the edits changed or added.
         parts: names of the bugs that this one combines.
+        short: prompts as long as the context crash; shorter ones do not.
     """
 
     style: str
@@ -39,6 +40,7 @@ class Bug:
     edits: tuple[Edit, ...]
     guilty: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    short: bool = False
 
     @property
     def id(self) -> str:

@@ -52,6 +52,7 @@ SINGLE = (
                 "self.position_embedding_table(torch.arange(1, T + 1, device=idx.device))",
             ),
         ),
+        short=True,
     ),
     Bug(
         "head_list",
@@ -589,6 +590,7 @@ SINGLE = (
         "attention mask",
         "The slice of the mask begins one row too late.",
         (("        m = self.mask[:, :, ns - nd : ns, :ns]", "        m = self.mask[:, :, ns - nd + 1 : ns + 1, :ns]"),),
+        short=True,
     ),
     Bug(
         "conv1d_port",
@@ -615,6 +617,7 @@ SINGLE = (
                 "        past_length = 1 if past is None else past[0][0].size(-2)",
             ),
         ),
+        short=True,
     ),
     Bug(
         "conv1d_port",
@@ -994,6 +997,7 @@ SINGLE = (
         "embedding",
         "The slice of positions starts at 1.",
         (('["pos_embs"][:seq_len]', '["pos_embs"][1 : seq_len + 1]'),),
+        short=True,
     ),
     Bug(
         "jax_dict",
@@ -1426,6 +1430,7 @@ SINGLE = (
                 "        position_ids = self.position_ids[:, 2 : seq_length + 2]",
             ),
         ),
+        short=True,
     ),
     Bug(
         "bert_names",
@@ -1525,6 +1530,7 @@ SINGLE = (
         "embedding",
         "The time starts at 1.",
         (("self.steps.weight[t]", "self.steps.weight[t + 1]"),),
+        short=True,
     ),
     Bug(
         "token_by_token",
@@ -1631,6 +1637,7 @@ SINGLE = (
         "embedding",
         "The identity is shifted: positions start at 1.",
         (("[: ids.shape[1]]", "[1 : ids.shape[1] + 1]"),),
+        short=True,
     ),
     Bug(
         "one_hot",
@@ -1967,6 +1974,7 @@ COMBINED = (
             "scale_upside_down",
             "places_shifted",
         ),
+        short=True,
     ),
     Bug(
         "token_by_token",
@@ -2458,6 +2466,7 @@ COMBINED = (
             "split_width_first",
             "norm_gain_missing",
         ),
+        short=True,
     ),
     Bug(
         "einsum_fused",
@@ -2502,6 +2511,7 @@ COMBINED = (
             "position_ids_offset",
             "output_residual_missing",
         ),
+        short=True,
     ),
     Bug(
         "hparams",
