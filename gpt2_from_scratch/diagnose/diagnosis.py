@@ -154,7 +154,7 @@ def _finding(cause: Cause, config: GPTConfig, layout: Layout | None, also: Seque
 def in_words_of(layout: Layout | None, text: str, config: GPTConfig) -> str:
     """``{h.*.mlp.act}`` as the layout calls it; ``{config:field}`` as the configuration says."""
     rows = () if layout is None else layout.rows
-    names = {row.site: " / ".join(row.theirs) for row in rows if not isinstance(row, Ignore)}
+    names = {row.site: row.place for row in rows if not isinstance(row, Ignore)}
 
     def word(match: re.Match[str]) -> str:
         key = match[1]

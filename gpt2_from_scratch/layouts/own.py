@@ -1,4 +1,4 @@
-"""This package's own `GPTModel`: canonical names, canonical orientation, so every operation is the identity."""
+"""This package's own `GPTModel`: canonical names, canonical orientation, so nothing is rearranged."""
 
 from gpt2_from_scratch.mapping import Layout, conv1d, embedding, norm, site, tied
 

@@ -5,18 +5,10 @@ linear layers. The output layer has a bias that GPT-2 lacks: zero. This is the u
 TransformerLens folds LayerNorms into the layers behind them, and what has no gains any more is no GPT-2.
 """
 
-from gpt2_from_scratch.mapping import (
-    Layout,
-    Parameter,
-    Row,
-    embedding,
-    ignore,
-    norm,
-    site,
-)
+from gpt2_from_scratch.mapping import Layout, Parameter, Row, bare, embedding, ignore, norm, site
 
-_ATTENTION = ("blocks.*.attn",)
-_FEED_FORWARD = ("blocks.*.mlp",)
+_BLOCK = "blocks.*"
+_WEIGHTS, _BIASES = (tuple(f"{_BLOCK}.attn.{kind}_{part}" for part in "QKV") for kind in "Wb")
 
 TRANSFORMER_LENS = (
     Layout(
@@ -24,50 +16,24 @@ TRANSFORMER_LENS = (
         (
             embedding("wte", "embed", weight="W_E"),
             embedding("wpe", "pos_embed", weight="W_pos"),
-            norm("h.*.ln_1", "blocks.*.ln1", weight="w", bias="b"),
-            Row(
-                "h.*.attn.c_attn",
-                _ATTENTION,
-                (
-                    Parameter("weight", ("W_Q", "W_K", "W_V"), "e (p h d) -> (p h) e d"),
-                    Parameter("bias", ("b_Q", "b_K", "b_V"), "(p h d) -> (p h) d"),
-                ),
-                compared=False,
-            ),
-            Row(
-                "h.*.attn.c_proj",
-                _ATTENTION,
-                (Parameter("weight", "W_O", "(h d) e -> h d e"), Parameter("bias", "b_O")),
-                compared=False,
-            ),
-            site("h.*.attn", "blocks.*.attn"),
-            norm("h.*.ln_2", "blocks.*.ln2", weight="w", bias="b"),
-            Row(
-                "h.*.mlp.c_fc",
-                _FEED_FORWARD,
-                (Parameter("weight", "W_in"), Parameter("bias", "b_in")),
-                compared=False,
-            ),
-            Row(
-                "h.*.mlp.c_proj",
-                _FEED_FORWARD,
-                (Parameter("weight", "W_out"), Parameter("bias", "b_out")),
-                compared=False,
-            ),
-            site("h.*.mlp", "blocks.*.mlp"),
-            site("h.*", "blocks.*"),
+            norm("h.*.ln_1", f"{_BLOCK}.ln1", weight="w", bias="b"),
+            bare("h.*.attn.c_attn", _WEIGHTS, _BIASES, "e (p h d) -> (p h) e d", "(p h d) -> (p h) d"),
+            bare("h.*.attn.c_proj", f"{_BLOCK}.attn.W_O", f"{_BLOCK}.attn.b_O", "(h d) e -> h d e"),
+            site("h.*.attn", f"{_BLOCK}.attn"),
+            norm("h.*.ln_2", f"{_BLOCK}.ln2", weight="w", bias="b"),
+            bare("h.*.mlp.c_fc", f"{_BLOCK}.mlp.W_in", f"{_BLOCK}.mlp.b_in"),
+            bare("h.*.mlp.c_proj", f"{_BLOCK}.mlp.W_out", f"{_BLOCK}.mlp.b_out"),
+            site("h.*.mlp", f"{_BLOCK}.mlp"),
+            site("h.*", _BLOCK),
             norm("ln_f", "ln_final", weight="w", bias="b"),
             Row(
                 "lm_head",
                 ("unembed",),
-                (
-                    Parameter("weight", "W_U", "v e -> e v"),
-                    Parameter("bias", "b_U", must_be_zero="vocab_size"),
-                ),
+                (Parameter("weight", "W_U", "v e -> e v"), Parameter("bias", "b_U", must_be_zero="vocab_size")),
                 tied_to="wte.weight",
             ),
-            ignore("blocks.*.attn.mask", why="causal-mask buffer, not a parameter"),
-            ignore("blocks.*.attn.IGNORE", why="mask value, not a parameter"),
+            ignore(f"{_BLOCK}.attn.mask", why="causal-mask buffer, not a parameter"),
+            ignore(f"{_BLOCK}.attn.IGNORE", why="mask value, not a parameter"),
         ),
         about="TransformerLens, unprocessed",
     ),

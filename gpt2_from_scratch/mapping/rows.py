@@ -78,6 +78,12 @@ class Row:
     written_when_tied: bool = True
     compared: bool = True
 
+    @property
+    def place(self) -> str:
+        """Where it is in their code, for people: their modules, or the names of the weight that has no module."""
+        names = self.theirs or self.names(self.parameters[0], "")
+        return " / ".join(name for name in names if name is not None)
+
     def names(self, parameter: Parameter, separator: str) -> tuple[str | None, ...]:
         """The whole names of a parameter's tensors, stars and all; None for one that does not exist."""
         several = isinstance(parameter.theirs, tuple)

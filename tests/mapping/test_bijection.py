@@ -7,12 +7,16 @@ import torch
 from torch import nn
 
 from gpt2_from_scratch import verify
+from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.weights import check_weights
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose import diagnose
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import load_into, open_checkpoint
 from gpt2_from_scratch.mapping import Layout, Row, bare, linear, match, sizes, write_theirs
 from gpt2_from_scratch.model import GPTModel
+from gpt2_from_scratch.reference import load_reference
 from tests.modules import STYLES
 
 ROWS = LAYOUTS["gpt2_from_scratch"][0].rows
@@ -109,6 +113,8 @@ def test_only_the_bias_of_the_key_may_be_absent_as_it_changes_no_logit() -> None
     restored = link.to_canonical([model.get_parameter(name) for name in link.theirs])
     assert torch.equal(restored, link.without_absent(bias))
     assert not torch.equal(restored, bias)
+    weights = check_weights(Candidate(model, checkpoint.config), checkpoint, [KEY_WITHOUT_BIAS])
+    assert weights, weights.details()
 
 
 def test_any_other_absent_bias_must_be_zero() -> None:
@@ -136,6 +142,35 @@ def test_a_layout_is_not_advised_where_none_fits(tmp_path: Path) -> None:
     with pytest.raises(MappingError) as caught:
         load_into(nn.Linear(3, 5), checkpoint, layout="nanogpt")
     assert "no built-in layout fits" in caught.value.hint
+
+
+# ------------------------------------------------------------------------------------------- the variant that fits
+
+
+def test_a_remedy_speaks_of_modules_that_the_candidate_has() -> None:
+    """The book's fused model fits the second variant of its layout; the first one has names that it lacks."""
+    checkpoint = open_checkpoint("tiny")
+    config = checkpoint.config
+    model = STYLES["book_fused"](config)
+    load_into(model, checkpoint, layout="llms_from_scratch")
+    with torch.no_grad():
+        for block in model.trf_blocks:
+            query, key, value = block.att.qkv.weight.clone().chunk(3)
+            block.att.qkv.weight.copy_(torch.cat([key, query, value]))
+            query, key, value = block.att.qkv.bias.clone().chunk(3)
+            block.att.qkv.bias.copy_(torch.cat([key, query, value]))
+    variants, reference = LAYOUTS["llms_from_scratch"], load_reference(checkpoint)
+    found = diagnose(Candidate(model, config), checkpoint, reference, layouts=variants)
+    assert found, found.why
+    remedies = " ".join(finding.remedy for finding in found.faults)
+    assert "trf_blocks.*.att.qkv" in remedies
+    assert "W_query" not in remedies
+
+
+def test_a_place_without_a_module_is_told_by_the_names_of_its_weight() -> None:
+    assert bare("h.*.ln_1", "norms[*,0]", "norms[*,1]").place == "norms[*,0]"
+    assert bare("h.*.attn.c_attn", ("W_Q.*", "W_K.*", "W_V.*"), "b.*").place == "W_Q.* / W_K.* / W_V.*"
+    assert linear("h.*.attn.c_attn", "q.*", "k.*", "v.*").place == "q.* / k.* / v.*"
 
 
 # -------------------------------------------------------------------------------------------------------- unrolling
