@@ -16,7 +16,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
@@ -29,22 +29,23 @@ from gpt2_from_scratch.errors import CandidateError, crash_report
 # Other people's names for GPT-2's settings, in lower case and without underscores. A list for each setting of
 # `settings_of`. Words that mean different things in different code (``hidden_dim``) are in `_DOUBTFUL`.
 WORDS: Mapping[str, str] = {
-    "vocab_size": "vocabsize nvocab dvocab vocab vocabularysize vocablen vocabdim paddedvocabsize nwords "
-    "ntoken ntokens numtokens numembeddings",
-    "n_positions": "npositions nctx ctxlen ctxsize contextlength contextlen contextsize contextwindow context "
+    "vocab_size": "vocabsize nvocab numvocab dvocab vocab vocabulary vocabularysize vocablen vocabdim paddedvocabsize "
+    "nwords ntoken ntokens numtokens numembeddings",
+    "n_positions": "npositions nctx dctx ctxlen ctxsize contextlength contextlen contextsize contextwindow context "
     "blocksize blocklength maxseqlen maxseqlength maxsequencelength maxsequencelen seqlen seqlength sequencelength "
     "sequencelen maxlen maxlength maxcontext maxcontextlength maxpositionembeddings maxpositions maxposition maxpos "
     "numpositions npos windowsize length",
     "n_embd": "nembd nembed nemb embd embdim embdsize embsize embeddim embedsize embeddingdim embeddingsize "
-    "embeddingdimension demb dembed dmodel modeldim modelsize ninp hiddensize width dim nchannels residdim",
-    "n_layer": "nlayer nlayers numlayers numhiddenlayers numblocks nblock nblocks layers depth ntransformerlayers "
-    "numtransformerlayers numtransformerblocks numdecoderlayers",
+    "embeddingdimension demb dembed dmodel modeldim modelsize ninp hiddensize width dim nchannels "
+    "residdim dresid hiddenchannels",
+    "n_layer": "nlayer nlayers nunits numlayers numhiddenlayers numblocks nblock nblocks layers depth "
+    "ntransformerlayers numtransformerlayers numtransformerblocks numdecoderlayers",
     "n_head": "nhead nheads numheads numhead heads nattnheads numattnheads numattentionheads attentionheads attnheads",
     "head_dim": "headdim headsize headwidth dhead dimhead",
     "inner_dim": "ninner innerdim dinner dff ffdim ffndim ffsize ffnsize ffhidden ffnhidden ffnhiddensize ffhiddensize "
     "ffhiddendim ffnhiddendim "
     "dmlp mlpdim mlpsize mlphidden mlphiddendim mlphiddensize intermediatesize intermediatedim dimfeedforward "
-    "feedforwarddim feedforwardsize",
+    "feedforwarddim feedforwardsize filterchannels",
     "inner_ratio": "mlpratio ffratio ffmult ffnmult ffnmultiplier mlpmult mlpmultiplier expansionfactor expansion "
     "ffexpansion mlpexpansion",
     "layer_norm_epsilon": "layernormepsilon layernormeps lnepsilon lneps normeps normepsilon eps epsilon",
@@ -65,6 +66,9 @@ _DOUBTFUL = ("hiddendim", "dhidden", "nhidden", "nhid", "hidden")
 
 # Letters that papers use, upper and lower case apart. They count only as arguments beside words that are known.
 _LETTERS = {"N": "n_layer", "L": "n_layer", "h": "n_head", "H": "n_head", "V": "vocab_size"}
+
+# Names of settings inside settings, as in ``config["model"]["n_layer"]``.
+_GROUPS = ("model", "transformer", "gpt", "gpt2", "network", "architecture", "hparams", "params", "config", "data")
 
 _CONTAINER_TYPES = (dict, Mapping, types.SimpleNamespace, object)
 
@@ -95,11 +99,15 @@ class Loaded:
         object: the model, function, layout or check.
         built: whether it was made just now, so that the weights of a module are still random.
         settings: what its constructor was given; empty where nothing was built or nothing was asked for.
+        file: the file that was named.
+        again: makes the same object from another source of that file, for a model of this configuration.
     """
 
     object: Any
     built: bool = False
     settings: tuple[Setting, ...] = ()
+    file: Path | None = None
+    again: Callable[[str, GPTConfig | None], Any] | None = field(default=None, repr=False, compare=False)
 
 
 def load_object(
@@ -135,10 +143,29 @@ def load_object(
     place, colon, name = spec.rpartition(":")
     if not colon or not name or not place:
         raise CandidateError(f"{spec!r} is not FILE.py:OBJECT", hint="for example my_gpt2.py:model or my_gpt2.py:GPT()")
+    loaded = _made(spec, None, config, biases, settings)
+    asked = [setting.name for setting in loaded.settings]
+    for setting in settings:
+        if setting not in asked:
+            raise CandidateError(
+                f"{spec} never asked for {setting!r}", hint="it asked for " + (", ".join(asked) or "nothing")
+            )
+    if not (file := Path(place).expanduser()).is_file():
+        return loaded
+
+    def again(source: str, config: GPTConfig | None) -> Any:
+        return _made(spec, source, config, biases, settings).object
+
+    return replace(loaded, file=file, again=again)
+
+
+def _made(spec: str, source: str | None, config: GPTConfig | None, biases: bool, settings: Mapping[str, Any]) -> Loaded:
+    """The object of a specification; `source` takes the place of what the file holds."""
+    place, _, name = spec.rpartition(":")
     called = name.endswith("()")
     name = name.removesuffix("()")
     with contextlib.redirect_stdout(sys.stderr):
-        module = import_file(place)
+        module = import_file(place) if source is None else _executed(Path(place).expanduser(), source=source)
         if not hasattr(module, name):
             public = [each for each, value in vars(module).items() if _is_of(module, value) and each[0] != "_"]
             raise CandidateError(f"{place} has no {name!r}", hint="it has " + (", ".join(public[:20]) or "nothing"))
@@ -148,16 +175,9 @@ def load_object(
         if not callable(target):
             raise CandidateError(f"{spec}: {name} is a {type(target).__name__}, which cannot be called")
         answers = _Answers(spec, module, config, biases, settings)
-        if not _takes_anything(target):
-            module = answers.with_globals(place)
-            target = getattr(module, name)
+        if not _takes_anything(target) and (file := Path(place).expanduser()).is_file():
+            target = getattr(answers.with_globals(file, source), name)
         built = answers.build(target)
-    for setting in settings:
-        if setting not in answers.given:
-            raise CandidateError(
-                f"{spec} never asked for {setting!r}",
-                hint="it asked for " + (", ".join(answers.given) or "nothing"),
-            )
     return Loaded(built, built=True, settings=tuple(answers.given.values()))
 
 
@@ -210,23 +230,32 @@ def _finds(name: str) -> bool:
         return False
 
 
-def _executed(path: Path, settings: Mapping[str, Any] | None = None) -> types.ModuleType:
-    """The module of a file. `settings` replace the values of its top-level constants of these names."""
+def _executed(
+    path: Path, constants: Mapping[str, Any] = types.MappingProxyType({}), source: str | None = None
+) -> types.ModuleType:
+    """The module of a file.
+
+    Args:
+        path: of the file.
+        constants: values for top-level constants of these names, instead of the file's.
+        source: taken for what the file holds.
+    """
     folder = path.resolve().parent
     parts = [path.stem]
     while (folder / "__init__.py").is_file():
         parts.insert(0, folder.name)
         folder = folder.parent
+    name, package = ".".join(parts), ".".join(parts[:-1])
+    module = types.ModuleType(name)
+    module.__file__, module.__package__ = str(path), package
+    module.__spec__ = importlib.util.spec_from_file_location(name, path)
     with _importable(folder):
-        if len(parts) > 1 and settings is None:
-            return _imported(".".join(parts), str(path))
-        module = types.ModuleType(path.stem)
-        module.__file__ = str(path)
-        module.__package__ = ".".join(parts[:-1])
-        sys.modules[path.stem] = module  # dataclasses and pickles in the file look themselves up here
+        if package:
+            _imported(package, str(path))
+        sys.modules[name] = module  # dataclasses and pickles in the file look themselves up here
         try:
-            tree = ast.parse(path.read_bytes(), filename=str(path))
-            exec(compile(_Constants(settings or {}).visit(tree), str(path), "exec"), module.__dict__)
+            tree = ast.parse(path.read_bytes() if source is None else source, filename=str(path))
+            exec(compile(_Constants(constants).visit(tree), str(path), "exec"), module.__dict__)
         except Exception as error:
             raise _failed(f"{path} cannot be imported", error, path) from error
     return module
@@ -329,20 +358,18 @@ class _Answers:
         self.given[name] = found
         return found.value
 
-    def with_globals(self, place: str) -> types.ModuleType:
+    def with_globals(self, file: Path, source: str | None) -> types.ModuleType:
         """The module with its constants set to the checkpoint's settings, where its functions read them."""
-        path = Path(place).expanduser()
-        constants = {
-            name: value
+        read = _read_by_functions(self.module)
+        constants = [
+            name
             for name, value in vars(self.module).items()
-            if isinstance(value, int | float) and _plain(name) in _SETTING and name in _read_by_functions(self.module)
-        }
-        wanted = {name: self._known(name) for name in constants}
-        answers = {name: found for name, found in wanted.items() if found is not None}
-        if not answers or not path.is_file():
-            return self.module
-        self.given |= answers
-        self.module = _executed(path, {name: found.value for name, found in answers.items()})
+            if isinstance(value, int | float) and _plain(name) in _SETTING and name in read
+        ]
+        answers = {name: found for name in constants if (found := self._known(name)) is not None}
+        if answers:
+            self.given |= answers
+            self.module = _executed(file, {name: found.value for name, found in answers.items()}, source)
         return self.module
 
     def _known(self, name: str) -> Setting | None:
@@ -450,6 +477,8 @@ class _Asked(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name in self._own:
             return self._own[name]
+        if _plain(name) in _GROUPS and not self._answers.has(name):
+            return self
         return self._answers.answer(name)
 
     def __setitem__(self, name: str, value: Any) -> None:

@@ -261,8 +261,14 @@ def test_no_word_stands_for_two_settings():
     assert WORDS.keys() == settings_of(CONFIG, True).keys()
 
 
-# Their words are not in the table, so the constructor's own names are asked for.
-ASKED = {"german": "'wortschatz', 'laenge', 'breite', 'koepfe', 'schichten'"}
+# Words that are not in the table are asked for by their own names: another language, another field, a tokenizer.
+ASKED = {
+    "german": "'wortschatz', 'laenge', 'breite', 'koepfe', 'schichten'",
+    "research_decoder": "'args', 'dictionary'",
+    "token_by_token": "'n_steps'",
+    "conv1x1": "'n_frames'",
+    "wants_tokenizer": "'tokenizer'",
+}
 MODULES = [name for name, style in STYLES.items() if not style.functions and name not in ASKED]
 
 
@@ -273,15 +279,28 @@ def test_the_model_of_every_style_is_built_by_its_class_alone(name: str):
     if style.fixed:
         config = GPTConfig(**perturbed.SIZES | {"n_inner": None})
     right = style.build(style.python(), config)
-    model = load_object(f"{style.path}:{type(right).__name__}", config).object
+    model = load_object(f"{style.path}:{style.entry}()", config).object
     shapes, expected = ({name: each.shape for name, each in net.named_parameters()} for net in (model, right))
     assert shapes == expected
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_names_in_another_language_are_asked_for(name: str):
-    path = STYLES[name].path
+def test_unknown_names_are_asked_for(name: str):
+    style = STYLES[name]
     with pytest.raises(CandidateError, match=ASKED[name]):
-        load_object(f"{path}:Sprachmodell", CONFIG)
+        load_object(f"{style.path}:{style.entry}()", CONFIG)
+
+
+def test_names_in_another_language_can_be_given():
     settings = {"wortschatz": 211, "laenge": 67, "breite": 60, "koepfe": 5, "schichten": 3}
-    assert load_object(f"{path}:Sprachmodell", CONFIG, settings=settings).built
+    assert load_object(f"{STYLES['german'].path}:Sprachmodell", CONFIG, settings=settings).built
+
+
+def test_the_same_object_is_built_again_from_another_source(tmp_path: Path):
+    file = write(tmp_path, VOCABULARIES["module globals"])
+    loaded = load_object(f"{file}:GPT()", CONFIG)
+    assert loaded.file == file
+    assert loaded.again is not None
+    edited = file.read_text().replace("= (v, c, e, n, h)", "= (h, n, e, c, v)")
+    assert loaded.again(edited, CONFIG).sizes == SIZES[::-1]
+    assert loaded.again(edited, CONFIG.replace(n_layer=2)).sizes == (5, 2, 60, 67, 211)

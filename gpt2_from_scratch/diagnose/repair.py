@@ -1,0 +1,180 @@
+"""A patch for somebody's model: edits near the guilty lines are tried until the model's logits are GPT-2's.
+
+The edited source is executed in memory; the user's file is not touched. The edited model gets the weights of the one
+that was checked, and is run in float64. What is right on two short prompts is then run on every length, and built and
+run in another size where its constructor takes sizes.
+"""
+
+import contextlib
+import io
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gpt2_from_scratch.anatomy.forward import logits as exact_logits
+from gpt2_from_scratch.building import Loaded
+from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.patch import RIGHT, Patch, find_patch
+from gpt2_from_scratch.mapping import Layout, write_theirs
+from gpt2_from_scratch.precision import in_float64
+
+# A constant that the code keeps in float32 is off by 6e-8 of itself, and so may the logits be.
+_RIGHT_WITH_CONSTANTS = 2e-7
+_SHORT = 7  # tokens of the prompts that every edit is tried on
+_LENGTHS = 8  # lengths that an accepted edit is confirmed on, 1 and the whole context among them
+
+
+def repair(
+    loaded: Loaded,
+    lines: Sequence[int],
+    config: GPTConfig,
+    weights: Mapping[str, Tensor],
+    layout: Layout | None = None,
+    *,
+    seconds: float = 30,
+) -> Patch | None:
+    """The first small edit at these lines with which the model is GPT-2.
+
+    Args:
+        loaded: the model that was checked, with the checkpoint's weights in it, as `building.load_object` gave it.
+        lines: numbers of the guilty lines in its file, the guiltiest first.
+        config: of the checkpoint.
+        weights: canonical name -> tensor.
+        layout: of the model; with it the patch is proven in another size, too.
+        seconds: how long to try.
+
+    Returns:
+        None if no edit was found in time, or if the model cannot be built again from an edited source.
+    """
+    if loaded.again is None or loaded.file is None:
+        return None
+    again = loaded.again
+    trial = _Trial(config, lambda name: weights[name], _prompts(config, (_SHORT, min(11, config.n_positions))))
+    lengths = sorted({1, 2, *range(1, config.n_positions, max(1, config.n_positions // _LENGTHS)), config.n_positions})
+    whole = _Trial(config, trial.read, _prompts(config, lengths))
+    other = None if layout is None or not loaded.built else _other_size(config)
+
+    def judge(source: str) -> float:
+        return trial.error(lambda: _with_weights_of(loaded.object, again(source, config)))
+
+    def confirm(source: str) -> tuple[str, ...]:
+        if whole.error(lambda: _with_weights_of(loaded.object, again(source, config))) > RIGHT:
+            return ()
+        proof = f"{len(lengths)} lengths from 1 to {config.n_positions} tokens"
+        if other is None or layout is None:
+            return (proof,)
+        try:
+            built = again(source, other.config)
+        except Exception:  # it takes only its own size
+            return (proof,)
+        if other.error(lambda: _filled(built, layout, other)) > RIGHT:
+            return ()
+        return proof, f"a model of width {other.config.n_embd} with {other.config.n_layer} layers"
+
+    return find_patch(loaded.file, lines, judge, confirm, seconds=seconds)
+
+
+class _Trial:
+    """Prompts with GPT-2's float64 logits on given weights."""
+
+    def __init__(self, config: GPTConfig, read: Callable[[str], Tensor], prompts: Sequence[Tensor]) -> None:
+        self.config, self.read, self.prompts = config, read, prompts
+        weights = {name: read(name).double() for name in config.tensor_shapes()}
+        self.expected = [exact_logits(config, weights, ids) for ids in prompts]
+
+    def error(self, make: Callable[[], object]) -> float:
+        """How far the model is from GPT-2, as a share of the largest logit; infinite where it does not run."""
+        worst = 0.0
+        try:
+            with _silence():
+                candidate = Candidate(make(), self.config)
+                for ids, expected in zip(self.prompts, self.expected, strict=True):
+                    with candidate.evaluating(), in_float64(candidate.module) as met:
+                        found = candidate.logits(ids).double()
+                    error = float((found - expected).abs().max() / expected.abs().max())
+                    worst = max(worst, error * (RIGHT / _RIGHT_WITH_CONSTANTS if met.constants else 1.0))
+                    if not worst <= RIGHT:
+                        return worst if math.isfinite(worst) else math.inf
+        except Exception:  # an edit may do anything
+            return math.inf
+        return worst
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """What edited code prints and warns of is nobody's business."""
+    quiet = io.StringIO()
+    with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet), warnings.catch_warnings(action="ignore"):
+        yield
+
+
+def _with_weights_of(right: object, edited: object) -> object:
+    """The edited model with the parameters and buffers of the one that was checked; functions hold their own."""
+    if isinstance(right, nn.Module) and isinstance(edited, nn.Module):
+        parameters = dict(right.named_parameters(remove_duplicate=False))
+        with torch.no_grad():
+            for name, parameter in edited.named_parameters(remove_duplicate=False):
+                parameter.copy_(parameters[name])
+    return edited
+
+
+def _filled(module: object, layout: Layout, trial: _Trial) -> object:
+    if not isinstance(module, nn.Module):
+        raise TypeError("a function holds its own weights")
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, read in write_theirs(layout, trial.config, trial.read, wanted=parameters.__contains__).items():
+            parameters[name].copy_(read())
+    return module
+
+
+def _other_size(config: GPTConfig) -> _Trial:
+    """Another GPT-2 with the same options, small, its weights drawn at random, no parameter at its default."""
+    other = config.replace(
+        vocab_size=43,
+        n_positions=19,
+        n_embd=36,
+        n_layer=3,
+        n_head=3,
+        n_inner=None if config.inner_dim == 4 * config.n_embd else 100,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    generator = torch.Generator().manual_seed(0)
+    shapes = other.tensor_shapes().items()
+    drawn = {name: 0.3 * torch.randn(shape, generator=generator) + ("ln_" in name) for name, shape in shapes}
+    return _Trial(other, lambda name: drawn[name], _prompts(other, (1, 5, 19)))
+
+
+def _prompts(config: GPTConfig, lengths: Sequence[int]) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    rows = [2 if length == _SHORT else 1 for length in lengths]
+    return [
+        torch.randint(config.vocab_size, (row, min(length, config.n_positions)), generator=generator)
+        for row, length in zip(rows, lengths, strict=True)
+    ]
+
+
+def write_patch(patch: Patch) -> Path:
+    """Writes a patch into its file. The old content stays beside it, with ``.orig`` behind the name.
+
+    Returns:
+        The path of the old content.
+
+    Raises:
+        FileExistsError: there is such a file already.
+        ValueError: the file has changed since the patch was found.
+    """
+    backup = patch.path.with_name(patch.path.name + ".orig")
+    if patch.path.read_text(encoding="utf-8") != patch.before:
+        raise ValueError(f"{patch.path} has changed since it was checked; nothing was written")
+    with backup.open("x", encoding="utf-8") as file:
+        file.write(patch.before)
+    patch.path.write_text(patch.after, encoding="utf-8")
+    return backup
