@@ -43,7 +43,7 @@ class Style:
         arrange: which values the model's parameters hold, by name, given GPT-2's tensors (Hugging Face names without
             prefix; linear weights ``[in, out]``). It only rearranges, so that numbered elements can be sent through it.
         call: how to get logits ``[B, T, V]`` from the model and ids ``[B, T]``.
-        layout: the same answer as a `Layout`; None where no `Layout` can say it, and for functions.
+        layout: the same answer as a `Layout`; None for plain functions.
         functions: the file holds plain functions over arrays and no module.
         spare: parameters that no forward pass uses; ``*`` is the layer.
         fixed: the sizes are hard-coded, so the style fits only `tests.perturbed.SIZES` with an inner width of ``4 E``.
@@ -386,7 +386,7 @@ def _style(
     Args:
         name, entry, build: as in `Style`.
         table, out_in: as in `named`.
-        rows: as in `layout_of`; None: no `Layout` can say it.
+        rows: as in `layout_of`; None: the style has no `Layout`.
         also: parameters that the table cannot name.
         **more: other fields of `Style`.
     """
@@ -749,7 +749,15 @@ _ALL = (
             "mlps.*.down_bias": "h.*.mlp.c_proj.bias",
         },
         out_in=False,
-        rows=None,
+        rows=(
+            norm("h.*.ln_1", "norms.{2*layer}", weight="scale", bias="offset"),
+            bare("h.*.attn.c_attn", "attns.*.qkv", "attns.*.qkv_bias", "e (p h d) -> e p h d", "(p h d) -> p h d"),
+            bare("h.*.attn.c_proj", "attns.*.out", "attns.*.out_bias", "(h d) e -> h d e"),
+            norm("h.*.ln_2", "norms.{2*layer+1}", weight="scale", bias="offset"),
+            bare("h.*.mlp.c_fc", "mlps.*.up", "mlps.*.up_bias"),
+            bare("h.*.mlp.c_proj", "mlps.*.down", "mlps.*.down_bias"),
+            norm("ln_f", "norms.{2*layers}", weight="scale", bias="offset"),
+        ),
         also=_norm_list,
     ),
     _style(
@@ -1276,6 +1284,20 @@ _ALL = (
             config.vocab_size, config.n_positions, config.n_embd, config.n_head, config.n_layer
         ),
         _numbered_sequence,
+        layout=Layout(
+            "numbered_sequence",
+            (
+                embedding("wte", "0"),
+                embedding("wpe", "1.table"),
+                norm("h.*.ln_1", "{2*layer+2}.fn.0"),
+                linear("h.*.attn.c_attn", "{2*layer+2}.fn.1"),
+                linear("h.*.attn.c_proj", "{2*layer+2}.fn.5"),
+                norm("h.*.ln_2", "{2*layer+3}.fn.0"),
+                linear("h.*.mlp.c_fc", "{2*layer+3}.fn.1"),
+                linear("h.*.mlp.c_proj", "{2*layer+3}.fn.3"),
+                norm("ln_f", "{2*layers+2}"),
+            ),
+        ),
     ),
     _style(
         "pre_norm",
@@ -1352,7 +1374,14 @@ _ALL = (
             "mlp.*.0": "h.*.mlp.c_fc",
             "mlp.*.1": "h.*.mlp.c_proj",
         },
-        rows=None,
+        rows=(
+            bare("wte", "table[:vocab_size]"),
+            bare("wpe", "table[vocab_size:]"),
+            bare("h.*.ln_1", "norms[*,0,0]", "norms[*,0,1]"),
+            bare("h.*.attn.c_attn", "qkv_w.*", "qkv_b.*", "i (p h d) -> (h d p) i", "(p h d) -> (h d p)"),
+            bare("h.*.ln_2", "norms[*,1,0]", "norms[*,1,1]"),
+            bare("ln_f", "last_norm[0]", "last_norm[1]"),
+        ),
     ),
     _style(
         "wants_tokenizer",
