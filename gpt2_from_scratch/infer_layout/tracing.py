@@ -1,0 +1,597 @@
+"""One forward pass of anybody's module, in which every element of every parameter can be followed.
+
+`trace` numbers the elements, runs the module under a dispatch mode, and returns the pass's `Record`. Beside each storage
+that holds parameters, or what was computed with them, lies an int32 array with the number that each of its elements
+shows (`Memory`). Views share their storage, so they need no rule, and a copy into part of a tensor is a copy into part
+of its numbers. An operation that only rearranges is applied to the numbers, too. Any other operation on numbered
+tensors is an event. Nothing depends on a name.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from gpt2_from_scratch.infer_layout.events import Event, Kind, Placed, Record
+
+Call = Callable[[Tensor], Tensor]
+
+
+def trace(module: nn.Module, call: Call, ids: Tensor, values: bool = False) -> tuple[Record, Tensor | None, Tensor]:
+    """Runs the module once and records what became of its parameters.
+
+    Args:
+        module: whose parameters are followed.
+        call: ids to logits, by way of the module.
+        ids: int64 ``[1, T]``.
+        values: compute, and keep the activations that events are given. Otherwise a product with a parameter is not
+            computed, its result being zeros: only where numbers go matters, and most of the time is saved.
+
+    Returns:
+        The record; the numbers of the logits, int32 in their shape, or None if nothing of them depends on a parameter;
+        and the logits.
+    """
+    parameters, memory, last = _numbered(module)
+    tracer = Tracer(Record(parameters, last), memory, ids, values)
+    with _unfused(), torch.no_grad(), tracer:
+        logits = call(ids)
+    return tracer.record, memory.read(logits), logits
+
+
+@contextmanager
+def _unfused() -> Any:
+    """Keeps `nn.TransformerEncoderLayer` and `nn.MultiheadAttention` from computing everything in one operation."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _numbered(module: nn.Module) -> tuple[Mapping[str, Placed], "Memory", int]:
+    """Gives every element of every storage that a parameter lies in a number, from 1 on."""
+    memory = Memory()
+    firsts: dict[int, int] = {}
+    parameters: dict[str, Placed] = {}
+    free = 1
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        storage = parameter.untyped_storage()
+        size = storage.nbytes() // parameter.element_size()
+        key = storage._cdata
+        if key not in firsts:
+            firsts[key] = free
+            memory.own(parameter, torch.arange(free, free + size, dtype=torch.int32, device=parameter.device))
+            free += size
+        first = firsts[key] + parameter.storage_offset()
+        parameters[name] = Placed(name, first, tuple(parameter.shape), tuple(parameter.stride()))
+    return parameters, memory, free - 1
+
+
+class Memory:
+    """The number that each element of each storage shows. Storages that are gone are forgotten."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, tuple[StorageWeakRef, Tensor]] = {}
+        self._sweep_at = 64
+
+    def own(self, tensor: Tensor, flat: Tensor) -> None:
+        """Sets the numbers of a tensor's whole storage."""
+        storage = tensor.untyped_storage()
+        if len(self._entries) > self._sweep_at:
+            self._entries = {key: entry for key, entry in self._entries.items() if not entry[0].expired()}
+            self._sweep_at = 2 * len(self._entries) + 64
+        # The weak reference keeps the storage's address from being used again.
+        self._entries[storage._cdata] = (StorageWeakRef(storage), flat)
+
+    def read(self, tensor: Tensor) -> Tensor | None:
+        """The numbers that a tensor shows, in its shape; None if it shows none."""
+        if tensor.layout is not torch.strided or tensor.is_meta:
+            return None
+        entry = self._entries.get(tensor.untyped_storage()._cdata)
+        if entry is None:
+            return None
+        numbers = entry[1].as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        return numbers if bool(numbers.any()) else None
+
+    def write(self, tensor: Tensor, numbers: Tensor | None) -> None:
+        """Sets the numbers that a tensor shows: of a part of its storage, if it is a view."""
+        key = tensor.untyped_storage()._cdata
+        size = tensor.untyped_storage().nbytes() // tensor.element_size()
+        if numbers is None and key not in self._entries:
+            return
+        if numbers is not None and size == tensor.numel() and tensor.is_contiguous():
+            self.own(tensor, numbers.expand(tensor.shape).contiguous().flatten())  # shared: nobody writes into it
+            return
+        if key in self._entries:
+            flat = self._entries[key][1].clone()
+        else:
+            flat = torch.zeros(size, dtype=torch.int32, device=tensor.device)
+        shown = flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        shown.copy_(numbers if numbers is not None else torch.zeros((), dtype=torch.int32))
+        self.own(tensor, flat)
+
+
+_REARRANGING = frozenset(
+    "cat stack index index_select gather take_along_dim repeat roll flip constant_pad_nd tril triu select_scatter"
+    " slice_scatter index_put repeat_interleave unfold_copy rot90 diag_embed pixel_shuffle".split()
+)
+_SHARING = frozenset("_unsafe_view _reshape_alias lift_fresh resize_".split())  # views that do not call themselves so
+_PASSING = frozenset(
+    "_softmax _log_softmax _safe_softmax native_dropout dropout masked_fill where clamp nan_to_num fill zero".split()
+)
+_REDUCING = frozenset(
+    "mean sum var std var_mean std_mean amax amin max min logsumexp linalg_vector_norm norm prod median".split()
+)
+_ADDING = frozenset("add sub rsub".split())
+_PRODUCTS = frozenset("mm bmm addmm baddbmm mv addmv dot convolution".split())
+
+
+class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees every operation that PyTorch runs, and keeps the record."""
+
+    def __init__(self, record: Record, memory: Memory, ids: Tensor, values: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.record = record
+        self.memory = memory
+        self.ids = ids.flatten()
+        self.values = values
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        name = func._schema.name.removeprefix("aten::")
+        if func.is_view or name in _SHARING:
+            return func(*args, **kwargs)
+        base = name.removesuffix("_") if func._schema.is_mutable else name
+        leaves, _ = tree_flatten((args, kwargs))
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        if all(self.memory.read(tensor) is None for tensor in tensors):
+            return func(*args, **kwargs)
+        known = base in _REARRANGING | _PASSING | _REDUCING | _PRODUCTS or torch.Tag.pointwise in func.tags
+        if not known and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            with self:  # inference mode hands these over whole
+                result = func.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        return self._run(func, base, args, kwargs)
+
+    # ------------------------------------------------------------------------------------------------------ rules
+
+    def _run(self, func: Any, base: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if base in _PRODUCTS:
+            return self._product(func, base, args, kwargs)
+        numbers: Tensor | None = None
+        if base == "copy":
+            result = func(*args, **kwargs)
+            source = self.memory.read(args[1])
+            self.memory.write(result, None if source is None else source.expand(result.shape))
+            return result
+        if base in ("index", "embedding", "index_select") and (looked_up := self._lookup(base, args)) is not None:
+            result = func(*args, **kwargs)
+            self.memory.write(result, looked_up)
+            return result
+        before = [self.memory.read(tensor) for tensor in tree_flatten((args, kwargs))[0] if isinstance(tensor, Tensor)]
+        result = func(*args, **kwargs)
+        if base in ("embedding",):
+            table = self.memory.read(args[0])
+            numbers = table[args[1]] if table is not None else None
+        elif base in _REARRANGING:
+            numbers = self._rearranged(func, args, kwargs, before)
+        elif base in _REDUCING:
+            return self._reduced(base, args, kwargs, result)
+        elif base in ("native_layer_norm", "_fused_rms_norm", "rms_norm"):
+            numbers = self._layer_norm(base, args, result)
+        elif "scaled_dot_product" in base:
+            numbers = self._attention(base, args, kwargs)
+        elif base == "addcmul":
+            numbers = self._combined("mul", base, args[1:3], self._first(result))
+            numbers = self._combined_numbers("add", base, numbers, self.memory.read(args[0]), self._first(result))
+        elif base in _PASSING or torch.Tag.pointwise in func.tags:
+            operands = [leaf for leaf in tree_flatten((args, kwargs.get("other")))[0] if isinstance(leaf, Tensor)]
+            how = "add" if base in _ADDING else base
+            numbers = self._combined(how, base, operands, self._first(result), before)
+        else:
+            numbers = self._unknown(base, [n for n in before if n is not None], self._first(result))
+        first = self._first(result)
+        if first is not None and first.is_floating_point():
+            self.memory.write(first, None if numbers is None else numbers.expand(first.shape))
+        return result
+
+    @staticmethod
+    def _first(result: Any) -> Tensor | None:
+        if isinstance(result, Tensor):
+            return result
+        if isinstance(result, tuple | list) and result and isinstance(result[0], Tensor):
+            return result[0]
+        return None
+
+    def _rearranged(self, func: Any, args: Any, kwargs: Any, before: list[Tensor | None]) -> Tensor:
+        """The numbers, rearranged as the tensors are."""
+        leaves, shape = tree_flatten((args, kwargs))
+        shown = iter(before)
+        renamed: list[Any] = []
+        for leaf in leaves:
+            if isinstance(leaf, Tensor):
+                numbers = next(shown)
+                if leaf.is_floating_point():
+                    leaf = torch.zeros_like(leaf, dtype=torch.int32) if numbers is None else numbers.clone()
+            renamed.append(leaf)
+        new_args, new_kwargs = tree_unflatten(renamed, shape)
+        result: Tensor = func(*new_args, **new_kwargs)
+        return result
+
+    def _lookup(self, base: str, args: Any) -> Tensor | None:
+        """The features of rows that the token ids chose, if that is what this is."""
+        table = self.memory.read(args[0])
+        indices = args[1] if base == "embedding" else args[2] if base == "index_select" else None
+        if base == "index" and len(args[1]) == 1:
+            indices = args[1][0]
+        if table is None or table.dim() != 2 or indices is None or indices.is_floating_point():
+            return None
+        if base == "index_select" and args[1] not in (0, -2):
+            return None
+        if not self.record.are_elements(table) or not torch.equal(indices.flatten(), self.ids):
+            return None
+        made = self._event("lookup", base, (table,), table.shape[1])
+        return made.expand(*indices.shape, -1)
+
+    # ----------------------------------------------------------------------------------------------------- events
+
+    def _event(
+        self, kind: Kind, operation: str, operands: tuple[Tensor, ...], count: int, **more: Any
+    ) -> Tensor:
+        """Adds an event and returns the numbers of its features, one-dimensional."""
+        first = self.record.next_number
+        if not self.values:
+            more.pop("values", None)
+        elif "values" in more:
+            more["values"] = tuple(value.clone() for value in more["values"])
+        self.record.add(Event(kind, operation, first, count, operands, **more))
+        return torch.arange(first, first + count, dtype=torch.int32, device=operands[0].device)
+
+    def _unknown(self, operation: str, shown: list[Tensor], result: Tensor | None) -> Tensor | None:
+        if result is None or not result.is_floating_point():
+            return None
+        operands = tuple(numbers.flatten().unique() for numbers in shown)
+        return self._event("unknown", operation, operands, 1).expand(result.shape)
+
+    def _combined(
+        self,
+        how: str,
+        operation: str,
+        tensors: Sequence[Tensor],
+        result: Tensor | None,
+        before: list[Tensor | None] | None = None,
+    ) -> Tensor | None:
+        """The numbers of an elementwise function of some tensors."""
+        if result is None or not result.is_floating_point():
+            return None
+        shown = before if before is not None else [self.memory.read(tensor) for tensor in tensors]
+        numbers: Tensor | None = None
+        value: Tensor | None = None
+        for index, each in enumerate(shown):
+            if each is None:
+                continue
+            tensor = tensors[index] if index < len(tensors) else None
+            if numbers is None:
+                numbers, value = each.expand(result.shape), tensor
+            else:
+                numbers = self._combined_numbers(how, operation, numbers, each, result, (value, tensor))
+        return numbers
+
+    def _combined_numbers(
+        self,
+        how: str,
+        operation: str,
+        left: Tensor | None,
+        right: Tensor | None,
+        result: Tensor | None,
+        tensors: tuple[Tensor | None, Tensor | None] = (None, None),
+    ) -> Tensor | None:
+        if left is None or right is None or result is None:
+            return left if right is None else right
+        a, b = left.expand(result.shape), right.expand(result.shape)
+        if torch.equal(a, b):
+            return a
+        a_elements, b_elements = self.record.are_elements(a), self.record.are_elements(b)
+        if a_elements and b_elements:
+            return self._unknown(operation, [a, b], result)
+        if a_elements:
+            a, b, tensors, b_elements = b, a, tensors[::-1], True
+            swapped = True
+        else:
+            swapped = False
+        axes = varying(a)
+        value = self._value(tensors[0], result, axes)
+        if b_elements:
+            kind: Kind = "sum" if how == "add" else "gain" if how == "mul" else "function"
+            made = self._event(kind, operation, (features(a, axes), table(b, axes)), _size(a, axes), values=value)
+            return spread(made, axes, result.shape)
+        owners = self._owner(a), self._owner(b)
+        if owners[0] is not None and owners[0] is owners[1] and owners[0].kind == "scores":
+            return a if len(axes) >= len(varying(b)) else b
+        kinds = tuple(None if owner is None else owner.kind for owner in owners)
+        if kinds == ("statistic", "statistic"):
+            operands = (a.flatten().unique(), b.flatten().unique())
+            both = sorted({*axes, *varying(b)})
+            return spread(self._event("statistic", operation, operands, _size(a, both)), both, result.shape)
+        if kinds[0] == "statistic" and (how != "div" or swapped):
+            a, b, kinds, tensors = b, a, kinds[::-1], tensors[::-1]
+            axes = varying(a)
+            value = self._value(tensors[0], result, axes)
+        if kinds[1] == "statistic" and how in ("add", "mul", "div"):
+            kind = "centred" if how == "add" else "normalised"
+            made = self._event(kind, operation, (features(a, axes),), _size(a, axes), values=value)
+            return spread(made, axes, result.shape)
+        both = sorted({*axes, *varying(b)})
+        operands = features(a, both), features(b, both)
+        kind = "sum" if how == "add" else "function"
+        return spread(self._event(kind, operation, operands, len(operands[0])), both, result.shape)
+
+    def _value(self, tensor: Tensor | None, result: Tensor, axes: list[int]) -> tuple[Tensor, ...]:
+        if not self.values or tensor is None:
+            return ()
+        return (table(tensor.expand(result.shape), axes, all_positions=True),)
+
+    def _owner(self, numbers: Tensor) -> Event | None:
+        """The event that made all of these features, if it is one."""
+        shown = numbers[tuple(slice(None) if stride else slice(1) for stride in numbers.stride())]
+        low, high = int(shown.min()), int(shown.max())
+        if low <= self.record.last_element or self.record.index_of(low) != self.record.index_of(high):
+            return None
+        return self.record.event_of(low)
+
+    # ------------------------------------------------------------------------------- reductions, norms, attention
+
+    def _reduced(self, base: str, args: Any, kwargs: Any, result: Any) -> Any:
+        numbers = self.memory.read(args[0])
+        if numbers is None:
+            return result
+        outputs = [result] if isinstance(result, Tensor) else [each for each in result if isinstance(each, Tensor)]
+        given = kwargs.get("dim", args[2] if base in ("linalg_vector_norm", "norm") and len(args) > 2 else None)
+        if given is None and base not in ("linalg_vector_norm", "norm") and len(args) > 1:
+            given = args[1]
+        dims = {given} if isinstance(given, int) else set(given or range(numbers.dim()))
+        dims = {dim % numbers.dim() for dim in dims}
+        axes = varying(numbers)
+        first = numbers[tuple(slice(1) if dim in dims else slice(None) for dim in range(numbers.dim()))]
+        left = [axis for axis in axes if axis not in dims]
+        owner = self._owner(numbers)
+        if not dims & set(axes) or (owner is not None and owner.kind == "scores"):
+            made = first
+        elif self.record.are_elements(numbers):
+            made = self._event("unknown", base, (numbers.flatten().unique(),), 1).expand(first.shape)
+        elif base == "sum" and left:
+            operands = tuple(features(each, left) for each in _slices(numbers, sorted(dims & set(axes))))
+            made = spread(self._event("sum", base, operands, _size(numbers, left)), left, first.shape)
+        else:
+            event = self._event("statistic", base, (features(numbers, axes),), max(1, _size(numbers, left)))
+            made = spread(event, left, first.shape)
+        for output in outputs:
+            if output.is_floating_point():
+                self.memory.write(output, made.reshape(output.shape))
+        return result
+
+    def _layer_norm(self, base: str, args: Any, result: Any) -> Tensor | None:
+        x = self.memory.read(args[0])
+        if x is None:
+            return self._unknown(base, [], None)
+        width = math.prod(args[1])
+        rows = x.reshape(-1, width)
+        nothing = torch.zeros(width, dtype=torch.int32, device=x.device)
+        shown = [self.memory.read(each) if isinstance(each, Tensor) else None for each in args[2:4]]
+        gain, bias = (nothing if each is None else each.reshape(-1) for each in (*shown, None)[:2])
+        values = (args[0].reshape(-1, width),)
+        scrambled = not bool((rows == rows[:1]).all())
+        kind: Kind = "norm" if base == "native_layer_norm" else "rms_norm"
+        made = self._event(kind, base, (rows[0], gain, bias), width, values=values, scrambled=scrambled)
+        return made.reshape(tuple(args[1])).expand(x.shape)
+
+    def _attention(self, base: str, args: Any, kwargs: Any) -> Tensor | None:
+        """A fused attention is a score product and a mix."""
+        shown = [self.memory.read(each) for each in args[:3]]
+        if any(each is None for each in shown):
+            return self._unknown(base, [each for each in shown if each is not None], args[0])
+        q, k, v = (each for each in shown if each is not None)
+        heads = max(each[..., 0, 0].numel() for each in (q, k, v))
+        wide = [
+            each.flatten(0, -3) if each.dim() > 3 else each.reshape(-1, *each.shape[-2:]) for each in (q, k, v)
+        ]
+        wide = [each.repeat_interleave(heads // len(each), 0) for each in wide]
+        values = [each.reshape(-1, *each.shape[-2:]) for each in args[:3]]
+        scores = self._multiplied(base, (wide[0], wide[1].transpose(1, 2)), (values[0], values[1].transpose(-2, -1)))
+        mixed = self._multiplied(base, (scores, wide[2]), (None, values[2]))
+        return None if mixed is None else mixed.reshape(*q.shape[:-1], v.shape[-1])
+
+    # --------------------------------------------------------------------------------------------------- products
+
+    def _product(self, func: Any, base: str, args: Any, kwargs: Any) -> Any:
+        """Matrix products of every kind, as batches of ``[positions, k] @ [k, n]``."""
+        added: Tensor | None = None
+        if base in ("addmm", "baddbmm", "addmv"):
+            added, left, right = args[:3]
+        else:
+            left, right = args[:2]
+        result = self._computed(func, base, args, kwargs, left, right)
+        numbers = self.memory.read(left), self.memory.read(right)
+        if base == "convolution":
+            if left.dim() != 3 or right.shape[2:] != (1,):
+                shown = self._unknown(base, [each for each in numbers if each is not None], result)
+                self.memory.write(result, shown)
+                return result
+            a, b = ((None if each is None else each) for each in numbers)
+            a = None if a is None else a.transpose(1, 2)
+            b = None if b is None else b[:, :, 0].t()[None]
+            made = self._multiplied(base, (a, b), (left.transpose(1, 2), right[:, :, 0].t()[None]))
+            made = None if made is None else made.transpose(1, 2)
+            bias = self.memory.read(args[2]) if isinstance(args[2], Tensor) else None
+            bias = None if bias is None else bias[:, None]
+        else:
+            column = base in ("mv", "addmv", "dot")
+            if column:
+                left_matrix = left[None] if base == "dot" else left
+                pair = left_matrix[None], right[:, None][None]
+                shown_pair = (
+                    None if numbers[0] is None else (numbers[0][None] if base == "dot" else numbers[0])[None],
+                    None if numbers[1] is None else numbers[1][:, None][None],
+                )
+            else:
+                pair = tuple(each if each.dim() == 3 else each[None] for each in (left, right))  # type: ignore[assignment]
+                shown_pair = tuple(  # type: ignore[assignment]
+                    None if each is None else each if each.dim() == 3 else each[None] for each in numbers
+                )
+            made = self._multiplied(base, shown_pair, pair)
+            made = None if made is None else made.reshape(result.shape)
+            bias = self.memory.read(added) if added is not None else None
+        if bias is not None and kwargs.get("beta", 1) != 0:
+            made = self._combined_numbers("add", base, made, bias.expand(result.shape), result)
+        self.memory.write(result, made)
+        return result
+
+    def _computed(self, func: Any, base: str, args: Any, kwargs: Any, left: Tensor, right: Tensor) -> Tensor:
+        """The result; zeros where a parameter is a factor and only numbers are wanted."""
+        weights = [each for each in map(self.memory.read, (left, right)) if each is not None]
+        skipped = not self.values and base in ("mm", "bmm", "addmm", "baddbmm") and "out" not in kwargs
+        if skipped and any(self.record.are_elements(each) for each in weights):
+            return left.new_zeros(*left.shape[:-1], right.shape[-1])
+        result: Tensor = func(*args, **kwargs)
+        return result
+
+    def _multiplied(
+        self, base: str, numbers: tuple[Tensor | None, Tensor | None], tensors: tuple[Tensor | None, Tensor | None]
+    ) -> Tensor | None:
+        """The numbers of ``left @ right``, batches of matrices; see `Kind` for what is a product, scores or a mix."""
+        left, right = numbers
+        if left is None and right is None:
+            return None
+        left_is, right_is = self._what(left), self._what(right)
+        turn = (
+            (left_is == "elements" and right_is != "elements")
+            or (right_is == "scores" and left_is != "scores")
+            or (right_is == "nothing" and left_is == "elements")
+        )
+        if turn:
+            turned = tuple(None if each is None else each.transpose(1, 2) for each in (right, left))
+            turned_tensors = tuple(None if each is None else each.transpose(1, 2) for each in (tensors[1], tensors[0]))
+            made = self._multiplied(base, turned, turned_tensors)  # type: ignore[arg-type]
+            return None if made is None else made.transpose(1, 2)
+        if left is None:
+            assert right is not None
+            return self._chosen(base, tensors[0], right)
+        if right is None or "mixed" in (left_is, right_is) or left_is == right_is == "elements":
+            operands = tuple(each.flatten().unique() for each in (left, right) if each is not None)
+            shape = (len(left), left.shape[1], right.shape[2] if right is not None else tensors[1].shape[2])  # type: ignore[union-attr]
+            return self._event("unknown", base, operands, 1).expand(shape)
+        batch, positions, others = len(left), left.shape[1], right.shape[2]
+        if left_is == "scores":
+            values = tuple(each for each in tensors if each is not None)
+            first = right[:, :1]
+            made = self._event(
+                "mix",
+                base,
+                (left[:, 0, 0], first[:, 0]),
+                batch * others,
+                keys_left=left.shape[2] > 1 and bool((left != left[..., :1]).any()),
+                scrambled=not bool((right == first).all()),
+                values=values,
+            )
+            return made.reshape(batch, 1, others).expand(batch, positions, others)
+        first = left[:, :1]
+        scrambled = not bool((left == first).all())
+        values = tuple(each for each in tensors[:1] if each is not None)
+        if right_is == "elements":
+            same = batch > 1 and bool((left == left[:1]).all()) and bool((right == right[:1]).all())
+            kept = 1 if same else batch
+            operands = first[:kept, 0], right[:kept]
+            made = self._event("product", base, operands, kept * others, scrambled=scrambled, values=values)
+            return made.reshape(kept, 1, others).expand(batch, positions, others)
+        column = right[..., :1]
+        scrambled = scrambled or not bool((right == column).all())
+        values = tuple(each for each in tensors if each is not None)
+        made = self._event(
+            "scores",
+            base,
+            (first[:, 0], column[..., 0]),
+            batch * positions,
+            rows=positions,
+            scrambled=scrambled,
+            values=values,
+        )
+        return made.reshape(batch, positions, 1).expand(batch, positions, others)
+
+    def _what(self, numbers: Tensor | None) -> str:
+        if numbers is None:
+            return "nothing"
+        if self.record.are_elements(numbers):
+            return "elements"
+        if int(numbers.min()) <= self.record.last_element:
+            return "mixed"
+        corner = self.record.event_of(int(numbers.flatten()[0]))
+        return "scores" if corner.kind == "scores" else "features"
+
+    def _chosen(self, base: str, chooser: Tensor | None, right: Tensor) -> Tensor:
+        """A table times rows with a single one: the rows that they choose."""
+        rows = right[0]
+        if chooser is not None and len(right) == 1 and self.record.are_elements(rows):
+            values, indices = chooser[0].max(dim=-1)
+            if bool((values == 1).all()) and bool((chooser[0].abs().sum(-1) == 1).all()):
+                if torch.equal(indices, self.ids):
+                    return self._event("lookup", base, (rows,), rows.shape[1]).expand(1, len(indices), -1)
+                return rows[indices][None]
+        count = chooser.shape[1] if chooser is not None else 1
+        shape = (len(right), count, right.shape[2])
+        return self._event("unknown", base, (right.flatten().unique(),), 1).expand(shape)
+
+
+# --------------------------------------------------------------------------------------------------------- arrays
+
+
+def varying(numbers: Tensor) -> list[int]:
+    """The axes along which the numbers change."""
+    return [
+        axis
+        for axis, size in enumerate(numbers.shape)
+        if size > 1 and numbers.stride(axis) and bool((numbers.narrow(axis, 1, size - 1) != numbers.narrow(axis, 0, 1)).any())
+    ]
+
+
+def features(numbers: Tensor, axes: Sequence[int]) -> Tensor:
+    """The numbers along some axes, at the first place of the others; one-dimensional."""
+    kept = set(axes)
+    return numbers[tuple(slice(None) if axis in kept else 0 for axis in range(numbers.dim()))].flatten()
+
+
+def table(numbers: Tensor, axes: Sequence[int], all_positions: bool = False) -> Tensor:
+    """``[rows, n]``: the numbers along some axes, once for each place of the others at which they change."""
+    others = [axis for axis in range(numbers.dim()) if axis not in axes]
+    changing = others if all_positions else [axis for axis in varying(numbers) if axis in others]
+    fixed = tuple(0 if axis in others and axis not in changing else slice(None) for axis in range(numbers.dim()))
+    left = [axis for axis in range(numbers.dim()) if axis in changing or axis in axes]
+    shown = numbers[fixed].permute([left.index(axis) for axis in [*changing, *sorted(axes)]])
+    return shown.reshape(math.prod(numbers.shape[axis] for axis in changing), -1)
+
+
+def spread(made: Tensor, axes: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """New features laid along some axes of a shape."""
+    ones = [size if axis in axes else 1 for axis, size in enumerate(shape)]
+    return made.reshape(ones).expand(*shape)
+
+
+def _size(numbers: Tensor, axes: Sequence[int]) -> int:
+    return math.prod(numbers.shape[axis] for axis in axes)
+
+
+def _slices(numbers: Tensor, axes: list[int]) -> list[Tensor]:
+    """The tensor at every place along some axes, which stay with length 1."""
+    slices = [numbers]
+    for axis in axes:
+        slices = [part for each in slices for part in each.split(1, axis)]
+    return slices
