@@ -114,7 +114,7 @@ class Record:
             Pairs of an index into `events` and an int64 tensor of places.
         """
         firsts = torch.tensor(self._firsts, dtype=numbers.dtype)
-        owners = torch.bucketize(numbers, firsts, right=True) - 1
+        owners = torch.bucketize(numbers.contiguous(), firsts, right=True) - 1
         return [(int(index), (owners == index).nonzero().flatten()) for index in owners.unique().tolist()]
 
     def names_of(self, numbers: Tensor) -> list[str]:

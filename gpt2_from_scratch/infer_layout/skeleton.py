@@ -194,12 +194,13 @@ class _Reader:
         vectors = dict(final.vectors)
         while todo:
             stream = todo.pop()
-            grouped: dict[int, list[Branch]] = {}
+            grouped: dict[object, list[Branch]] = {}  # heads that write to the stream one by one are one attention
             for event, features in stream.products:
                 if any(event in branch.all_events for branch in found.values()):
                     continue
                 branch = self.branch(event, features, stream)
-                grouped.setdefault(branch.mix if branch.attention else event, []).append(branch)
+                reads = branch.norm.stream.numpy(force=True).tobytes()
+                grouped.setdefault(reads if branch.attention else event, []).append(branch)
             for group in grouped.values():
                 branch = _joined(group)
                 found[branch.event] = branch
@@ -207,7 +208,7 @@ class _Reader:
                 vectors.update(branch.reads.vectors)
         ordered = [found[event] for event in sorted(found)]
         for time, bias in sorted(vectors.items(), key=lambda item: item[0]):
-            before = [branch for branch in ordered if branch.event < time]
+            before = [branch for branch in ordered if min(branch.all_events) < time]
             if not before or bool(before[-1].bias.any()):
                 names = ", ".join(self.record.names_of(bias))
                 raise Contradiction(f"{names} is added to the residual stream, where GPT-2 has no bias left to add")

@@ -171,9 +171,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         numbers: Tensor | None = None
         if base == "copy":
             result = func(*args, **kwargs)
-            source = self.memory.read(args[1])
-            self.memory.write(result, None if source is None else source.expand(result.shape))
-            return result
+            if (source := self.memory.read(args[1])) is not None:
+                self.memory.write(result, source.expand(result.shape))
+            return result  # a constant written over features (a mask) leaves them what they are
         if base in ("index", "embedding", "index_select") and (looked_up := self._lookup(base, args)) is not None:
             result = func(*args, **kwargs)
             self.memory.write(result, looked_up)
@@ -183,6 +183,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if base in ("embedding",):
             table = self.memory.read(args[0])
             numbers = table[args[1]] if table is not None else None
+        elif base == "index_put" and len(before) and before[-1] is None:
+            numbers = before[0]
         elif base in _REARRANGING:
             numbers = self._rearranged(func, args, kwargs, before)
         elif base in _REDUCING:
@@ -261,7 +263,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if result is None or not result.is_floating_point():
             return None
         operands = tuple(numbers.flatten().unique() for numbers in shown)
-        return self._event("unknown", operation, operands, 1).expand(result.shape)
+        return self._event("unknown", operation, operands, 1)[0].expand(result.shape)
 
     def _combined(
         self,
