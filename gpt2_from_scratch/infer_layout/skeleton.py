@@ -31,7 +31,8 @@ class Norm:
         gain: numbers, None without a norm.
         bias: numbers, None without a norm.
         stream: the features that are normalised.
-        event: the index of the first event that belongs to it, or -1.
+        event: the index of the event that read the stream, or -1.
+        columns: which of that event's features they are.
         centred: whether a mean is subtracted.
         normalised: whether there is a norm at all.
     """
@@ -40,6 +41,7 @@ class Norm:
     bias: Tensor | None
     stream: Tensor
     event: int = -1
+    columns: Tensor | None = None
     centred: bool = False
     normalised: bool = False
 
@@ -84,9 +86,11 @@ class Branch:
         parts: linear layers by name: q, k, v or fc, numbers ``[out, in]`` in canonical order.
         projection: numbers ``[in, E]``.
         bias: of the projection, numbers ``[E]``.
-        reads: events of the products whose sum its norm reads.
-        mix: the event of attention's (first) mix.
+        reads: the stream that its norm reads.
+        input_event: a product that reads what the norm gives.
+        places: for each row of `projection` its place among the inputs of the product `event`.
         heads: of attention.
+        all_events: the products that are added; several, where heads are added one by one.
     """
 
     attention: bool
@@ -96,8 +100,8 @@ class Branch:
     projection: Tensor
     bias: Tensor
     reads: Stream
-    projection_event: int
-    mix: int = -1
+    input_event: int
+    places: Tensor
     heads: int = 0
     all_events: tuple[int, ...] = ()
 
@@ -336,8 +340,9 @@ class _Reader:
         norm = self.norm(x)
         reads = self.stream(norm.stream)
         parts = {"fc": (_ordered(first.weight, reads.columns, 1), first.bias)}
+        places = torch.arange(len(weight))
         return Branch(
-            False, event_index, norm, parts, weight, nothing, reads, event_index, all_events=(event_index,)
+            False, event_index, norm, parts, weight, nothing, reads, first.event, places, all_events=(event_index,)
         )
 
     def attention(self, event_index: int, inputs: Tensor, weight: Tensor, nothing: Tensor) -> Branch:
@@ -391,8 +396,8 @@ class _Reader:
             weight[torch.tensor(places)],
             nothing,
             reads,
-            event_index,
-            mix=min(index for index, _ in heads),
+            found["v"].event,
+            torch.tensor(places),
             heads=len(heads),
             all_events=(event_index,),
         )
@@ -400,7 +405,7 @@ class _Reader:
     def norm(self, x: Tensor) -> Norm:
         """Peels gain, bias and normalising off; gives `x` itself back where there is no norm."""
         stream, nothing = x, torch.zeros_like(x)
-        gain, bias, centred, normalised, first = nothing, nothing, False, False, -1
+        gain, bias, centred, normalised, first, read = nothing, nothing, False, False, -1, None
         while True:
             segments = self.segments(stream, "what a norm reads")
             if len(segments) != 1:
@@ -413,7 +418,8 @@ class _Reader:
                     raise Contradiction(f"{self.say(event)}: columns change their meaning along positions")
                 gain = event.operands[1][columns] if bool(event.operands[1].any()) else gain
                 bias = event.operands[2][columns] if bool(event.operands[2].any()) else bias
-                centred, normalised, first, stream = event.kind == "norm", True, index, event.operands[0][columns]
+                centred, normalised, first, read = event.kind == "norm", True, index, columns
+                stream = event.operands[0][columns]
                 break
             if event.kind == "sum" and not normalised and event.operands[-1].dim() == 2 and not bool(bias.any()):
                 if len(event.operands[-1]) != 1:
@@ -423,11 +429,11 @@ class _Reader:
                 gain = event.operands[1][0][columns]
             elif event.kind in ("centred", "normalised"):
                 centred, normalised = centred or event.kind == "centred", normalised or event.kind == "normalised"
-                first = index
+                first, read = index, columns
             else:
                 break
             stream = event.operands[0][columns]
-        return Norm(gain, bias, stream, first, centred, True) if normalised else Norm(None, None, x)
+        return Norm(gain, bias, stream, first, read, centred, True) if normalised else Norm(None, None, x)
 
     def stream(self, features: Tensor) -> Stream:
         """Reads a residual stream: everything that was summed."""

@@ -1,0 +1,521 @@
+"""Numbers of elements as the rows of a `Layout`.
+
+For each of GPT-2's tensors the reading says which element of which parameter is which of its own. Here that is put into
+words: which parameters hold it, each of them all of it, a part (query, key, value) or a head; in which order its axes
+lie in their memory; and whether one parameter serves several layers. Names come in only now, to be printed: a star
+stands where the names of the layers differ by the layer's number.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.infer_layout.events import Placed, Record
+from gpt2_from_scratch.infer_layout.skeleton import Reading
+from gpt2_from_scratch.mapping import Ignore, Layout, Parameter, Row, ignore
+
+Axes = tuple[tuple[str, int], ...]  # name and length, outermost first
+
+
+class Inexpressible(Exception):
+    """What was read and proven, but no row can say; in words."""
+
+
+# The rows in execution order, and the axes of their weights, grouped as GPT-2's tensor is.
+_SITES = {
+    "wte": "(v) (e)",
+    "wpe": "(t) (e)",
+    "h.*.ln_1": "(e)",
+    "h.*.attn.c_attn": "(i) (p h d)",
+    "h.*.attn.c_proj": "(h d) (o)",
+    "h.*.ln_2": "(e)",
+    "h.*.mlp.c_fc": "(i) (o)",
+    "h.*.mlp.c_proj": "(i) (o)",
+    "ln_f": "(e)",
+    "lm_head": "(v) (e)",
+}
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A parameter that holds a block of a canonical tensor: of which parts and heads, with which axes in which order.
+
+    Args:
+        name: of the parameter.
+        index: where in the parameter the block lies; empty where it is all of it.
+        right: the pattern's right side, as groups of axis names.
+        parts: of query, key and value, in the parameter's order; empty where the tensor has no parts.
+        head: whose; None for all.
+    """
+
+    name: str
+    index: tuple[int, ...]
+    right: tuple[tuple[str, ...], ...]
+    parts: tuple[int, ...] = ()
+    head: int | None = None
+
+
+def layout_of(
+    module: nn.Module,
+    record: Record,
+    reading: Reading,
+    config: GPTConfig,
+    name: str,
+    unused: Mapping[str, bool],
+) -> Layout:
+    """Writes the table.
+
+    Args:
+        module: whose parameters they are; says which names are one tensor, and which modules hold nothing else.
+        record: says where the parameters' elements are.
+        reading: which are GPT-2's.
+        config: sizes.
+        name: of the layout.
+        unused: parameters that are none of GPT-2's; True for those that no forward pass uses.
+
+    Returns:
+        The layout.
+
+    Raises:
+        Inexpressible: no row can say it.
+    """
+    return _Writer(module, record, reading, config, unused).layout(name)
+
+
+class _Writer:
+    def __init__(
+        self, module: nn.Module, record: Record, reading: Reading, config: GPTConfig, unused: Mapping[str, bool]
+    ) -> None:
+        self.module = module
+        self.config = config
+        self.unused = unused
+        self.numbers = dict(reading.canonical)
+        self.head_bias = reading.head_bias
+        self.record = record
+        self.owners: dict[int, Placed] = {}  # by first number; of several names of one tensor the first
+        self.aliases: dict[int, list[str]] = {}
+        for each in record.parameters.values():
+            self.owners.setdefault(each.first, each)
+            self.aliases.setdefault(each.first, []).append(each.name)
+        self.firsts = sorted(self.owners)
+
+    def layout(self, name: str) -> Layout:
+        rows: list[Row | Ignore] = []
+        block: list[list[Row]] = []  # for each module of a block, its rows
+        for site in _SITES:
+            found = self.rows(site)
+            if "*" in site:
+                block.append(found)
+                continue
+            if block:
+                rows += self._layers(block)
+                block = []
+            rows += found
+        rows += self.leftovers()
+        return Layout(name, tuple(rows), about=f"{type(self.module).__name__}, inferred")
+
+    @staticmethod
+    def _layers(block: list[list[Row]]) -> list[Row]:
+        """The rows of all layers: those with a star first, as a run of its own."""
+        return [row for found in block for row in found]
+
+    # --------------------------------------------------------------------------------------------------------- rows
+
+    def rows(self, site: str) -> list[Row]:
+        """The row of a module; several, where names of different layers have nothing in common."""
+        if site == "lm_head":
+            return self.head()
+        ends = [end for end in ("weight", "bias") if f"{site.replace('*', '0')}.{end}" in self.numbers]
+        if not ends:
+            return []
+        if "*" not in site:
+            return [self.row(site, {end: [self.pieces(f"{site}.{end}", site, end)] for end in ends})]
+        layers = range(self.config.n_layer)
+        found = {
+            end: [self.pieces(f"{site.replace('*', str(layer))}.{end}", site, end) for layer in layers] for end in ends
+        }
+        try:
+            return [self.row(site, found)]
+        except Inexpressible:
+            return [
+                self.row(site.replace("*", str(layer)), {end: [pieces[layer]] for end, pieces in found.items()})
+                for layer in layers
+            ]
+
+    def row(self, site: str, found: Mapping[str, Sequence[list[_Piece]]]) -> Row:
+        """One row from the pieces of each of its parameters, layer by layer."""
+        parameters = []
+        for end, layers in found.items():
+            starred = self.starred(site, end, layers)
+            parameters.append((end, starred))
+        modules = self.modules(parameters)
+        result = []
+        for end, pieces in parameters:
+            result.append(self.parameter(site, end, pieces, modules))
+        return Row(site, tuple(modules), tuple(result), compared=self.compared(site, modules, result))
+
+    def starred(self, site: str, end: str, layers: Sequence[list[_Piece]]) -> list[_Piece]:
+        """Pieces of all layers as those of one, with stars in their names; heads that have modules of their own as one."""
+        first = layers[0]
+        if any([replace(a, name="", index=()) for a in each] != [replace(a, name="", index=()) for a in first] for each in layers):
+            raise Inexpressible(f"{site}.{end} is arranged differently from layer to layer")
+        pieces = []
+        for place, piece in enumerate(first):
+            names = [self.whole(each[place]) for each in layers]
+            pieces.append(replace(piece, name=_with_star(names) if "*" in site else names[0], index=()))
+        by_head = [piece for piece in pieces if piece.head is not None]
+        if not by_head:
+            return pieces
+        joined = []
+        for parts in dict.fromkeys(piece.parts for piece in by_head):
+            heads = [piece for piece in by_head if piece.parts == parts]
+            if [piece.head for piece in heads] != list(range(self.config.n_head)):
+                raise Inexpressible(f"{site}.{end}: only some heads have parameters of their own")
+            if len({piece.right for piece in heads}) > 1:
+                raise Inexpressible(f"{site}.{end} is arranged differently from head to head")
+            joined.append(replace(heads[0], name=_with_star([piece.name for piece in heads])))
+        return [piece for piece in pieces if piece.head is None] + joined
+
+    def whole(self, piece: _Piece) -> str:
+        return f"{piece.name}[{','.join(map(str, piece.index))}]" if piece.index else piece.name
+
+    def modules(self, parameters: Sequence[tuple[str, list[_Piece]]]) -> list[str]:
+        """Their modules, if each parameter is called by its module's name and one end; otherwise none."""
+        lists = [[piece.name for piece in pieces] for _, pieces in parameters if pieces]
+        if any(not name.rpartition(".")[0] or "[" in name for names in lists for name in names):
+            return []
+        longest = max(lists, key=len)
+        modules = [name.rpartition(".")[0] for name in longest]
+        for names in lists:
+            owners = [name.rpartition(".")[0] for name in names]
+            if len(names) == len(longest) and owners != modules:
+                return []
+            if len(names) < len(longest) and not set(owners) <= set(modules):
+                return []
+        distinct = list(dict.fromkeys(modules))
+        return distinct if len(distinct) in (1, len(modules)) else []
+
+    def parameter(self, site: str, end: str, pieces: list[_Piece], modules: Sequence[str]) -> Parameter:
+        """One parameter of a row."""
+        if not pieces:
+            return Parameter(end, None)
+        left = self.groups(site, end)
+        rights = {piece.right for piece in pieces}
+        if len(rights) > 1:
+            raise Inexpressible(f"{site}.{end}: query, key and value are arranged differently")
+        attention = site.endswith("attn.c_attn")
+        names: list[str | None] = [piece.name.rpartition(".")[2] if modules else piece.name for piece in pieces]
+        parts: tuple[str, ...] = ()
+        if attention:
+            held = ["".join("qkv"[part] for part in piece.parts) for piece in pieces]
+            order = sorted(range(len(pieces)), key=lambda place: "qkv".find(held[place][0]))
+            if all(len(each) == 1 for each in held):
+                order = sorted(range(len(held)), key=lambda place: "qkv".find(held[place]))
+            held, names = [held[place] for place in order], [names[place] for place in order]
+            lacking = [letter for letter in "qkv" if letter not in "".join(held)]
+            if lacking:
+                for letter in lacking:
+                    held.append(letter)
+                    names.append(None)
+                order = sorted(range(len(held)), key=lambda place: "qkv".find(held[place][0]))
+                held, names = [held[place] for place in order], [names[place] for place in order]
+            if held not in (["qkv"], ["q", "k", "v"]):
+                parts = tuple(held)
+        several = tuple(names)
+        theirs: str | tuple[str | None, ...] = several if len(several) > 1 else str(several[0])
+        if len(modules) == len(several) and len(set(several)) == 1:
+            theirs = str(several[0])
+        pattern = _pattern(left, next(iter(rights)), by_part=len(several) > 1 or bool(parts), by_head=any(
+            piece.head is not None for piece in pieces
+        ))
+        return Parameter(end, theirs, pattern, parts)
+
+    def groups(self, site: str, end: str) -> tuple[tuple[str, ...], ...]:
+        """The axes of a canonical tensor, grouped as it is."""
+        key = re.sub(r"^h\.\d+\.", "h.*.", site)
+        groups = tuple(tuple(group.split()) for group in re.findall(r"\(([^)]*)\)", _SITES[key]))
+        return groups if end == "weight" else groups[-1:]
+
+    def compared(self, site: str, modules: Sequence[str], parameters: Sequence[Parameter]) -> bool:
+        """Whether the module's output can be compared with GPT-2's: it holds this row's parameters and nothing else."""
+        if not modules or any(parameter.parts or _moves(parameter) for parameter in parameters):
+            return False
+        for name in modules:
+            found = self.module.get_submodule(name.replace("*", "0"))
+            own = {end for end, _ in found.named_parameters()}
+            if own != {str(parameter.theirs) for parameter in parameters if parameter.theirs is not None}:
+                return False
+            if isinstance(found, nn.ParameterDict | nn.ParameterList | nn.MultiheadAttention):
+                return False
+        return True
+
+    def head(self) -> list[Row]:
+        """The head's row, where it is a parameter with a name of its own; and its bias, which has to be zero."""
+        tied = self.config.tie_word_embeddings
+        own = self.numbers.get("lm_head.weight")
+        rows: list[Row] = []
+        if own is not None:
+            row = self.row("lm_head", {"weight": [self.pieces("lm_head.weight", "lm_head", "weight")]})
+            rows.append(replace(row, tied_to="wte.weight"))
+        else:
+            table = self.row("wte", {"weight": [self.pieces("wte.weight", "wte", "weight")]})
+            for alias in self.aliases[self.owner(self.numbers["wte.weight"]).first][1:]:
+                owner, _, end = alias.rpartition(".")
+                parameter = replace(table.parameters[0], theirs=end if owner else alias)
+                compared = bool(owner) and not _moves(parameter)
+                rows.append(Row("lm_head", (owner,) if owner else (), (parameter,), "wte.weight", True, compared))
+        if own is not None and not tied:
+            rows = [replace(row, tied_to="wte.weight") for row in rows]
+        if self.head_bias is not None:
+            placed = self.owner(self.head_bias)
+            owner, _, end = placed.name.rpartition(".")
+            bias = Parameter("bias", end if owner else placed.name, must_be_zero="vocab_size")
+            if rows and rows[-1].theirs == ((owner,) if owner else ()):
+                rows[-1] = replace(rows[-1], parameters=(*rows[-1].parameters, bias))
+            else:
+                rows.append(Row("lm_head", (owner,) if owner else (), (bias,), compared=False))
+        return rows
+
+    def leftovers(self) -> list[Ignore]:
+        """Parameters that are none of GPT-2's."""
+        bias = self.owner(self.head_bias).name if self.head_bias is not None else None
+        reasons = {True: "never used", False: "GPT-2 lacks it: it has to be zero"}
+        ignored = []
+        for reason in (True, False):
+            names = [name for name, unused in self.unused.items() if unused is reason and name != bias]
+            ignored += [ignore(name, why=reasons[reason]) for name in _grouped(names, self.config.n_layer)]
+        return ignored
+
+    # ------------------------------------------------------------------------------------------------------- pieces
+
+    def owner(self, numbers: Tensor) -> Placed:
+        """The parameter to which the elements belong; raises `Inexpressible` if they belong to several."""
+        low, high = int(numbers.min()), int(numbers.max())
+        first = max(first for first in self.firsts if first <= low)
+        placed = self.owners[first]
+        end = first + sum((size - 1) * stride for size, stride in zip(placed.shape, placed.strides, strict=True))
+        if high > end:
+            raise Inexpressible("elements of several parameters make one of GPT-2's tensors")
+        return placed
+
+    def pieces(self, name: str, site: str, end: str) -> list[_Piece]:
+        """The parameters that hold a canonical tensor."""
+        groups = self.groups(site, end)
+        axes = [axis for group in groups for axis in group]
+        config = self.config
+        known = {"p": 3, "h": config.n_head, "d": config.head_dim}
+        numbers = self.numbers[name]
+        sizes: list[int] = []
+        for group, length in zip(groups, numbers.shape, strict=True):
+            sizes += [known.get(axis, length) for axis in group] if len(group) > 1 else [length]
+        numbers = numbers.reshape(sizes)
+        if "p" not in axes:
+            return self.of_part(numbers, axes, ())
+        of_parts = {part: numbers.select(axes.index("p"), part) for part in range(3)}
+        rest = [axis for axis in axes if axis != "p"]
+        present = {part: each for part, each in of_parts.items() if bool(each.any())}
+        if not present:
+            return []
+        try:
+            owners = {part: self.owner(each).first for part, each in present.items()}
+        except Inexpressible:
+            return [piece for part, each in present.items() for piece in self.of_part(each, rest, (part,))]
+        pieces = []
+        for first in dict.fromkeys(owners.values()):
+            parts = sorted(
+                (part for part, owner in owners.items() if owner == first), key=lambda part: int(present[part].min())
+            )
+            if len(parts) == 1:
+                pieces += self.of_part(present[parts[0]], rest, tuple(parts))
+                continue
+            joined = torch.stack([present[part] for part in parts])
+            try:
+                pieces.append(self.block(joined, ["p", *rest], tuple(parts), None))
+            except Inexpressible:  # slices of one tensor, such as [L, 3, ...], each a block of its own
+                pieces += [piece for part in parts for piece in self.of_part(present[part], rest, (part,))]
+        return pieces
+
+    def of_part(self, numbers: Tensor, axes: list[str], parts: tuple[int, ...]) -> list[_Piece]:
+        """A tensor as one block; or as a block for each head."""
+        if not bool(numbers.any()):
+            return []
+        if not bool(numbers.all()):
+            raise Inexpressible("some elements of a tensor are there, and others not")
+        try:
+            return [self.block(numbers, axes, parts, None)]
+        except Inexpressible:
+            if "h" not in axes:
+                raise
+        place = axes.index("h")
+        rest = [axis for axis in axes if axis != "h"]
+        return [
+            self.block(numbers.select(place, head), rest, parts, head) for head in range(self.config.n_head)
+        ]
+
+    def block(self, numbers: Tensor, axes: list[str], parts: tuple[int, ...], head: int | None) -> _Piece:
+        """One stretch of one parameter: the order of its axes, and where it starts."""
+        placed = self.owner(numbers)
+        offsets = _logical(numbers.long() - placed.first, placed)
+        base = int(offsets.flatten()[0])
+        steps, expected = {}, torch.tensor(base)
+        for axis, (name, size) in enumerate(zip(axes, numbers.shape, strict=True)):
+            corner = [0] * numbers.dim()
+            if size > 1:
+                corner[axis] = 1
+                steps[name] = int(offsets[tuple(corner)]) - base
+            else:
+                steps[name] = 0
+            shape = [1] * numbers.dim()
+            shape[axis] = size
+            expected = expected + (torch.arange(size) * steps[name]).reshape(shape)
+        if not torch.equal(offsets, expected.expand_as(offsets)):
+            raise Inexpressible(f"{placed.name} is arranged in a way that is no reordering of axes")
+        lengths = dict(zip(axes, numbers.shape, strict=True))
+        order = sorted((axis for axis in axes if lengths[axis] > 1), key=lambda axis: -steps[axis])
+        order += [axis for axis in axes if lengths[axis] == 1]
+        step = 1
+        for axis in reversed([axis for axis in order if lengths[axis] > 1]):
+            if steps[axis] != step:
+                raise Inexpressible(f"{placed.name} holds something between the elements of one of GPT-2's tensors")
+            step *= lengths[axis]
+        return self.in_shape(placed, base, numbers.numel(), order, lengths, parts, head)
+
+    def in_shape(
+        self,
+        placed: Placed,
+        base: int,
+        count: int,
+        order: list[str],
+        lengths: Mapping[str, int],
+        parts: tuple[int, ...],
+        head: int | None,
+    ) -> _Piece:
+        """Divides the axes among the parameter's own, and says where in it the block is."""
+        shape, axis = placed.shape, len(placed.shape)
+        while math.prod(shape[axis:]) < count and axis > 0:
+            axis -= 1
+        while axis > 0 and shape[axis - 1] == 1 and math.prod(shape) == count:
+            axis -= 1
+        if math.prod(shape[axis:]) != count or base % count:
+            raise Inexpressible(f"{placed.name} {list(shape)} holds one of GPT-2's tensors across its axes")
+        index, rest = [], base // count
+        for size in reversed(shape[:axis]):
+            index.append(rest % size)
+            rest //= size
+        groups: list[tuple[str, ...]] = []
+        left = list(order)
+        for size in shape[axis:]:
+            group: list[str] = []
+            while math.prod(lengths[name] for name in group) < size and left:
+                group.append(left.pop(0))
+            if math.prod(lengths[name] for name in group) != size:
+                raise Inexpressible(f"{placed.name} {list(shape)} divides one of GPT-2's axes")
+            groups.append(tuple(group))
+        for name in left:  # axes of length 1
+            places = [place for place, group in enumerate(groups) if not group]
+            if places:
+                groups[places[0]] = (name,)
+            else:
+                groups[-1] = (*groups[-1], name)
+        return _Piece(placed.name, tuple(reversed(index)), tuple(groups), parts, head)
+
+
+def _logical(offsets: Tensor, placed: Placed) -> Tensor:
+    """Places in a parameter's memory as places in its elements' order."""
+    result = torch.zeros_like(offsets)
+    rest = offsets
+    strides = {}
+    step = 1
+    for axis in reversed(range(len(placed.shape))):
+        strides[axis] = step
+        step *= placed.shape[axis]
+    axes = sorted(range(len(placed.shape)), key=lambda axis: (-placed.strides[axis], -placed.shape[axis]))
+    for axis in axes:
+        if placed.shape[axis] == 1:
+            continue
+        result = result + (rest // placed.strides[axis]) * strides[axis]
+        rest = rest % placed.strides[axis]
+    return result
+
+
+def _pattern(
+    left: tuple[tuple[str, ...], ...], right: tuple[tuple[str, ...], ...], by_part: bool, by_head: bool
+) -> str:
+    """A pattern with as few axes as will do: neighbours that stay together are one axis."""
+    present = {axis for group in right for axis in group}
+    axes = [axis for group in left for axis in group]
+    if "p" in axes and "p" not in present:
+        right = (("p", *right[0]), *right[1:]) if right else (("p",),)
+    if "h" in axes and "h" not in present and by_head:
+        place = next(i for i, group in enumerate(right) if "d" in group)
+        group = right[place]
+        at = group.index("d")
+        right = (*right[:place], (*group[:at], "h", *group[at:]), *right[place + 1 :])
+    keep = {"p"} if by_part else set()
+    keep |= {"h"} if by_head else set()
+    if left == right and not keep:
+        return ""
+    groups, target = [list(group) for group in left], [list(group) for group in right]
+    for outer, inner, name in (("h", "d", "o"), ("p", "h", "p"), ("p", "o", "o")):
+        together = [
+            any(group[i : i + 2] == [outer, inner] for i in range(len(group))) for side in (groups, target) for group in side
+        ]
+        if sum(together) == 2 and not {outer, inner} & keep and name not in (set(axes) - {outer, inner}):
+            for group in (*groups, *target):
+                for i in range(len(group) - 1):
+                    if group[i : i + 2] == [outer, inner]:
+                        group[i : i + 2] = [name]
+                        break
+    if groups == target and not keep:
+        return ""
+    return f"{_side(groups)} -> {_side(target)}"
+
+
+def _side(groups: Sequence[Sequence[str]]) -> str:
+    words = ["1" if not group else group[0] if len(group) == 1 else f"({' '.join(group)})" for group in groups]
+    return " ".join(words)
+
+
+def _moves(parameter: Parameter) -> bool:
+    """Whether a pattern does more than exchange a matrix's axes."""
+    left, _, right = parameter.pattern.partition("->")
+    mine, theirs = (re.findall("[a-z1]+", side) for side in (left, right))
+    kept = [axis for axis in theirs if axis in ("p", "h", "d", "o")]
+    return "1" in theirs or kept != [axis for axis in mine if axis in kept]
+
+
+def _with_star(names: Sequence[str]) -> str:
+    """One name for a series of names: a star where they count from 0 up.
+
+    Raises:
+        Inexpressible: they do not.
+    """
+    for match in re.finditer(r"(?<!\d)0(?!\d)", names[0]):
+        before, after = names[0][: match.start()], names[0][match.end() :]
+        if all(name == f"{before}{number}{after}" for number, name in enumerate(names)):
+            return f"{before}*{after}"
+    raise Inexpressible(f"{', '.join(names[:3])} ... do not count from 0 up")
+
+
+def _grouped(names: Sequence[str], layers: int) -> list[str]:
+    """Names of which each layer has one, as one name with a star."""
+    left = list(names)
+    result = []
+    while left:
+        name = left.pop(0)
+        for match in re.finditer(r"(?<!\d)0(?!\d)", name):
+            before, after = name[: match.start()], name[match.end() :]
+            others = [f"{before}{number}{after}" for number in range(1, layers)]
+            if others and all(other in left for other in others):
+                left = [other for other in left if other not in others]
+                name = f"{before}*{after}"
+                break
+        result.append(name)
+    return result
+
+

@@ -1,0 +1,405 @@
+"""What a module computes otherwise than GPT-2, found out stage by stage from the activations of one float64 pass.
+
+Once it is known which parameter is which, every stage has a known input and a known output: a norm, an attention, an
+activation, a sum. `explain` looks for the formula that leads from one to the other, GPT-2's own first, then the common
+mistakes. What it finds is put together to a whole model again (`Formulas.logits`), which has to give the module's
+logits: only then is a fault named.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.anatomy.activations import FORMULAS
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.infer_layout.events import Record
+from gpt2_from_scratch.infer_layout.skeleton import Branch, Norm, Reading, Stream
+
+Weights = Mapping[str, Tensor]
+
+# A formula explains a stage if it is no further off than this share of the largest value. Float64 leaves 1e-13, and
+# constants kept in float32 1e-7; two formulas that are different differ by 1e-6 at least with the weights of the proof.
+CLOSE = 3e-7
+
+
+@dataclass(frozen=True)
+class NormFormula:
+    """``(x - mean) / s``, with ``s`` the deviation in one of these ways, or no norm at all."""
+
+    epsilon: float
+    unbiased: bool = False
+    outside: bool = False  # epsilon is added to the deviation, not to the variance
+    present: bool = True
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if not self.present:
+            return x
+        variance = x.var(-1, keepdim=True, unbiased=self.unbiased)
+        deviation = variance.sqrt() + self.epsilon if self.outside else (variance + self.epsilon).sqrt()
+        return (x - x.mean(-1, keepdim=True)) / deviation
+
+
+@dataclass
+class Formulas:
+    """A GPT-2 with formulas of its own at each place; see `logits`.
+
+    Args:
+        config: sizes.
+        norms: by canonical name.
+        scales: of the scores, by layer.
+        masks: by layer, a key of `MASKS`.
+        activations: by layer, a key of `FORMULAS`.
+        sums: by canonical name of the norm that reads it: term -> coefficient. Terms are "token", "position", and the
+            number of a branch.
+        factor: of the logits.
+    """
+
+    config: GPTConfig
+    norms: dict[str, NormFormula] = field(default_factory=dict)
+    scales: dict[int, float] = field(default_factory=dict)
+    masks: dict[int, str] = field(default_factory=dict)
+    activations: dict[int, str] = field(default_factory=dict)
+    sums: dict[str, dict[str | int, float]] = field(default_factory=dict)
+    factor: float = 1.0
+
+    def logits(self, weights: Weights, ids: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Logits ``[B, T, V]``, computed in this precision."""
+        terms: dict[str | int, Tensor] = {
+            "token": weights["wte.weight"][ids].to(dtype),
+            "position": weights["wpe.weight"][: ids.shape[-1]].to(dtype),
+        }
+        for branch in range(2 * self.config.n_layer):
+            layer = branch // 2
+            x = self.normed(weights, place_of(branch), self._sum(place_of(branch), terms))
+            if branch % 2 == 0:
+                inputs = attention(weights, layer, x, self.config.n_head, self.scales[layer], self.masks[layer])
+                terms[branch] = linear(weights, f"h.{layer}.attn.c_proj", inputs)
+            else:
+                inputs = FORMULAS[self.activations[layer]](linear(weights, f"h.{layer}.mlp.c_fc", x))
+                terms[branch] = linear(weights, f"h.{layer}.mlp.c_proj", inputs)
+        x = self.normed(weights, "ln_f", self._sum("ln_f", terms))
+        head = weights.get("lm_head.weight", weights["wte.weight"])
+        return self.factor * (x @ head.to(dtype).T)
+
+    def normed(self, weights: Weights, name: str, x: Tensor) -> Tensor:
+        """A norm with its gain and bias."""
+        formula = self.norms[name]
+        if not formula.present:
+            return x
+        return formula(x) * weights[f"{name}.weight"].to(x.dtype) + weights[f"{name}.bias"].to(x.dtype)
+
+    def _sum(self, name: str, terms: Mapping[str | int, Tensor]) -> Tensor:
+        parts = [coefficient * terms[term] for term, coefficient in self.sums[name].items()]
+        total = parts[0]
+        for part in parts[1:]:
+            total = total + part
+        return total
+
+
+def gpt2_formulas(config: GPTConfig) -> Formulas:
+    """GPT-2's own formula at each place."""
+    norm = NormFormula(config.layer_norm_epsilon)
+    branches = range(2 * config.n_layer)
+    names = [*map(place_of, branches), "ln_f"]
+    own = config.head_dim**-0.5 if config.scale_attn_weights else 1.0
+    by_layer = config.scale_attn_by_inverse_layer_idx
+    return Formulas(
+        config,
+        norms=dict.fromkeys(names, norm),
+        scales={layer: own / (layer + 1 if by_layer else 1) for layer in range(config.n_layer)},
+        masks=dict.fromkeys(range(config.n_layer), "causal"),
+        activations=dict.fromkeys(range(config.n_layer), config.activation_function),
+        sums={
+            name: {"token": 1.0, "position": 1.0, **dict.fromkeys(range(number), 1.0)} for number, name in enumerate(names)
+        },
+    )
+
+
+def linear(weights: Weights, name: str, x: Tensor) -> Tensor:
+    """``x W + b`` in the precision of ``x``."""
+    return x @ weights[f"{name}.weight"].to(x.dtype) + weights[f"{name}.bias"].to(x.dtype)
+
+
+def place_of(branch: int) -> str:
+    """The canonical name of the norm that a branch reads through."""
+    return f"h.{branch // 2}.{'ln_1' if branch % 2 == 0 else 'ln_2'}"
+
+
+def _causal(scores: Tensor) -> Tensor:
+    return torch.softmax(scores.masked_fill(_future(scores, 1), -math.inf), -1)
+
+
+def _future(scores: Tensor, diagonal: int) -> Tensor:
+    return torch.ones(scores.shape[-2:], dtype=torch.bool).triu(diagonal)
+
+
+def _after_softmax(scores: Tensor) -> Tensor:
+    return torch.softmax(scores, -1).masked_fill(_future(scores, 1), 0)
+
+
+MASKS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "causal": _causal,
+    "there is no causal mask": lambda scores: torch.softmax(scores, -1),
+    "the mask lets each token see the one after it": lambda scores: torch.softmax(
+        scores.masked_fill(_future(scores, 2), -math.inf), -1
+    ),
+    "the mask hides a token from itself": lambda scores: torch.softmax(
+        scores.masked_fill(_future(scores, 0), torch.finfo(scores.dtype).min), -1
+    ),
+    "the mask hides the past instead of the future": lambda scores: torch.softmax(
+        scores.masked_fill(_future(scores, 1).mT, -math.inf), -1
+    ),
+    "scores of the future are set to 0, which hides nothing": lambda scores: torch.softmax(
+        scores.masked_fill(_future(scores, 1), 0), -1
+    ),
+    "the mask is applied after the softmax": _after_softmax,
+    "softmax runs over queries instead of keys": lambda scores: torch.softmax(
+        scores.masked_fill(_future(scores, 1), -math.inf), -2
+    ),
+    "there is no softmax": lambda scores: scores.masked_fill(_future(scores, 1), 0),
+}
+
+
+def attention(weights: Weights, layer: int, x: Tensor, heads: int, scale: float, mask: str) -> Tensor:
+    """The merged heads ``[B, T, E]`` before the output projection."""
+    qkv = linear(weights, f"h.{layer}.attn.c_attn", x).unflatten(-1, (3, heads, -1))
+    q, k, v = qkv.movedim(-3, 0).transpose(-3, -2)
+    probabilities = MASKS[mask](q @ k.mT * scale)
+    return (probabilities @ v).transpose(-3, -2).flatten(-2)
+
+
+def explain(
+    config: GPTConfig, weights: Weights, record: Record, reading: Reading, ids: Tensor, logits: Tensor
+) -> tuple[Formulas | None, list[str]]:
+    """Finds the formula of every stage.
+
+    Args:
+        config: what GPT-2's formulas are.
+        weights: what the module was filled with.
+        record: of a pass in float64 that kept its values, over the same prompt.
+        reading: of that record.
+        ids: the prompt ``[1, T]``.
+        logits: of that pass.
+
+    Returns:
+        The formulas, and in words how they differ from GPT-2's. None, and what was not explained, if some stage was not.
+    """
+    return _Explaining(config, weights, record, reading, ids).run(logits)
+
+
+class _Explaining:
+    def __init__(self, config: GPTConfig, weights: Weights, record: Record, reading: Reading, ids: Tensor) -> None:
+        self.config = config
+        self.weights = weights
+        self.record = record
+        self.reading = reading
+        self.ids = ids
+        self.formulas = Formulas(config)
+        self.said: dict[str, list[str]] = defaultdict(list)  # difference -> places
+
+    def run(self, logits: Tensor) -> tuple[Formulas | None, list[str]]:
+        config, formulas = self.config, self.formulas
+        terms: dict[str | int, Tensor] = {
+            "token": self.weights["wte.weight"][self.ids[0]].double(),
+            "position": self.weights["wpe.weight"][: self.ids.shape[1]].double(),
+        }
+        known = {
+            event: number for number, branch in enumerate(self.reading.branches) for event in branch.all_events
+        }
+        for number, branch in enumerate(self.reading.branches):
+            layer, name = number // 2, place_of(number)
+            x = self._input(branch)
+            if x is None or not self._norm(name, branch.norm, branch.reads, known, terms, x):
+                return None, [f"layer {layer}: what {_what(branch)} reads is not GPT-2's norm of anything known"]
+            inputs = self._projected(branch)
+            found = None if inputs is None else self._branch(branch, layer, x, inputs)
+            if found is None:
+                return None, [f"layer {layer}: {_what(branch)} computes something that was not recognised"]
+            projection = "attn.c_proj" if branch.attention else "mlp.c_proj"
+            terms[number] = linear(self.weights, f"h.{layer}.{projection}", found)
+        x = self._values(self.reading.head_event)
+        final, stream = self.reading.final, self.reading.final_stream
+        if x is None or final is None or stream is None:
+            return None, ["what the head reads is not known"]
+        x = _in_order(x, stream.columns)
+        if not self._norm("ln_f", final, stream, known, terms, x):
+            return None, ["what the head reads is not GPT-2's norm of anything known"]
+        head = self.weights.get("lm_head.weight", self.weights["wte.weight"]).double()
+        expected = x[-logits.shape[1] :] @ head.T
+        factor = float((expected * logits[0]).sum() / expected.square().sum())
+        if not _close(factor * expected, logits[0]):
+            return None, ["the logits are not the head's product with what it reads"]
+        if abs(factor - 1) > CLOSE:
+            formulas.factor = factor
+            self.said[f"the logits are multiplied by {factor:.6g}"].append("")
+        return formulas, _in_words(self.said, config.n_layer)
+
+    # ------------------------------------------------------------------------------------------------- activations
+
+    def _values(self, index: int) -> Tensor | None:
+        """What a product was given, ``[positions, in]``; None if that was not kept, or differs from head to head."""
+        if index < 0:
+            return None
+        event = self.record.events[index]
+        if len(event.values) != 1 or len(event.operands[0]) != 1:
+            return None
+        value = event.values[0]
+        return value[0] if len(value) == 1 and value.shape[1] == self.ids.shape[1] else None
+
+    def _input(self, branch: Branch) -> Tensor | None:
+        value = self.record.events[branch.input_event].values
+        if not value or value[0].shape[1] != self.ids.shape[1]:
+            return None
+        return _in_order(value[0][0], branch.reads.columns)
+
+    def _projected(self, branch: Branch) -> Tensor | None:
+        value = self._values(branch.event) if len(branch.all_events) == 1 else None
+        return None if value is None else value[:, branch.places]
+
+    # ------------------------------------------------------------------------------------------------------ stages
+
+    def _norm(
+        self,
+        name: str,
+        norm: Norm,
+        stream: Stream,
+        known: Mapping[int, int],
+        terms: Mapping[str | int, Tensor],
+        output: Tensor,
+    ) -> bool:
+        """The sum that a norm reads, and the norm itself."""
+        parts: list[str | int] = []
+        if stream.tokens is not None:
+            parts.append("token")
+        if stream.positions is not None:
+            parts.append("position")
+        parts += sorted({known[event] for event, _ in stream.products if event in known})
+        if any(part not in terms for part in parts):
+            return False
+        if norm.normalised and norm.columns is not None and norm.event >= 0:
+            values = self.record.events[norm.event].values
+            if not values:
+                return False
+            x = _in_order(values[0][:, norm.columns], stream.columns)
+        else:
+            x = output
+        if x.shape != output.shape or not parts:
+            return False
+        matrix = torch.stack([terms[part].flatten() for part in parts], 1)
+        solved = torch.linalg.lstsq(matrix, x.flatten()[:, None]).solution[:, 0]
+        if not _close((matrix @ solved).view_as(x), x):
+            return False
+        found: dict[str | int, float] = {}
+        for part, coefficient in zip(parts, solved.tolist(), strict=True):
+            exact = abs(coefficient - 1) <= 10 * CLOSE
+            found[part] = 1.0 if exact else coefficient
+            if not exact:
+                self.said[f"{_term(part)} is multiplied by {coefficient:.6g} in the sum"].append(name)
+        self.formulas.sums[name] = found
+        if not norm.normalised:
+            self.formulas.norms[name] = NormFormula(0.0, present=False)
+            return _close(x, output)
+        gain, bias = (self.weights[f"{name}.{end}"].double() for end in ("weight", "bias"))
+        formula = self._norm_formula((output - bias) / gain, x)
+        if formula is None:
+            return False
+        self.formulas.norms[name] = formula
+        expected = self.config.layer_norm_epsilon
+        if formula.unbiased:
+            self.said["the variance is the unbiased one (divided by E - 1)"].append(name)
+        if formula.outside:
+            self.said["epsilon is added to the deviation instead of the variance"].append(name)
+        if formula.epsilon != expected:
+            self.said[f"epsilon is {formula.epsilon:.3g} instead of {expected:.3g}"].append(name)
+        return True
+
+    def _norm_formula(self, normalised: Tensor, x: Tensor) -> NormFormula | None:
+        """Finds epsilon and the kind of variance; GPT-2's own first."""
+        centred = x - x.mean(-1, keepdim=True)
+        deviation = (centred * normalised).sum(-1) / normalised.square().sum(-1)
+        if not _close(deviation[:, None] * normalised, centred):
+            return None
+        expected = self.config.layer_norm_epsilon
+        usual = (expected, 1e-5, 1e-6, 1e-8, 1e-12, 1e-3, 1e-7, 1e-10, 0.0)
+        for unbiased in (False, True):
+            variance = x.var(-1, unbiased=unbiased)
+            for outside in (False, True):
+                rest = deviation - variance.sqrt() if outside else deviation.square() - variance
+                for epsilon in (*usual, float(rest.mean())):
+                    formula = NormFormula(epsilon, unbiased, outside)
+                    if epsilon >= 0 and _close(formula(x), normalised):
+                        return formula
+        return None
+
+    def _branch(self, branch: Branch, layer: int, x: Tensor, output: Tensor) -> Tensor | None:
+        """Attention's or the feed-forward's formula; gives what the output projection reads."""
+        if not branch.attention:
+            before = linear(self.weights, f"h.{layer}.mlp.c_fc", x)
+            expected = self.config.activation_function
+            for name in (expected, *FORMULAS):
+                after = FORMULAS[name](before)
+                if _close(after, output):
+                    self.formulas.activations[layer] = name
+                    if name != expected:
+                        self.said[f"the activation is {name} instead of {expected}"].append(f"layer {layer}")
+                    return after
+            return None
+        for mask in MASKS:
+            for scale, words in self._scales(layer).items():
+                after = attention(self.weights, layer, x, self.config.n_head, scale, mask)
+                if _close(after, output):
+                    self.formulas.scales[layer], self.formulas.masks[layer] = scale, mask
+                    if mask != "causal":
+                        self.said[mask].append(f"layer {layer}")
+                    if words:
+                        self.said[words].append(f"layer {layer}")
+                    return after
+        return None
+
+    def _scales(self, layer: int) -> dict[float, str]:
+        """Factors of the scores, GPT-2's own first, with what is wrong about them."""
+        config = self.config
+        own = gpt2_formulas(config).scales[layer]
+        options = {
+            1.0: "scores are not scaled",
+            config.head_dim**-0.5: "scores are multiplied by 1/sqrt(head width)",
+            config.n_embd**-0.5: "scores are multiplied by 1/sqrt(E) instead of 1/sqrt(head width)",
+            1 / config.head_dim: "scores are multiplied by 1/(head width) instead of 1/sqrt(head width)",
+            config.head_dim**-0.25: "scores are multiplied by (head width)^-1/4",
+            config.head_dim**0.5: "scores are multiplied by sqrt(head width) instead of 1/sqrt(head width)",
+            config.n_head**-0.5: "scores are multiplied by 1/sqrt(number of heads)",
+            config.head_dim**-0.5 / (layer + 1): "scores are also divided by the layer's number",
+        }
+        return {own: "", **{scale: words for scale, words in options.items() if scale != own}}
+
+
+def _close(actual: Tensor, expected: Tensor) -> bool:
+    gap = float((actual - expected).abs().max().nan_to_num(nan=math.inf))
+    return gap <= CLOSE * float(expected.abs().max())
+
+
+def _in_order(values: Tensor, columns: Tensor) -> Tensor:
+    return values[:, columns.argsort()]
+
+
+def _what(branch: Branch) -> str:
+    return "attention" if branch.attention else "the feed-forward"
+
+
+def _term(part: str | int) -> str:
+    if isinstance(part, int):
+        return "attention" if part % 2 == 0 else "the feed-forward"
+    return f"the {part} embedding"
+
+
+def _in_words(said: Mapping[str, list[str]], layers: int) -> list[str]:
+    """Each difference once, with the places where it is found, unless it is found everywhere."""
+    words = []
+    for difference, places in said.items():
+        everywhere = len(places) >= layers and layers > 1 or places == [""]
+        words.append(difference if everywhere else f"{difference} ({', '.join(places)})")
+    return words

@@ -1,0 +1,335 @@
+"""`infer_layout`: reads a module, proves what was read, and says which of the three answers it is."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor, nn
+
+from gpt2_from_scratch.anatomy import Anatomy
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.infer_layout import asking, proof
+from gpt2_from_scratch.infer_layout.arrangement import Inexpressible, layout_of
+from gpt2_from_scratch.infer_layout.asking import Call
+from gpt2_from_scratch.infer_layout.deviations import explain, gpt2_formulas
+from gpt2_from_scratch.infer_layout.events import Record, numbers_of
+from gpt2_from_scratch.infer_layout.skeleton import Reading, read
+from gpt2_from_scratch.infer_layout.tracing import trace
+from gpt2_from_scratch.mapping import Layout, collapse, write_theirs
+from gpt2_from_scratch.precision import in_float64
+
+
+class Status(Enum):
+    """The three answers."""
+
+    PROVEN = "proven"
+    PROVEN_UP_TO = "proven up to"
+    NOT_FOUND = "not found"
+
+
+@dataclass(frozen=True)
+class InferredLayout:
+    """Which parameter of a module is which of GPT-2's. Truthy if that is proven, and the module computes GPT-2.
+
+    Args:
+        status: proven; proven up to what `because` names; or not found.
+        layout: the table; None where it was not found.
+        because: what the module computes otherwise than GPT-2; or why no layout was found. Empty if it is proven.
+        conditions: what the proof takes for granted, such as parameters that GPT-2 lacks and that have to be zero.
+        evidence: how each decision was made, in order.
+
+    Example:
+        >>> from gpt2_from_scratch import GPTModel
+        >>> config = GPTConfig(vocab_size=11, n_positions=8, n_embd=6, n_layer=2, n_head=3)
+        >>> print(infer_layout(GPTModel(config), config))
+        PROVEN
+    """
+
+    status: Status
+    layout: Layout | None = None
+    because: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.status is Status.PROVEN
+
+    def __str__(self) -> str:
+        provided = f", provided that {'; '.join(self.conditions)}" if self.conditions else ""
+        if self.status is Status.PROVEN:
+            return f"PROVEN{provided}"
+        if self.status is Status.PROVEN_UP_TO:
+            return f"PROVEN UP TO: {'; '.join(self.because)}{provided}"
+        return f"NOT FOUND, because {'; '.join(self.because)}"
+
+
+def infer_layout(
+    module: nn.Module, config: GPTConfig, *, call: Call | None = None, name: str | None = None
+) -> InferredLayout:
+    """Finds out which parameter of a module is which of GPT-2's, without reading a name, and proves it.
+
+    The module is run with random weights, and has its own values, buffers and modes back afterwards. No checkpoint is
+    needed: the sizes say enough.
+
+    Args:
+        module: somebody's GPT-2, on any device but meta.
+        config: the sizes and options of the GPT-2 that it is expected to be.
+        call: ids ``[1, T]`` to logits ``[1, n, V]`` by way of the module, where it is called in a way of its own. None
+            tries the usual ways.
+        name: what the layout is called; None: the module's class.
+
+    Returns:
+        An `InferredLayout`.
+
+    Example:
+        >>> from gpt2_from_scratch import GPTModel
+        >>> config = GPTConfig(vocab_size=11, n_positions=8, n_embd=6, n_layer=2, n_head=3)
+        >>> inferred = infer_layout(GPTModel(config), config)
+        >>> inferred.status, inferred.layout.name
+        (<Status.PROVEN: 'proven'>, 'GPTModel')
+    """
+    if any(parameter.is_meta for parameter in module.parameters()):
+        return _not_found(["parameters are on the meta device, so the module cannot be run"])
+    if not any(True for _ in module.parameters()):
+        return _not_found(["the module has no parameters"])
+    with proof.untouched(module), _quiet_generator():
+        return _Inference(module, config, name or type(module).__name__).run(call)
+
+
+@contextmanager
+def _quiet_generator() -> Iterator[None]:
+    """Puts the state of PyTorch's random numbers back; a module may draw some."""
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+def _not_found(because: list[str], evidence: tuple[str, ...] = ()) -> InferredLayout:
+    return InferredLayout(Status.NOT_FOUND, None, tuple(dict.fromkeys(because)), (), evidence)
+
+
+@dataclass
+class _Read:
+    """One way of calling the module, and what was read of it."""
+
+    way: str
+    call: Call
+    record: Record
+    reading: Reading
+
+
+class _Inference:
+    def __init__(self, module: nn.Module, config: GPTConfig, name: str) -> None:
+        self.module = module
+        self.config = config
+        self.name = name
+        self.evidence: list[str] = []
+
+    def run(self, call: Call | None) -> InferredLayout:
+        found = self._read(call)
+        if isinstance(found, list):
+            return _not_found(found, tuple(self.evidence))
+        if found.reading.contradictions:
+            return _not_found(_collapsed(found.reading.contradictions), tuple(self.evidence))
+        return self._proven(found)
+
+    def _read(self, call: Call | None) -> _Read | list[str]:
+        """Reads the module in the first way of calling it that nothing contradicts; otherwise in the first that runs."""
+        ids = self._distinct_ids()
+        ways = asking.ways(self.module) if call is None else iter([("as told", call)])
+        first: _Read | None = None
+        failures: list[str] = []
+        for way, each in ways:
+            try:
+                record, logits, _ = trace(self.module, each, ids)
+            except Exception as error:  # somebody's code may raise anything
+                failures.append(f"called with {way}: {type(error).__name__}: {error}")
+                continue
+            found = _Read(way, each, record, read(record, logits, self.config))
+            if not found.reading.contradictions:
+                self.evidence.append(f"called with {way}, over the whole context of {ids.shape[1]} tokens")
+                self.evidence.append(f"{len(record.events)} uses of parameters were recorded")
+                return found
+            first = first or found
+        if first is not None:
+            return first
+        return [f"the module cannot be run over {ids.shape[1]} tokens: {failures[0]}"]
+
+    def _distinct_ids(self) -> Tensor:
+        """As many ids as the context has tokens; not 0, 1, 2 ..., so that tokens and positions can be told apart."""
+        generator = torch.Generator().manual_seed(3)
+        positions, vocabulary = self.config.n_positions, self.config.vocab_size
+        if vocabulary >= 2 * positions:
+            return (positions + torch.randperm(vocabulary - positions, generator=generator)[:positions])[None]
+        ids = torch.randint(vocabulary, (1, positions), generator=generator)
+        ids[0, 0] = vocabulary - 1
+        return ids
+
+    # ------------------------------------------------------------------------------------------------------- proof
+
+    def _proven(self, found: _Read) -> InferredLayout:
+        record, reading = found.record, found.reading
+        config = self.config if "lm_head.weight" not in reading.canonical else self.config.replace(
+            tie_word_embeddings=False
+        )
+        numbers = reading.canonical
+        if used_twice := self._used_twice(record, numbers):
+            return _not_found(used_twice, tuple(self.evidence))
+        absent = {name: each == 0 for name, each in numbers.items() if not bool(each.all())}
+        missing = [name for name in config.tensor_shapes() if name not in numbers]
+        weights = proof.random_weights(config, absent)
+        if self.config.tie_word_embeddings and "lm_head.weight" in weights:
+            weights["lm_head.weight"] = weights["wte.weight"]
+        proof.fill(self.module, record, numbers, weights)
+        prompts = proof.prompts(self.config)
+        theirs, exact = proof.logits_of(found.call, prompts)
+        because: list[str] = []
+        if missing or reading.deviations:
+            agrees = None
+        else:
+            anatomy = Anatomy(config, weights)
+            ours = [anatomy.logits(each) for each in prompts]
+            agrees = proof.agreement(theirs, ours, exact, 0.0 if exact else self._floor(anatomy, prompts, ours))
+            self.evidence.append(f"with random weights in the module, {agrees}")
+        if not agrees:
+            explained = self._explained(found, config, weights, prompts, theirs)
+            if isinstance(explained, InferredLayout):
+                return explained
+            because = _collapsed(reading.deviations) + explained
+            if not because:
+                return _not_found(
+                    ["the structure is GPT-2's, but not the logits, and no known deviation explains them"],
+                    tuple(self.evidence),
+                )
+        conditions = self._conditions(found, config, weights, theirs, prompts)
+        layout, unsayable = None, ()
+        try:
+            layout = layout_of(self.module, record, reading, self.config, self.name, self._unused)
+            self._check(layout, record, numbers, weights)
+        except Inexpressible as error:
+            unsayable = (str(error),)
+        if unsayable:
+            return _not_found(
+                [f"which parameter is which is proven, but no table can say it: {each}" for each in unsayable],
+                tuple(self.evidence),
+            )
+        status = Status.PROVEN_UP_TO if because else Status.PROVEN
+        return InferredLayout(status, layout, tuple(because), tuple(conditions), tuple(self.evidence))
+
+    def _used_twice(self, record: Record, numbers: Mapping[str, Tensor]) -> list[str]:
+        """Elements that stand for two of GPT-2's: a block that is used in several layers."""
+        owner = torch.zeros(record.last_element + 1, dtype=torch.int16)
+        twice: dict[tuple[str, str], str] = {}
+        names = list(numbers)
+        for place, (name, each) in enumerate(numbers.items(), 1):
+            shown = each.flatten()
+            before = owner[shown]
+            before[shown == 0] = 0
+            for other in before.unique().tolist():
+                if other:
+                    theirs = ", ".join(record.names_of(shown[before == other]))
+                    twice[names[other - 1], name] = theirs
+            owner[shown] = place
+        if not twice:
+            return []
+        (one, other), theirs = next(iter(twice.items()))
+        more = f", and {len(twice) - 1} more like it" if len(twice) > 1 else ""
+        return [f"{theirs} is both {one} and {other}{more}: one block is used in several layers"]
+
+    def _floor(self, anatomy: Anatomy, prompts: list[Tensor], ours: list[Tensor]) -> float:
+        """How far float32 arithmetic is from float64, over the largest logit."""
+        rounded = gpt2_formulas(anatomy.config).logits(anatomy.weights, prompts[-1], torch.float32)
+        return float((rounded - ours[-1]).abs().max() / ours[-1].abs().max())
+
+    def _explained(
+        self,
+        found: _Read,
+        config: GPTConfig,
+        weights: Mapping[str, Tensor],
+        prompts: list[Tensor],
+        theirs: list[Tensor],
+    ) -> list[str] | InferredLayout:
+        """What the module computes otherwise; or that this was not found out."""
+        ids = torch.randint(
+            config.vocab_size, (1, min(12, config.n_positions)), generator=torch.Generator().manual_seed(4)
+        )
+        try:
+            with in_float64():
+                record, numbers, logits = trace(self.module, found.call, ids, values=True)
+        except Exception as error:
+            return _not_found([f"the module cannot be run in float64: {error}"], tuple(self.evidence))
+        again = read(record, numbers, config)
+        formulas, words = explain(config, weights, record, again, ids, logits.double())
+        if formulas is None:
+            structure = _collapsed(found.reading.deviations)
+            return _not_found([*structure, *words], tuple(self.evidence))
+        ours = [formulas.logits(weights, each) for each in prompts]
+        agrees = proof.agreement(theirs, ours, True, 0.0)
+        self.evidence.append(f"with {'; '.join([*found.reading.deviations, *words])}: {agrees}")
+        if not agrees:
+            return _not_found([*_collapsed(found.reading.deviations), *words, "and something else"], tuple(self.evidence))
+        return words
+
+    def _conditions(
+        self,
+        found: _Read,
+        config: GPTConfig,
+        weights: Mapping[str, Tensor],
+        theirs: list[Tensor],
+        prompts: list[Tensor],
+    ) -> list[str]:
+        """Perturbs every parameter that was not mapped: it is never used, or GPT-2's only if it is zero."""
+        record, reading = found.record, found.reading
+        mapped = torch.zeros(record.last_element + 1, dtype=torch.bool)
+        for each in reading.canonical.values():
+            mapped[each] = True
+        self._unused: dict[str, bool] = {}
+        for name, placed in record.parameters.items():
+            share = mapped[numbers_of(placed)]
+            if bool(share.any()):
+                continue
+            parameter = dict(self.module.named_parameters(remove_duplicate=False))[name]
+            with torch.no_grad():
+                before = parameter.detach().clone()
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
+                moved, _ = proof.logits_of(found.call, prompts[-1:])
+                parameter.copy_(before)
+            self._unused[name] = torch.equal(moved[0], theirs[-1])
+        used = [name for name, unused in self._unused.items() if not unused]
+        never = [name for name, unused in self._unused.items() if unused]
+        if never:
+            self.evidence.append(f"never used: {', '.join(collapse(never))}")
+        return [f"{', '.join(collapse(used))} is zero, which GPT-2 lacks"] if used else []
+
+    def _check(
+        self, layout: Layout, record: Record, numbers: Mapping[str, Tensor], weights: Mapping[str, Tensor]
+    ) -> None:
+        """The table has to give the very values that were proven."""
+        parameters = dict(self.module.named_parameters(remove_duplicate=False))
+        written = write_theirs(layout, self.config, lambda name: weights[name], wanted=parameters.__contains__)
+        for name, make in written.items():
+            if not torch.equal(make().to(parameters[name].dtype), parameters[name].detach().cpu()):
+                raise Inexpressible(f"{name} would be written in another arrangement than was proven")
+        left = set(parameters) - set(written) - set(self._unused)
+        if left:
+            raise Inexpressible(f"nothing would be written to {', '.join(sorted(left))}")
+
+
+def _collapsed(words: list[str]) -> list[str]:
+    """Sentences that differ in their layer alone, as one."""
+    result: dict[str, list[str]] = {}
+    for each in words:
+        head, colon, rest = each.partition(": ")
+        layer = head.removeprefix("layer ")
+        if colon and head.startswith("layer ") and layer.isdigit():
+            result.setdefault(rest, []).append(layer)
+        else:
+            result.setdefault(each, [])
+    return [
+        text if not layers else f"layer{'s' if len(layers) > 1 else ''} {', '.join(layers)}: {text}"
+        for text, layers in result.items()
+    ]
+
+
+__all__ = ["InferredLayout", "Status", "infer_layout"]

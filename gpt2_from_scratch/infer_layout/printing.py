@@ -1,0 +1,156 @@
+"""A `Layout` as Python, in the style of the built-in tables."""
+
+from collections.abc import Callable, Iterator
+
+from gpt2_from_scratch.errors import MappingError
+from gpt2_from_scratch.mapping import Ignore, Layout, Parameter, Row, bare, conv1d, embedding, linear, norm, site, tied
+
+_WIDTH = 110  # characters in a line of the table
+
+
+def to_python(layout: Layout, name: str = "LAYOUT") -> str:
+    """Prints a layout as a Python file that builds it.
+
+    Args:
+        layout: any.
+        name: of the variable; ``--layout FILE.py:LAYOUT`` then finds it.
+
+    Returns:
+        The file's text.
+
+    Example:
+        >>> from gpt2_from_scratch.mapping import embedding
+        >>> print(to_python(Layout("mine", (embedding("wte", "tok"),))))
+        from gpt2_from_scratch.mapping import Layout, embedding
+        <BLANKLINE>
+        LAYOUT = Layout(
+            "mine",
+            (
+                embedding("wte", "tok"),
+            ),
+        )
+        <BLANKLINE>
+    """
+    rows = [_ignored(row) if isinstance(row, Ignore) else _row(row, layout) for row in layout.rows]
+    used = {"Layout"} | {row.partition("(")[0] for row in rows}
+    used |= {"Parameter"} if any("Parameter(" in row for row in rows) else set()
+    lines = [f"from gpt2_from_scratch.mapping import {', '.join(sorted(used))}", "", f"{name} = Layout("]
+    lines += [f"    {_text(layout.name)},", "    ("]
+    lines += [f"        {line}" for row in rows for line in _wrapped(row).splitlines()]
+    lines.append("    ),")
+    if layout.separator != ".":
+        lines.append(f"    separator={_text(layout.separator)},")
+    if layout.about:
+        lines.append(f"    about={_text(layout.about)},")
+    return "\n".join([*lines, ")", ""])
+
+
+def _ignored(row: Ignore) -> str:
+    return f"ignore({_text(row.theirs)}, why={_text(row.why)})"
+
+
+def _row(row: Row, layout: Layout) -> str:
+    """The shortest way to write a row; the plain constructor, where there is no other."""
+    for function, arguments, options in _short(row):
+        try:
+            same = function(*arguments, **options) == row
+        except (MappingError, TypeError, ValueError):
+            continue
+        if same:
+            return _call(function.__name__, arguments, options)
+    options = {} if row.tied_to is None else {"tied_to": row.tied_to}
+    if not row.compared:
+        options["compared"] = False  # type: ignore[assignment]
+    if not row.written_when_tied:
+        options["written_when_tied"] = False  # type: ignore[assignment]
+    parameters = "".join(f"\n        {_parameter(each)}," for each in row.parameters)
+    more = "".join(f"\n    {key}={_text(value)}," for key, value in options.items())
+    return f"Row(\n    {_text(row.site)},\n    {_text(row.theirs)},\n    ({parameters}\n    ),{more}\n)"
+
+
+def _parameter(parameter: Parameter) -> str:
+    options: dict[str, object] = {
+        "parts": parameter.parts,
+        "absent_means_zero": parameter.absent_means_zero,
+        "must_be_zero": parameter.must_be_zero,
+    }
+    arguments = [parameter.name, parameter.theirs] + ([parameter.pattern] if parameter.pattern else [])
+    return _call("Parameter", arguments, {key: value for key, value in options.items() if value})
+
+
+def _short(row: Row) -> Iterator[tuple[Callable[..., Row], list[object], dict[str, object]]]:
+    """Calls that may make this row, the shortest first."""
+    by_name = {parameter.name: parameter for parameter in row.parameters}
+    weight, bias = by_name.get("weight"), by_name.get("bias")
+    if weight is None:
+        if not row.parameters and len(row.theirs) == 1:
+            yield site, [row.site, row.theirs[0]], {}
+        return
+    if row.tied_to is not None:
+        theirs = row.theirs[0] if row.theirs else ""
+        options: dict[str, object] = {"to": row.tied_to.removesuffix(".weight")}
+        options |= {"weight": weight.theirs} if weight.theirs != "weight" else {}
+        options |= {} if row.written_when_tied else {"written": False}
+        options |= {"pattern": weight.pattern} if weight.pattern else {}
+        yield tied, [row.site, theirs], options
+        return
+    if not row.theirs:
+        names: list[object] = [row.site, weight.theirs]
+        more: dict[str, object] = {}
+        if bias is not None and bias.theirs is not None:
+            names.append(bias.theirs)
+            more |= {"bias_pattern": bias.pattern} if bias.pattern else {}
+        more |= {"pattern": weight.pattern} if weight.pattern else {}
+        yield bare, names, dict(sorted(more.items(), reverse=True))
+        return
+    options = {"weight": weight.theirs} if weight.theirs != "weight" else {}
+    yield embedding, [row.site, *row.theirs], dict(options)
+    if bias is not None and bias.theirs != "bias":
+        options["bias"] = bias.theirs
+    if bias is not None and bias.absent_means_zero:
+        options["absent_bias_is_zero"] = True
+    yield norm, [row.site, *row.theirs], dict(options)
+    if weight.parts:
+        options["parts"] = weight.parts
+    for out in ("", "p h d", "h p d", "h d p", "p d h", "d h p", "d p h", "h d", "d h"):
+        extra = {**options, **({"out": out} if out else {})}
+        yield linear, [row.site, *row.theirs], extra
+        yield conv1d, [row.site, *row.theirs], extra
+
+
+def _call(name: str, arguments: list[object], options: dict[str, object]) -> str:
+    shown = [_text(each) for each in arguments] + [f"{key}={_text(value)}" for key, value in options.items()]
+    return f"{name}({', '.join(shown)})"
+
+
+def _text(value: object) -> str:
+    """A string with double quotes, or a tuple of them."""
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_text, value))}{',' if len(value) == 1 else ''})"
+    return repr(value)
+
+
+def _wrapped(row: str) -> str:
+    """A call on one line if it fits, otherwise an argument a line."""
+    if "\n" in row:
+        return row + ","
+    if len(row) + 9 <= _WIDTH:
+        return row + ","
+    name, _, rest = row.partition("(")
+    parts, depth, current = [], 0, ""
+    quoted = False
+    for letter in rest[:-1]:
+        quoted ^= letter == '"'
+        depth += 0 if quoted else (letter == "(") - (letter == ")")
+        if letter == "," and depth == 0 and not quoted:
+            parts.append(current.strip())
+            current = ""
+        else:
+            current += letter
+    parts.append(current.strip())
+    return f"{name}(\n" + "".join(f"    {part},\n" for part in parts) + "),"
+
+
+__all__ = ["to_python"]

@@ -1,0 +1,157 @@
+"""A reading, proven or refuted: the module's logits in float64, with GPT-2's weights in it, beside GPT-2's.
+
+The weights are random, all of them different from zero, and chosen so that every formula of GPT-2 shows: gains are not
+1, biases not 0, and the stream's variance is small enough for a norm's epsilon to matter. The module gets them for as
+long as the proof takes, and has its own values back afterwards, whatever happens.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.infer_layout.asking import Call
+from gpt2_from_scratch.infer_layout.events import Placed, Record
+from gpt2_from_scratch.precision import in_float64
+
+Weights = Mapping[str, Tensor]
+
+# In float64, correct code agrees with GPT-2 within this share of the largest logit. Rounding over 48 layers leaves
+# 1e-12; the smallest constant that tells two formulas apart (sqrt(2/pi) with ten digits) shows at 1e-11.
+EXACT = 1e-9
+
+# The same for code that keeps constants in float32, which float64 cannot undo: each is off by up to 6e-8, and they were
+# seen to shift logits by 1e-8 to 2e-7. The mildest fault, an epsilon of 1e-6, moves these logits by 1e-5.
+CONSTANTS = 1e-6
+
+# Where code cannot be run in float64 at all: this many times the distance between float32 and float64 logits of GPT-2
+# itself. Correct code was measured at 1 to 2 of them.
+FLOORS = 4.0
+
+
+def random_weights(config: GPTConfig, absent: Mapping[str, Tensor], seed: int = 1) -> dict[str, Tensor]:
+    """GPT-2's tensors with random values, float32; zero where `absent` says so.
+
+    Args:
+        config: sizes.
+        absent: canonical name -> bool tensor, True at elements that the module lacks.
+        seed: of the values.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, shape in config.tensor_shapes().items():
+        values = torch.randn(shape, generator=generator)
+        if name.endswith(".bias"):
+            values *= 0.2
+        elif ".ln_" in name or name.startswith("ln_"):
+            values = 1 + 0.2 * values
+        elif name.startswith(("wte", "wpe")):
+            values *= 0.1
+        elif "c_proj" in name:
+            values *= 0.1 / math.sqrt(shape[0])
+        else:
+            values *= 1 / math.sqrt(config.n_embd)
+        if name in absent:
+            values[absent[name]] = 0
+        weights[name] = values
+    return weights
+
+
+def prompts(config: GPTConfig, longest: int = 96) -> list[Tensor]:
+    """Token ids ``[1, T]`` of several lengths, the longest the whole context or `longest` (float64 is slow)."""
+    generator = torch.Generator().manual_seed(2)
+    lengths = sorted({1, min(5, config.n_positions), min(longest, config.n_positions)})
+    return [torch.randint(config.vocab_size, (1, length), generator=generator) for length in lengths]
+
+
+@contextmanager
+def untouched(module: nn.Module) -> Iterator[None]:
+    """Afterwards the module is as it was: parameters, buffers, and modes, which are evaluation modes inside."""
+    modes = {each: each.training for each in module.modules()}
+    tensors = {id(each): each for each in (*module.parameters(), *module.buffers()) if not each.is_meta}
+    before = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    try:
+        for each in modes:
+            each.training = False
+        yield
+    finally:
+        for each, mode in modes.items():
+            each.training = mode
+        with torch.no_grad():
+            for key, tensor in tensors.items():
+                if not torch.equal(tensor, before[key]):
+                    tensor.copy_(before[key])
+
+
+def fill(module: nn.Module, record: Record, numbers: Mapping[str, Tensor], weights: Weights) -> None:
+    """Writes weights to the elements that the numbers name; every other element of every parameter becomes 0."""
+    flat = torch.zeros(record.last_element + 1)
+    for name, places in numbers.items():
+        if name in weights:
+            flat[places] = weights[name]
+    flat[0] = 0
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    with torch.no_grad():
+        for name, placed in record.parameters.items():
+            parameters[name].copy_(part(flat, placed))
+
+
+def part(flat: Tensor, placed: Placed) -> Tensor:
+    """A parameter's elements of a tensor that has one element for each number."""
+    return flat.as_strided(placed.shape, placed.strides, placed.first)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two sets of logits are apart, over the largest logit. Truthy where that is no more than `limit`."""
+
+    distance: float
+    limit: float
+    how: str
+
+    def __bool__(self) -> bool:
+        return self.distance <= self.limit
+
+    def __str__(self) -> str:
+        return f"logits agree to {self.distance:.1e} of the largest one, {self.how}"
+
+
+def logits_of(call: Call, ids: Sequence[Tensor]) -> tuple[list[Tensor], bool]:
+    """The module's logits, in float64 where it can be run so.
+
+    Returns:
+        One tensor for each prompt, and whether it was float64.
+    """
+    try:
+        with torch.no_grad(), in_float64():
+            return [call(each).double() for each in ids], True
+    except (NotImplementedError, RuntimeError):
+        with torch.no_grad():
+            return [call(each).double() for each in ids], False
+
+
+def agreement(theirs: Sequence[Tensor], ours: Sequence[Tensor], exact: bool, floor: float) -> Agreement:
+    """Compares logits prompt by prompt; of the last positions, where theirs has only those.
+
+    Args:
+        theirs: ``[1, n, V]`` each.
+        ours: ``[1, T, V]`` each, float64.
+        exact: whether theirs were computed in float64.
+        floor: the distance that float32 arithmetic alone leaves, over the largest logit.
+    """
+    largest = max(float(each.abs().max()) for each in ours)
+    worst = 0.0
+    for mine, other in zip(ours, theirs, strict=True):
+        if other.shape[-1] != mine.shape[-1]:
+            return Agreement(math.inf, 0.0, "as there are not as many logits")
+        gap = (other - mine[:, -other.shape[1] :]).abs().max()
+        worst = max(worst, float(gap.nan_to_num(nan=math.inf)) / largest)
+    if not exact:
+        return Agreement(worst, FLOORS * floor, f"in float32, whose own rounding is {floor:.1e}")
+    if worst <= EXACT:
+        return Agreement(worst, EXACT, "in float64")
+    return Agreement(worst, CONSTANTS, "in float64, with constants that the code keeps in float32")
