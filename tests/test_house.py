@@ -48,6 +48,7 @@ ROOMS = (
     "converting",
     "tokenizer",
     "loading",
+    "infer_layout",
     "anatomy",
     "recorder",
     "layouts",

@@ -10,12 +10,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.infer_layout.events import Placed, Record
+from gpt2_from_scratch.infer_layout.printing import idiomatic
 from gpt2_from_scratch.infer_layout.skeleton import Reading
 from gpt2_from_scratch.mapping import Ignore, Layout, Parameter, Row, ignore
 
@@ -157,7 +159,7 @@ class _Writer:
         result = []
         for end, pieces in parameters:
             result.append(self.parameter(site, end, pieces, modules))
-        return Row(site, tuple(modules), tuple(result), compared=self.compared(site, modules, result))
+        return idiomatic(Row(site, tuple(modules), tuple(result), compared=self.compared(site, modules, result)))
 
     def starred(self, site: str, end: str, layers: Sequence[list[_Piece]]) -> list[_Piece]:
         """Pieces of all layers as those of one, with stars in their names; heads that have modules of their own as one."""
@@ -206,6 +208,12 @@ class _Writer:
             return Parameter(end, None)
         left = self.groups(site, end)
         rights = {piece.right for piece in pieces}
+        fused = [right for right in rights if "p" in _flat(right)]
+        if len(fused) == 1:  # a part that has a parameter of its own is a fused one of length 1
+            rights = {
+                fused[0] if right == tuple(tuple(axis for axis in group if axis != "p") for group in fused[0]) else right
+                for right in rights
+            }
         if len(rights) > 1:
             raise Inexpressible(f"{site}.{end}: query, key and value are arranged differently")
         attention = site.endswith("attn.c_attn")
@@ -256,12 +264,11 @@ class _Writer:
 
     def head(self) -> list[Row]:
         """The head's row, where it is a parameter with a name of its own; and its bias, which has to be zero."""
-        tied = self.config.tie_word_embeddings
         own = self.numbers.get("lm_head.weight")
         rows: list[Row] = []
         if own is not None:
             row = self.row("lm_head", {"weight": [self.pieces("lm_head.weight", "lm_head", "weight")]})
-            rows.append(replace(row, tied_to="wte.weight"))
+            rows.append(idiomatic(replace(row, tied_to="wte.weight")))
         else:
             table = self.row("wte", {"weight": [self.pieces("wte.weight", "wte", "weight")]})
             for alias in self.aliases[self.owner(self.numbers["wte.weight"]).first][1:]:
@@ -269,8 +276,6 @@ class _Writer:
                 parameter = replace(table.parameters[0], theirs=end if owner else alias)
                 compared = bool(owner) and not _moves(parameter)
                 rows.append(Row("lm_head", (owner,) if owner else (), (parameter,), "wte.weight", True, compared))
-        if own is not None and not tied:
-            rows = [replace(row, tied_to="wte.weight") for row in rows]
         if self.head_bias is not None:
             placed = self.owner(self.head_bias)
             owner, _, end = placed.name.rpartition(".")
@@ -446,34 +451,44 @@ def _logical(offsets: Tensor, placed: Placed) -> Tensor:
 def _pattern(
     left: tuple[tuple[str, ...], ...], right: tuple[tuple[str, ...], ...], by_part: bool, by_head: bool
 ) -> str:
-    """A pattern with as few axes as will do: neighbours that stay together are one axis."""
-    present = {axis for group in right for axis in group}
-    axes = [axis for group in left for axis in group]
-    if "p" in axes and "p" not in present:
-        right = (("p", *right[0]), *right[1:]) if right else (("p",),)
-    if "h" in axes and "h" not in present and by_head:
-        place = next(i for i, group in enumerate(right) if "d" in group)
-        group = right[place]
-        at = group.index("d")
-        right = (*right[:place], (*group[:at], "h", *group[at:]), *right[place + 1 :])
-    keep = {"p"} if by_part else set()
-    keep |= {"h"} if by_head else set()
-    if left == right and not keep:
-        return ""
+    """A pattern with as few axes as will do: neighbours that stay together are one axis, ``i`` or ``o``."""
+    if "h" in _flat(left) and "h" not in _flat(right) and by_head:
+        right = _inserted(right, "h", before="d")
+    if "p" in _flat(left) and "p" not in _flat(right):
+        right = _inserted(right, "p", before="h")
+    keep = ({"p"} if by_part else set()) | ({"h"} if by_head else set())
     groups, target = [list(group) for group in left], [list(group) for group in right]
-    for outer, inner, name in (("h", "d", "o"), ("p", "h", "p"), ("p", "o", "o")):
-        together = [
-            any(group[i : i + 2] == [outer, inner] for i in range(len(group))) for side in (groups, target) for group in side
-        ]
-        if sum(together) == 2 and not {outer, inner} & keep and name not in (set(axes) - {outer, inner}):
-            for group in (*groups, *target):
-                for i in range(len(group) - 1):
-                    if group[i : i + 2] == [outer, inner]:
-                        group[i : i + 2] = [name]
-                        break
-    if groups == target and not keep:
+    merged = True
+    while merged:
+        merged = False
+        for group in groups:
+            for outer, inner in pairwise(group):
+                together = [i for side in target for i in range(len(side)) if side[i : i + 2] == [outer, inner]]
+                if together and not {outer, inner} & keep:
+                    for side in (*groups, *target):
+                        if inner in side:
+                            side[side.index(outer) : side.index(inner) + 1] = [f"{outer}{inner}"]
+                    merged = True
+                    break
+            if merged:
+                break
+    names = {group[-1]: name for group, name in zip(groups, ("i", "o") if len(groups) > 1 else ("o",), strict=True)}
+    names = {axis: name for axis, name in names.items() if axis not in keep and axis not in ("d", "h", "p")}
+    renamed = [[[names.get(axis, axis) for axis in group] for group in side] for side in (groups, target)]
+    if renamed[0] == renamed[1] and not keep:
         return ""
-    return f"{_side(groups)} -> {_side(target)}"
+    return f"{_side(renamed[0])} -> {_side(renamed[1])}"
+
+
+def _flat(groups: Sequence[Sequence[str]]) -> list[str]:
+    return [axis for group in groups for axis in group]
+
+
+def _inserted(right: tuple[tuple[str, ...], ...], axis: str, before: str) -> tuple[tuple[str, ...], ...]:
+    """A right side with one more axis, which has length 1 in every piece, before another."""
+    place = next(i for i, group in enumerate(right) if before in group)
+    at = right[place].index(before)
+    return (*right[:place], (*right[place][:at], axis, *right[place][at:]), *right[place + 1 :])
 
 
 def _side(groups: Sequence[Sequence[str]]) -> str:

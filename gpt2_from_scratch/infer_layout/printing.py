@@ -1,9 +1,11 @@
 """A `Layout` as Python, in the style of the built-in tables."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TypeAlias
 
 from gpt2_from_scratch.errors import MappingError
-from gpt2_from_scratch.mapping import Ignore, Layout, Parameter, Row, bare, conv1d, embedding, linear, norm, site, tied
+from gpt2_from_scratch.mapping import Ignore, Layout, Parameter, Row, bare, conv1d, embedding, linear, norm, parse, site, tied
 
 _WIDTH = 110  # characters in a line of the table
 
@@ -31,7 +33,7 @@ def to_python(layout: Layout, name: str = "LAYOUT") -> str:
         )
         <BLANKLINE>
     """
-    rows = [_ignored(row) if isinstance(row, Ignore) else _row(row, layout) for row in layout.rows]
+    rows = [_ignored(row) if isinstance(row, Ignore) else _row(row) for row in layout.rows]
     used = {"Layout"} | {row.partition("(")[0] for row in rows}
     used |= {"Parameter"} if any("Parameter(" in row for row in rows) else set()
     lines = [f"from gpt2_from_scratch.mapping import {', '.join(sorted(used))}", "", f"{name} = Layout("]
@@ -49,20 +51,50 @@ def _ignored(row: Ignore) -> str:
     return f"ignore({_text(row.theirs)}, why={_text(row.why)})"
 
 
-def _row(row: Row, layout: Layout) -> str:
-    """The shortest way to write a row; the plain constructor, where there is no other."""
+def idiomatic(row: Row) -> Row:
+    """The same row as one of the usual functions makes it, if one of them does."""
+    found = _shortest(row)
+    return row if found is None else found[0](*found[1], **found[2])
+
+
+_Made: TypeAlias = tuple[Callable[..., Row], list[object], dict[str, object]]
+
+
+def _shortest(row: Row) -> _Made | None:
+    """The call that makes a row that says the same."""
     for function, arguments, options in _short(row):
         try:
-            same = function(*arguments, **options) == row
+            if _meaning(function(*arguments, **options)) == _meaning(row):
+                return function, arguments, options
         except (MappingError, TypeError, ValueError):
             continue
-        if same:
-            return _call(function.__name__, arguments, options)
-    options = {} if row.tied_to is None else {"tied_to": row.tied_to}
+    return None
+
+
+def _meaning(row: Row) -> Row:
+    """A row with its patterns in one spelling: patterns that change nothing are empty, axes are called in order."""
+    return replace(row, parameters=tuple(replace(each, pattern=_spelled(each)) for each in row.parameters))
+
+
+def _spelled(parameter: Parameter) -> str:
+    if not parameter.pattern:
+        return ""
+    pattern = parse(parameter.pattern)
+    if pattern.left == pattern.right and not ({"p", "h"} & set(pattern.axes)):
+        return ""
+    names = {axis: axis if axis in ("p", "h") else f"axis{place}" for place, axis in enumerate(pattern.axes)}
+    return str([[[names[axis] for axis in group] for group in side] for side in (pattern.left, pattern.right)])
+
+
+def _row(row: Row) -> str:
+    """The shortest way to write a row; the plain constructor, where there is no other."""
+    if found := _shortest(row):
+        return _call(found[0].__name__, found[1], found[2])
+    options: dict[str, object] = {} if row.tied_to is None else {"tied_to": row.tied_to}
     if not row.compared:
-        options["compared"] = False  # type: ignore[assignment]
+        options["compared"] = False
     if not row.written_when_tied:
-        options["written_when_tied"] = False  # type: ignore[assignment]
+        options["written_when_tied"] = False
     parameters = "".join(f"\n        {_parameter(each)}," for each in row.parameters)
     more = "".join(f"\n    {key}={_text(value)}," for key, value in options.items())
     return f"Row(\n    {_text(row.site)},\n    {_text(row.theirs)},\n    ({parameters}\n    ),{more}\n)"
@@ -78,7 +110,7 @@ def _parameter(parameter: Parameter) -> str:
     return _call("Parameter", arguments, {key: value for key, value in options.items() if value})
 
 
-def _short(row: Row) -> Iterator[tuple[Callable[..., Row], list[object], dict[str, object]]]:
+def _short(row: Row) -> Iterator[_Made]:
     """Calls that may make this row, the shortest first."""
     by_name = {parameter.name: parameter for parameter in row.parameters}
     weight, bias = by_name.get("weight"), by_name.get("bias")

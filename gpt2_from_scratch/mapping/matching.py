@@ -13,7 +13,7 @@ from gpt2_from_scratch.mapping.layout import Layout
 from gpt2_from_scratch.mapping.link import Link
 from gpt2_from_scratch.mapping.names import INDEXED, alike, listed, numbered
 from gpt2_from_scratch.mapping.pattern import Pattern, Shape
-from gpt2_from_scratch.mapping.rows import ATTENTION, Row
+from gpt2_from_scratch.mapping.rows import ATTENTION, Row, module_of
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def _heads(link: Link | None, layout: Layout, shapes: Mapping[str, Shape]) -> in
     if link is None or not link.pieces or link.pattern is None or link.pieces[0].name not in shapes:
         return None
     if "h" in link.pieces[0].choice:
-        row = next(row for row in layout.rows if isinstance(row, Row) and row.site == ATTENTION)
+        row = next(row for row in layout.rows if isinstance(row, Row) and module_of(row.site) == ATTENTION)
         name = next(name for name in row.names(row.parameters[0], layout.separator) if name)
         return sum(numbered(name, 0, head) in shapes for head in range(len(shapes)))
     return (_axes_of_theirs(link, shapes) or {}).get("h")

@@ -8,7 +8,7 @@ from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.mapping.names import INDEXED, numbered, places
 from gpt2_from_scratch.mapping.pattern import parse
-from gpt2_from_scratch.mapping.rows import ATTENTION, MODULES, Ignore, Parameter, Row
+from gpt2_from_scratch.mapping.rows import ATTENTION, MODULES, Ignore, Parameter, Row, module_of
 
 _ROW = "a row is written embedding(...), norm(...), linear(...), conv1d(...), bare(...), site(...), tied() or ignore()"
 
@@ -43,7 +43,7 @@ def _claims(table: Iterable[Row]) -> Iterator[str]:
 
 
 def _in_row(row: Row, separator: str) -> Iterator[str]:
-    if row.site not in MODULES:
+    if module_of(row.site) not in MODULES:
         near = difflib.get_close_matches(row.site, MODULES, n=1)
         yield f"{row.site} is no module of GPT-2" + (
             f"; did you mean {near[0]}?" if near else f"; its modules are {', '.join(MODULES)}"
@@ -80,7 +80,7 @@ def _wrong_names(row: Row, parameter: Parameter) -> str:
 
 
 def _in_parameter(row: Row, parameter: Parameter, separator: str) -> Iterator[str]:
-    place, axes = f"{row.site}.{parameter.name}", MODULES[row.site].get(parameter.name)
+    place, axes = f"{row.site}.{parameter.name}", MODULES[module_of(row.site)].get(parameter.name)
     if wrong := _wrong_names(row, parameter):
         yield f"{place}: {wrong}"
         return
@@ -90,7 +90,7 @@ def _in_parameter(row: Row, parameter: Parameter, separator: str) -> Iterator[st
             yield f"{place}: {parameter.must_be_zero!r} is no size of a GPTConfig"
         return
     if axes is None:
-        has = " and ".join(MODULES[row.site]) or "no parameters; write site(...) to compare it"
+        has = " and ".join(MODULES[module_of(row.site)]) or "no parameters; write site(...) to compare it"
         yield f"{row.site} has no {parameter.name}: it has {has}"
         return
     yield from (f"{place}: {mistake}" for mistake in _about_parts(row, parameter, len(names)))
@@ -111,10 +111,10 @@ def _about_stars(site: str, name: str) -> str:
 
 def _about_parts(row: Row, parameter: Parameter, count: int) -> Iterator[str]:
     if not parameter.parts:
-        if row.site == ATTENTION and count not in (1, 3):
+        if module_of(row.site) == ATTENTION and count not in (1, 3):
             yield f"{count} names for query, key and value: give one or three, or say parts=('q', 'kv')"
         return
-    if row.site != ATTENTION:
+    if module_of(row.site) != ATTENTION:
         yield "parts are those of query, key and value, which only h.*.attn.c_attn has"
     elif len(parameter.parts) != count:
         yield f"parts={parameter.parts!r} describes {len(parameter.parts)} tensors, but {count} are named"

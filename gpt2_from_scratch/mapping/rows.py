@@ -12,6 +12,7 @@ vector of ``[L, 2, 2, E]``, and ``table[vocab_size:]`` the rows behind the token
 the parts (query, key and value, or as many as the row has names), and ``h`` is the heads.
 """
 
+import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -31,6 +32,16 @@ def _parameters_of_modules() -> dict[str, dict[str, int]]:
 
 # Every module of GPT-2 that a row may name -> its parameters and the number of their axes.
 MODULES = {**_parameters_of_modules(), **{name: {} for name in ("drop", "h.*.attn", "h.*.mlp.act", "h.*.mlp", "h.*")}}
+
+
+def module_of(site: str) -> str:
+    """The entry of `MODULES` that a row is about: a row may name one layer, where layers are not called alike.
+
+    Example:
+        >>> module_of("h.3.ln_1")
+        'h.*.ln_1'
+    """
+    return re.sub(r"^h\.(0|[1-9][0-9]{0,8})(?=\.|$)", "h.*", site)
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,7 @@ class Row:
     """One module of GPT-2 and its counterparts. A row without parameters is a *site*: a place to compare outputs.
 
     Args:
-        site: GPT-2's module, ``*`` for the layer's number.
+        site: GPT-2's module, ``*`` for the layer's number; ``h.3.ln_1`` where a layer has a row of its own.
         theirs: their module, or the modules that hold its parts. Empty: there is no module, and the parameters are
             called by their whole names.
         parameters: which tensors it has.
@@ -201,7 +212,7 @@ def bare(site: str, weight: str | tuple[str, ...], bias: Bias = None, pattern: s
         >>> row = bare("h.*.attn.c_attn", "W[*]", "b[*]", "e (p h d) -> p h e d", "(p h d) -> p h d")
     """
     parameters = [Parameter("weight", weight, pattern)]
-    if bias is not None or "bias" in MODULES.get(site, {}):
+    if bias is not None or "bias" in MODULES.get(module_of(site), {}):
         parameters.append(Parameter("bias", bias, bias_pattern))
     return Row(site, (), tuple(parameters), compared=False)
 
@@ -243,4 +254,4 @@ def parts_of(row: Row, parameter: Parameter, count: int) -> tuple[tuple[int, ...
         return tuple(tuple("qkv".index(letter) for letter in part) for part in parameter.parts)
     if count > 1:
         return tuple((part,) for part in range(count))
-    return (tuple(range(3 if row.site == ATTENTION else 1)),)
+    return (tuple(range(3 if module_of(row.site) == ATTENTION else 1)),)
