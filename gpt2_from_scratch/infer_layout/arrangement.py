@@ -20,6 +20,7 @@ from gpt2_from_scratch.infer_layout.events import Placed, Record
 from gpt2_from_scratch.infer_layout.printing import idiomatic
 from gpt2_from_scratch.infer_layout.skeleton import Reading
 from gpt2_from_scratch.mapping import Ignore, Layout, Parameter, Row, ignore
+from gpt2_from_scratch.mapping.names import numbered
 
 Axes = tuple[tuple[str, int], ...]  # name and length, outermost first
 
@@ -169,7 +170,7 @@ class _Writer:
         pieces = []
         for place, piece in enumerate(first):
             names = [self.whole(each[place]) for each in layers]
-            pieces.append(replace(piece, name=_with_star(names) if "*" in site else names[0], index=()))
+            pieces.append(replace(piece, name=_counted(names, "layer") if "*" in site else names[0], index=()))
         by_head = [piece for piece in pieces if piece.head is not None]
         if not by_head:
             return pieces
@@ -180,7 +181,7 @@ class _Writer:
                 raise Inexpressible(f"{site}.{end}: only some heads have parameters of their own")
             if len({piece.right for piece in heads}) > 1:
                 raise Inexpressible(f"{site}.{end} is arranged differently from head to head")
-            joined.append(replace(heads[0], name=_with_star([piece.name for piece in heads])))
+            joined.append(replace(heads[0], name=_counted([piece.name for piece in heads], "head").replace("{head}", "*")))
         return [piece for piece in pieces if piece.head is None] + joined
 
     def whole(self, piece: _Piece) -> str:
@@ -254,7 +255,7 @@ class _Writer:
         if not modules or any(parameter.parts or _moves(parameter) for parameter in parameters):
             return False
         for name in modules:
-            found = self.module.get_submodule(name.replace("*", "0"))
+            found = self.module.get_submodule(numbered(name, 0, 0, self.config.n_layer))
             own = {end for end, _ in found.named_parameters()}
             if own != {str(parameter.theirs) for parameter in parameters if parameter.theirs is not None}:
                 return False
@@ -504,17 +505,33 @@ def _moves(parameter: Parameter) -> bool:
     return "1" in theirs or kept != [axis for axis in mine if axis in kept]
 
 
-def _with_star(names: Sequence[str]) -> str:
-    """One name for a series of names: a star where they count from 0 up.
+def _counted(names: Sequence[str], what: str) -> str:
+    """One name for a series of names, in which one number is computed from the layer's or the head's.
+
+    Args:
+        names: of layer (or head) 0, 1, 2 ...
+        what: "layer" or "head".
 
     Raises:
-        Inexpressible: they do not.
+        Inexpressible: they do not count in equal steps.
+
+    Example:
+        >>> _counted(["norms.1", "norms.3", "norms.5"], "layer")
+        'norms.{2*layer+1}'
     """
-    for match in re.finditer(r"(?<!\d)0(?!\d)", names[0]):
+    for match in re.finditer(r"(?<!\d)(0|[1-9]\d*)(?!\d)", names[0]):
         before, after = names[0][: match.start()], names[0][match.end() :]
-        if all(name == f"{before}{number}{after}" for number, name in enumerate(names)):
-            return f"{before}*{after}"
-    raise Inexpressible(f"{', '.join(names[:3])} ... do not count from 0 up")
+        start = int(match[0])
+        second = re.fullmatch(re.escape(before) + r"(0|[1-9]\d*)" + re.escape(after), names[min(1, len(names) - 1)])
+        if second is None:
+            continue
+        step = int(second[1]) - start if len(names) > 1 else 1
+        if step < 1 or any(name != f"{before}{start + step * place}{after}" for place, name in enumerate(names)):
+            continue
+        if (step, start) == (1, 0):
+            return f"{before}{'*' if what == 'layer' else '{head}'}{after}"
+        return f"{before}{{{f'{step}*' if step > 1 else ''}{what}{f'+{start}' if start else ''}}}{after}"
+    raise Inexpressible(f"{', '.join(names[:3])} ... have no number that counts with the {what}s")
 
 
 def _grouped(names: Sequence[str], layers: int) -> list[str]:

@@ -364,17 +364,20 @@ class _Explaining:
         """Factors of the scores, GPT-2's own first, with what is wrong about them."""
         config = self.config
         own = gpt2_formulas(config).scales[layer]
-        options = {
-            1.0: "scores are not scaled",
-            config.head_dim**-0.5: "scores are multiplied by 1/sqrt(head width)",
-            config.n_embd**-0.5: "scores are multiplied by 1/sqrt(E) instead of 1/sqrt(head width)",
-            1 / config.head_dim: "scores are multiplied by 1/(head width) instead of 1/sqrt(head width)",
-            config.head_dim**-0.25: "scores are multiplied by (head width)^-1/4",
-            config.head_dim**0.5: "scores are multiplied by sqrt(head width) instead of 1/sqrt(head width)",
-            config.n_head**-0.5: "scores are multiplied by 1/sqrt(number of heads)",
-            config.head_dim**-0.5 / (layer + 1): "scores are also divided by the layer's number",
-        }
-        return {own: "", **{scale: words for scale, words in options.items() if scale != own}}
+        others = (
+            (1.0, "scores are not scaled"),
+            (config.head_dim**-0.5, "scores are multiplied by 1/sqrt(head width)"),
+            (config.n_embd**-0.5, "scores are multiplied by 1/sqrt(E) instead of 1/sqrt(head width)"),
+            (1 / config.head_dim, "scores are multiplied by 1/(head width) instead of 1/sqrt(head width)"),
+            (config.head_dim**-0.25, "scores are multiplied by (head width)^-1/4"),
+            (config.head_dim**0.5, "scores are multiplied by sqrt(head width) instead of 1/sqrt(head width)"),
+            (config.n_head**-0.5, "scores are multiplied by 1/sqrt(number of heads)"),
+            (config.head_dim**-0.5 / (layer + 1), "scores are also divided by the layer's number"),
+        )
+        options: dict[float, str] = {own: ""}
+        for scale, words in others:
+            options.setdefault(scale, words)
+        return options
 
 
 def _close(actual: Tensor, expected: Tensor) -> bool:

@@ -18,7 +18,6 @@ from gpt2_from_scratch.infer_layout.events import Record, numbers_of
 from gpt2_from_scratch.infer_layout.skeleton import Reading, read
 from gpt2_from_scratch.infer_layout.tracing import trace
 from gpt2_from_scratch.mapping import Layout, collapse, write_theirs
-from gpt2_from_scratch.precision import in_float64
 
 
 class Status(Enum):
@@ -183,14 +182,14 @@ class _Inference:
             weights["lm_head.weight"] = weights["wte.weight"]
         proof.fill(self.module, record, numbers, weights)
         prompts = proof.prompts(self.config)
-        theirs, exact = proof.logits_of(found.call, prompts)
+        theirs = proof.answer(self.module, found.call, prompts)
         because: list[str] = []
         if missing or reading.deviations:
             agrees = None
         else:
             anatomy = Anatomy(config, weights)
             ours = [anatomy.logits(each) for each in prompts]
-            agrees = proof.agreement(theirs, ours, exact, 0.0 if exact else self._floor(anatomy, prompts, ours))
+            agrees = self._compared(found, theirs, ours, prompts, anatomy)
             self.evidence.append(f"with random weights in the module, {agrees}")
         if not agrees:
             explained = self._explained(found, config, weights, prompts, theirs)
@@ -206,7 +205,8 @@ class _Inference:
         layout, unsayable = None, ()
         try:
             layout = layout_of(self.module, record, reading, self.config, self.name, self._unused)
-            self._check(layout, record, numbers, weights)
+            if not missing:
+                self._check(layout, weights)
         except Inexpressible as error:
             unsayable = (str(error),)
         if unsayable:
@@ -216,6 +216,17 @@ class _Inference:
             )
         status = Status.PROVEN_UP_TO if because else Status.PROVEN
         return InferredLayout(status, layout, tuple(because), tuple(conditions), tuple(self.evidence))
+
+    def _compared(
+        self, found: _Read, theirs: proof.Answer, ours: list[Tensor], prompts: list[Tensor], anatomy: Anatomy
+    ) -> proof.Agreement:
+        """Compares with GPT-2's logits; where they differ a little, finds out what constants in float32 account for."""
+        if not theirs.exact:
+            return proof.agreement(theirs, ours, self._floor(anatomy, prompts, ours))
+        agrees = proof.agreement(theirs, ours)
+        if not agrees and agrees.distance <= proof.CONSTANTS:
+            agrees = proof.agreement(proof.answer(self.module, found.call, prompts, nudge=True), ours)
+        return agrees
 
     def _used_twice(self, record: Record, numbers: Mapping[str, Tensor]) -> list[str]:
         """Elements that stand for two of GPT-2's: a block that is used in several layers."""
@@ -228,14 +239,14 @@ class _Inference:
             before[shown == 0] = 0
             for other in before.unique().tolist():
                 if other:
-                    theirs = ", ".join(record.names_of(shown[before == other]))
+                    theirs = record.names_of(shown[before == other])[0]
                     twice[names[other - 1], name] = theirs
             owner[shown] = place
         if not twice:
             return []
         (one, other), theirs = next(iter(twice.items()))
-        more = f", and {len(twice) - 1} more like it" if len(twice) > 1 else ""
-        return [f"{theirs} is both {one} and {other}{more}: one block is used in several layers"]
+        more = f" ({len(twice) - 1} more parameters serve twice)" if len(twice) > 1 else ""
+        return [f"{theirs} serves as {one} and as {other}, for which GPT-2 has a tensor each{more}"]
 
     def _floor(self, anatomy: Anatomy, prompts: list[Tensor], ours: list[Tensor]) -> float:
         """How far float32 arithmetic is from float64, over the largest logit."""
@@ -248,15 +259,16 @@ class _Inference:
         config: GPTConfig,
         weights: Mapping[str, Tensor],
         prompts: list[Tensor],
-        theirs: list[Tensor],
+        theirs: proof.Answer,
     ) -> list[str] | InferredLayout:
         """What the module computes otherwise; or that this was not found out."""
         ids = torch.randint(
             config.vocab_size, (1, min(12, config.n_positions)), generator=torch.Generator().manual_seed(4)
         )
         try:
-            with in_float64():
-                record, numbers, logits = trace(self.module, found.call, ids, values=True)
+            record, numbers, logits = proof.wide(
+                self.module, lambda: trace(self.module, found.call, ids, values=True)
+            )
         except Exception as error:
             return _not_found([f"the module cannot be run in float64: {error}"], tuple(self.evidence))
         again = read(record, numbers, config)
@@ -265,7 +277,9 @@ class _Inference:
             structure = _collapsed(found.reading.deviations)
             return _not_found([*structure, *words], tuple(self.evidence))
         ours = [formulas.logits(weights, each) for each in prompts]
-        agrees = proof.agreement(theirs, ours, True, 0.0)
+        agrees = proof.agreement(theirs, ours)
+        if not agrees and agrees.distance <= proof.CONSTANTS:
+            agrees = proof.agreement(proof.answer(self.module, found.call, prompts, nudge=True), ours)
         self.evidence.append(f"with {'; '.join([*found.reading.deviations, *words])}: {agrees}")
         if not agrees:
             return _not_found([*_collapsed(found.reading.deviations), *words, "and something else"], tuple(self.evidence))
@@ -276,7 +290,7 @@ class _Inference:
         found: _Read,
         config: GPTConfig,
         weights: Mapping[str, Tensor],
-        theirs: list[Tensor],
+        theirs: proof.Answer,
         prompts: list[Tensor],
     ) -> list[str]:
         """Perturbs every parameter that was not mapped: it is never used, or GPT-2's only if it is zero."""
@@ -293,18 +307,24 @@ class _Inference:
             with torch.no_grad():
                 before = parameter.detach().clone()
                 parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
-                moved, _ = proof.logits_of(found.call, prompts[-1:])
+                moved = proof.answer(self.module, found.call, prompts[-1:])
                 parameter.copy_(before)
-            self._unused[name] = torch.equal(moved[0], theirs[-1])
+            self._unused[name] = torch.equal(moved.logits[0], theirs.logits[-1])
         used = [name for name, unused in self._unused.items() if not unused]
         never = [name for name, unused in self._unused.items() if unused]
         if never:
             self.evidence.append(f"never used: {', '.join(collapse(never))}")
-        return [f"{', '.join(collapse(used))} is zero, which GPT-2 lacks"] if used else []
+        lacking = [
+            name
+            for name, each in reading.canonical.items()
+            if bool((each if not name.endswith("c_attn.bias") else _without_key(each)).eq(0).any())
+        ]
+        conditions = [f"{', '.join(collapse(used))} is zero: GPT-2 has no such parameter"] if used else []
+        if lacking:
+            conditions.append(f"the checkpoint's {', '.join(collapse(lacking))} are zero: the module has no such bias")
+        return conditions
 
-    def _check(
-        self, layout: Layout, record: Record, numbers: Mapping[str, Tensor], weights: Mapping[str, Tensor]
-    ) -> None:
+    def _check(self, layout: Layout, weights: Mapping[str, Tensor]) -> None:
         """The table has to give the very values that were proven."""
         parameters = dict(self.module.named_parameters(remove_duplicate=False))
         written = write_theirs(layout, self.config, lambda name: weights[name], wanted=parameters.__contains__)
@@ -314,6 +334,12 @@ class _Inference:
         left = set(parameters) - set(written) - set(self._unused)
         if left:
             raise Inexpressible(f"nothing would be written to {', '.join(sorted(left))}")
+
+
+def _without_key(numbers: Tensor) -> Tensor:
+    """Of query, key and value biases those that logits depend on: softmax removes the key's."""
+    query, _, value = numbers.chunk(3)
+    return torch.cat([query, value])
 
 
 def _collapsed(words: list[str]) -> list[str]:

@@ -6,9 +6,10 @@ long as the proof takes, and has its own values back afterwards, whatever happen
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.infer_layout.asking import Call
 from gpt2_from_scratch.infer_layout.events import Placed, Record
-from gpt2_from_scratch.precision import in_float64
+from gpt2_from_scratch.precision import in_float64, parameters_in_float64, run_in_float64
 
 Weights = Mapping[str, Tensor]
 
@@ -24,8 +25,12 @@ Weights = Mapping[str, Tensor]
 # 1e-12; the smallest constant that tells two formulas apart (sqrt(2/pi) with ten digits) shows at 1e-11.
 EXACT = 1e-9
 
-# The same for code that keeps constants in float32, which float64 cannot undo: each is off by up to 6e-8, and they were
-# seen to shift logits by 1e-8 to 2e-7. The mildest fault, an epsilon of 1e-6, moves these logits by 1e-5.
+# Code that keeps constants in float32 may be off by what moving them by half a unit does, times this: a constant can be
+# off by a whole unit where somebody cut its digits instead of rounding them.
+REACH = 2.0
+
+# But never by more than this: constants were seen to shift logits by 1e-8 to 2e-7, and the mildest fault, an epsilon of
+# 1e-6, moves these logits by 1e-5.
 CONSTANTS = 1e-6
 
 # Where code cannot be run in float64 at all: this many times the distance between float32 and float64 logits of GPT-2
@@ -120,38 +125,92 @@ class Agreement:
         return f"logits agree to {self.distance:.1e} of the largest one, {self.how}"
 
 
-def logits_of(call: Call, ids: Sequence[Tensor]) -> tuple[list[Tensor], bool]:
-    """The module's logits, in float64 where it can be run so.
+@dataclass(frozen=True)
+class Answer:
+    """A module's logits.
 
-    Returns:
-        One tensor for each prompt, and whether it was float64.
+    Args:
+        logits: one tensor ``[1, n, V]`` for each prompt, float64.
+        exact: whether they were computed in float64.
+        moved: further logits, computed with the code's float32 constants moved by half a unit in the last place; none
+            where it has no such constants.
+    """
+
+    logits: list[Tensor]
+    exact: bool
+    moved: tuple[list[Tensor], ...] = ()
+
+
+def answer(module: nn.Module, call: Call, ids: Sequence[Tensor], nudge: bool = False) -> Answer:
+    """Asks the module for its logits, in float64 where it can be run so.
+
+    Args:
+        module: to run.
+        call: ids to logits, by way of the module.
+        ids: prompts.
+        nudge: also find out how much rounded constants matter.
+    """
+
+    def run() -> list[Tensor]:
+        with torch.no_grad():
+            return [call(each).double() for each in ids]
+
+    for within in (in_float64, parameters_in_float64):
+        try:
+            if nudge:
+                return Answer(*_with_moved(run_in_float64(run, module, within)))
+            with within(module):
+                return Answer(run(), True)
+        except (NotImplementedError, RuntimeError):  # a convolution looks at its operands' precisions first
+            continue
+    return Answer(run(), False)
+
+
+def _with_moved(
+    found: tuple[list[Tensor], tuple[list[Tensor], ...]],
+) -> tuple[list[Tensor], bool, tuple[list[Tensor], ...]]:
+    return found[0], True, found[1]
+
+
+Result = TypeVar("Result")
+
+
+def wide(module: nn.Module, run: Callable[[], Result]) -> Result:
+    """Runs something in float64: with the parameters as they are, or if that fails with float64 copies of them.
+
+    Raises:
+        Exception: whatever the second way raised.
     """
     try:
-        with torch.no_grad(), in_float64():
-            return [call(each).double() for each in ids], True
+        with torch.no_grad(), in_float64(module):
+            return run()
     except (NotImplementedError, RuntimeError):
-        with torch.no_grad():
-            return [call(each).double() for each in ids], False
+        with torch.no_grad(), parameters_in_float64(module):
+            return run()
 
 
-def agreement(theirs: Sequence[Tensor], ours: Sequence[Tensor], exact: bool, floor: float) -> Agreement:
+def agreement(theirs: Answer, ours: Sequence[Tensor], floor: float = 0.0) -> Agreement:
     """Compares logits prompt by prompt; of the last positions, where theirs has only those.
 
     Args:
-        theirs: ``[1, n, V]`` each.
+        theirs: the module's.
         ours: ``[1, T, V]`` each, float64.
-        exact: whether theirs were computed in float64.
-        floor: the distance that float32 arithmetic alone leaves, over the largest logit.
+        floor: the distance that float32 arithmetic alone leaves, over the largest logit; for answers that are not exact.
     """
     largest = max(float(each.abs().max()) for each in ours)
-    worst = 0.0
-    for mine, other in zip(ours, theirs, strict=True):
-        if other.shape[-1] != mine.shape[-1]:
-            return Agreement(math.inf, 0.0, "as there are not as many logits")
-        gap = (other - mine[:, -other.shape[1] :]).abs().max()
-        worst = max(worst, float(gap.nan_to_num(nan=math.inf)) / largest)
-    if not exact:
+    if any(other.shape[-1] != mine.shape[-1] for mine, other in zip(ours, theirs.logits, strict=True)):
+        return Agreement(math.inf, 0.0, "as there are not as many logits")
+    worst = _distance(theirs.logits, [mine[:, -other.shape[1] :] for mine, other in zip(ours, theirs.logits, strict=True)])
+    worst /= largest
+    if not theirs.exact:
         return Agreement(worst, FLOORS * floor, f"in float32, whose own rounding is {floor:.1e}")
-    if worst <= EXACT:
+    if worst <= EXACT or not theirs.moved:
         return Agreement(worst, EXACT, "in float64")
-    return Agreement(worst, CONSTANTS, "in float64, with constants that the code keeps in float32")
+    reach = sum(_distance(each, theirs.logits) for each in theirs.moved) / largest
+    limit = min(CONSTANTS, EXACT + REACH * reach)
+    return Agreement(worst, limit, f"in float64, where constants that the code keeps in float32 matter by {reach:.1e}")
+
+
+def _distance(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    gaps = [float((a - b).abs().max().nan_to_num(nan=math.inf)) for a, b in zip(one, other, strict=True)]
+    return max(gaps)

@@ -147,6 +147,8 @@ def read(record: Record, logits: Tensor | None, config: GPTConfig) -> Reading:
         reader.walk(logits)
     except Contradiction as error:
         reader.reading.contradictions.append(str(error))
+    except (IndexError, RuntimeError) as error:  # numbers in places where GPT-2 has none of this shape
+        reader.reading.contradictions.append(f"what was recorded could not be read: {error}")
     return reader.reading
 
 

@@ -431,7 +431,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return result
             a, b = ((None if each is None else each) for each in numbers)
             a = None if a is None else a.transpose(1, 2)
-            b = None if b is None else b[:, :, 0].t()[None]
+            b = None if b is None else b[:, :, 0].t()[None].expand(len(left), -1, -1)
             made = self._multiplied(base, (a, b), (left.transpose(1, 2), right[:, :, 0].t()[None]))
             made = None if made is None else made.transpose(1, 2)
             bias = self.memory.read(args[2]) if isinstance(args[2], Tensor) else None
