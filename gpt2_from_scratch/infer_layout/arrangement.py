@@ -57,7 +57,7 @@ class _Piece:
     """
 
     name: str
-    index: tuple[int, ...]
+    index: tuple[str, ...]
     right: tuple[tuple[str, ...], ...]
     parts: tuple[int, ...] = ()
     head: int | None = None
@@ -163,9 +163,12 @@ class _Writer:
         return idiomatic(Row(site, tuple(modules), tuple(result), compared=self.compared(site, modules, result)))
 
     def starred(self, site: str, end: str, layers: Sequence[list[_Piece]]) -> list[_Piece]:
-        """Pieces of all layers as those of one, with stars in their names; heads that have modules of their own as one."""
+        """Pieces of all layers as those of one, with stars in their names; heads with modules of their own as one."""
         first = layers[0]
-        if any([replace(a, name="", index=()) for a in each] != [replace(a, name="", index=()) for a in first] for each in layers):
+        if any(
+            [replace(a, name="", index=()) for a in each] != [replace(a, name="", index=()) for a in first]
+            for each in layers
+        ):
             raise Inexpressible(f"{site}.{end} is arranged differently from layer to layer")
         pieces = []
         for place, piece in enumerate(first):
@@ -181,11 +184,13 @@ class _Writer:
                 raise Inexpressible(f"{site}.{end}: only some heads have parameters of their own")
             if len({piece.right for piece in heads}) > 1:
                 raise Inexpressible(f"{site}.{end} is arranged differently from head to head")
-            joined.append(replace(heads[0], name=_counted([piece.name for piece in heads], "head").replace("{head}", "*")))
+            joined.append(
+                replace(heads[0], name=_counted([piece.name for piece in heads], "head").replace("{head}", "*"))
+            )
         return [piece for piece in pieces if piece.head is None] + joined
 
     def whole(self, piece: _Piece) -> str:
-        return f"{piece.name}[{','.join(map(str, piece.index))}]" if piece.index else piece.name
+        return f"{piece.name}[{','.join(piece.index)}]" if piece.index else piece.name
 
     def modules(self, parameters: Sequence[tuple[str, list[_Piece]]]) -> list[str]:
         """Their modules, if each parameter is called by its module's name and one end; otherwise none."""
@@ -212,7 +217,9 @@ class _Writer:
         fused = [right for right in rights if "p" in _flat(right)]
         if len(fused) == 1:  # a part that has a parameter of its own is a fused one of length 1
             rights = {
-                fused[0] if right == tuple(tuple(axis for axis in group if axis != "p") for group in fused[0]) else right
+                fused[0]
+                if right == tuple(tuple(axis for axis in group if axis != "p") for group in fused[0])
+                else right
                 for right in rights
             }
         if len(rights) > 1:
@@ -239,9 +246,12 @@ class _Writer:
         theirs: str | tuple[str | None, ...] = several if len(several) > 1 else str(several[0])
         if len(modules) == len(several) and len(set(several)) == 1:
             theirs = str(several[0])
-        pattern = _pattern(left, next(iter(rights)), by_part=len(several) > 1 or bool(parts), by_head=any(
-            piece.head is not None for piece in pieces
-        ))
+        pattern = _pattern(
+            left,
+            next(iter(rights)),
+            by_part=len(several) > 1 or bool(parts),
+            by_head=any(piece.head is not None for piece in pieces),
+        )
         return Parameter(end, theirs, pattern, parts)
 
     def groups(self, site: str, end: str) -> tuple[tuple[str, ...], ...]:
@@ -359,76 +369,59 @@ class _Writer:
                 raise
         place = axes.index("h")
         rest = [axis for axis in axes if axis != "h"]
-        return [
-            self.block(numbers.select(place, head), rest, parts, head) for head in range(self.config.n_head)
-        ]
+        return [self.block(numbers.select(place, head), rest, parts, head) for head in range(self.config.n_head)]
 
     def block(self, numbers: Tensor, axes: list[str], parts: tuple[int, ...], head: int | None) -> _Piece:
-        """One stretch of one parameter: the order of its axes, and where it starts."""
+        """A block of one parameter: the order of its axes along each of the parameter's, and where it starts."""
         placed = self.owner(numbers)
         offsets = _logical(numbers.long() - placed.first, placed)
         base = int(offsets.flatten()[0])
+        lengths = dict(zip(axes, numbers.shape, strict=True))
         steps, expected = {}, torch.tensor(base)
-        for axis, (name, size) in enumerate(zip(axes, numbers.shape, strict=True)):
-            corner = [0] * numbers.dim()
-            if size > 1:
-                corner[axis] = 1
-                steps[name] = int(offsets[tuple(corner)]) - base
-            else:
-                steps[name] = 0
-            shape = [1] * numbers.dim()
-            shape[axis] = size
+        for place, (name, size) in enumerate(lengths.items()):
+            along = offsets[tuple(slice(None) if other == place else 0 for other in range(numbers.dim()))]
+            steps[name] = int(along[1] - along[0]) if size > 1 else 0
+            shape = [size if other == place else 1 for other in range(numbers.dim())]
             expected = expected + (torch.arange(size) * steps[name]).reshape(shape)
         if not torch.equal(offsets, expected.expand_as(offsets)):
             raise Inexpressible(f"{placed.name} is arranged in a way that is no reordering of axes")
-        lengths = dict(zip(axes, numbers.shape, strict=True))
-        order = sorted((axis for axis in axes if lengths[axis] > 1), key=lambda axis: -steps[axis])
-        order += [axis for axis in axes if lengths[axis] == 1]
-        step = 1
-        for axis in reversed([axis for axis in order if lengths[axis] > 1]):
-            if steps[axis] != step:
-                raise Inexpressible(f"{placed.name} holds something between the elements of one of GPT-2's tensors")
-            step *= lengths[axis]
-        return self.in_shape(placed, base, numbers.numel(), order, lengths, parts, head)
-
-    def in_shape(
-        self,
-        placed: Placed,
-        base: int,
-        count: int,
-        order: list[str],
-        lengths: Mapping[str, int],
-        parts: tuple[int, ...],
-        head: int | None,
-    ) -> _Piece:
-        """Divides the axes among the parameter's own, and says where in it the block is."""
-        shape, axis = placed.shape, len(placed.shape)
-        while math.prod(shape[axis:]) < count and axis > 0:
-            axis -= 1
-        while axis > 0 and shape[axis - 1] == 1 and math.prod(shape) == count:
-            axis -= 1
-        if math.prod(shape[axis:]) != count or base % count:
-            raise Inexpressible(f"{placed.name} {list(shape)} holds one of GPT-2's tensors across its axes")
-        index, rest = [], base // count
-        for size in reversed(shape[:axis]):
-            index.append(rest % size)
-            rest //= size
+        left = sorted((axis for axis in axes if lengths[axis] > 1), key=lambda axis: -steps[axis])
+        index: list[str] = []
         groups: list[tuple[str, ...]] = []
-        left = list(order)
-        for size in shape[axis:]:
-            group: list[str] = []
-            while math.prod(lengths[name] for name in group) < size and left:
-                group.append(left.pop(0))
-            if math.prod(lengths[name] for name in group) != size:
-                raise Inexpressible(f"{placed.name} {list(shape)} divides one of GPT-2's axes")
-            groups.append(tuple(group))
-        for name in left:  # axes of length 1
-            places = [place for place, group in enumerate(groups) if not group]
-            if places:
-                groups[places[0]] = (name,)
+        for dimension, size in enumerate(placed.shape):
+            step = math.prod(placed.shape[dimension + 1 :])
+            group = [axis for axis in left if step <= steps[axis] < step * size]
+            start, length = base // step % size, 1
+            for axis in reversed(group):
+                if steps[axis] != step * length:
+                    raise Inexpressible(f"{placed.name} holds something between the elements of one of GPT-2's axes")
+                length *= lengths[axis]
+            if start + length > size:
+                raise Inexpressible(f"{placed.name} {list(placed.shape)} divides one of GPT-2's axes")
+            if group or size == 1:
+                index.append(self._range(start, start + length, size))
+                groups.append(tuple(group))
             else:
-                groups[-1] = (*groups[-1], name)
-        return _Piece(placed.name, tuple(reversed(index)), tuple(groups), parts, head)
+                index.append(str(start))
+        while index and index[-1] == ":":
+            index.pop()
+        if sum(len(group) for group in groups) != len(left) or not groups:
+            raise Inexpressible(f"{placed.name} {list(placed.shape)} holds one of GPT-2's tensors across its axes")
+        for name in [each for each in axes if lengths[each] == 1]:
+            empty = [at for at, group in enumerate(groups) if not group]
+            last = empty[0] if empty else len(groups) - 1
+            groups[last] = (*groups[last], name)
+        return _Piece(placed.name, tuple(index), tuple(groups), parts, head)
+
+    def _range(self, start: int, stop: int, size: int) -> str:
+        """A range of an axis, in sizes of the configuration where they are what it says."""
+        config = self.config
+        named = {config.vocab_size: "vocab_size", config.n_positions: "n_positions", config.n_embd: "n_embd"}
+        named |= {factor * config.n_embd: f"{factor}*n_embd" for factor in (2, 3)}
+        named |= {config.inner_dim: "inner_dim", 0: "0"}
+        first = "" if start == 0 else named.get(start, str(start))
+        last = "" if stop == size else named.get(stop, str(stop))
+        return f"{first}:{last}"
 
 
 def _logical(offsets: Tensor, placed: Placed) -> Tensor:
@@ -549,5 +542,3 @@ def _grouped(names: Sequence[str], layers: int) -> list[str]:
                 break
         result.append(name)
     return result
-
-

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
 Call: TypeAlias = Callable[[Tensor], Tensor]
@@ -16,8 +15,8 @@ def ways(module: nn.Module) -> Iterator[tuple[str, Call]]:
         module: takes int64 ids, in some form.
 
     Returns:
-        Pairs of a description and a function of ids ``[1, T]`` that returns logits ``[1, n, V]``: of all T positions, or
-        of the last ones. A function raises what the module raises, or ValueError where there are no logits.
+        Pairs of a description and a function of ids ``[1, T]`` that returns logits ``[1, n, V]``: of all T positions,
+        or of the last one. A function raises what the module raises, or ValueError where there are no logits.
     """
     yield "ids [batch, tokens]", lambda ids: _logits(module(ids), ids)
     yield "ids and targets", lambda ids: _logits(module(ids, ids), ids)
@@ -42,9 +41,3 @@ def _logits(output: Any, ids: Tensor) -> Tensor:
     if found.dim() != 3 or found.shape[0] != ids.shape[0] or found.shape[1] not in (1, ids.shape[1]):
         raise ValueError(f"the module returned {list(found.shape)} for ids {list(ids.shape)}, which are no logits")
     return found
-
-
-def last_only(call: Call, ids: Tensor) -> bool:
-    """Whether only the last position's logits come back."""
-    with torch.no_grad():
-        return call(ids).shape[1] < ids.shape[1]

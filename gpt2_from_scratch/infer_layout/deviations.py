@@ -114,7 +114,8 @@ def gpt2_formulas(config: GPTConfig) -> Formulas:
         masks=dict.fromkeys(range(config.n_layer), "causal"),
         activations=dict.fromkeys(range(config.n_layer), config.activation_function),
         sums={
-            name: {"token": 1.0, "position": 1.0, **dict.fromkeys(range(number), 1.0)} for number, name in enumerate(names)
+            name: {"token": 1.0, "position": 1.0, **dict.fromkeys(range(number), 1.0)}
+            for number, name in enumerate(names)
         },
     )
 
@@ -166,10 +167,12 @@ MASKS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 def attention(weights: Weights, layer: int, x: Tensor, heads: int, scale: float, mask: str) -> Tensor:
     """The merged heads ``[B, T, E]`` before the output projection."""
-    qkv = linear(weights, f"h.{layer}.attn.c_attn", x).unflatten(-1, (3, heads, -1))
+    qkv = linear(weights, f"h.{layer}.attn.c_attn", x)
+    qkv = qkv.view(*x.shape[:-1], 3, heads, -1)
     q, k, v = qkv.movedim(-3, 0).transpose(-3, -2)
     probabilities = MASKS[mask](q @ k.mT * scale)
-    return (probabilities @ v).transpose(-3, -2).flatten(-2)
+    merged: Tensor = (probabilities @ v).transpose(-3, -2).flatten(-2)
+    return merged
 
 
 def explain(
@@ -186,7 +189,7 @@ def explain(
         logits: of that pass.
 
     Returns:
-        The formulas, and in words how they differ from GPT-2's. None, and what was not explained, if some stage was not.
+        The formulas, and in words how they differ from GPT-2's. None, and what was not explained, if something was not.
     """
     return _Explaining(config, weights, record, reading, ids).run(logits)
 
@@ -207,9 +210,7 @@ class _Explaining:
             "token": self.weights["wte.weight"][self.ids[0]].double(),
             "position": self.weights["wpe.weight"][: self.ids.shape[1]].double(),
         }
-        known = {
-            event: number for number, branch in enumerate(self.reading.branches) for event in branch.all_events
-        }
+        known = {event: number for number, branch in enumerate(self.reading.branches) for event in branch.all_events}
         for number, branch in enumerate(self.reading.branches):
             layer, name = number // 2, place_of(number)
             x = self._input(branch)
@@ -403,6 +404,6 @@ def _in_words(said: Mapping[str, list[str]], layers: int) -> list[str]:
     """Each difference once, with the places where it is found, unless it is found everywhere."""
     words = []
     for difference, places in said.items():
-        everywhere = len(places) >= layers and layers > 1 or places == [""]
+        everywhere = (len(places) >= layers and layers > 1) or places == [""]
         words.append(difference if everywhere else f"{difference} ({', '.join(places)})")
     return words

@@ -115,7 +115,7 @@ class Record:
         """
         firsts = torch.tensor(self._firsts, dtype=numbers.dtype)
         owners = torch.bucketize(numbers.contiguous(), firsts, right=True) - 1
-        return [(int(index), (owners == index).nonzero().flatten()) for index in owners.unique().tolist()]
+        return [(int(index), (owners == index).nonzero().flatten()) for index in distinct(owners).tolist()]
 
     def names_of(self, numbers: Tensor) -> list[str]:
         """The parameters to which any of these elements belongs, in the module's order."""
@@ -126,6 +126,12 @@ class Record:
             if bool(shown.any()):
                 found.append(name)
         return found
+
+
+def distinct(numbers: Tensor) -> Tensor:
+    """The different numbers among these, in order."""
+    found: Tensor = torch.unique(numbers)
+    return found
 
 
 def numbers_of(placed: Placed) -> Tensor:

@@ -14,7 +14,7 @@ from gpt2_from_scratch.infer_layout import asking, proof
 from gpt2_from_scratch.infer_layout.arrangement import Inexpressible, layout_of
 from gpt2_from_scratch.infer_layout.asking import Call
 from gpt2_from_scratch.infer_layout.deviations import explain, gpt2_formulas
-from gpt2_from_scratch.infer_layout.events import Record, numbers_of
+from gpt2_from_scratch.infer_layout.events import Record, distinct, numbers_of
 from gpt2_from_scratch.infer_layout.skeleton import Reading, read
 from gpt2_from_scratch.infer_layout.tracing import trace
 from gpt2_from_scratch.mapping import Layout, collapse, write_theirs
@@ -134,7 +134,7 @@ class _Inference:
         return self._proven(found)
 
     def _read(self, call: Call | None) -> _Read | list[str]:
-        """Reads the module in the first way of calling it that nothing contradicts; otherwise in the first that runs."""
+        """Reads the module, called in the first way that nothing contradicts; otherwise in the first that runs."""
         ids = self._distinct_ids()
         ways = asking.ways(self.module) if call is None else iter([("as told", call)])
         first: _Read | None = None
@@ -169,8 +169,8 @@ class _Inference:
 
     def _proven(self, found: _Read) -> InferredLayout:
         record, reading = found.record, found.reading
-        config = self.config if "lm_head.weight" not in reading.canonical else self.config.replace(
-            tie_word_embeddings=False
+        config = (
+            self.config if "lm_head.weight" not in reading.canonical else self.config.replace(tie_word_embeddings=False)
         )
         numbers = reading.canonical
         if used_twice := self._used_twice(record, numbers):
@@ -202,7 +202,8 @@ class _Inference:
                     tuple(self.evidence),
                 )
         conditions = self._conditions(found, config, weights, theirs, prompts)
-        layout, unsayable = None, ()
+        layout: Layout | None = None
+        unsayable: tuple[str, ...] = ()
         try:
             layout = layout_of(self.module, record, reading, self.config, self.name, self._unused)
             if not missing:
@@ -237,7 +238,7 @@ class _Inference:
             shown = each.flatten()
             before = owner[shown]
             before[shown == 0] = 0
-            for other in before.unique().tolist():
+            for other in distinct(before).tolist():
                 if other:
                     theirs = record.names_of(shown[before == other])[0]
                     twice[names[other - 1], name] = theirs
@@ -266,9 +267,7 @@ class _Inference:
             config.vocab_size, (1, min(12, config.n_positions)), generator=torch.Generator().manual_seed(4)
         )
         try:
-            record, numbers, logits = proof.wide(
-                self.module, lambda: trace(self.module, found.call, ids, values=True)
-            )
+            record, numbers, logits = proof.wide(self.module, lambda: trace(self.module, found.call, ids, values=True))
         except Exception as error:
             return _not_found([f"the module cannot be run in float64: {error}"], tuple(self.evidence))
         again = read(record, numbers, config)
@@ -282,7 +281,9 @@ class _Inference:
             agrees = proof.agreement(proof.answer(self.module, found.call, prompts, nudge=True), ours)
         self.evidence.append(f"with {'; '.join([*found.reading.deviations, *words])}: {agrees}")
         if not agrees:
-            return _not_found([*_collapsed(found.reading.deviations), *words, "and something else"], tuple(self.evidence))
+            return _not_found(
+                [*_collapsed(found.reading.deviations), *words, "and something else"], tuple(self.evidence)
+            )
         return words
 
     def _conditions(

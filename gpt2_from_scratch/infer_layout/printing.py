@@ -1,11 +1,24 @@
 """A `Layout` as Python, in the style of the built-in tables."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
 from gpt2_from_scratch.errors import MappingError
-from gpt2_from_scratch.mapping import Ignore, Layout, Parameter, Row, bare, conv1d, embedding, linear, norm, parse, site, tied
+from gpt2_from_scratch.mapping import (
+    Ignore,
+    Layout,
+    Parameter,
+    Row,
+    bare,
+    conv1d,
+    embedding,
+    linear,
+    norm,
+    parse,
+    site,
+    tied,
+)
 
 _WIDTH = 110  # characters in a line of the table
 
@@ -150,7 +163,7 @@ def _short(row: Row) -> Iterator[_Made]:
         yield conv1d, [row.site, *row.theirs], extra
 
 
-def _call(name: str, arguments: list[object], options: dict[str, object]) -> str:
+def _call(name: str, arguments: Sequence[object], options: Mapping[str, object]) -> str:
     shown = [_text(each) for each in arguments] + [f"{key}={_text(value)}" for key, value in options.items()]
     return f"{name}({', '.join(shown)})"
 

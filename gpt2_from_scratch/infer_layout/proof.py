@@ -195,12 +195,14 @@ def agreement(theirs: Answer, ours: Sequence[Tensor], floor: float = 0.0) -> Agr
     Args:
         theirs: the module's.
         ours: ``[1, T, V]`` each, float64.
-        floor: the distance that float32 arithmetic alone leaves, over the largest logit; for answers that are not exact.
+        floor: for answers that are not exact, the distance that float32 arithmetic leaves, over the largest logit.
     """
     largest = max(float(each.abs().max()) for each in ours)
     if any(other.shape[-1] != mine.shape[-1] for mine, other in zip(ours, theirs.logits, strict=True)):
         return Agreement(math.inf, 0.0, "as there are not as many logits")
-    worst = _distance(theirs.logits, [mine[:, -other.shape[1] :] for mine, other in zip(ours, theirs.logits, strict=True)])
+    worst = _distance(
+        theirs.logits, [mine[:, -other.shape[1] :] for mine, other in zip(ours, theirs.logits, strict=True)]
+    )
     worst /= largest
     if not theirs.exact:
         return Agreement(worst, FLOORS * floor, f"in float32, whose own rounding is {floor:.1e}")

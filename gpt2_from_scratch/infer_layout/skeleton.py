@@ -2,8 +2,8 @@
 
 `read` starts at the logits and goes back: head, final norm, residual stream, and for each product that was added to the
 stream what it reads, until the tables are reached. What a product's columns are for is known from where they go: what
-multiplies the probabilities is a value, the rows of a score are queries. Everything that GPT-2 does not have is noted as
-a contradiction, in words. Reading proves nothing by itself; `proof` does.
+multiplies the probabilities is a value, the rows of a score are queries. Everything that GPT-2 does not have is noted
+as a contradiction, in words. Reading proves nothing by itself; `proof` does.
 
 Canonical order: a column of the residual stream counts as the column of the token table that it starts from; heads
 count as they come in the output projection's inputs; columns of a head as they come in the mix and in the scores.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.infer_layout.events import Event, Record
+from gpt2_from_scratch.infer_layout.events import Event, Record, distinct
 
 
 class Contradiction(Exception):
@@ -248,7 +248,11 @@ class _Reader:
         if roles != expected:
             reading.contradictions.append(
                 f"{sum(roles)} attentions and {len(roles) - sum(roles)} feed-forwards are added to the residual stream"
-                + (", and not by turns" if sorted(roles) == sorted(expected) else f", expected {config.n_layer} of each")
+                + (
+                    ", and not by turns"
+                    if sorted(roles) == sorted(expected)
+                    else f", expected {config.n_layer} of each"
+                )
             )
             return
         for index, branch in enumerate(branches):
@@ -288,7 +292,7 @@ class _Reader:
             raise Contradiction(f"{where}: attention has {branch.heads} heads, not {config.n_head}")
         for letter, what in (("q", "query"), ("k", "key"), ("v", "value")):
             weight = branch.parts[letter][0]
-            if len(weight[:, 0].unique()) < len(weight):
+            if len(distinct(weight[:, 0])) < len(weight):
                 names = ", ".join(self.record.names_of(weight))
                 raise Contradiction(f"{where}: several heads share {what} columns of {names} (grouped queries)")
 
@@ -310,7 +314,8 @@ class _Reader:
         self.reading.deviations.append(f"{where}: " + ", ".join(parts))
 
     def gain_and_bias(self, norm: Norm, stream: Stream, what: str) -> tuple[Tensor, Tensor]:
-        assert norm.gain is not None and norm.bias is not None
+        assert norm.gain is not None
+        assert norm.bias is not None
         if not norm.centred:
             raise Contradiction(f"{what} does not subtract the mean (RMSNorm)")
         if not bool(norm.gain.all()):
@@ -324,7 +329,7 @@ class _Reader:
         event = self.record.events[event_index]
         batch = len(event.operands[0])
         columns = features - event.first
-        batches = (columns // (event.count // batch)).unique()
+        batches = distinct(columns // (event.count // batch))
         if len(batches) != 1:
             raise Contradiction(f"{self.say(event)} contributes columns of several matrices to the residual stream")
         which = int(batches[0])
@@ -388,8 +393,8 @@ class _Reader:
         reads = self.stream(norm.stream)
         parts = {}
         for letter, linear in found.items():
-            columns = self.stream(self.norm(inputs_of[letter]).stream).columns
-            parts[letter] = (_ordered(linear.weight, columns, 1), linear.bias)
+            order = self.stream(self.norm(inputs_of[letter]).stream).columns
+            parts[letter] = (_ordered(linear.weight, order, 1), linear.bias)
         return Branch(
             True,
             event_index,
@@ -453,7 +458,7 @@ class _Reader:
             if event.kind == "lookup" and tokens is None:
                 columns = (term - event.first).long()
                 tokens = event.operands[0]
-                if len(columns.unique()) != len(columns) or tokens.shape[1] != len(columns):
+                if len(distinct(columns)) != len(columns) or tokens.shape[1] != len(columns):
                     raise Contradiction(
                         f"the residual stream is {len(columns)} wide, the token table {list(tokens.shape)}"
                     )
@@ -522,7 +527,7 @@ class _Reader:
         return linear.inputs[0]
 
     def terms(self, numbers: Tensor) -> tuple[list[Tensor], list[tuple[int, Tensor]]]:
-        """Features as a sum: the summands that are no sums ``[n]``, and pairs of an event and parameters ``[rows, n]``."""
+        """Features as a sum: its summands ``[n]``, and pairs of an event and the parameters ``[rows, n]`` it adds."""
         leaves: list[Tensor] = []
         vectors: list[tuple[int, Tensor]] = []
         todo = [numbers]

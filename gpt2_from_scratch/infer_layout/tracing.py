@@ -1,10 +1,10 @@
 """One forward pass of anybody's module, in which every element of every parameter can be followed.
 
-`trace` numbers the elements, runs the module under a dispatch mode, and returns the pass's `Record`. Beside each storage
-that holds parameters, or what was computed with them, lies an int32 array with the number that each of its elements
-shows (`Memory`). Views share their storage, so they need no rule, and a copy into part of a tensor is a copy into part
-of its numbers. An operation that only rearranges is applied to the numbers, too. Any other operation on numbered
-tensors is an event. Nothing depends on a name.
+`trace` numbers the elements, runs the module under a dispatch mode, and returns the pass's `Record`. Beside each
+storage that holds parameters, or what was computed with them, lies an int32 array with the number that each of its
+elements shows (`Memory`). Views share their storage, so they need no rule, and a copy into part of a tensor is a copy
+into part of its numbers. An operation that only rearranges is applied to the numbers, too. Any other operation on
+numbered tensors is an event. Nothing depends on a name.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from gpt2_from_scratch.infer_layout.events import Event, Kind, Placed, Record
+from gpt2_from_scratch.infer_layout.events import Event, Kind, Placed, Record, distinct
 
 Call = Callable[[Tensor], Tensor]
 
@@ -69,8 +69,8 @@ def _numbered(module: nn.Module) -> tuple[Mapping[str, Placed], "Memory", int]:
             firsts[key] = free
             memory.own(parameter, torch.arange(free, free + size, dtype=torch.int32, device=parameter.device))
             free += size
-        first = firsts[key] + parameter.storage_offset()
-        parameters[name] = Placed(name, first, tuple(parameter.shape), tuple(parameter.stride()))
+        first = firsts[key] + int(parameter.storage_offset())
+        parameters[name] = Placed(name, int(first), tuple(parameter.shape), tuple(parameter.stride()))
     return parameters, memory, free - 1
 
 
@@ -85,10 +85,10 @@ class Memory:
         """Sets the numbers of a tensor's whole storage."""
         storage = tensor.untyped_storage()
         if len(self._entries) > self._sweep_at:
-            self._entries = {key: entry for key, entry in self._entries.items() if not entry[0].expired()}
+            self._entries = {key: entry for key, entry in self._entries.items() if not entry[0].expired()}  # type: ignore[no-untyped-call]
             self._sweep_at = 2 * len(self._entries) + 64
         # The weak reference keeps the storage's address from being used again.
-        self._entries[storage._cdata] = (StorageWeakRef(storage), flat)
+        self._entries[storage._cdata] = (StorageWeakRef(storage), flat)  # type: ignore[no-untyped-call]
 
     def read(self, tensor: Tensor) -> Tensor | None:
         """The numbers that a tensor shows, in its shape; None if it shows none."""
@@ -119,18 +119,68 @@ class Memory:
 
 
 _REARRANGING = frozenset(
-    "cat stack index index_select gather take_along_dim repeat roll flip constant_pad_nd tril triu select_scatter"
-    " slice_scatter index_put repeat_interleave unfold_copy rot90 diag_embed pixel_shuffle".split()
+    (
+        "cat",
+        "stack",
+        "index",
+        "index_select",
+        "gather",
+        "take_along_dim",
+        "repeat",
+        "roll",
+        "flip",
+        "constant_pad_nd",
+        "tril",
+        "triu",
+        "select_scatter",
+        "slice_scatter",
+        "index_put",
+        "repeat_interleave",
+        "unfold_copy",
+        "rot90",
+        "diag_embed",
+        "pixel_shuffle",
+    )
 )
-_SHARING = frozenset("_unsafe_view _reshape_alias lift_fresh resize_".split())  # views that do not call themselves so
+_SHARING = frozenset(
+    ("_unsafe_view", "_reshape_alias", "lift_fresh", "resize_")
+)  # views that do not call themselves so
 _PASSING = frozenset(
-    "_softmax _log_softmax _safe_softmax native_dropout dropout masked_fill where clamp nan_to_num fill zero".split()
+    (
+        "_softmax",
+        "_log_softmax",
+        "_safe_softmax",
+        "native_dropout",
+        "dropout",
+        "masked_fill",
+        "where",
+        "clamp",
+        "nan_to_num",
+        "fill",
+        "zero",
+    )
 )
 _REDUCING = frozenset(
-    "mean sum var std var_mean std_mean amax amin max min logsumexp linalg_vector_norm norm prod median".split()
+    (
+        "mean",
+        "sum",
+        "var",
+        "std",
+        "var_mean",
+        "std_mean",
+        "amax",
+        "amin",
+        "max",
+        "min",
+        "logsumexp",
+        "linalg_vector_norm",
+        "norm",
+        "prod",
+        "median",
+    )
 )
-_ADDING = frozenset("add sub rsub".split())
-_PRODUCTS = frozenset("mm bmm addmm baddbmm mv addmv dot convolution".split())
+_ADDING = frozenset(("add", "sub", "rsub"))
+_PRODUCTS = frozenset(("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "convolution"))
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -247,9 +297,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     # ----------------------------------------------------------------------------------------------------- events
 
-    def _event(
-        self, kind: Kind, operation: str, operands: tuple[Tensor, ...], count: int, **more: Any
-    ) -> Tensor:
+    def _event(self, kind: Kind, operation: str, operands: tuple[Tensor, ...], count: int, **more: Any) -> Tensor:
         """Adds an event and returns the numbers of its features, one-dimensional."""
         first = self.record.next_number
         if not self.values:
@@ -262,7 +310,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _unknown(self, operation: str, shown: list[Tensor], result: Tensor | None) -> Tensor | None:
         if result is None or not result.is_floating_point():
             return None
-        operands = tuple(numbers.flatten().unique() for numbers in shown)
+        operands = tuple(distinct(numbers.flatten()) for numbers in shown)
         return self._event("unknown", operation, operands, 1)[0].expand(result.shape)
 
     def _combined(
@@ -322,7 +370,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return a if len(axes) >= len(varying(b)) else b
         kinds = tuple(None if owner is None else owner.kind for owner in owners)
         if kinds == ("statistic", "statistic"):
-            operands = (a.flatten().unique(), b.flatten().unique())
+            operands = (distinct(a.flatten()), distinct(b.flatten()))
             both = sorted({*axes, *varying(b)})
             return spread(self._event("statistic", operation, operands, _size(a, both)), both, result.shape)
         if kinds[0] == "statistic" and (how != "div" or swapped):
@@ -370,7 +418,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not dims & set(axes) or (owner is not None and owner.kind == "scores"):
             made = first
         elif self.record.are_elements(numbers):
-            made = self._event("unknown", base, (numbers.flatten().unique(),), 1).expand(first.shape)
+            made = self._event("unknown", base, (distinct(numbers.flatten()),), 1).expand(first.shape)
         elif base == "sum" and left:
             operands = tuple(features(each, left) for each in _slices(numbers, sorted(dims & set(axes))))
             made = spread(self._event("sum", base, operands, _size(numbers, left)), left, first.shape)
@@ -404,9 +452,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._unknown(base, [each for each in shown if each is not None], args[0])
         q, k, v = (each for each in shown if each is not None)
         heads = max(each[..., 0, 0].numel() for each in (q, k, v))
-        wide = [
-            each.flatten(0, -3) if each.dim() > 3 else each.reshape(-1, *each.shape[-2:]) for each in (q, k, v)
-        ]
+        wide = [each.flatten(0, -3) if each.dim() > 3 else each.reshape(-1, *each.shape[-2:]) for each in (q, k, v)]
         wide = [each.repeat_interleave(heads // len(each), 0) for each in wide]
         values = [each.reshape(-1, *each.shape[-2:]) for each in args[:3]]
         scores = self._multiplied(base, (wide[0], wide[1].transpose(1, 2)), (values[0], values[1].transpose(-2, -1)))
@@ -446,7 +492,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     None if numbers[1] is None else numbers[1][:, None][None],
                 )
             else:
-                pair = tuple(each if each.dim() == 3 else each[None] for each in (left, right))  # type: ignore[assignment]
+                pair = tuple(each if each.dim() == 3 else each[None] for each in (left, right))
                 shown_pair = tuple(  # type: ignore[assignment]
                     None if each is None else each if each.dim() == 3 else each[None] for each in numbers
                 )
@@ -489,7 +535,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             assert right is not None
             return self._chosen(base, tensors[0], right)
         if right is None or "mixed" in (left_is, right_is) or left_is == right_is == "elements":
-            operands = tuple(each.flatten().unique() for each in (left, right) if each is not None)
+            operands = tuple(distinct(each.flatten()) for each in (left, right) if each is not None)
             shape = (len(left), left.shape[1], right.shape[2] if right is not None else tensors[1].shape[2])  # type: ignore[union-attr]
             return self._event("unknown", base, operands, 1).expand(shape)
         batch, positions, others = len(left), left.shape[1], right.shape[2]
@@ -550,7 +596,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return rows[indices][None]
         count = chooser.shape[1] if chooser is not None else 1
         shape = (len(right), count, right.shape[2])
-        return self._event("unknown", base, (right.flatten().unique(),), 1).expand(shape)
+        return self._event("unknown", base, (distinct(right.flatten()),), 1).expand(shape)
 
 
 # --------------------------------------------------------------------------------------------------------- arrays
@@ -561,7 +607,9 @@ def varying(numbers: Tensor) -> list[int]:
     return [
         axis
         for axis, size in enumerate(numbers.shape)
-        if size > 1 and numbers.stride(axis) and bool((numbers.narrow(axis, 1, size - 1) != numbers.narrow(axis, 0, 1)).any())
+        if size > 1
+        and numbers.stride(axis)
+        and bool((numbers.narrow(axis, 1, size - 1) != numbers.narrow(axis, 0, 1)).any())
     ]
 
 
@@ -595,5 +643,5 @@ def _slices(numbers: Tensor, axes: list[int]) -> list[Tensor]:
     """The tensor at every place along some axes, which stay with length 1."""
     slices = [numbers]
     for axis in axes:
-        slices = [part for each in slices for part in each.split(1, axis)]
+        slices = [part for each in slices for part in torch.split(each, 1, axis)]
     return slices
