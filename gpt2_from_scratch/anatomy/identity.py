@@ -1,0 +1,406 @@
+"""What a value is: which of GPT-2's numbers, in which order of axes, times which factor.
+
+A `Table` holds the entries of one run. Looking a value up costs one pass over it: its fingerprint (moments that neither
+a permutation nor a factor changes) leads to few entries, and each is then compared number by number under every order
+of its axes that the value's shape allows.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.anatomy.entries import AXES, Entry
+
+Kind = Literal["entry", "scrambled", "mask", "positions", "ids", "uniform", "one-hot", "not finite", "unknown"]
+
+# Float64 rounds at 1e-16; after twelve layers the noise was measured at 1e-13 to 1e-12, and the mildest bug at 1e-7.
+EXACT = 1e-10
+# Constants that somebody keeps in float32 are off by 6e-8 at most, products of a few of them by a little more.
+ROUNDED = 3e-7
+# Fingerprints of a value off by ROUNDED differ by a few times as much.
+_NEAR = 4e-6
+# Below any score of a trained model, above every fill that is used: -1e4, -1e9, the lowest finite number, -inf.
+_FILL = -5e3
+_SLICED = "B3HT"  # axes of which code may take one index at a time
+_FEWEST = 4  # numbers; of fewer, a match says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a value is.
+
+    Args:
+        kind: ``entry``: a multiple of one of GPT-2's numbers. ``scrambled``: those numbers in an order that no
+            permutation of axes gives. The others are constants, or ``unknown``.
+        entry: the entry, for the first two kinds.
+        factor: the value is so many times the entry.
+        order: the letters of the entry's axes in the value's order, axes that are one in code separated by a blank.
+        fixed: axes of which the value has one index: ``(("H", 2),)``.
+        error: largest difference, relative to the largest number.
+        detail: of a constant, what it is.
+        others: entries with the same numbers.
+        repeats: the value repeats the entry along an axis that the entry does not have.
+    """
+
+    kind: Kind
+    entry: Entry | None = None
+    factor: float = 1.0
+    order: str = ""
+    fixed: tuple[tuple[str, int], ...] = ()
+    error: float = 0.0
+    detail: str = ""
+    others: tuple[Entry, ...] = ()
+    repeats: bool = False
+
+    @property
+    def known(self) -> bool:
+        """Whether it is one of GPT-2's numbers or a constant, to the last digits of float64."""
+        return self.kind not in ("unknown", "scrambled", "not finite") and self.error <= EXACT
+
+    @property
+    def near(self) -> bool:
+        """Whether it is one, but for constants rounded to float32."""
+        return self.kind == "entry" and (self.error > EXACT or 0 < abs(self.factor - 1) <= ROUNDED)
+
+    def __str__(self) -> str:
+        if self.entry is None:
+            return self.detail or self.kind
+        name = str(self.entry)
+        if abs(self.factor - 1) > ROUNDED:
+            name = f"{self.factor:.6g} times {name}"
+        if self.kind == "scrambled":
+            return f"{name}, the numbers in another order"
+        for letter, index in self.fixed:
+            name += f", {_index_words(letter, index)}"
+        return name
+
+
+def _index_words(letter: str, index: int) -> str:
+    if letter == "3":
+        return ("queries", "keys", "values")[index]
+    return f"{ {'B': 'prompt', 'H': 'head'}.get(letter, 'token') } {index}".strip()
+
+
+UNKNOWN = Identity("unknown")
+
+
+@dataclass(slots=True)
+class _Bucket:
+    """All entries and slices of entries of one size."""
+
+    prints: Tensor  # [n, 3], sorted by the first column
+    which: list[tuple[Entry, tuple[tuple[str, int], ...]]]
+
+
+class Table:
+    """The entries of one run, to be looked up by value.
+
+    Args:
+        entries: of `entries.entries`.
+        ids: the run's token ids.
+    """
+
+    def __init__(self, entries: Sequence[Entry], ids: Tensor) -> None:
+        self.entries = tuple(entries)
+        self.by_key = {entry.key: entry for entry in entries}
+        self.ids = ids
+        self._buckets: dict[int, _Bucket | None] = {}
+        self.sizes = {
+            letter: size for entry in entries for letter, size in zip(entry.axes, entry.value.shape, strict=True)
+        }
+
+    # -- looking up
+
+    def identify(self, value: Tensor) -> Identity:
+        """What a value is.
+
+        Args:
+            value: of any shape and dtype.
+        """
+        value = value.detach()
+        if value.dtype == torch.bool or not value.is_floating_point():
+            return self._constant(value) or UNKNOWN
+        value = value.double()
+        compact, repeats = _without_repeats(value)
+        found = self._floating(compact)
+        if found.kind == "unknown" and compact.dim() > 0:
+            smaller = _without_equal(compact)
+            if smaller is not None:
+                found, repeats = self._floating(smaller), True
+        if repeats and found.kind == "entry":
+            found = Identity(
+                "entry", found.entry, found.factor, found.order, found.fixed, found.error, "", found.others, True
+            )
+        return found
+
+    def _floating(self, value: Tensor) -> Identity:
+        constant = self._constant(value)
+        if constant is not None:
+            return constant
+        if bool(torch.isnan(value).any()):
+            return Identity("not finite", detail="not a number")
+        filled = value <= _FILL
+        some = bool(filled.any())
+        if some:
+            value = value.masked_fill(filled, 0.0)
+        if not bool(torch.isfinite(value).all()):
+            return Identity("not finite", detail="infinite numbers")
+        return self._entry(value, filled if some else None)
+
+    def _entry(self, value: Tensor, filled: Tensor | None) -> Identity:
+        bucket = self._bucket(value.numel())
+        if bucket is None:
+            return UNKNOWN
+        prints = _prints(value.reshape(1, -1))[0]
+        low, high = torch.searchsorted(
+            bucket.prints[:, 0].contiguous(), prints[0] + torch.tensor([-_NEAR, _NEAR]).double()
+        )
+        best: Identity | None = None
+        others: list[Entry] = []
+        for position in range(int(low), int(high)):
+            if not bool((bucket.prints[position] - prints).abs().max() <= _NEAR):
+                continue
+            entry, fixed = bucket.which[position]
+            if (filled is not None) != entry.causal:
+                continue
+            found = self._compared(value, entry, fixed)
+            if found is None:
+                continue
+            if best is None or _rank(found) < _rank(best):
+                if best is not None and best.entry is not None and best.kind == found.kind:
+                    others.append(best.entry)
+                best = found
+            elif found.kind == best.kind and found.error <= max(EXACT, best.error):
+                others.append(entry)
+        if best is None:
+            return UNKNOWN
+        same = tuple(entry for entry in others if best.entry is not None and entry is not best.entry)
+        return Identity(best.kind, best.entry, best.factor, best.order, best.fixed, best.error, "", same)
+
+    def _compared(self, value: Tensor, entry: Entry, fixed: tuple[tuple[str, int], ...]) -> Identity | None:
+        sliced, letters = entry.value, entry.axes
+        for letter, index in fixed:
+            sliced = sliced.select(letters.index(letter), index)
+            letters = letters.replace(letter, "", 1)
+        best: Identity | None = None
+        square = float(sliced.square().sum())
+        if square == 0:
+            return None
+        for axes in arrangements(tuple(value.shape), letters, tuple(sliced.shape)):
+            flat = [axis for group in axes for axis in group]
+            arranged = sliced.permute(flat)
+            mine = value.reshape(arranged.shape)
+            factor = float((mine * arranged).sum()) / square
+            if factor == 0:
+                continue
+            error = float((mine - factor * arranged).abs().max() / mine.abs().max())
+            if error <= ROUNDED * 10 and (best is None or error < best.error):
+                order = " ".join("".join(letters[axis] for axis in group) for group in axes)
+                best = Identity("entry", entry, factor, order, fixed, error)
+                if error <= EXACT:
+                    return best
+        if best is not None:
+            return best if best.error <= ROUNDED else None
+        mine, theirs = value.flatten().sort().values, sliced.flatten().sort().values
+        factor = math.sqrt(float(mine.square().sum()) / square)
+        for sign in (1.0, -1.0):
+            ordered = theirs if sign > 0 else -theirs.flip(0)
+            error = float((mine - factor * ordered).abs().max() / mine.abs().max())
+            if error <= EXACT:
+                return Identity("scrambled", entry, sign * factor, "", fixed, error)
+        return None
+
+    # -- constants
+
+    def _constant(self, value: Tensor) -> Identity | None:
+        """Masks, positions, ids and uniform values; None if it is none of them."""
+        flat = value.reshape(-1)
+        if flat.numel() == 0:
+            return Identity("uniform", detail="nothing")
+        first = flat[0]
+        if bool((flat == first).all()):
+            return Identity("uniform", factor=float(first), detail=f"{float(first):g} everywhere")
+        if value.numel() > 10_000_000 and value.is_floating_point():
+            return None
+        squeezed = value.squeeze()
+        if not value.is_floating_point() and value.dtype != torch.bool:
+            if squeezed.shape == self.ids.squeeze().shape and bool((squeezed == self.ids.squeeze()).all()):
+                return Identity("ids", detail="the token ids")
+            if squeezed.dim() == 1 and any(
+                bool((squeezed == row).all()) for row in self.ids if row.shape == squeezed.shape
+            ):
+                return Identity("ids", detail="the token ids of one prompt")
+            if value.numel() == self.ids.numel() and bool((value.reshape(-1) == self.ids.reshape(-1)).all()):
+                return Identity("ids", detail="the token ids")
+        compact, _ = _without_repeats(squeezed)
+        compact = compact.squeeze()
+        while compact.dim() > 1 and bool((compact == compact[:1]).all()):
+            compact = compact[0]
+        if compact.dim() == 2 and compact.shape[1] > 1 and bool((compact == compact[:, :1]).all()):
+            compact = compact[:, 0]
+        if compact.dim() == 1 and compact.numel() > 1:
+            steps = compact[1:].double() - compact[:-1].double()
+            if bool((steps == steps[0]).all()) and compact.dtype != torch.bool:
+                start, step = float(compact[0]), float(steps[0])
+                return Identity(
+                    "positions", factor=step, detail=f"{start:g}, {start + step:g}, … {float(compact[-1]):g}"
+                )
+        if compact.dim() >= 2:
+            return _mask(compact)
+        return None
+
+    # -- fingerprints
+
+    def _bucket(self, size: int) -> _Bucket | None:
+        if size not in self._buckets:
+            self._buckets[size] = self._build(size) if size >= _FEWEST else None
+        return self._buckets[size]
+
+    def _build(self, size: int) -> _Bucket | None:
+        prints: list[Tensor] = []
+        which: list[tuple[Entry, tuple[tuple[str, int], ...]]] = []
+        for entry in self.entries:
+            if entry.value.numel() < size:
+                continue
+            for letters in _subsets(entry):
+                shape = [entry.value.shape[entry.axes.index(letter)] for letter in letters]
+                if entry.value.numel() != size * math.prod(shape):
+                    continue
+                axes = [entry.axes.index(letter) for letter in letters]
+                rest = [axis for axis in range(len(entry.axes)) if axis not in axes]
+                rows = entry.value.permute(*axes, *rest).reshape(-1, size)
+                if rows.shape[0] > 4096:
+                    continue
+                prints.append(_prints(rows))
+                for number in range(rows.shape[0]):
+                    indices, left = [], number
+                    for count in reversed(shape):
+                        left, index = divmod(left, count)
+                        indices.append(index)
+                    which.append((entry, tuple(zip(letters, reversed(indices), strict=True))))
+        if not which:
+            return None
+        table = torch.cat(prints)
+        order = table[:, 0].argsort()
+        return _Bucket(table[order], [which[index] for index in order.tolist()])
+
+
+def _rank(identity: Identity) -> tuple[bool, bool, bool, float, int, bool]:
+    """Which of two identities is the better one: right order, exact, factor 1, whole, a main step."""
+    entry = identity.entry
+    assert entry is not None
+    return (
+        identity.kind != "entry",
+        identity.error > EXACT,
+        abs(identity.factor - 1) > ROUNDED,
+        abs(math.log(abs(identity.factor))) if abs(identity.factor - 1) > ROUNDED else 0.0,
+        len(identity.fixed),
+        not entry.main,
+    )
+
+
+def _subsets(entry: Entry) -> Iterator[str]:
+    letters = [letter for letter in entry.axes if letter in _SLICED and (letter != "T" or not entry.weight)]
+    if entry.weight:
+        letters = [letter for letter in letters if letter in "3H"]
+    for count in range(len(letters) + 1):
+        for chosen in combinations(letters, count):
+            if len(chosen) < len(entry.axes):
+                yield "".join(chosen)
+
+
+def _prints(rows: Tensor) -> Tensor:
+    """Fingerprints of rows ``[n, size]``: ``[n, 3]``, unchanged by permutation, factor and sign."""
+    norm = rows.square().sum(1).sqrt().clamp(min=1e-300)[:, None]
+    rows = rows / norm
+    square = rows.square()
+    first = rows.abs().sum(1) / math.sqrt(rows.shape[1])
+    third = (square * rows).sum(1).abs()
+    fourth = square.square().sum(1)
+    return torch.stack([first, third, fourth], dim=1)
+
+
+def _without_repeats(value: Tensor) -> tuple[Tensor, bool]:
+    """Expanded axes cut to one index."""
+    repeats = False
+    for axis, (size, stride) in enumerate(zip(value.shape, value.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            value, repeats = value.narrow(axis, 0, 1), True
+    return value, repeats
+
+
+def _without_equal(value: Tensor) -> Tensor | None:
+    """Axes along which the value does not change cut to one index; None if there is none."""
+    changed = False
+    for axis in range(value.dim()):
+        if value.shape[axis] > 1 and bool((value.narrow(axis, 0, 1) == value).all()):
+            value, changed = value.narrow(axis, 0, 1), True
+    return value if changed else None
+
+
+def arrangements(shape: tuple[int, ...], letters: str, sizes: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """Every way to read a shape as the axes of an entry, consecutive axes joined to one.
+
+    Args:
+        shape: of a value.
+        letters: the entry's axes.
+        sizes: their sizes.
+
+    Yields:
+        For each axis of the shape that is longer than 1, the positions of the entry's axes in it.
+    """
+    wanted = [size for size in shape if size != 1]
+    ones = tuple(axis for axis, size in enumerate(sizes) if size == 1)
+    axes = tuple(axis for axis, size in enumerate(sizes) if size != 1)
+
+    def split(position: int, left: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], ...]]:
+        if position == len(wanted):
+            if not left:
+                yield ()
+            return
+        for count in range(1, len(left) + 1):
+            for group in permutations(left, count):
+                if math.prod(sizes[axis] for axis in group) == wanted[position]:
+                    rest = tuple(axis for axis in left if axis not in group)
+                    for tail in split(position + 1, rest):
+                        yield (group, *tail)
+
+    for groups in split(0, axes):
+        yield (*groups, ones) if ones else groups
+
+
+def _mask(value: Tensor) -> Identity | None:
+    """A causal pattern: two kinds of numbers, separated by a diagonal of the last two axes."""
+    while value.dim() > 2:
+        if not bool((value == value[:1]).all()):
+            return None
+        value = value[0]
+    if value.dim() != 2 or min(value.shape) < 2:
+        return None
+    numbers = torch.unique(value)
+    if numbers.numel() != 2:
+        return None
+    rows, columns = value.shape
+    high = value == numbers[1]
+    row = torch.arange(rows)[:, None]
+    column = torch.arange(columns)[None, :]
+    for offset in range(1 - rows, columns):
+        below = column <= row + offset
+        for pattern, words in ((below, "up to"), (~below, "beyond")):
+            if bool((high == pattern).all()):
+                low, up = (f"{float(number):g}" for number in numbers)
+                where = "the diagonal" if offset == 0 else f"the diagonal moved by {offset}"
+                return Identity(
+                    "mask", factor=float(offset), order=words, detail=f"{up} {words} {where}, {low} elsewhere"
+                )
+    return Identity("mask", detail="two numbers, in no causal pattern", order="other", error=0.0)
+
+
+def axis_words(order: str) -> str:
+    """The order of axes in words."""
+    return ", ".join(" and ".join(AXES[letter] for letter in group) for group in order.split())

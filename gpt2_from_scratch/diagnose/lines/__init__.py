@@ -1,0 +1,362 @@
+"""Which line of somebody's file is wrong, what stands there, and what GPT-2 has.
+
+`accuse` runs the code once in float64 under the recorder, recognises every value among GPT-2's (`trial`), finds the
+first operation that makes something else out of GPT-2's numbers, explains it by running it again with one thing changed
+(`explain`), and names the line (`naming`, `source`). With the change made, the run goes on: so several bugs are found,
+and a line is proven when the logits are right after it.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gpt2_from_scratch.anatomy import Anatomy
+from gpt2_from_scratch.anatomy.entries import entries
+from gpt2_from_scratch.anatomy.forward import Weights
+from gpt2_from_scratch.anatomy.identity import Identity, Table
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines.explain import Explainer, Explanation
+from gpt2_from_scratch.diagnose.lines.naming import Line, Namer
+from gpt2_from_scratch.diagnose.lines.trial import Trial, run
+from gpt2_from_scratch.recorder import Again, Frame, Operation
+
+__all__ = ["Accusation", "Finding", "Line", "accuse", "prompts_for"]
+
+Status = Literal["named", "between", "nothing wrong", "could not record"]
+
+_MOST = 8  # findings: of more than a few, the later ones follow from what was not understood
+_TOKENS = (13, 11, 7, 5, 3, 2)  # primes: products of axes must not coincide with the model's sizes
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong.
+
+    Args:
+        lines: where, the accused line first.
+        kind: what kind of thing: see `explain.Explanation`.
+        says: what stands there.
+        expected: what GPT-2 has.
+    """
+
+    lines: tuple[Line, ...]
+    kind: str
+    says: str
+    expected: str
+
+
+@dataclass(frozen=True)
+class Accusation:
+    """The lines that make a candidate's logits wrong. Truthy if a line is named.
+
+    Args:
+        status: ``named``; ``between``: something is wrong between two lines; ``nothing wrong``: the logits are GPT-2's;
+            ``could not record``.
+        findings: what is wrong, in the order of the run.
+        proven: whether the logits are GPT-2's after GPT-2's values were put in at the named lines.
+        why: where nothing is named, why not.
+        unknown: how many operations on the way to the logits are not GPT-2's in the candidate as it is.
+        operations: how many were recorded.
+        notes: what else is worth knowing.
+    """
+
+    status: Status
+    findings: tuple[Finding, ...] = ()
+    proven: bool = False
+    why: str = ""
+    unknown: int = 0
+    operations: int = 0
+    notes: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self.status in ("named", "between")
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        """All lines, the accused first."""
+        return tuple(line for finding in self.findings for line in finding.lines)
+
+    def __str__(self) -> str:
+        if not self.findings:
+            return self.why or self.status
+        rows = []
+        for finding in self.findings:
+            for line in finding.lines:
+                rows.append(str(line) if line is finding.lines[0] else f"    {line.role}: {line}")
+        if self.proven:
+            rows.append("With GPT-2's values in these places the logits are GPT-2's.")
+        return "\n".join(rows)
+
+
+def prompts_for(config: GPTConfig, batch: int = 2) -> Tensor:
+    """Prompts on which axes can be told apart: a prime number of tokens that is no size of the model's.
+
+    Example:
+        >>> prompts_for(GPTConfig(vocab_size=11, n_positions=8, n_embd=6, n_layer=2, n_head=3)).shape
+        torch.Size([2, 7])
+    """
+    sizes = {
+        config.n_embd,
+        config.n_head,
+        config.head_dim,
+        config.inner_dim,
+        config.vocab_size,
+        config.n_layer,
+        3,
+        batch,
+    }
+    fitting = [tokens for tokens in _TOKENS if tokens <= config.n_positions]
+    tokens = next((each for each in fitting if each not in sizes), fitting[0] if fitting else 1)
+    generator = torch.Generator().manual_seed(tokens)
+    return torch.randint(config.vocab_size, (batch, tokens), generator=generator)
+
+
+def accuse(
+    candidate: nn.Module | Callable[..., object],
+    config: GPTConfig,
+    weights: Weights,
+    prompts: Tensor | None = None,
+    *,
+    logits_in: Callable[[object], Tensor] | None = None,
+    call: Callable[[Tensor], object] | None = None,
+) -> Accusation:
+    """Names the lines of a candidate that make its logits others than GPT-2's.
+
+    The candidate's weights must be the checkpoint's: wrong weights read like wrong lines.
+
+    Args:
+        candidate: a module, or a function from ids; torch or numpy.
+        config: of the checkpoint.
+        weights: canonical name -> tensor.
+        prompts: int64 ``[B, T]``; by default `prompts_for`.
+        logits_in: finds the logits in what the candidate returns.
+        call: how the candidate is called with ids, where it is not ``candidate(ids)``.
+    """
+    ids = prompts if prompts is not None else prompts_for(config)
+    case = _Case(candidate, config, weights, ids, logits_in or _logits, call)
+    try:
+        return case.accusation()
+    except _Unrecordable as error:
+        return Accusation("could not record", why=str(error))
+
+
+class _Unrecordable(Exception):
+    """The candidate cannot be run under the recorder."""
+
+
+Site = tuple[str, str, int, int, str]
+
+
+def _site(operation: Operation) -> Site:
+    frame: Frame | None = operation.frame
+    if frame is None:
+        return ("", "", operation.index, 0, operation.name)
+    return (frame.file, frame.function, frame.line, frame.column, operation.name)
+
+
+class _Case:
+    """One candidate: runs it, explains what is wrong, repairs that and goes on."""
+
+    def __init__(
+        self,
+        candidate: nn.Module | Callable[..., object],
+        config: GPTConfig,
+        weights: Weights,
+        ids: Tensor,
+        logits_in: Callable[[object], Tensor],
+        call: Callable[[Tensor], object] | None,
+    ) -> None:
+        module = candidate if isinstance(candidate, nn.Module) else None
+        original = getattr(module, "_orig_mod", None)
+        self.module = original if isinstance(original, nn.Module) else module
+        self.candidate = self.module if self.module is not None else candidate
+        self.config, self.ids, self.logits_in = config, ids, logits_in
+        anatomy = Anatomy(config, weights)
+        self.table = Table(entries(config, anatomy.weights, ids), ids)
+        self.expected = self.table.by_key["logits"].value
+        self.explainer = Explainer(config, self.table)
+        self.packages = _packages(self.candidate)
+        self.call = call
+        self.numpy = False
+        self.repairs: dict[Site, list[Explanation]] = {}
+        source.forget()
+
+    def accusation(self) -> Accusation:
+        trial = self._first()
+        base = trial
+        if trial.right:
+            return Accusation("nothing wrong", unknown=trial.unknown(), operations=len(trial.recording.operations))
+        findings: list[Finding] = []
+        between = False
+        tried: set[int] = set()
+        for _ in range(_MOST):
+            culprit = next((each for each in trial.culprits() if each.index not in tried), None)
+            if culprit is None:
+                break
+            tried.add(culprit.index)
+            explained, following = self._explained(culprit, trial)
+            unsure = explained is not None and explained.kind in ("extra", "value")
+            if unsure and not following.right and following.unknown() >= trial.unknown():
+                self.repairs[_site(culprit)].pop()
+                explained = None
+            if explained is None:
+                between = True
+                findings.append(self._between(culprit, trial))
+                break
+            lines = Namer(self.module, following).lines(explained)
+            trial = following
+            if explained.kind != "rounding":
+                first = lines[0] if lines else None
+                findings.append(
+                    Finding(tuple(lines), explained.kind, first.says if first else "", first.expected if first else "")
+                )
+            if trial.right:
+                break
+        notes = trial.recording.missing
+        unknown, count = base.unknown(), len(base.recording.operations)
+        findings = _once(findings)
+        if not findings:
+            if trial.right:
+                return Accusation(
+                    "nothing wrong",
+                    proven=True,
+                    unknown=unknown,
+                    operations=count,
+                    notes=(*notes, "constants are rounded to float32"),
+                )
+            return Accusation(
+                "between", why="no operation could be found", unknown=unknown, operations=count, notes=notes
+            )
+        status: Status = "between" if between and len(findings) == 1 else "named"
+        return Accusation(status, tuple(findings), trial.right, "", unknown, count, notes)
+
+    # -- runs
+
+    def _first(self) -> Trial:
+        try:
+            return self._run(None)
+        except Exception as error:
+            if self.module is None:
+                self.numpy = True
+                try:
+                    return self._run(None)
+                except Exception:
+                    self.numpy = False
+            raise _Unrecordable(f"it cannot be recorded: {type(error).__name__}: {error}") from error
+
+    def _run(self, target: int | None, before: tuple[Trial, int] | None = None) -> Trial:
+        self.explanation: Explanation | None = None
+        ids = self.ids
+
+        def called() -> object:
+            given: Any = ids.numpy().copy() if self.numpy else ids.clone()
+            function = self.call or self.candidate
+            return function(given)
+
+        def hook(
+            operation: Operation, position: int, content: Tensor, again: Again, labels: list[Identity]
+        ) -> Tensor | None:
+            return self._hook(target, operation, position, content, again, labels)
+
+        modes = {each: each.training for each in self.module.modules()} if self.module is not None else {}
+        for each in modes:
+            each.training = False
+        try:
+            return run(
+                called,
+                self.table,
+                self.expected,
+                found=self.logits_in,
+                hook=hook if target is not None or self.repairs else None,
+                packages=self.packages,
+                arrays=self.candidate if self.module is None else None,
+                before=before,
+            )
+        finally:
+            for each, mode in modes.items():
+                each.training = mode
+
+    def _hook(
+        self,
+        target: int | None,
+        operation: Operation,
+        position: int,
+        content: Tensor,
+        again: Again,
+        labels: list[Identity],
+    ) -> Tensor | None:
+        known = self.repairs.get(_site(operation), [])
+        is_target = operation.index == target and position == 0
+        if not is_target and not known:
+            return None
+        label = self.table.identify(content)
+        if label.kind == "entry" and label.known and not is_target:
+            return None
+        if position == 0:
+            for explained in known:
+                output = self.explainer.same(explained, operation, again, labels, content)
+                if output is not None and output.shape == content.shape:
+                    return output
+        if not is_target:
+            return None
+        found = self.explainer.explain(operation, again, labels, content)
+        if found is None:
+            return None
+        self.explanation, output = found
+        self.repairs.setdefault(_site(operation), []).append(self.explanation)
+        return output if output.shape == content.shape else None
+
+    def _explained(self, culprit: Operation, before: Trial) -> tuple[Explanation | None, Trial]:
+        trial = self._run(culprit.index, (before, culprit.outputs[0]))
+        return self.explanation, trial
+
+    def _between(self, culprit: Operation, trial: Trial) -> Finding:
+        known = [trial.labels[number] for number in culprit.inputs]
+        takes = " and ".join(str(label) for label in known) or "nothing"
+        lines = []
+        if culprit.frame is not None:
+            frame = culprit.frame
+            says = f"GPT-2's numbers end here: it takes {takes} and gives a value that is not known"
+            lines.append(Line(frame.file, frame.line, frame.column, frame.text, "made here", says, ""))
+        return Finding(tuple(lines), "between", lines[0].says if lines else "", "")
+
+
+def _once(findings: Sequence[Finding]) -> list[Finding]:
+    """Without those whose accused line was accused before."""
+    kept: list[Finding] = []
+    for finding in findings:
+        first = finding.lines[0] if finding.lines else None
+        if first is None or any(
+            other.lines and (other.lines[0].file, other.lines[0].line) == (first.file, first.line) for other in kept
+        ):
+            continue
+        kept.append(finding)
+    return kept
+
+
+def _packages(candidate: object) -> list[str]:
+    """Installed packages whose classes and functions the candidate is made of."""
+    modules = {type(candidate).__module__, getattr(candidate, "__module__", "") or ""}
+    if isinstance(candidate, nn.Module):
+        modules |= {type(each).__module__ for each in candidate.modules()}
+    return sorted({name.split(".")[0] for name in modules if name.split(".")[0] in sys.modules})
+
+
+def _logits(result: object) -> Tensor:
+    """The logits in what a candidate returns: itself, ``.logits``, a mapping's, or the first of a tuple."""
+    if hasattr(result, "logits"):
+        result = result.logits
+    elif isinstance(result, dict):
+        result = result.get("logits", next(iter(result.values())))
+    elif isinstance(result, tuple | list) and result:
+        result = result[0]
+    if isinstance(result, Tensor):
+        return result
+    import numpy as np
+
+    return torch.from_numpy(np.array(result))

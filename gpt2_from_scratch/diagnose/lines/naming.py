@@ -1,0 +1,629 @@
+"""From an explanation to lines: where the wrong thing was made, and where it was used.
+
+Which of them is accused depends on what is wrong. A constant is accused where it was written. A torch module's choice
+is accused where the module was built. A wrong operand is accused where it is used if the right value is there under
+another name, otherwise where the wrong one was made. A missing step is accused where the code that both its neighbours
+share should have it.
+"""
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
+from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines.explain import Explanation
+from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
+from gpt2_from_scratch.diagnose.lines.trial import VIEWS, Trial
+from gpt2_from_scratch.recorder import Frame, Operation
+
+Role = Literal["made here", "used here"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the user's source, and what is the matter with it.
+
+    Args:
+        file: path of the file.
+        line: counted from 1.
+        column: offset of the expression in the line, counted from 0.
+        text: the source line.
+        role: whether the wrong thing is made or used here.
+        says: what stands there.
+        expected: what GPT-2 has.
+        likely: whether a rule about wiring chose this line among several that could be repaired.
+    """
+
+    file: str
+    line: int
+    column: int
+    text: str
+    role: Role
+    says: str
+    expected: str
+    likely: bool = False
+
+    def __str__(self) -> str:
+        name = self.file.rsplit("/", 1)[-1]
+        said = "; ".join(part for part in (self.says, self.expected) if part)
+        return f"{name}:{self.line}  {self.text}   {said}"
+
+
+class Namer:
+    """Names lines for explanations of one candidate.
+
+    Args:
+        root: the candidate's module, None for functions.
+        trial: the run in which the operation was explained.
+    """
+
+    def __init__(self, root: nn.Module | None, trial: Trial) -> None:
+        self.root, self.trial = root, trial
+
+    def lines(self, explained: Explanation) -> list[Line]:
+        """The lines, the accused first."""
+        operation = explained.operation
+        if not operation.frames:
+            return []
+        spots = _WAYS[explained.kind](self, explained)
+        says, expected = words(explained, self.trial)
+        found: list[Line] = []
+        for spot, role in spots:
+            if spot is None or any((line.file, line.line) == (spot.file, spot.line) for line in found):
+                continue
+            likely = explained.kind in ("operand", "order", "value", "module", "exchange") and not found
+            text = spot.text
+            found.append(
+                Line(
+                    spot.file,
+                    spot.line,
+                    spot.column,
+                    text,
+                    role,
+                    says if not found else "",
+                    expected if not found else "",
+                    likely,
+                )
+            )
+        return found[:3]
+
+    # -- ways
+
+    def _constant(self, explained: Explanation) -> "Spots":
+        operation = explained.operation
+        built = self._built(operation)
+        use = self._use(operation)
+        if built is not None:
+            return [(built, "made here"), (use, "used here")]
+        here = source.at(operation.frames[0])
+        place = explained.place
+        written: Spot | None = None
+        if here is not None and place is not None:
+            argument = self._argument(here, operation, place)
+            if argument is not None:
+                written = source.origin(argument, operation.frames).spot
+        return [(written, "made here"), (use, "used here")] if written else [(use, "made here")]
+
+    def _argument(self, here: Expression, operation: Operation, place: int | str) -> Expression | None:
+        """The source of a constant; through the wrappers of torch's own the names of keywords change."""
+        found = source.operand(here, place)
+        if found is None and isinstance(here.node, ast.Call):
+            value = operation.constants.get(place)
+            literals = [each for each in here.node.args if isinstance(each, ast.Constant) and each.value == value]
+            if len(literals) == 1:
+                found = Expression(here.file, literals[0], here.depth)
+        return found
+
+    def _mask(self, explained: Explanation) -> "Spots":
+        operation = explained.operation
+        use = self._use(operation)
+        assert explained.position is not None
+        number = operation.inputs[explained.position]
+        label = self.trial.labels[number]
+        right = label.order in ("up to", "beyond") and label.detail and _is_causal(label)
+        spots: list[tuple[Spot | None, Role]] = []
+        if not right:
+            pattern = self._pattern(number)
+            if pattern is not None:
+                spots.append((pattern, "made here"))
+        else:
+            maker = self.trial.recording.maker(number)
+            while maker is not None and maker.name in VIEWS and maker.inputs:
+                maker = self.trial.recording.maker(maker.inputs[0])
+            if maker is not None and maker.frames and maker.name not in ("tril", "triu", "tri"):
+                spots.append((self._use(maker), "made here"))
+        return [*spots, (use, "used here")]
+
+    def _pattern(self, number: int) -> Spot | None:
+        """Where the pattern of a mask was made: the first operation, or the buffer's own line."""
+        recording = self.trial.recording
+        current = number
+        best: Spot | None = None
+        while True:
+            maker = recording.maker(current)
+            if maker is None:
+                owner = self._owner(current)
+                return owner or best
+            if not maker.inputs:
+                return best or self._use(maker)
+            if maker.name not in VIEWS or best is None:
+                best = self._use(maker)
+            inside = [each for each in maker.inputs if self.trial.labels[each].kind == "mask"]
+            if not inside:
+                return self._use(maker)
+            current = inside[0]
+
+    def _owner(self, number: int) -> Spot | None:
+        """Where the class that owns a buffer makes it."""
+        value = self.trial.recording.values[number]
+        users = self.trial.consumers.get(number, [])
+        for user in users:
+            here = source.at(user.frames[0]) if user.frames else None
+            if here is None:
+                continue
+            for node in ast.walk(here.node):
+                if isinstance(node, ast.Attribute) and source._is_self(node.value):
+                    around = source.class_around(node)
+                    found = source.attribute_of(here.file, around, node.attr) if around is not None else None
+                    if found is not None:
+                        return found.spot
+                elif isinstance(node, ast.Name):
+                    found = source.origin(Expression(here.file, node, 0), user.frames)
+                    if found.node is not node and isinstance(found.node, ast.Call):
+                        return found.spot
+        del value
+        return None
+
+    def _factor(self, explained: Explanation) -> "Spots":
+        assert explained.position is not None
+        operation, trial = explained.operation, self.trial
+        number = operation.inputs[explained.position]
+        maker = self._where_factor(number)
+        use = self._use(operation)
+        if maker is None or not maker.frames:
+            return [(use, "used here")]
+        spots: list[tuple[Spot | None, Role]] = []
+        same = [each for each in maker.inputs if trial.labels[each].entry is trial.labels[number].entry]
+        here = source.at(maker.frames[0])
+        if same and here is not None:
+            for place in maker.constants:
+                argument = source.operand(here, place)
+                if argument is not None and not isinstance(argument.node, ast.Slice | ast.Tuple):
+                    written = source.origin(argument, maker.frames)
+                    if written.node is not argument.node:
+                        spots.append((written.spot, "made here"))
+                        break
+        built = self._built(maker)
+        return [*spots, (built, "made here"), (self._use(maker), "made here"), (use, "used here")]
+
+    def _where_factor(self, number: int) -> Operation | None:
+        """The operation that gave a value its factor."""
+        trial = self.trial
+        for _ in range(64):
+            label = trial.labels[number]
+            maker = trial.recording.maker(number)
+            if maker is None:
+                return None
+            same = [
+                each
+                for each in maker.inputs
+                if _same_step(trial.labels[each], label)
+                and abs(trial.labels[each].factor / label.factor - 1) <= ROUNDED
+            ]
+            if same:
+                number = same[0]
+                continue
+            odd = [
+                each
+                for each in maker.inputs
+                if trial.labels[each].entry is not label.entry
+                and trial.labels[each].kind == "entry"
+                and trial.labels[each].entry is not None
+                and not trial.labels[each].entry.weight  # type: ignore[union-attr]
+                and abs(trial.labels[each].factor - 1) > ROUNDED
+                and maker.name in ("matmul", "bmm", "einsum", "linear", "baddbmm")
+            ]
+            if len(odd) == 1:
+                number = odd[0]
+                continue
+            return maker
+        return None
+
+    def _order(self, explained: Explanation) -> "Spots":
+        assert explained.position is not None
+        operation = explained.operation
+        use = self._use(operation)
+        if operation.name in VIEWS:
+            return [(use, "used here")]
+        number = operation.inputs[explained.position]
+        label = self.trial.labels[number]
+        maker = self.trial.recording.maker(number)
+        made: Spot | None = None
+        if label.kind == "scrambled":
+            while maker is not None and maker.inputs and self.trial.labels[maker.inputs[0]].kind == "scrambled":
+                maker = self.trial.recording.maker(maker.inputs[0])
+        if maker is not None and maker.frames:
+            made = self._use(maker)
+            roles = [_role_of(self.trial.labels[each]) for each in maker.inputs]
+            if roles == ["k", "q"]:
+                return [*self._bound(maker, 0, "q", made), (made, "used here"), (use, "used here")]
+        return [(made, "made here"), (use, "used here")] if made else [(use, "used here")]
+
+    def _exchange(self, explained: Explanation) -> "Spots":
+        assert explained.position is not None
+        assert isinstance(explained.wanted, Identity)
+        use = self._use(explained.operation)
+        role = _role_of(explained.wanted)
+        return [*self._bound(explained.operation, explained.position, role, use), (use, "used here")]
+
+    def _bound(self, operation: Operation, position: int, role: str, use: Spot | None) -> "Spots":
+        """Where operands got their order: the call that exchanged them, or the assignment that named them wrongly."""
+        argument = self._source_of(operation, position)
+        if argument is None:
+            return []
+        argument = source.moved(argument)
+        while (outer := source.caller(argument, operation.frames)) is not None:
+            argument = source.moved(outer)
+        spot = argument.spot
+        if use is not None and (spot.file, spot.function) != (use.file, use.function):
+            if isinstance(argument.node, ast.Name) and role and _role_in(argument.node.id) == role:
+                spots = self._binding_of(argument)
+                if spots:
+                    return [*spots, (spot, "used here")]
+            return [(spot, "used here")]
+        if isinstance(argument.node, ast.Name) and (not role or _role_in(argument.node.id) == role):
+            return self._binding_of(argument)
+        return []
+
+    def _binding_of(self, argument: Expression) -> "Spots":
+        """The statement that unpacked several values at once into names, behind statements that only move them."""
+        for _, value in source.bindings(argument):
+            inner = source.moved(Expression(argument.file, value, argument.depth))
+            same = isinstance(inner.node, ast.Name) and isinstance(argument.node, ast.Name)
+            if same and inner.node.id == argument.node.id:  # type: ignore[attr-defined]
+                continue
+            return [(Spot(argument.file, value.lineno, value.col_offset), "made here")]
+        return []
+
+    def _operation(self, explained: Explanation) -> "Spots":
+        built = self._built(explained.operation)
+        use = self._use(explained.operation)
+        return [(built, "made here"), (use, "used here")] if built else [(use, "made here")]
+
+    def _operand(self, explained: Explanation) -> "Spots":
+        assert explained.position is not None
+        operation, trial = explained.operation, self.trial
+        number = operation.inputs[explained.position]
+        label, wanted = trial.labels[number], explained.wanted
+        use = self._use(operation)
+        if not isinstance(wanted, Identity) or wanted.entry is None:  # ids, positions
+            maker = trial.recording.maker(number)
+            made = (
+                self._use(self._first(number) or maker) if maker is not None and maker.frames else self._owner(number)
+            )
+            return [(made, "made here"), (use, "used here")]
+        if label.entry is not None and label.entry.weight and wanted.entry.weight:
+            return self._weights(explained, label, wanted)
+        maker = trial.made(number)
+        made = self._use(maker) if maker is not None and maker.frames else self._owner(number)
+        exists = any(
+            trial.labels[value.number].entry is wanted.entry
+            and trial.labels[value.number].kind == "entry"
+            and abs(trial.labels[value.number].factor - 1) <= ROUNDED
+            and trial.labels[value.number].fixed == wanted.fixed
+            for value in trial.recording.values
+            if value.operation is not None and value.operation < operation.index
+        )
+        if exists:
+            return self._other_name(operation, explained.position, wanted, use, made)
+        place, there = wanted.entry.place, label.entry.place if label.entry is not None else ""
+        if maker is None or not maker.frames or label.entry is None:
+            return [(made, "made here"), (use, "used here")]
+        if _is_sum(place):
+            parts = _SUMS[place]
+            others = [
+                frames
+                for value in trial.recording.values
+                if trial.labels[value.number].entry is not None
+                and trial.labels[value.number].entry.place in parts  # type: ignore[union-attr]
+                and trial.labels[value.number].entry.place != there  # type: ignore[union-attr]
+                and value.number != number
+                for frames in (
+                    *(user.frames for user in trial.consumers.get(value.number, ()) if user.index < operation.index),
+                    *((trial.recording.operations[value.operation].frames,) if value.operation is not None else ()),
+                )
+            ]
+            shared = self._shared(maker.frames, *others) if others else None
+            return [(shared or made, "made here"), (use, "used here")]
+        if _lacks(there, place):
+            while True:
+                earlier = next((each for each in maker.inputs if _is_bare(trial.labels[each])), None)
+                before = trial.made(earlier) if earlier is not None else None
+                if before is None or not before.frames:
+                    break
+                maker, made = before, self._use(before)
+            built = self._built(maker)
+            return [(built, "made here"), (made, "made here"), (use, "used here")]
+        if label.entry.key.rsplit(".", 1)[0] == wanted.entry.key.rsplit(".", 1)[0] and place[-2:] in (".q", ".k", ".v"):
+            return [(made, "made here"), (use, "used here")]
+        others = [
+            user.frames for user in trial.consumers.get(number, ()) if user.name != operation.name and user.frames
+        ]
+        if label.entry.layer != wanted.entry.layer and label.entry.place == place:
+            loop = self._loop(maker.frames) or self._loop(operation.frames)
+            if loop is not None:
+                return [(loop, "used here"), (made, "made here")]
+        shared = self._shared(operation.frames, maker.frames, *others)
+        return [(shared or use, "used here"), (made, "made here")]
+
+    def _weights(self, explained: Explanation, label: Identity, wanted: Identity) -> "Spots":
+        operation = explained.operation
+        assert label.entry is not None
+        assert wanted.entry is not None
+        assert explained.position is not None
+        use = self._use(operation)
+        frames = operation.frames
+        if label.entry.layer != wanted.entry.layer:
+            loop = self._loop(frames)
+            if loop is not None:
+                return [(loop, "used here"), (use, "used here")]
+            return [(use, "used here"), (_spot(frames[-1]), "used here")]
+        module, wanted_module = label.entry.key.rsplit(".", 1)[0], wanted.entry.key.rsplit(".", 1)[0]
+        if module == wanted_module:
+            return [(use, "used here")]
+        here = source.at(frames[0])
+        if operation.module is None and here is not None:
+            argument = source.operand(here, operation.places[explained.position])
+            for depth in range(len(frames)):
+                if argument is None:
+                    break
+                if (
+                    isinstance(argument.node, ast.Attribute)
+                    and source._is_self(argument.node.value)
+                    and len(frames) > depth + 1
+                ):
+                    return [(_spot(frames[depth + 1]), "used here"), (use, "used here")]
+                outer = source.caller(argument, frames)
+                if outer is None:
+                    if (
+                        source.is_parameter(argument)
+                        and argument.depth is not None
+                        and len(frames) > argument.depth + 1
+                    ):
+                        return [(_spot(frames[argument.depth + 1]), "used here"), (use, "used here")]
+                    return [(argument.spot, "used here"), (use, "used here")]
+                argument = outer
+        return [(use, "used here")]
+
+    def _loop(self, frames: Sequence[Frame]) -> Spot | None:
+        """The loop over the blocks: its head if the block is the loop's variable, otherwise the line in its body."""
+        for depth, frame in enumerate(frames):
+            here = source.at(frame, depth)
+            if here is None:
+                continue
+            loop = next((each for each in source.parents(here.node) if isinstance(each, ast.For)), None)
+            if loop is None:
+                continue
+            called = here.node.func if isinstance(here.node, ast.Call) else None
+            targets = source._targets(loop.target)
+            used = {each.id for each in ast.walk(here.node) if isinstance(each, ast.Name)}
+            plain = isinstance(called, ast.Name) and called.id in targets
+            arguments = here.node.args if isinstance(here.node, ast.Call) else []
+            plain = plain or any(isinstance(each, ast.Name) and each.id in targets for each in arguments)
+            if plain or not (used & targets):
+                return Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
+            return _spot(frame)
+        return None
+
+    def _other_name(
+        self, operation: Operation, position: int, wanted: Identity, use: Spot | None, made: Spot | None
+    ) -> "Spots":
+        """The right value is there, under another name: the use is wrong, or the name was bound to the wrong value."""
+        argument = self._source_of(operation, position)
+        if argument is None:
+            return [(use, "used here"), (made, "made here")]
+        argument = source.moved(argument)
+        while (outer := source.caller(argument, operation.frames)) is not None:
+            argument = source.moved(outer)
+        spot = argument.spot
+        wanted_role = _role_of(wanted)
+        if isinstance(argument.node, ast.Name) and wanted_role and _role_in(argument.node.id) == wanted_role:
+            spots = self._binding_of(argument)
+            if spots:
+                return [*spots, (spot, "used here"), (made, "made here")]
+        bound = source.bindings(argument)
+        if bound:
+            value = bound[0][1]
+            before = [
+                user
+                for user in self.trial.consumers.get(operation.inputs[position], ())
+                if user.index < operation.index and user.name == operation.name
+            ]
+            where = Spot(argument.file, value.lineno, value.col_offset, spot.function)
+            if isinstance(value, ast.Name) and not before:
+                return [(where, "made here"), (spot, "used here"), (made, "made here")]
+            return [(spot, "used here"), (where, "made here")]
+        return [(spot, "used here"), (made, "made here")]
+
+    def _source_of(self, operation: Operation, position: int) -> Expression | None:
+        here = source.at(operation.frames[0])
+        if here is None:
+            return None
+        place = operation.places[position]
+        if operation.module is not None:
+            if place != 0 or not isinstance(here.node, ast.Call) or not here.node.args:
+                return here
+            return Expression(here.file, here.node.args[0], 0)
+        return source.operand(here, place)
+
+    def _value(self, explained: Explanation) -> "Spots":
+        operation = explained.operation
+        built = self._built(operation)
+        return [(built, "made here"), (self._use(operation), "made here")]
+
+    # -- places
+
+    def _first(self, number: int) -> Operation | None:
+        """The first operation in the making of a constant."""
+        maker = self.trial.recording.maker(number)
+        while maker is not None and maker.name in VIEWS and maker.inputs:
+            earlier = self.trial.recording.maker(maker.inputs[0])
+            if earlier is None or not earlier.frames:
+                return maker
+            maker = earlier
+        return maker
+
+    def _use(self, operation: Operation | None) -> Spot | None:
+        return _spot(operation.frames[0]) if operation is not None and operation.frames else None
+
+    def _built(self, operation: Operation) -> Spot | None:
+        """Where one of torch's modules was built, if the operation is in one."""
+        module = operation.module
+        if self.root is None or not isinstance(module, nn.Module):
+            return None
+        for name, each in self.root.named_modules():
+            if each is not module:
+                continue
+            parts = name.split(".")
+            for count in range(len(parts) - 1, -1, -1):
+                owner = self.root.get_submodule(".".join(parts[:count]))
+                if type(owner).__module__.startswith("torch."):
+                    continue
+                found = source.constructions(type(module), type(owner), ".".join(parts[count:]))
+                if found:
+                    return found[0].spot
+        return None
+
+    def _shared(self, mine: Sequence[Frame], *others: Sequence[Frame]) -> Spot | None:
+        """My line in the innermost function that others are in, too."""
+        functions = {(frame.file, frame.function, frame.first_line) for frames in others for frame in frames}
+        for frame in mine:
+            if (frame.file, frame.function, frame.first_line) in functions:
+                return _spot(frame)
+        return None
+
+
+Spots = list[tuple[Spot | None, Role]]
+
+
+def _spot(frame: Frame) -> Spot:
+    return Spot(frame.file, frame.line, frame.column, frame.function)
+
+
+def _is_causal(label: Identity) -> bool:
+    """Whether a mask's pattern is the causal one, in either sense."""
+    return label.factor == 0
+
+
+_SUMS = {
+    "embedding": ("wte", "wpe"),
+    "h.*.middle": ("h.*.attn.output", "h.*.output", "embedding"),
+    "h.*.output": ("h.*.mlp.output", "h.*.middle"),
+}
+
+
+def _same_step(one: Identity, other: Identity) -> bool:
+    """Whether two values are the same entry, or belong to the same part of a block."""
+    if one.entry is None or other.entry is None or one.entry.weight:
+        return False
+    return one.entry is other.entry or (
+        one.entry.key.rsplit(".", 1)[0] == other.entry.key.rsplit(".", 1)[0] and abs(one.factor - 1) > ROUNDED
+    )
+
+
+def _is_bare(label: Identity) -> bool:
+    """Whether a value lacks a bias that GPT-2 adds."""
+    return label.entry is not None and label.entry.place.endswith("_without")
+
+
+def _role_of(label: Identity) -> str:
+    """``q``, ``k`` or ``v`` for queries, keys and values; empty for all else."""
+    if label.entry is None:
+        return ""
+    last = label.entry.key.rsplit(".", 1)[-1].removesuffix("_without")
+    if last in ("q", "k", "v"):
+        return last
+    return "qkv"[dict(label.fixed)["3"]] if last == "qkv" and "3" in dict(label.fixed) else ""
+
+
+def _role_in(name: str) -> str:
+    """The role that a name claims: it only decides between two lines that could both be repaired."""
+    plain = name.lower().strip("_")
+    for role, wholes in (
+        ("q", ("q", "query", "queries")),
+        ("k", ("k", "key", "keys")),
+        ("v", ("v", "value", "values")),
+    ):
+        if plain in wholes or any(part in wholes for part in plain.split("_")) or plain.startswith(wholes[1][:3]):
+            return role
+    return plain[0] if plain[:1] in ("q", "k", "v") and len(plain) <= 3 else ""
+
+
+def _is_sum(place: str) -> bool:
+    """Whether a step adds two values that are steps themselves."""
+    return place in ("embedding", "h.*.middle", "h.*.output")
+
+
+def _lacks(there: str, wanted: str) -> bool:
+    """Whether one is the other without its bias, or an earlier part of the same step."""
+    return (
+        there.endswith(("_without", ".projected", ".visible"))
+        or there == f"{wanted}.scaled"
+        or there == f"{wanted}.normal"
+    )
+
+
+def words(explained: Explanation, trial: Trial) -> tuple[str, str]:
+    """What stands there, and what GPT-2 has."""
+    found, wanted = explained.found, explained.wanted
+    if explained.kind in ("constant",):
+        place = explained.place if isinstance(explained.place, str) else "the constant"
+        has = "is not given" if found is None else f"is {_shown(found)}"
+        return f"{place} {has}", f"GPT-2 has {_shown(wanted)}"
+    if explained.kind == "mask":
+        return f"the mask is {found}", "GPT-2 hides the keys after each query"
+    if explained.kind == "factor":
+        assert isinstance(found, Identity)
+        right = found.entry if wanted == 1.0 else f"{wanted:.6g} times it"
+        return f"this is {found}", f"GPT-2 has {right}"
+    if explained.kind == "order":
+        return f"this is {found} in another order of axes", f"GPT-2 has {explained.becomes} here"
+    if explained.kind in ("operand", "module", "exchange"):
+        has = (
+            str(found)
+            if isinstance(found, Identity) and found.kind != "unknown"
+            else "a value that GPT-2 does not have"
+        )
+        exists = isinstance(wanted, Identity) and any(
+            label.entry is wanted.entry and label.kind == "entry" for label in trial.labels
+        )
+        never = "" if exists or not isinstance(wanted, Identity) else ", which are never computed"
+        return f"this is {has}", f"GPT-2 has {wanted} here{never}"
+    if explained.kind == "extra":
+        return f"{found} is applied to {explained.becomes}", "GPT-2 goes on with it as it is"
+    if explained.kind == "operation":
+        return f"{found} is computed here", f"GPT-2 has {explained.becomes}, by {wanted}"
+    return "no number of GPT-2's is made here", f"GPT-2 has {explained.becomes}"
+
+
+def _shown(value: object) -> str:
+    return f"{value:.8g}" if isinstance(value, float) else str(value)
+
+
+_WAYS = {
+    "constant": Namer._constant,
+    "mask": Namer._mask,
+    "factor": Namer._factor,
+    "order": Namer._order,
+    "module": Namer._operand,
+    "exchange": Namer._exchange,
+    "operand": Namer._operand,
+    "operation": Namer._operation,
+    "extra": Namer._operation,
+    "value": Namer._value,
+    "rounding": Namer._value,
+}

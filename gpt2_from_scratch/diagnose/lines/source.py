@@ -1,0 +1,522 @@
+"""The user's source: which expression an operation is, where its names were bound, and where a constant was written.
+
+Everything is read from syntax trees of the files that the frames name. What cannot be followed is None.
+"""
+
+import ast
+import inspect
+import linecache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from gpt2_from_scratch.recorder import Frame
+
+_DEEPEST = 8  # steps that a constant or a name is followed: through arguments, attributes, defaults
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A place in a source file.
+
+    Args:
+        file: its path.
+        line: counted from 1.
+        column: offset of its first byte in the line.
+        function: name of the function around it, empty outside functions.
+    """
+
+    file: str
+    line: int
+    column: int
+    function: str = ""
+
+    @property
+    def text(self) -> str:
+        """The line, without its indentation."""
+        return linecache.getline(self.file, self.line).strip()
+
+
+@dataclass(frozen=True)
+class Expression:
+    """An expression in a file, with what is around it.
+
+    Args:
+        file: path of the file.
+        node: the expression.
+        depth: how many of the user's frames up from the innermost it stands; None where no frame executes it.
+    """
+
+    file: str
+    node: ast.expr
+    depth: int | None
+
+    @property
+    def spot(self) -> Spot:
+        """Where it begins."""
+        function = enclosing(self.file, self.node)
+        return Spot(self.file, self.node.lineno, self.node.col_offset, function.name if function else "")
+
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@lru_cache(maxsize=256)
+def tree(file: str) -> ast.Module | None:
+    """The syntax tree of a file, None if there is none to read."""
+    text = "".join(linecache.getlines(file))
+    if not text:
+        return None
+    try:
+        module = ast.parse(text)
+    except SyntaxError:
+        return None
+    for parent in ast.walk(module):
+        for child in ast.iter_child_nodes(parent):
+            child._parent = parent  # type: ignore[attr-defined]
+    return module
+
+
+def forget() -> None:
+    """Reads files anew from now on."""
+    tree.cache_clear()
+    linecache.checkcache()
+
+
+def parents(node: ast.AST) -> Iterator[ast.AST]:
+    """What a node stands in, from the inside out."""
+    while (node := getattr(node, "_parent", None)) is not None:  # type: ignore[assignment]
+        yield node
+
+
+def enclosing(file: str, node: ast.AST) -> Function | None:
+    """The function around a node."""
+    return next((each for each in parents(node) if isinstance(each, Function)), None)
+
+
+def scope_of(node: ast.AST) -> ast.AST | None:
+    """The function or lambda around a node."""
+    return next((each for each in parents(node) if isinstance(each, Function | ast.Lambda)), None)
+
+
+def class_around(node: ast.AST) -> ast.ClassDef | None:
+    """The class around a node."""
+    return next((each for each in parents(node) if isinstance(each, ast.ClassDef)), None)
+
+
+def at(frame: Frame, depth: int = 0) -> Expression | None:
+    """The expression that a frame executes."""
+    module = tree(frame.file)
+    if module is None:
+        return None
+    best: ast.expr | None = None
+    for node in ast.walk(module):
+        if not isinstance(node, ast.expr) or node.lineno != frame.line:
+            continue
+        here = (node.lineno, node.col_offset, node.end_lineno, node.end_col_offset)
+        if here == (frame.line, frame.column, frame.end_line, frame.end_column):
+            return Expression(frame.file, node, depth)
+        best = best or node
+    for node in ast.walk(module):  # an augmented assignment is a statement: its expression is its value
+        if isinstance(node, ast.AugAssign) and (node.lineno, node.col_offset) == (frame.line, frame.column):
+            return Expression(frame.file, node.value, depth)
+    return Expression(frame.file, best, depth) if best is not None else None
+
+
+def operand(found: Expression, place: int | str) -> Expression | None:
+    """The source of one of an operation's arguments.
+
+    Args:
+        found: the operation.
+        place: the argument: of ``a + b`` 0 is a; of ``x.mean(-1)`` 0 is x; of ``f(a, b)`` 0 is a.
+    """
+    node = found.node
+    parent = getattr(node, "_parent", None)
+    if isinstance(parent, ast.AugAssign) and parent.value is node:
+        return Expression(found.file, parent.target if place == 0 else node, found.depth)
+    result: ast.expr | None = None
+    if isinstance(node, ast.BinOp):
+        result = node.left if place == 0 else node.right if place == 1 else None
+    elif isinstance(node, ast.UnaryOp):
+        result = node.operand
+    elif isinstance(node, ast.Compare):
+        result = node.left if place == 0 else node.comparators[0]
+    elif isinstance(node, ast.Subscript):
+        result = node.value if place == 0 else node.slice
+    elif isinstance(node, ast.Attribute):
+        result = node.value
+    elif isinstance(node, ast.Call):
+        result = _argument(node, place)
+    return Expression(found.file, result, found.depth) if result is not None else None
+
+
+def _argument(call: ast.Call, place: int | str) -> ast.expr | None:
+    if isinstance(place, str):
+        return next((keyword.value for keyword in call.keywords if keyword.arg == place), None)
+    positional: list[ast.expr] = list(call.args)
+    if isinstance(call.func, ast.Attribute) and not _is_module(call.func.value):
+        positional.insert(0, call.func.value)
+    if place < len(positional) and not any(isinstance(each, ast.Starred) for each in positional[: place + 1]):
+        return positional[place]
+    return None
+
+
+def moved(expression: Expression) -> Expression:
+    """The expression whose numbers an expression only moves: ``keys`` of ``keys.transpose(2, 3)``."""
+    node: ast.expr = expression.node
+    while (inner := _moved_once(node)) is not None:
+        node = inner
+    return Expression(expression.file, node, expression.depth)
+
+
+def _moved_once(node: ast.expr) -> ast.expr | None:
+    if isinstance(node, ast.Attribute):
+        return node.value if node.attr in ("T", "mT", "H") else None
+    if not isinstance(node, ast.Call):
+        return None
+    first = node.args[0] if node.args else None
+    if isinstance(node.func, ast.Attribute) and node.func.attr in _MOVES:
+        return first if _is_module(node.func.value) else node.func.value
+    return first if isinstance(node.func, ast.Name) and node.func.id in _MOVES else None
+
+
+_MOVES_NAMES = (
+    "view reshape transpose permute swapaxes contiguous unsqueeze squeeze expand flatten clone to double "
+    "float rearrange type repeat unflatten swapdims movedim moveaxis"
+)
+_MOVES = frozenset(_MOVES_NAMES.split())
+
+
+def _is_module(node: ast.expr) -> bool:
+    """Whether ``node.f(x)`` is a function of a module (torch, F, np), rather than a method of a tensor."""
+    known = {"torch", "F", "nn", "np", "numpy", "math", "functional", "einops", "jnp", "scipy", "special", "self"}
+    if isinstance(node, ast.Attribute):
+        return _is_module(node.value)
+    return isinstance(node, ast.Name) and node.id in known
+
+
+def bindings(expression: Expression) -> list[tuple[ast.stmt | ast.comprehension | ast.NamedExpr, ast.expr]]:
+    """Assignments to a name in its function, those before the name last to first, then those after it.
+
+    Returns:
+        Pairs of a statement and the expression whose value the name gets (of an unpacking, the whole right side).
+    """
+    node = expression.node
+    if not isinstance(node, ast.Name):
+        return []
+    scope = scope_of(node) or tree(expression.file)
+    if scope is None:
+        return []
+    found: list[tuple[ast.stmt | ast.comprehension | ast.NamedExpr, ast.expr]] = []
+    for each in ast.walk(scope):
+        targets: list[ast.expr] = []
+        value: ast.expr | None = None
+        if isinstance(each, ast.Assign):
+            targets, value = each.targets, each.value
+        elif isinstance(each, ast.AugAssign | ast.AnnAssign) and each.value is not None:
+            targets, value = [each.target], each.value
+        elif isinstance(each, ast.For):
+            targets, value = [each.target], each.iter
+        elif isinstance(each, ast.NamedExpr):
+            targets, value = [each.target], each.value
+        if value is not None and any(node.id in _targets(target) for target in targets):
+            found.append((each, value))  # type: ignore[arg-type]
+    statement = _statement(node)
+    line = statement.lineno if statement is not None else node.lineno
+
+    def before(pair: tuple[ast.stmt | ast.comprehension | ast.NamedExpr, ast.expr]) -> bool:
+        where = pair[0]
+        return where is not statement and getattr(where, "lineno", 0) <= line
+
+    earlier = sorted((pair for pair in found if before(pair)), key=lambda pair: -pair[1].lineno)
+    return earlier + [pair for pair in found if pair not in earlier]
+
+
+def _targets(node: ast.expr) -> set[str]:
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
+
+
+def _statement(node: ast.AST) -> ast.stmt | None:
+    if isinstance(node, ast.stmt):
+        return node
+    return next((each for each in parents(node) if isinstance(each, ast.stmt)), None)
+
+
+def statement_spot(expression: Expression) -> Spot:
+    """Where the statement around an expression begins: its first line is what people call its line."""
+    statement = _statement(expression.node)
+    spot = expression.spot
+    if statement is None or isinstance(statement, Function | ast.ClassDef):
+        return spot
+    return Spot(spot.file, expression.node.lineno, expression.node.col_offset, spot.function)
+
+
+def is_parameter(expression: Expression) -> str | None:
+    """The name of the parameter that an expression is, if its function never binds that name anew before it."""
+    node = expression.node
+    if not isinstance(node, ast.Name):
+        return None
+    scope = scope_of(node)
+    if not isinstance(scope, Function | ast.Lambda) or node.id not in _parameters(scope):
+        return None
+    statement = _statement(node)
+    for each, _ in bindings(expression):
+        if statement is None or each.lineno < statement.lineno:  # type: ignore[union-attr]
+            return None
+    return node.id
+
+
+def _parameters(scope: Function | ast.Lambda) -> list[str]:
+    arguments = scope.args
+    return [each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+
+
+def default_of(scope: Function | ast.Lambda, name: str) -> ast.expr | None:
+    """The default of a parameter."""
+    arguments = scope.args
+    positional = [each.arg for each in (*arguments.posonlyargs, *arguments.args)]
+    if name in positional:
+        index = positional.index(name) - (len(positional) - len(arguments.defaults))
+        return arguments.defaults[index] if index >= 0 else None
+    for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        if argument.arg == name:
+            return default
+    return None
+
+
+def passed(call: ast.Call, scope: Function | ast.Lambda, name: str, bound: bool) -> ast.expr | None:
+    """What a call gives for a parameter; `bound` if the first parameter is the object itself."""
+    for keyword in call.keywords:
+        if keyword.arg == name:
+            return keyword.value
+    names = _parameters(scope)
+    if name not in names:
+        return None
+    index = names.index(name) - (1 if bound else 0)
+    if 0 <= index < len(call.args) and not any(isinstance(each, ast.Starred) for each in call.args[: index + 1]):
+        return call.args[index]
+    return None
+
+
+def caller(expression: Expression, frames: Sequence[Frame]) -> Expression | None:
+    """The argument that the calling frame gives for the parameter that an expression is."""
+    name = is_parameter(expression)
+    if name is None or expression.depth is None or expression.depth + 1 >= len(frames):
+        return None
+    scope = scope_of(expression.node)
+    outer = at(frames[expression.depth + 1], expression.depth + 1)
+    if outer is None or not isinstance(outer.node, ast.Call) or not isinstance(scope, Function | ast.Lambda):
+        return None
+    names = _parameters(scope)
+    given = passed(outer.node, scope, name, bool(names) and names[0] in ("self", "cls"))
+    return Expression(outer.file, given, outer.depth) if given is not None else None
+
+
+# -- constants
+
+
+def origin(expression: Expression, frames: Sequence[Frame], classes: Sequence[type] = ()) -> Expression:
+    """Where a constant was written: the literal, or the expression that computes it.
+
+    Follows names to their assignment, parameters to the call or the default, ``self.x`` to the constructor, keys and
+    fields of a configuration to where they are given. Stops at what it cannot follow.
+
+    Args:
+        expression: the constant, as an operation's argument.
+        frames: of the operation.
+        classes: classes of the user's whose source may be read.
+    """
+    for _ in range(_DEEPEST):
+        following = _followed(expression, frames)
+        if following is None or following.node is expression.node:
+            return expression
+        expression = following
+    return expression
+
+
+def _followed(expression: Expression, frames: Sequence[Frame]) -> Expression | None:
+    node, file = expression.node, expression.file
+    if isinstance(node, ast.Name):
+        bound = bindings(expression)
+        if bound:
+            return Expression(file, bound[0][1], expression.depth)
+        given = caller(expression, frames)
+        if given is not None:
+            return given
+        scope = scope_of(node)
+        if isinstance(scope, Function | ast.Lambda) and node.id in _parameters(scope):
+            call = _only_call_with(file, scope, node.id)
+            if call is not None:
+                return Expression(file, call, None)
+            default = default_of(scope, node.id)
+            return Expression(file, default, None) if default is not None else None
+        return _global(file, node.id)
+    if isinstance(node, ast.Attribute):
+        if isinstance(node.value, ast.Name) and node.value.id == "self":
+            return _attribute(file, node)
+        return _field(file, node.attr)
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
+        return _field(file, node.slice.value)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get" and node.args:
+        key = node.args[0]
+        if isinstance(key, ast.Constant) and isinstance(key.value, str):
+            return _field(file, key.value) or (Expression(file, node.args[1], None) if len(node.args) > 1 else None)
+    return None
+
+
+def _global(file: str, name: str) -> Expression | None:
+    module = tree(file)
+    for each in module.body if module is not None else ():
+        if isinstance(each, ast.Assign) and any(name in _targets(target) for target in each.targets):
+            return Expression(file, each.value, None)
+        if isinstance(each, ast.AnnAssign) and each.value is not None and name in _targets(each.target):
+            return Expression(file, each.value, None)
+    return None
+
+
+def _attribute(file: str, node: ast.Attribute) -> Expression | None:
+    """``self.x``: what the constructor, or another method, assigned to it."""
+    around = class_around(node)
+    return attribute_of(file, around, node.attr) if around is not None else None
+
+
+def attribute_of(file: str, around: ast.ClassDef, name: str) -> Expression | None:
+    """What ``self.name`` was given in a class, or its registered buffer."""
+    best: Expression | None = None
+    for each in ast.walk(around):
+        value: ast.expr | None = None
+        if isinstance(each, ast.Assign | ast.AnnAssign) and each.value is not None:
+            targets = each.targets if isinstance(each, ast.Assign) else [each.target]
+            for target in targets:
+                for part in ast.walk(target):
+                    if isinstance(part, ast.Attribute) and part.attr == name and _is_self(part.value):
+                        value = each.value
+                if isinstance(target, ast.Name) and target.id == name and each in around.body:
+                    value = each.value
+        elif isinstance(each, ast.Call) and isinstance(each.func, ast.Attribute):
+            first = each.args[0] if each.args else None
+            registers = each.func.attr in ("register_buffer", "register_parameter", "add_module", "register_module")
+            if registers and isinstance(first, ast.Constant) and first.value == name and len(each.args) > 1:
+                value = each.args[1]
+        if value is not None:
+            function = enclosing(file, value)
+            found = Expression(file, value, None)
+            if function is not None and function.name == "__init__":
+                return found
+            best = best or found
+    if best is not None:
+        return best
+    module = tree(file)
+    for base in around.bases:
+        if isinstance(base, ast.Name) and module is not None:
+            other = class_named(file, base.id)
+            if other is not None and other is not around:
+                return attribute_of(file, other, name)
+    return None
+
+
+def _is_self(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id == "self"
+
+
+def class_named(file: str, name: str) -> ast.ClassDef | None:
+    """The class of that name in a file."""
+    module = tree(file)
+    for each in ast.walk(module) if module is not None else ():
+        if isinstance(each, ast.ClassDef) and each.name == name:
+            return each
+    return None
+
+
+def _field(file: str, name: str) -> Expression | None:
+    """A field of a configuration: of a dataclass, a dictionary, or a keyword that is written in the same file."""
+    module = tree(file)
+    if module is None:
+        return None
+    found: list[ast.expr] = []
+    for each in ast.walk(module):
+        if isinstance(each, ast.Dict):
+            for key, value in zip(each.keys, each.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value == name:
+                    found.append(value)
+        elif isinstance(each, ast.ClassDef):
+            for statement in each.body:
+                if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+                    if isinstance(statement.target, ast.Name) and statement.target.id == name:
+                        found.append(statement.value)
+                elif isinstance(statement, ast.Assign) and any(name in _targets(t) for t in statement.targets):
+                    found.append(statement.value)
+    return Expression(file, found[0], None) if len(found) == 1 else None
+
+
+def _only_call_with(file: str, scope: Function | ast.Lambda, name: str) -> ast.expr | None:
+    """The argument for a parameter, if the calls in the file that give it agree in it."""
+    if isinstance(scope, ast.Lambda):
+        return None
+    called = scope.name
+    bound = False
+    around = getattr(scope, "_parent", None)
+    if isinstance(around, ast.ClassDef):
+        bound = True
+        if scope.name == "__init__":
+            called = around.name
+    module = tree(file)
+    given = []
+    for each in ast.walk(module) if module is not None else ():
+        if isinstance(each, ast.Call) and _last_name(each.func) == called:
+            value = passed(each, scope, name, bound)
+            if value is not None:
+                given.append(value)
+    return given[0] if given and len({ast.dump(each) for each in given}) == 1 else None
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def constructions(kind: type, inside: type, attribute: str) -> list[Expression]:
+    """Where a class of the user's builds a module of torch's: the calls in its source that may have built it.
+
+    Args:
+        kind: class of the module, such as `nn.GELU`.
+        inside: the user's class.
+        attribute: path of the module from there: ``act``, ``layers.1``.
+
+    Returns:
+        Calls, the likeliest first; empty if the source is not at hand.
+    """
+    try:
+        file = inspect.getsourcefile(inside)
+        lines, first = inspect.getsourcelines(inside)
+    except (OSError, TypeError):
+        return []
+    module = tree(file) if file else None
+    if module is None or file is None:
+        return []
+    last = first + len(lines)
+    calls = [
+        each
+        for each in ast.walk(module)
+        if isinstance(each, ast.Call) and first <= each.lineno < last and _last_name(each.func) == kind.__name__
+    ]
+    head, _, rest = attribute.partition(".")
+
+    def near(call: ast.Call) -> tuple[bool, bool]:
+        statement = _statement(call)
+        text = ast.unparse(statement) if statement is not None else ""
+        named = text.startswith((f"self.{head} =", f"self.{head}:"))
+        key = rest.split(".")[-1] if rest else head
+        in_sequence = False
+        parent = getattr(call, "_parent", None)
+        if rest and key.isdigit() and isinstance(parent, ast.Call) and call in parent.args:
+            in_sequence = parent.args.index(call) == int(key)
+        elif isinstance(parent, ast.keyword):
+            in_sequence = parent.arg == key
+        elif isinstance(parent, ast.Dict):
+            keys = [each.value if isinstance(each, ast.Constant) else None for each in parent.keys]
+            in_sequence = key in keys and parent.values[keys.index(key)] is call
+        elif isinstance(parent, ast.Tuple) and parent.elts and isinstance(parent.elts[0], ast.Constant):
+            in_sequence = parent.elts[0].value == key
+        return (not named, not in_sequence)
+
+    return [Expression(file, call, None) for call in sorted(calls, key=near)]

@@ -1,0 +1,208 @@
+"""One recorded run of the candidate, with every value labelled: what is GPT-2's, and what is not."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.anatomy.identity import Identity, Table
+from gpt2_from_scratch.recorder import Again, Operation, Recording, Value, record
+
+# Operations whose result has only the shape of what they took.
+_MAKERS_NAMES = "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty rand_like randn_like"
+_MAKERS = frozenset(_MAKERS_NAMES.split())
+# Operations that put parts together: until the last part is in its place, the whole is no number of GPT-2's.
+_ASSEMBLING_NAMES = "setitem cat concat concatenate copy_ index_copy_ append hstack vstack stack alias scatter_"
+_ASSEMBLING = frozenset(_ASSEMBLING_NAMES.split())
+# They move numbers and compute nothing.
+VIEWS_NAMES = (
+    "view reshape transpose permute swapaxes swapdims movedim moveaxis T mT t contiguous clone expand "
+    "expand_as squeeze unsqueeze flatten unflatten getitem split chunk unbind narrow select to double "
+    "type_as detach view_as reshape_as copy astype ravel tensor_split expand_dims array asarray "
+    "ascontiguousarray rearrange type dropout broadcast_to repeat hsplit dsplit array_split cat stack "
+    "rollaxis diagonal as_tensor from_numpy tensor float identity alias adjoint H data tile cpu"
+)
+VIEWS = frozenset(VIEWS_NAMES.split())
+
+# The largest difference of two correct float64 programs, relative to the largest logit, was measured at 1e-12; the
+# mildest bug leaves 1e-7.
+RIGHT = 1e-10
+
+_SKIPPED = (os.path.dirname(os.path.dirname(__file__)) + os.sep,)  # this room's own lines are nobody's bug
+
+Called = Callable[[], object]
+Hook = Callable[[Operation, int, Tensor, Again, "list[Identity]"], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run, labelled.
+
+    Args:
+        recording: its operations.
+        labels: what each value is.
+        logits: the value that the candidate returned.
+        error: the largest difference of its logits from GPT-2's, relative to the largest logit.
+    """
+
+    recording: Recording
+    labels: Sequence[Identity]
+    logits: int
+    error: float
+    derived: Sequence[bool]
+    consumers: dict[int, list[Operation]]
+
+    @property
+    def right(self) -> bool:
+        """Whether the logits are GPT-2's."""
+        return self.error <= RIGHT
+
+    def known(self, number: int) -> bool:
+        """Whether a value is accounted for: a number of GPT-2's, or a constant."""
+        value, label = self.recording.values[number], self.labels[number]
+        if not value.is_floating_point or not self.derived[number]:
+            return True
+        return label.kind == "entry" and label.known
+
+    def assembling(self, number: int) -> bool:
+        """Whether a value is on its way to be put together: all that takes it is the next step of that."""
+        maker = self.recording.maker(number)
+        users = self.consumers.get(number, [])
+        return (
+            maker is not None
+            and maker.name in _ASSEMBLING
+            and bool(users)
+            and all(user.name == maker.name or user.name == "alias" for user in users)
+            and all(self.known(each) or self.assembling(each) for each in maker.inputs)
+        )
+
+    def culprits(self) -> list[Operation]:
+        """Operations on the way to the logits that make something unknown out of what is known, in order."""
+        waiting, seen, found = [self.logits], set(), {}
+        while waiting:
+            number = waiting.pop()
+            if number in seen or self.known(number):
+                continue
+            seen.add(number)
+            maker = self.recording.maker(number)
+            if maker is None:
+                continue
+            unknown = [each for each in maker.inputs if not self.known(each) and not self.assembling(each)]
+            waiting += unknown
+            if not unknown:
+                found[maker.index] = maker
+        return [found[index] for index in sorted(found)]
+
+    def unknown(self) -> int:
+        """How many operations on the way to the logits make something that is not known."""
+        waiting, seen, unknown = [self.logits], set(), set()
+        while waiting:
+            number = waiting.pop()
+            maker = self.recording.maker(number)
+            if number in seen or maker is None:
+                continue
+            seen.add(number)
+            waiting += maker.inputs
+            if not self.known(number) and not self.assembling(number):
+                unknown.add(maker.index)
+        return len(unknown)
+
+    def made(self, number: int) -> Operation | None:
+        """The operation that made a value's numbers, behind all that only moved them."""
+        label = self.labels[number]
+        maker = self.recording.maker(number)
+        while maker is not None and maker.name in VIEWS and maker.inputs:
+            before = maker.inputs[0]
+            other = self.labels[before]
+            earlier = self.recording.maker(before)
+            if earlier is None or (
+                label.entry is not None and other.entry is not label.entry and other.kind != "entry"
+            ):
+                return maker
+            maker = earlier
+        return maker
+
+
+def run(
+    call: Called,
+    table: Table,
+    expected: Tensor,
+    *,
+    found: Callable[[object], Tensor],
+    hook: Hook | None = None,
+    packages: Sequence[str] = (),
+    arrays: object = None,
+    before: tuple["Trial", int] | None = None,
+) -> Trial:
+    """Runs the candidate once and labels everything that it computes.
+
+    Args:
+        call: what to run.
+        table: GPT-2's values.
+        expected: GPT-2's logits.
+        found: the logits in what the call returned.
+        hook: gets every operation before it is noted, with the labels so far, and may replace what it made.
+        packages: see `record`.
+        arrays: see `record`.
+        before: an earlier run of the same code, and the value from which on this one may differ.
+    """
+    labels: list[Identity] = list(before[0].labels[: before[1]]) if before is not None else []
+    ready = len(labels)
+
+    def see(value: Value, content: Tensor) -> None:
+        if value.number >= ready:
+            labels.append(table.identify(content))
+
+    def change(operation: Operation, position: int, content: Tensor, again: Again) -> Tensor | None:
+        assert hook is not None
+        return hook(operation, position, content, again, labels)
+
+    recording = record(call, see=see, change=change if hook else None, packages=packages, arrays=arrays, skip=_SKIPPED)
+    result = recording.result
+    tensor = found(result)
+    number = recording.number_of(tensor)
+    if number is None:
+        number = next(iter(number_in(recording, result)), len(recording.values) - 1)
+    logits = tensor.detach().double().cpu()
+    error = math.inf
+    if logits.shape == expected.shape:
+        error = float((logits - expected).abs().max() / expected.abs().max())
+    elif logits.dim() == 3 and logits.shape[1] == 1:  # the last position alone
+        error = float((logits - expected[:, -1:]).abs().max() / expected.abs().max())
+    elif logits.dim() == 3 and logits.shape[:2] == expected.shape[:2] and logits.shape[2] > expected.shape[2]:
+        error = float((logits[..., : expected.shape[2]] - expected).abs().max() / expected.abs().max())
+    if math.isnan(error):
+        error = math.inf
+    derived: list[bool] = []
+    for value, label in zip(recording.values, labels, strict=True):
+        derived.append(label.kind == "entry" and value.operation is None)
+    consumers: dict[int, list[Operation]] = {}
+    for operation in recording.operations:
+        for each in operation.inputs:
+            consumers.setdefault(each, []).append(operation)
+        inherited = operation.name not in _MAKERS and any(derived[each] for each in operation.inputs)
+        for each in operation.outputs:
+            derived[each] = inherited
+    return Trial(recording, labels, number, error, derived, consumers)
+
+
+def number_in(recording: Recording, result: object) -> list[int]:
+    """Numbers of the tensors in what a call returned: itself, ``.logits``, a mapping's, a tuple's."""
+    direct = recording.number_of(result)
+    if direct is not None:
+        return [direct]
+    if hasattr(result, "logits"):
+        return number_in(recording, result.logits)
+    if isinstance(result, dict):
+        return [number for each in result.values() for number in number_in(recording, each)]
+    if isinstance(result, tuple | list):
+        return [number for each in result for number in number_in(recording, each)]
+    return []
+
+
+def is_tensor(value: object) -> bool:
+    """Whether a value is a torch tensor."""
+    return isinstance(value, torch.Tensor)

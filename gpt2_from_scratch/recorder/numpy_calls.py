@@ -1,0 +1,452 @@
+"""Numpy's operations, through a subclass of its array that computes in float64 and writes every call to the tape.
+
+Three things let plain arrays into a computation, and each is met for the time of the recording: arrays that the code
+can reach (closures, globals, attributes, containers) are exchanged for recorded ones; functions that make arrays out of
+nothing (``np.tri``, ``np.arange``) give recorded ones where the user's files call them; and so does ``np.asarray``.
+All is put back in the end.
+"""
+
+import functools
+import types
+from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.recorder.graph import Operation, Place
+from gpt2_from_scratch.recorder.tape import Again, Holder, Tape
+from gpt2_from_scratch.recorder.torch_calls import _plain, name_of
+
+Array = np.ndarray[Any, Any]
+
+_MAKERS_NAMES = (
+    "arange tri zeros ones full eye identity linspace array asarray asanyarray ascontiguousarray "
+    "asfortranarray empty fromfunction indices"
+)
+_MAKERS = _MAKERS_NAMES.split()
+_METHODS_NAMES = (
+    "reshape transpose swapaxes mean sum var std max min prod astype copy flatten ravel dot squeeze "
+    "repeat clip argmax argmin cumsum take round diagonal trace conj"
+)
+_METHODS = _METHODS_NAMES.split()
+_MOST_OBJECTS = 200_000  # looked at in search of arrays: a model has thousands; more is somebody's data set
+_UFUNCS = {
+    "true_divide": "div",
+    "divide": "div",
+    "multiply": "mul",
+    "subtract": "sub",
+    "power": "pow",
+    "absolute": "abs",
+}
+
+
+class RecordedArray(np.ndarray):
+    """An array whose operations are recorded while a recording is under way; otherwise a plain array."""
+
+    calls: "NumpyCalls | None" = None
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+        return self._noted(_UFUNCS.get(name, name), getattr(ufunc, method), inputs, kwargs)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return self._noted(func.__name__, func, args, kwargs)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._noted("getitem", np.ndarray.__getitem__, (self, key), {})
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._noted("setitem", np.ndarray.__setitem__, (self, key, value), {}, writes=True)
+
+    @property
+    def T(self) -> Any:
+        """Transposed."""
+        return self._noted("T", np.transpose, (self,), {})
+
+    @property
+    def mT(self) -> Any:
+        """The last two axes exchanged."""
+        return self._noted("mT", np.swapaxes, (self, -1, -2), {})
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[position] for position in range(len(self)))
+
+    def _noted(self, name: str, func: Any, args: Any, kwargs: Any, writes: bool = False) -> Any:
+        calls = RecordedArray.calls
+        if calls is None:
+            return func(*_stripped(args), **{key: _stripped(value) for key, value in kwargs.items()})
+        return calls.noted(name, func, args, kwargs, writes)
+
+
+def _method(name: str) -> Callable[..., Any]:
+    original = getattr(np.ndarray, name)
+
+    def method(self: RecordedArray, *args: Any, **kwargs: Any) -> Any:
+        return self._noted(name, original, (self, *args), kwargs)
+
+    method.__name__ = name
+    return method
+
+
+for _name in _METHODS:
+    setattr(RecordedArray, _name, _method(_name))
+
+
+class NumpyCalls(AbstractContextManager["NumpyCalls"]):
+    """Records numpy's operations on everything that `function` can reach, while it is entered."""
+
+    def __init__(self, tape: Tape, function: object) -> None:
+        self.tape = tape
+        self.function = function
+        self._undo = ExitStack()
+        self._keep: list[Array] = []
+        self._wrapped: dict[int, RecordedArray] = {}
+
+    def __enter__(self) -> Self:
+        RecordedArray.calls = self
+        self._undo.callback(setattr, RecordedArray, "calls", None)
+        for name in _MAKERS:
+            original = getattr(np, name)
+            setattr(np, name, self._maker(name, original))
+            self._undo.callback(setattr, np, name, original)
+        _Exchange(self, self._undo).run(self.function)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._undo.close()
+
+    def wrap(self, array: Array) -> "RecordedArray":
+        """The recorded array that stands for a plain one: a wide copy, the same one each time."""
+        known = self._wrapped.get(id(array))
+        if known is None:
+            wide = np.array(array, dtype=_wide(array.dtype)).view(RecordedArray)
+            known = self._wrapped[id(array)] = wide
+            self._keep += [array, wide]
+        return known
+
+    def _maker(self, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        import sys
+
+        @functools.wraps(original)
+        def maker(*args: Any, **kwargs: Any) -> Any:
+            if not self.tape.stack.is_users(sys._getframe(1).f_code.co_filename):
+                return original(*_stripped(args), **kwargs)
+            if args and isinstance(args[0], RecordedArray) and name.startswith("as") and len(args) == 1 and not kwargs:
+                return args[0]
+            return self.noted(name, original, args, kwargs, False)
+
+        return maker
+
+    def noted(self, name: str, func: Any, args: Any, kwargs: Any, writes: bool) -> Any:
+        """Runs one call and notes it."""
+        call = _Arguments(self)
+        wide_args = [call.argument(position, value) for position, value in enumerate(args)]
+        outs = kwargs.get("out")
+        wide_kwargs = {key: call.argument(key, value) for key, value in kwargs.items()}
+        written = [call.holders[0]] if writes else []
+        if outs is not None:
+            targets = outs if isinstance(outs, tuple) else (outs,)
+            written = [holder for target in targets if (holder := self.tape.known(target)) is not None]
+        before = (
+            tuple(_tensor(array.copy() if written else array) for array in call.arrays)
+            if self.tape.change is not None
+            else ()
+        )
+        again = Again(
+            before,
+            lambda inputs, constants: _again(
+                func, (args, kwargs), (wide_args, wide_kwargs), before, inputs, constants, writes
+            ),
+        )
+        result = func(*wide_args, **wide_kwargs)
+        operation = self.tape.begin(name, call.inputs, call.places, call.constants, bool(written))
+        numbers: list[int] = []
+        for holder in written:
+            shadow = holder.shadow
+            other = self.tape.changed(operation, len(numbers), _tensor(shadow), again)
+            if other is not None:
+                np.copyto(shadow, other.numpy())  # type: ignore[arg-type]
+            holder.number = self.tape.output(len(numbers), _tensor(shadow), holder.storage)
+            numbers.append(holder.number)
+        if outs is not None:
+            answer = outs[0] if isinstance(outs, tuple) and len(outs) == 1 else outs
+        else:
+            answer = None if writes else self._recorded(result, operation, numbers, again)
+        self.tape.finish(operation, numbers, written)
+        return answer
+
+    def _recorded(self, result: Any, operation: Operation, numbers: list[int], again: Again) -> Any:
+        if isinstance(result, tuple | list):
+            items = [self._recorded(item, operation, numbers, again) for item in result]
+            return type(result)(items) if type(result) in (tuple, list) else tuple(items)
+        if isinstance(result, np.floating):
+            result = np.asarray(result)  # a scalar would leave the recording
+        if not isinstance(result, np.ndarray) or result.dtype.kind not in "fbiu":
+            return result
+        wide = result.view(np.ndarray)
+        if wide.dtype != _wide(wide.dtype):
+            wide = wide.astype(_wide(wide.dtype))
+        other = self.tape.changed(operation, len(numbers), _tensor(wide), again)
+        if other is not None:
+            wide = np.ascontiguousarray(other.numpy())
+        array = wide.view(RecordedArray)
+        storage = _storage(wide)
+        number = self.tape.output(len(numbers), _tensor(wide), storage)
+        self.tape.hold(array, number, wide, storage)
+        numbers.append(number)
+        return array
+
+    def holder(self, array: Array) -> Holder:
+        """The holder of an array, known or new."""
+        holder = self.tape.known(array)
+        if holder is None:
+            wide = array.view(np.ndarray)
+            if wide.dtype != _wide(wide.dtype):
+                wide = wide.astype(_wide(wide.dtype))
+            self._keep.append(wide)
+            storage = _storage(wide)
+            holder = self.tape.hold(array, self.tape.leaf(_tensor(wide), storage), wide, storage)
+        return holder
+
+
+class _Arguments:
+    """The arguments of one call."""
+
+    def __init__(self, calls: NumpyCalls) -> None:
+        self.calls = calls
+        self.inputs: list[int] = []
+        self.places: list[Place] = []
+        self.constants: dict[Place, object] = {}
+        self.holders: list[Holder] = []
+        self.arrays: list[Array] = []
+
+    def argument(self, place: Place, value: Any) -> Any:
+        before = len(self.inputs)
+        wide = self._wide(place, value)
+        if len(self.inputs) == before or isinstance(value, tuple | list):
+            self.constants[place] = _constant(value)
+        return wide
+
+    def _wide(self, place: Place, value: Any) -> Any:
+        if isinstance(value, np.ndarray) and value.dtype.kind in "fbiu":
+            holder = self.calls.holder(value)
+            self.holders.append(holder)
+            assert isinstance(holder.shadow, np.ndarray)
+            self.inputs.append(self.calls.tape.current(holder, _tensor(holder.shadow)))
+            self.places.append(place)
+            self.arrays.append(holder.shadow)
+            return holder.shadow
+        if isinstance(value, tuple | list) and any(isinstance(item, np.ndarray | tuple | list) for item in value):
+            return type(value)([self._wide(place, item) for item in value])
+        if isinstance(value, np.floating):
+            return float(value)
+        if place == "dtype" or value in (np.float32, np.float16, "float32", "float16") if _hashable(value) else False:
+            return _wide_request(value)
+        return value
+
+
+def _again(
+    func: Any,
+    given: tuple[Any, Any],
+    wide: tuple[Any, Any],
+    before: tuple[Tensor, ...],
+    inputs: Any,
+    constants: Any,
+    writes: bool,
+) -> tuple[Tensor, ...]:
+    operands = iter([inputs.get(position, value).numpy() for position, value in enumerate(before)])
+    first: list[Array] = []
+
+    def filled(given: Any, wide: Any) -> Any:
+        if isinstance(given, np.ndarray) and given.dtype.kind in "fbiu":
+            array = next(operands)
+            first.append(array.copy() if writes and not first else array)
+            return first[-1]
+        if isinstance(given, tuple | list) and any(isinstance(item, np.ndarray | tuple | list) for item in given):
+            return type(given)([filled(one, other) for one, other in zip(given, wide, strict=True)])
+        return wide
+
+    args = [filled(one, other) for one, other in zip(given[0], wide[0], strict=True)]
+    kwargs = {key: filled(value, wide[1][key]) for key, value in given[1].items() if key != "out"}
+    for place, value in constants.items():
+        if isinstance(place, int) and place < len(args):
+            args[place] = value
+        else:
+            kwargs[str(place)] = value
+    result = func(*args, **kwargs)
+    if writes:
+        result = first[0]
+    results = result if isinstance(result, tuple | list) else (result,)
+    return tuple(_tensor(np.asarray(each)) for each in results)
+
+
+def _hashable(value: object) -> bool:
+    return isinstance(value, type | str | np.dtype)
+
+
+def _wide_request(value: Any) -> Any:
+    try:
+        return _wide(np.dtype(value))
+    except TypeError:
+        return value
+
+
+def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.float64) if dtype.kind == "f" else dtype
+
+
+def _constant(value: object) -> object:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return ...
+    if isinstance(value, tuple | list):
+        return tuple(_constant(item) for item in value)
+    return _plain(value)
+
+
+def _tensor(array: object) -> Tensor:
+    assert isinstance(array, np.ndarray)
+    plain = array.view(np.ndarray)
+    if plain.dtype.kind == "u" and plain.dtype.itemsize > 1:
+        plain = plain.astype(np.int64)
+    if any(stride < 0 for stride in plain.strides) or not plain.flags.writeable:
+        plain = plain.copy()
+    return torch.from_numpy(plain)
+
+
+def _storage(array: Array) -> int:
+    base: Any = array
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    return int(base.__array_interface__["data"][0])
+
+
+def _stripped(value: Any) -> Any:
+    if isinstance(value, RecordedArray):
+        return value.view(np.ndarray)
+    if isinstance(value, tuple | list):
+        items = [_stripped(item) for item in value]
+        return type(value)(items) if type(value) in (tuple, list) else tuple(items)
+    return value
+
+
+class _Exchange:
+    """Puts recorded arrays in the place of plain ones, wherever the code can reach them, and notes how to undo it."""
+
+    def __init__(self, calls: NumpyCalls, undo: ExitStack) -> None:
+        self.calls, self.undo = calls, undo
+        self.seen: set[int] = set()
+        self.keep: list[object] = []
+
+    def run(self, start: object) -> None:
+        waiting = [start]
+        while waiting and len(self.seen) < _MOST_OBJECTS:
+            thing = waiting.pop()
+            if id(thing) in self.seen:
+                continue
+            self.seen.add(id(thing))
+            self.keep.append(thing)
+            waiting.extend(self._inside(thing))
+
+    def _inside(self, thing: Any) -> Iterator[object]:
+        if isinstance(thing, functools.partial):
+            yield thing.func
+            yield from thing.args
+            yield from thing.keywords.values()
+            yield from self._mapping(thing.keywords)
+        elif isinstance(thing, types.MethodType):
+            yield thing.__func__
+            yield thing.__self__
+        elif isinstance(thing, types.FunctionType):
+            yield from self._function(thing)
+        elif isinstance(thing, MutableMapping):
+            yield from self._mapping(thing)
+        elif isinstance(thing, MutableSequence):
+            yield from self._sequence(thing)
+        elif isinstance(thing, tuple):
+            yield from thing
+        elif isinstance(thing, type):
+            if self._users(thing):
+                yield from (value for value in vars(thing).values() if isinstance(value, types.FunctionType))
+        elif isinstance(thing, types.ModuleType):
+            if self.calls.tape.stack.is_users(getattr(thing, "__file__", None) or "<"):
+                yield from self._mapping(vars(thing))
+        elif (hasattr(thing, "__dict__") and self._users(type(thing))) or isinstance(thing, types.SimpleNamespace):
+            yield type(thing)
+            yield from self._mapping(vars(thing))
+
+    def _users(self, kind: type) -> bool:
+        import sys
+
+        module = sys.modules.get(kind.__module__)
+        file = getattr(module, "__file__", None)
+        return file is None or self.calls.tape.stack.is_users(file)
+
+    def _function(self, function: types.FunctionType) -> Iterator[object]:
+        if not self.calls.tape.stack.is_users(function.__code__.co_filename):
+            return
+        for cell in function.__closure__ or ():
+            try:
+                content = cell.cell_contents
+            except ValueError:
+                continue
+            new = self._exchanged(content)
+            if new is not content:
+                cell.cell_contents = new
+                self.undo.callback(setattr, cell, "cell_contents", content)
+            yield new
+        yield from function.__defaults__ or ()
+        names = set(_names(function.__code__))
+        scope = function.__globals__
+        for name in names & scope.keys():
+            content = scope[name]
+            new = self._exchanged(content)
+            if new is not content:
+                scope[name] = new
+                self.undo.callback(scope.__setitem__, name, content)
+            yield new
+
+    def _mapping(self, mapping: Any) -> Iterator[object]:
+        for key, content in list(mapping.items()):
+            new = self._exchanged(content)
+            if new is not content:
+                try:
+                    mapping[key] = new
+                except TypeError:
+                    continue
+                self.undo.callback(mapping.__setitem__, key, content)
+            yield new
+
+    def _sequence(self, sequence: Any) -> Iterator[object]:
+        if isinstance(sequence, bytearray | memoryview) or len(sequence) > _MOST_OBJECTS:
+            return
+        for position, content in enumerate(list(sequence)):
+            new = self._exchanged(content)
+            if new is not content:
+                sequence[position] = new
+                self.undo.callback(sequence.__setitem__, position, content)
+            yield new
+
+    def _exchanged(self, content: Any) -> Any:
+        if isinstance(content, RecordedArray):
+            return content
+        if isinstance(content, np.ndarray) and content.dtype.kind in "fbiu":
+            return self.calls.wrap(content)
+        if type(content) is tuple and any(isinstance(item, np.ndarray | tuple) for item in content):
+            items = tuple(self._exchanged(item) for item in content)
+            return items if any(new is not old for new, old in zip(items, content, strict=True)) else content
+        return content
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+__all__ = ["NumpyCalls", "RecordedArray", "name_of"]

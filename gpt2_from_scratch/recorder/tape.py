@@ -1,0 +1,195 @@
+"""The notes of a recording: which object is which value, and what happens when memory is written.
+
+It knows neither torch nor numpy. `torch_calls` and `numpy_calls` ask it for the value that an object is, and tell it
+what a call took and gave.
+"""
+
+import dataclasses
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from gpt2_from_scratch.recorder.frames import Stack
+from gpt2_from_scratch.recorder.graph import Left, Operation, Place, Value
+
+See: TypeAlias = Callable[[Value, Tensor], None]
+"""Gets every value as soon as it exists. The tensor may change or go later: keep a copy, not the tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The call that is being recorded, to be run again with other arguments. It changes nothing.
+
+    Args:
+        inputs: the values that it took, in the order of `Operation.inputs`, as they were before the call.
+        run: gives its outputs for other inputs (by position in `inputs`) and other constants (by place).
+    """
+
+    inputs: tuple[Tensor, ...]
+    run: Callable[[Mapping[int, Tensor], Mapping[Place, object]], tuple[Tensor, ...]]
+
+
+Change: TypeAlias = Callable[[Operation, int, Tensor, Again], Tensor | None]
+"""Gets an operation, which of its outputs this is, the value and the call. What it returns replaces the value.
+
+None leaves the value. The operation's `outputs` are not known yet and empty.
+"""
+
+
+@dataclass(slots=True)
+class Holder:
+    """One object of the user's: the number of the value that it is now, and the object that is computed with.
+
+    Args:
+        number: of the value.
+        shadow: the same numbers, wide; it is the user's object itself where that needs no widening.
+        storage: which memory the shadow lies in.
+        stale: the last operation that wrote to its memory through another object, and the value written there.
+    """
+
+    number: int
+    shadow: object
+    storage: int
+    stale: tuple[Operation, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A tensor that a call gave, or wrote to.
+
+    Args:
+        wide: what was computed.
+        holder: where it is an object that was known before and has been written.
+    """
+
+    wide: object
+    holder: Holder | None = None
+
+
+class Tape:
+    """Collects operations and values.
+
+    Args:
+        stack: finds the user's lines.
+        see: gets every value.
+        change: may replace what an operation made.
+    """
+
+    def __init__(self, stack: Stack, see: See | None = None, change: Change | None = None) -> None:
+        self.stack = stack
+        self.see = see
+        self.change = change
+        self.operations: list[Operation] = []
+        self.values: list[Value] = []
+        self.left: list[Left] = []
+        self.missing: dict[str, None] = {}
+        self._holders: dict[int, tuple[weakref.ref[object], Holder]] = {}
+        self._by_storage: dict[int, list[weakref.ref[object]]] = {}
+
+    # -- objects
+
+    def known(self, thing: object) -> Holder | None:
+        """The holder of an object that was seen before."""
+        found = self._holders.get(id(thing))
+        if found is None or found[0]() is not thing:
+            return None
+        return found[1]
+
+    def current(self, holder: Holder, view: Tensor) -> int:
+        """The number of the value that an object is now; `view` is its content.
+
+        Memory that was written through another object makes a new value: an operation named ``alias``.
+        """
+        if holder.stale is not None:
+            writer, written = holder.stale
+            holder.stale = None
+            inputs = (holder.number, written)
+            operation = Operation(len(self.operations), "alias", inputs, (0, 1), (), {}, writer.frames, True)
+            holder.number = self._value(len(self.operations), 0, view, holder.storage)
+            self._finish(operation, (holder.number,))
+        return holder.number
+
+    def hold(self, thing: object, number: int, shadow: object, storage: int) -> Holder:
+        """Remembers that an object is a value."""
+        holder = Holder(number, shadow, storage)
+        reference = weakref.ref(thing)
+        self._holders[id(thing)] = (reference, holder)
+        others = self._by_storage.setdefault(storage, [])
+        others.append(reference)
+        return holder
+
+    def also(self, thing: object, holder: Holder) -> None:
+        """Remembers that a second object is the same tensor."""
+        if self.known(thing) is None:
+            reference = weakref.ref(thing)
+            self._holders[id(thing)] = (reference, holder)
+            self._by_storage.setdefault(holder.storage, []).append(reference)
+
+    def leaf(self, view: Tensor, storage: int) -> int:
+        """A new value that no recorded operation made."""
+        return self._value(None, 0, view, storage)
+
+    # -- operations
+
+    def begin(
+        self,
+        name: str,
+        inputs: Sequence[int],
+        places: Sequence[Place],
+        constants: Mapping[Place, object],
+        writes: bool,
+    ) -> Operation:
+        """The operation that is about to be noted; `finish` notes it."""
+        frames, module = self.stack.look()
+        return Operation(
+            len(self.operations), name, tuple(inputs), tuple(places), (), constants, frames, writes, module
+        )
+
+    def changed(self, operation: Operation, position: int, view: Tensor, again: Again) -> Tensor | None:
+        """What is to replace an output, None if nothing is."""
+        if self.change is None:
+            return None
+        with torch._C.DisableTorchFunction():
+            return self.change(operation, position, view, again)
+
+    def output(self, position: int, view: Tensor, storage: int) -> int:
+        """A new value of the operation that was begun."""
+        return self._value(len(self.operations), position, view, storage)
+
+    def finish(self, operation: Operation, outputs: Sequence[int], written: Sequence[Holder] = ()) -> None:
+        """Notes the operation; all other objects in the memory of `written` are out of date from now on."""
+        self._finish(operation, tuple(outputs))
+        for holder in written:
+            alive = []
+            for reference in self._by_storage.get(holder.storage, ()):
+                thing = reference()
+                other = None if thing is None else self.known(thing)
+                if other is not None:
+                    alive.append(reference)
+                    if other is not holder:
+                        other.stale = (self.operations[-1], holder.number)
+            self._by_storage[holder.storage] = alive
+
+    def leave(self, name: str, number: int) -> None:
+        """Notes that a value was read by Python."""
+        self.left.append(Left(name, number, self.stack.look()[0]))
+
+    def numbers(self) -> dict[int, int]:
+        """``id(object)`` -> value, of the objects that are alive."""
+        return {key: holder.number for key, (reference, holder) in self._holders.items() if reference() is not None}
+
+    def _value(self, operation: int | None, position: int, view: Tensor, storage: int) -> int:
+        dtype = str(view.dtype).removeprefix("torch.")
+        value = Value(len(self.values), operation, position, tuple(view.shape), dtype, storage)
+        self.values.append(value)
+        if self.see is not None:
+            with torch._C.DisableTorchFunction():  # what is done with a value is no part of the recording
+                self.see(value, view)
+        return value.number
+
+    def _finish(self, operation: Operation, outputs: tuple[int, ...]) -> None:
+        self.operations.append(dataclasses.replace(operation, outputs=outputs))
