@@ -10,6 +10,7 @@ is the one way on which such foreign text goes out.
 
 import re
 import traceback
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -79,12 +80,32 @@ def _short(file: str) -> str:
 
 
 class _Hinted(Exception):
-    """Keeps message and hint apart, and joins them in ``str()``."""
+    """Keeps message and hint apart, and joins them in ``str()``.
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    A hint may end in options to pass. They are kept as values, as Python and the command line spell them differently.
+    """
+
+    def __init__(self, message: str, hint: str = "", *, options: Mapping[str, object] | None = None) -> None:
         self.message = printable(message)
-        self.hint = printable(hint)
+        self.because = printable(hint)
+        self.options = options or {}
         super().__init__(self.message)
+
+    @property
+    def hint(self) -> str:
+        """What to do, in Python."""
+        return self.hint_in(lambda options: "pass " + ", ".join(f"{name}={each!r}" for name, each in options.items()))
+
+    def hint_in(self, spelled: Callable[[Mapping[str, object]], str]) -> str:
+        """What to do.
+
+        Args:
+            spelled: how options are written where the user is.
+        """
+        if not self.options:
+            return self.because
+        advice = printable(spelled(self.options))
+        return f"{self.because}: {advice}" if self.because else advice
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message

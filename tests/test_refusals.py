@@ -217,15 +217,10 @@ TENSORS = {
     "mask of a layer there is not": mapping(
         tensors(lambda t: t.update({"transformer.h.12.attn.bias": torch.ones(1)})), "transformer.h.12.attn.bias"
     ),
-    "prefixed by torch.compile": mapping(
-        rename("_orig_mod.{}".format), "(148): _orig_mod.transformer.h.{0...11}.", "strip_prefix='_orig_mod.'"
-    ),
-    "prefixed by DDP": mapping(rename("module.{}".format), "module.transformer.wte", "strip_prefix='module.'"),
-    "prefixed by both": mapping(rename("module._orig_mod.{}".format), "strip_prefix='module._orig_mod.'"),
     "prefixed in part": mapping(
-        rename(lambda name: f"module.{name}" if ".h.3." in name else name),
+        rename(lambda name: f"gpt.{name}" if ".h.3." in name else name),
         "missing (12): transformer.h.3.ln_1",
-        "unexpected (12): module.transformer.h.3.",
+        "unexpected (12): gpt.transformer.h.3.",
     ),
     "NaN": mapping(fill(BIAS, float("nan")), "h.3.ln_1.bias", "2 of 44 values that are NaN or infinite", FETCH),
     "infinite": mapping(fill(WTE, float("inf")), "wte.weight", "2 of 9,284 values", "training diverged"),
@@ -303,7 +298,7 @@ CONFIGS = {
         config(num_attention_heads=5), "n_head twice, as 4 and (as 'num_attention_heads') 5"
     ),
     "untied without a head": mapping(
-        config(tie_word_embeddings=False), "missing (1): lm_head.weight", "tie_word_embeddings true"
+        config(tie_word_embeddings=False), "missing (1): lm_head.weight", "pass overrides={'tie_word_embeddings': True}"
     ),
     "another architecture": settings(config(model_type="gpt_neo"), "config.json describes a 'gpt_neo' model"),
     "duplicate keys": settings(

@@ -46,17 +46,24 @@ _HEAD_BYTES = 512  # enough to recognise every form, and every mistake, by its b
 
 
 class Form(NamedTuple):
-    """A container: how its first bytes look, and how it is opened (with a memory map, or without)."""
+    """A container.
+
+    Args:
+        recognises: how its first bytes look.
+        read: opens it, with a memory map or without.
+        read_key: opens one of several state dicts in it; None where a form holds one only.
+    """
 
     recognises: Callable[[bytes, Path], bool]
     read: Callable[[Path, bool], Container]
+    read_key: Callable[[Path, bool, str], Container] | None = None
 
 
 # Asked in this order; the first that recognises a file opens it.
 FORMS: tuple[Form, ...] = (
     Form(shards.recognises, lambda index, mmap: shards.read(index, mmap, _open_shard)),
     Form(safetensors.recognises, safetensors.read),
-    Form(torch_pickle.recognises, torch_pickle.read),
+    Form(torch_pickle.recognises, torch_pickle.read, torch_pickle.read),
     Form(gguf.recognises, gguf.read),
     Form(llmc.recognises, llmc.read),
     Form(tf_h5.recognises, tf_h5.read),
@@ -129,12 +136,13 @@ def locate(source: str | os.PathLike[str], **options: Unpack[HubOptions]) -> Loc
     raise CheckpointError(f"{name} has none of {', '.join(WEIGHTS)}", hint="is it a model repository?")
 
 
-def open_container(path: Path, mmap: bool = True, *, forms: Sequence[Form] = FORMS) -> Container:
+def open_container(path: Path, mmap: bool = True, *, key: str = "", forms: Sequence[Form] = FORMS) -> Container:
     """Recognises a weights file by its content and opens it.
 
     Args:
         path: a weights file, or the index of a sharded one.
         mmap: map the file; False reads tensors into memory, which a file that may change or vanish needs.
+        key: which of several state dicts in it, where its form can hold several.
         forms: what it may be.
 
     Raises:
@@ -145,7 +153,11 @@ def open_container(path: Path, mmap: bool = True, *, forms: Sequence[Form] = FOR
             head = file.read(_HEAD_BYTES)
         for form in forms:
             if form.recognises(head, path):
-                return form.read(path, mmap)
+                if not key:
+                    return form.read(path, mmap)
+                if form.read_key is None:
+                    raise FormatError(f"{path} has no keys to choose from", hint="a key is for files of torch.save")
+                return form.read_key(path, mmap, key)
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror or error}") from None
     what, remedy = _mistake(head)

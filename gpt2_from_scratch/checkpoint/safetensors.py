@@ -64,7 +64,7 @@ def read(path: Path, mmap: bool = True) -> Container:
     Raises:
         FormatError: the file is not safetensors, or contradicts itself; says where.
     """
-    ranges, _ = _read_header(path)
+    ranges, metadata = _read_header(path)
     try:
         library = safe_open(path, framework="pt") if mmap else None
     except SafetensorError as error:
@@ -76,7 +76,11 @@ def read(path: Path, mmap: bool = True) -> Container:
     else:
         reads = {name: partial(library.get_tensor, name) for name in ranges}
     tensors = {name: StoredTensor(at.shape, at.dtype, reads[name]) for name, at in ranges.items()}
-    return Container("safetensors", (path,), tensors)
+    # `safetensors.torch.save_model` keeps one of several tied tensors, and says here which it stands for.
+    tied = {name: kept for name, kept in metadata.items() if name not in tensors and kept in tensors}
+    notes = tuple(f"{name} is {kept}, as the file's metadata says" for name, kept in tied.items())
+    tensors |= {name: tensors[kept] for name, kept in tied.items()}
+    return Container("safetensors", (path,), tensors, notes=notes)
 
 
 def _read_header(path: Path) -> tuple[dict[str, Range], Mapping[str, str]]:

@@ -6,15 +6,16 @@ the shapes of the tensors have the last word.
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 from torch import Tensor
 
 from gpt2_from_scratch.checkpoint.programs import gpt2_config
 from gpt2_from_scratch.errors import FormatError
 
+# Where training scripts keep their weights. One under another key is taken, too, if it is the only one.
 _KEYS = ("model", "model_state_dict", "state_dict")  # nanoGPT and build-nanogpt; the book; Lightning and many more
 # What `torch.compile` and DistributedDataParallel put before every name.
 _WRAPPERS = ("module._orig_mod.", "_orig_mod.module.", "_orig_mod.", "module.")
@@ -65,15 +66,16 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def find(content: object, where: str) -> Found:
+def find(content: object, where: str, key: str = "") -> Found:
     """Takes the state dict out of whatever was saved.
 
     Args:
         content: the unpickled object.
         where: what to call it in an error.
+        key: which state dict, of several; a path such as ``"ema.module"`` leads to one further inside.
 
     Raises:
-        FormatError: there is none, or its settings are malformed.
+        FormatError: there is none, there are several and no key, or its settings are malformed.
 
     Example:
         >>> import torch
@@ -81,21 +83,43 @@ def find(content: object, where: str) -> Found:
         >>> list(found.tensors), found.notes
         (['transformer.wte.weight'], ('left out: iter_num',))
     """
-    if _is_state_dict(content):
-        return Found(content)
+    if not key and (tensors := _tensors(content)) is not None:
+        return Found(tensors, notes=_left_out(content, tensors))
     if not isinstance(content, dict):
         raise FormatError(f"{where} holds a {type(content).__name__}, not a state dict")
-    key = next((key for key in _KEYS if _is_state_dict(content.get(key))), None)
-    if key is None:
+    found = dict(_state_dicts(content))
+    if not found:
         raise FormatError(f"{where} holds no state dict, but {_outline(content)}", hint=_what_it_is(content))
-    others = sorted(str(other) for other in content if other != key)
+    if key not in found:
+        listed = ", ".join(f"{name} ({len(tensors)} tensors)" for name, tensors in list(found.items())[:8])
+        if key:
+            raise FormatError(f"{where} has no state dict {key!r}; it has {listed}", options={"key": next(iter(found))})
+        if len(found) > 1:
+            why = "say which one is meant, such as"
+            raise FormatError(f"{where} holds several state dicts: {listed}", why, options={"key": next(iter(found))})
+    chosen = key or next(iter(found))
+    others = sorted(str(other) for other in content if other != chosen.partition(".")[0])
     notes = (f"left out: {', '.join(others)[:200]}",) if others else ()
+    if chosen not in _KEYS:
+        notes = (f"the state dict is under {chosen!r}", *notes)
     arguments, config = content.get("model_args"), content.get("config")
     if arguments is None and isinstance(config, SavedObject | OrderedDict):
         arguments = vars(config) | (config if isinstance(config, OrderedDict) else {})
     if not isinstance(arguments, dict) or not arguments.keys() >= _SIZES.keys():
-        return Found(content[key], notes=notes)
-    return _trained(content[key], arguments, notes, where)
+        return Found(found[chosen], notes=notes)
+    return _trained(found[chosen], arguments, notes, where)
+
+
+def _state_dicts(content: Mapping[object, object], path: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """State dicts with a matrix in them, under any key or a key inside it; those of optimizers have none."""
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, dict):
+            continue
+        tensors = _tensors(value)
+        if tensors is not None and any(tensor.dim() > 1 for tensor in tensors.values()):
+            yield f"{path}{key}", tensors
+        elif not path:
+            yield from _state_dicts(value, f"{key}.")
 
 
 def _trained(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], notes: tuple[str, ...], where: str) -> Found:
@@ -122,13 +146,18 @@ def _trained(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], notes:
     return Found(tensors, "build-nanogpt checkpoint", "nanogpt", gpt2_config(**config), notes)
 
 
-def _is_state_dict(value: object) -> TypeGuard[dict[str, Tensor]]:
-    """Whether this is a dictionary of named tensors."""
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
-    )
+def _tensors(value: object) -> dict[str, Tensor] | None:
+    """The named tensors of a state dict, which may hold numbers and texts beside them; None if it is none."""
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        return None
+    tensors = {name: each for name, each in value.items() if isinstance(each, Tensor)}
+    plain = all(each is None or isinstance(each, Tensor | int | float | str) for each in value.values())
+    return tensors if plain and 2 * len(tensors) > len(value) else None
+
+
+def _left_out(content: object, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    others = sorted(content.keys() - tensors.keys()) if isinstance(content, dict) else []
+    return (f"left out: {', '.join(others)[:200]}",) if others else ()
 
 
 def _outline(content: Mapping[object, object]) -> str:
@@ -142,4 +171,4 @@ def _what_it_is(content: Mapping[object, object]) -> str:
         return "this is Megatron-LM's nested form: convert it with transformers' script for Megatron GPT-2"
     if "param_groups" in content:
         return "this is the state of an optimizer: the weights are in another file"
-    return "a state dict is expected at the top, or under " + ", ".join(_KEYS)
+    return "a state dict is expected at the top, or under a key such as " + ", ".join(_KEYS)

@@ -66,12 +66,13 @@ def recognises(head: bytes, path: Path) -> bool:
     return head.startswith(_STREAM) or head[_TAR_AT:].startswith(_TAR)
 
 
-def read(path: Path, mmap: bool = True) -> Container:
+def read(path: Path, mmap: bool = True, key: str = "") -> Container:
     """Opens a PyTorch file and takes the state dict out of what is around it.
 
     Args:
         path: the file.
         mmap: map it, so that tensors are views of the file; False reads it. The old stream is always read.
+        key: which of several state dicts in it.
 
     Raises:
         FormatError: not a PyTorch file, code in it, damaged, hostile; says what, and what to do.
@@ -81,7 +82,7 @@ def read(path: Path, mmap: bool = True) -> Container:
             form, content = "PyTorch zip", _read_zip(path, file, mmap)
         else:
             form, content = "PyTorch stream", _read_stream(path, file)
-    found = state_dict.find(content, str(path))
+    found = state_dict.find(content, str(path), key)
     _check_tensors(path, found.tensors)
     return Container(
         f"{form}, {found.about}" if found.about else form,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from gpt2_from_scratch.cli.arguments import parser
 from gpt2_from_scratch.cli.exit_codes import COULD_NOT_CHECK, INTERRUPTED
+from gpt2_from_scratch.cli.options import as_flags
 from gpt2_from_scratch.cli.outliving import outlived
 from gpt2_from_scratch.errors import CandidateError, CheckpointError, printable
 
@@ -32,7 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
-    except (CheckpointError, CandidateError, ValueError) as error:
+    except (CheckpointError, CandidateError) as error:
+        hint = error.hint_in(as_flags)
+        print(f"gpt2: {error.message}" + (f"\n  hint: {hint}" if hint else ""), file=sys.stderr)
+    except ValueError as error:
         print(f"gpt2: {printable(str(error))}", file=sys.stderr)
     except KeyboardInterrupt:
         print("gpt2: interrupted", file=sys.stderr)

@@ -143,10 +143,15 @@ def parser() -> argparse.ArgumentParser:
     for command in (verify, record, grade, generate, inspect, convert):
         group = command.add_argument_group("checkpoint")
         group.add_argument("--file-layout", metavar="NAME|FILE.py:NAME", help="names in the file; default: found out")
-        group.add_argument("--strip-prefix", default="", metavar="TEXT", help="remove from every name, as _orig_mod.")
+        group.add_argument("--key", default="", metavar="NAME", help="which state dict of a PyTorch file with several")
         group.add_argument(
-            "--ignore", action="append", default=[], metavar="NAME", help="leave a tensor out; * is a number"
+            "--ignore",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="leave a tensor out; * is a number, ** anything; repeatable",
         )
+        group.add_argument("--strip-prefix", default="", metavar="TEXT", help="remove from every other name")
         group.add_argument(
             "--set",
             action="append",

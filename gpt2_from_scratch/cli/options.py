@@ -1,7 +1,8 @@
 """Options that commands share, as the library takes them."""
 
 import argparse
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,14 +22,33 @@ def checkpoint_options(arguments: argparse.Namespace) -> "OpenOptions":
     """How the checkpoint is opened."""
     return {
         "file_layout": layout_choice(arguments.file_layout),
-        "strip_prefix": arguments.strip_prefix,
+        "key": arguments.key,
         "ignore": arguments.ignore,
+        "strip_prefix": arguments.strip_prefix,
         "overrides": settings(arguments.set, "--set"),
         "mmap": not arguments.no_mmap,
         "revision": arguments.revision,
         "cache_dir": arguments.cache_dir,
         "local_files_only": arguments.local_files_only,
     }
+
+
+def as_flags(options: Mapping[str, object]) -> str:
+    """Options of the library as the command line spells them, for a hint."""
+    words: list[str] = []
+    for name, value in options.items():
+        if name == "overrides" and isinstance(value, dict):
+            words += [part for key, each in value.items() for part in ("--set", f"{key}={_as_setting(each)}")]
+            continue
+        for each in value if isinstance(value, tuple | list) else (value,):
+            words += ["--" + name.replace("_", "-"), str(each)]
+    return "give " + shlex.join(words)
+
+
+def _as_setting(value: object) -> str:
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def settings(texts: Sequence[str], option: str) -> dict[str, Any]:

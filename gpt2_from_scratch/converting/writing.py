@@ -94,7 +94,7 @@ def prepare(weights: Weights, target: Target, progress: Progress | None = None) 
 
     def read(name: str, dtype: torch.dtype) -> Tensor:
         tensor = reads[name]()
-        check_values(weights.name, canonical[name], tensor, dtype)
+        check_values(weights.name, canonical[name], tensor, dtype, "write")
         result.rounding.note(canonical[name], tensor, dtype)
         written[name] = _nbytes(result.tensors[name])
         if progress is not None:

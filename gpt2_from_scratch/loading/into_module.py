@@ -14,10 +14,10 @@ from gpt2_from_scratch.loading.opening import (
     Checkpoint,
     OpenOptions,
     Source,
-    check_values,
     open_checkpoint,
 )
 from gpt2_from_scratch.loading.report import LoadReport, report_of
+from gpt2_from_scratch.loading.values import check_values
 from gpt2_from_scratch.mapping import Matching, listed, match_module, write_theirs
 
 

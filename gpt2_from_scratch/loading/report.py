@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 
 from gpt2_from_scratch.checkpoint import Located
-from gpt2_from_scratch.loading.opening import Checkpoint, dtype_name
+from gpt2_from_scratch.loading.opening import Checkpoint
+from gpt2_from_scratch.loading.values import dtype_name
 from gpt2_from_scratch.mapping import Layout, listed
 
 

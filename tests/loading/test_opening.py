@@ -40,7 +40,7 @@ def test_verify_opens_its_checkpoint_and_its_tokenizer_once(
 
         monkeypatch.setattr(module, name, count)
 
-    for name in ("locate", "open_container", "describe"):
+    for name in ("locate", "open_container", "infer_config"):
         counted(opening, name)
     counted(tokenizer, "tokenizer_at")
     code = tmp_path / "mine.py"
@@ -49,7 +49,7 @@ def test_verify_opens_its_checkpoint_and_its_tokenizer_once(
     layout = "gpt2_from_scratch"
     exit_code, out, _ = run(capsys, "verify", "tiny", "--model", f"{code}:build()", "--layout", layout)
     assert exit_code == 0, out
-    assert asked == {"locate": 1, "open_container": 1, "describe": 1, "tokenizer_at": 1}
+    assert asked == {"locate": 1, "open_container": 1, "infer_config": 1, "tokenizer_at": 1}
 
 
 def test_an_opened_checkpoint_is_taken_wherever_a_source_is(tmp_path: Path) -> None:

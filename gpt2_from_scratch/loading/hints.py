@@ -1,0 +1,171 @@
+"""Why a file does not fit, and what to do about it. A change of the options is advised only after it was tried."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from gpt2_from_scratch.checkpoint import Container
+from gpt2_from_scratch.checkpoint.programs import gpt2_config
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import ConfigError, MappingError
+from gpt2_from_scratch.layouts import DETECTABLE, LAYOUTS
+from gpt2_from_scratch.loading.renaming import patterns_of
+from gpt2_from_scratch.mapping import Matching, depth, listed, match, sizes
+
+# Parts of names that say what a file is when it is not a plain GPT-2.
+_STRANGERS = {
+    "lora_": "LoRA adapters: merge them into the base model first",
+    "crossattention": "cross-attention: the decoder of an encoder-decoder model, not a GPT-2 language model",
+    "qweight": "GPTQ-quantised weights: load the unquantised checkpoint",
+    ".scales": "MLX-quantised weights: load the unquantised checkpoint",
+    "SCB": "bitsandbytes-quantised weights: load the unquantised checkpoint",
+    "rotary": "rotary positions: not the GPT-2 architecture",
+    ".attn.c_q.": "nanochat's model: rotary positions, RMSNorm and squared ReLU, not the GPT-2 architecture",
+    "beta": "LayerNorm gains and biases named gamma and beta, as in TensorFlow: describe the names with a Layout",
+    "gamma": "gains named gamma, and no biases beside them: RMSNorm, or LayerNorm without biases. If the code "
+    "subtracts the mean, it is LayerNorm: describe the names with a Layout",
+}
+# Heads that stand beside GPT-2's, or in place of it: how their names begin, and what they are.
+_OTHER_HEADS = {
+    "score.": "a classifier's head",
+    "classifier.": "a classifier's head",
+    "qa_outputs.": "a question-answering head",
+    "multiple_choice_head.": "a multiple-choice head",
+    "v_head.": "trl's value head",
+    "value_head.": "a value head",
+    "lm_head.decoder.": "the head, as old versions of transformers named it",
+    "lm_head.bias": "a bias of the head, which GPT-2 has not: without it, the logits are others",
+}
+PROCESSED = "TransformerLens has folded the LayerNorms away: save what from_pretrained_no_processing loads"
+
+
+class Misfit(MappingError):
+    """The names of a file do not fit. It does not leave this room: whoever opens the file gets a `MappingError`."""
+
+    def __init__(self, message: str, hint: str, container: Container) -> None:
+        super().__init__(message, hint)
+        self.container = container
+
+
+@dataclass(frozen=True)
+class Change:
+    """Other options, and the reason for them.
+
+    Args:
+        why: what they are right about.
+        options: to add to those given.
+    """
+
+    why: str
+    options: Mapping[str, Any]
+
+
+def what_it_is(names: Sequence[str]) -> str | None:
+    """What names say about a file that is no plain GPT-2; None if they say nothing."""
+    return next((meaning for part, meaning in _STRANGERS.items() if any(part in name for name in names)), None)
+
+
+def changes(container: Container, options: Mapping[str, Any]) -> Iterator[Change]:
+    """Options with which a file might open, the likeliest first. Whether it does is for the caller to try.
+
+    Args:
+        container: the file, with the names that did not fit.
+        options: those it was tried with.
+    """
+    if options.get("file_layout") is not None or container.layout is not None:
+        for name in dict.fromkeys((*(layout.name for layout in DETECTABLE), *LAYOUTS)):
+            yield Change(f"the layout {name!r} fits every tensor", {"file_layout": name})
+    yield from _parts_of_the_file(container)
+    yield from _sizes_heads_and_ties(container, options)
+
+
+def _parts_of_the_file(container: Container) -> Iterator[Change]:
+    """A model beside other things: everything that does not begin alike is left out."""
+    groups = dict.fromkeys(name.partition(".")[0] for name in container.tensors)
+    if len(groups) > _MOST_GROUPS:
+        return
+    for group in groups:
+        others = [other for other in groups if other != group]
+        if others and group != "transformer":
+            left_out = [other if other in container.tensors else f"{other}.**" for other in others]
+            why = f"the model is what begins with {group!r}; beside it are {', '.join(others)}"
+            yield Change(why, {"ignore": (*left_out,), "strip_prefix": f"{group}."})
+
+
+_MOST_GROUPS = 8  # first parts of names; a file of something else entirely may have thousands
+
+
+def _sizes_heads_and_ties(container: Container, options: Mapping[str, Any]) -> Iterator[Change]:
+    """The tensors' own sizes, without other heads, with the head tied or not: alone and together."""
+    closest = _closest(container)
+    if closest is None:
+        return
+    heads = {
+        name: what for name in closest.unexpected for start, what in _OTHER_HEADS.items() if name.startswith(start)
+    }
+    shown = sizes(closest.layout, container.shapes) or {}
+    without_heads = ({}, {"ignore": patterns_of(list(heads))}) if heads else ({},)
+    other_sizes: list[Mapping[str, Any]] = [{}]
+    # Both tables are resized by people. Another depth or width is another model, or half a file.
+    for names in (("vocab_size",), ("n_positions",), ("vocab_size", "n_positions")):
+        other_sizes.append({name: shown[name] for name in names if name in shown})
+    tied: list[Mapping[str, Any]] = [{}, {"tie_word_embeddings": False}, {"tie_word_embeddings": True}]
+    for tie, size, ignore in product(tied, other_sizes, without_heads):
+        overrides = {**size, **tie}
+        if not overrides and not ignore:
+            continue
+        whys = [f"{listed(heads)} is {', '.join(dict.fromkeys(heads.values()))}"] if ignore else []
+        if size:
+            whys.append("the tensors show " + ", ".join(f"{name} {value}" for name, value in size.items()))
+        if tie:
+            whys.append("the head is " + ("the token embedding" if tie["tie_word_embeddings"] else "of its own"))
+        given = {**options.get("overrides", {}), **overrides}
+        yield Change("; ".join(whys), {**ignore, **({"overrides": given} if overrides else {})})
+
+
+def _closest(container: Container) -> Matching | None:
+    """The matching under the layout that fits best, with the sizes that the tensors show."""
+    matchings = []
+    for layout in DETECTABLE:
+        if shown := sizes(layout, container.shapes):
+            tied = not any(name.startswith("lm_head") for name in container.shapes)
+            fields = gpt2_config(**{"n_head": 1, **shown}) | {"tie_word_embeddings": tied}
+            try:
+                matchings.append(match(layout, GPTConfig.from_hf(fields), container.shapes))
+            except ConfigError:
+                continue
+    return min(matchings, key=lambda matching: matching.distance, default=None)
+
+
+def explanation(matching: Matching, container: Container, config: GPTConfig) -> str:
+    """What is known about a file that does not fit, where no change of the options helps."""
+    if what := what_it_is(matching.unexpected):
+        return what
+    if matching.layout.name == "transformer_lens" and any(name.endswith("ln1.w") for name in matching.missing):
+        return PROCESSED
+    if matching.unmapped:
+        return "complete the layout: each of GPT-2's tensors needs a row"
+    layers = depth(matching.layout, container.shapes)
+    if layers not in (0, config.n_layer):
+        return f"the file has {layers} layers, the configuration says {config.n_layer}"
+    if matching.misshapen:
+        return "the configuration belongs to another model, or the tensors were written with another orientation"
+    if matching.missing and not matching.unexpected:
+        return "the file is incomplete: fetch it again, or all of its shards"
+    return "`gpt2 inspect` lists what the file holds"
+
+
+def tried(
+    container: Container, options: Mapping[str, Any], opens: Callable[[Mapping[str, Any]], bool]
+) -> Change | None:
+    """The first change with which the file opens; None if none helps, or if its names say that it is something else.
+
+    Args:
+        container: the file, with the names that did not fit.
+        options: those it was tried with.
+        opens: tries other options.
+    """
+    if what_it_is(list(container.tensors)) is not None:
+        return None
+    return next((change for change in changes(container, options) if opens({**options, **change.options})), None)

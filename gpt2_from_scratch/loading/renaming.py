@@ -1,0 +1,121 @@
+"""Names as the file has them -> names that a layout knows: tensors left out, prefixes and wrappers taken off."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from gpt2_from_scratch.checkpoint import Container
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import MappingError
+from gpt2_from_scratch.mapping import Layout, Matching, best_match, listed, match
+
+# Modules that wrap another and put their own name into every name below them: torch.compile, DistributedDataParallel,
+# activation checkpointing, FSDP.
+_WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|module|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.")
+
+
+def without(container: Container, patterns: Sequence[str], source: str) -> tuple[Container, dict[str, str]]:
+    """The container without the tensors that are to be left out, and these, with the reason.
+
+    Args:
+        container: an opened one.
+        patterns: whole names; ``*`` stands for a number, ``**`` for anything.
+        source: what to call the file in an error.
+
+    Raises:
+        MappingError: no tensor has such a name.
+    """
+    left_out: dict[str, str] = {}
+    for pattern in patterns:
+        whole = re.compile(re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[0-9]+"))
+        matches = [name for name in container.tensors if whole.fullmatch(name)]
+        if not matches:
+            raise MappingError(f"{source} has no tensor {pattern!r} to ignore", hint="whole names are meant")
+        left_out |= dict.fromkeys(matches, "left out on request")
+    kept = {name: tensor for name, tensor in container.tensors.items() if name not in left_out}
+    return replace(container, tensors=kept), left_out
+
+
+def without_prefix(container: Container, prefix: str, source: str) -> Container:
+    """The container with a prefix taken off every name.
+
+    Raises:
+        MappingError: some names do not have it.
+    """
+    other = [name for name in container.tensors if not name.startswith(prefix)]
+    if other:
+        raise MappingError(
+            f"{source}: {len(other)} of {len(container.tensors)} names do not start with {prefix!r}: {listed(other)}",
+            hint="leave these out by their names, if they are no part of the model",
+            options={"strip_prefix": prefix, "ignore": patterns_of(other)},
+        )
+    return container.renamed({name: name.removeprefix(prefix) for name in container.tensors})
+
+
+def patterns_of(names: Sequence[str]) -> tuple[str, ...]:
+    """Patterns for `without` that match these names, with ``*`` for their numbers."""
+    return tuple(dict.fromkeys(re.sub(r"(?<![^.])[0-9]+(?![^.])", "*", name) for name in names))
+
+
+def match_with_ties(
+    container: Container, layouts: Sequence[Layout], config: GPTConfig
+) -> tuple[Container, Matching, tuple[str, ...]]:
+    """Matches names; a tied embedding may be stored under the head's name only.
+
+    Args:
+        container: the file.
+        layouts: what its tensors may be called.
+        config: of the model.
+
+    Returns:
+        The container, with the embedding under its own name; the matching; and remarks.
+    """
+    matching = best_match(layouts, config, container.shapes)
+    if matching or not config.tie_word_embeddings:
+        return container, matching, ()
+    for layout in layouts:
+        links = {link.canonical: link for link in layout.unroll(config)}
+        head = links.get("lm_head.weight")
+        if head is None or head.tied_to is None or not head.identity:
+            continue
+        (name,), owner = head.theirs, links[head.tied_to]
+        if name in container.tensors and owner.identity and owner.theirs[0] not in container.tensors:
+            both = replace(container, tensors={owner.theirs[0]: container.tensors[name], **container.tensors})
+            if again := match(layout, config, both.shapes):
+                return both, again, (f"{owner.theirs[0]} is stored as {name}, to which it is tied",)
+    return container, matching, ()
+
+
+@dataclass(frozen=True)
+class Renaming:
+    """Other names for all tensors of a file.
+
+    Args:
+        names: old name -> new name.
+        what: which part was taken off.
+    """
+
+    names: Mapping[str, str]
+    what: str
+
+
+def renamings(names: Sequence[str]) -> Iterator[Renaming]:
+    """Names without the modules around the model, from the least that can be taken off to the most.
+
+    Args:
+        names: all names of a file.
+    """
+    bare = {name: _WRAPPERS.sub("", name) for name in names}
+    wrappers = sorted({part for name in names for part in _WRAPPERS.findall(name)})
+    if len(set(bare.values())) < len(names):  # two tensors would share a name: these are no wrappers
+        bare, wrappers = {name: name for name in names}, []
+    said = f"the wrappers' names {', '.join(wrappers)}" if wrappers else ""
+    if said:
+        yield Renaming(bare, said)
+    first, *_ = bare.values()
+    for dot in (at for at, letter in enumerate(first) if letter == "."):
+        prefix = first[: dot + 1]
+        if not all(new.startswith(prefix) for new in bare.values()):
+            return
+        what = " and ".join(filter(None, [said, f"the prefix {prefix!r}"]))
+        yield Renaming({old: new.removeprefix(prefix) for old, new in bare.items()}, what)

@@ -1,0 +1,96 @@
+"""Every field of the configuration has a source, and what nobody said is called assumed."""
+
+import json
+import runpy
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpt2_from_scratch import GPTModel, open_checkpoint, verify
+from gpt2_from_scratch.errors import ConfigError
+from gpt2_from_scratch.loading import Said
+from gpt2_from_scratch.mapping import Layout
+
+MINGPT = {
+    "system": {"seed": 3407, "work_dir": "./out/adder"},
+    "data": {"ndigit": 2},
+    "model": {"model_type": "gpt-nano", "n_layer": None, "n_head": None, "n_embd": None, "vocab_size": None},
+    "trainer": {"device": "auto", "learning_rate": 0.0005},
+}
+
+
+@pytest.fixture
+def adder(shared_checkpoints: Path, tmp_path: Path) -> Path:
+    """A trained minGPT as it writes itself: model.pt, and a config.json that is none of GPT-2's."""
+    shutil.copy(shared_checkpoints / "mingpt-adder2-christianliu" / "mingpt_model.pt", tmp_path / "model.pt")
+    (tmp_path / "config.json").write_text(json.dumps(MINGPT))
+    return tmp_path
+
+
+def test_mingpts_own_config_is_read(adder: Path) -> None:
+    checkpoint = open_checkpoint(adder)
+    config = checkpoint.config
+    assert (config.n_layer, config.n_head, config.n_embd, config.vocab_size) == (3, 3, 48, 10)
+    assert config.activation_function == "gelu_new" and not config.tie_word_embeddings
+    assert checkpoint.facts["n_head"].said is Said.CONFIG_JSON
+    assert checkpoint.facts["vocab_size"].said is Said.TENSORS
+    assert checkpoint.assumed == ()
+
+
+def test_the_adder_adds(adder: Path) -> None:
+    """85 + 50 = 135: digits in, the sum's digits out, least significant first."""
+    model = GPTModel.from_pretrained(adder)
+    ids = [8, 5, 5, 0]
+    for _ in range(3):
+        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    assert ids[4:] == [5, 3, 1]
+
+
+def test_another_programs_config_never_outranks_the_user(adder: Path) -> None:
+    (adder / "config.json").write_text(json.dumps({"system": {}, "data": {}, "optimizer": {}}))
+    with pytest.raises(ConfigError, match="does not say its n_head"):
+        open_checkpoint(adder)
+    checkpoint = open_checkpoint(adder, overrides={"n_head": 3})
+    assert checkpoint.facts["n_head"].said is Said.USER
+    assert checkpoint.notes[0] == (
+        "config.json beside the weights was not used, as it is no GPT-2's: it says system, data, optimizer"
+    )
+    mine = open_checkpoint(adder, overrides={"n_head": 6})
+    assert (mine.config.n_head, mine.facts["n_head"].said) == (6, Said.USER)
+
+
+def test_of_a_config_json_everything_is_said(perturbed_checkpoint: Path) -> None:
+    checkpoint = open_checkpoint(perturbed_checkpoint, overrides={"layer_norm_epsilon": 1e-6})
+    assert {fact.said for name, fact in checkpoint.facts.items() if name != "layer_norm_epsilon"} == {Said.CONFIG_JSON}
+    assert checkpoint.facts["layer_norm_epsilon"].said is Said.USER
+    assert checkpoint.assumed == ()
+
+
+@pytest.fixture
+def by_hand(shared_checkpoints: Path) -> tuple[Path, Layout]:
+    folder = shared_checkpoints / "gpt-by-hand-sqtian"
+    return folder / "ckpt.pt", runpy.run_path(str(folder / "byhand_layout.py"))["LAYOUT"]
+
+
+def test_gains_named_gamma_are_layer_norms_where_a_layout_says_so(by_hand: tuple[Path, Layout]) -> None:
+    path, layout = by_hand
+    checkpoint = open_checkpoint(path, file_layout=layout, overrides={"n_head": 2, "activation_function": "gelu"})
+    assert verify(GPTModel.from_pretrained(checkpoint), checkpoint, layout="gpt2_from_scratch")
+
+
+def test_what_a_layout_of_ones_own_leaves_open_is_assumed_by_name(by_hand: tuple[Path, Layout]) -> None:
+    path, layout = by_hand
+    checkpoint = open_checkpoint(path, file_layout=layout, overrides={"n_head": 2})
+    assert "activation_function gelu_new (GPT-2's)" in checkpoint.assumed
+    report = GPTModel.from_pretrained(checkpoint).load_report
+    assert "assumed, and not said by the file: " in str(report) and "activation_function gelu_new" in str(report)
+
+
+def test_a_contradiction_names_the_speaker(adder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"n_layer is said to be 5, and the tensors show 3\n.*you have set it"):
+        open_checkpoint(adder, overrides={"n_layer": 5})
+    (adder / "config.json").write_text(json.dumps(MINGPT | {"model": {"model_type": "gpt-mini"}}))
+    with pytest.raises(ConfigError, match=r"the tensors show \d+\n.*config.json says so"):
+        open_checkpoint(adder)
