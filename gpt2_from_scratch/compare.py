@@ -52,6 +52,10 @@ SELF_RTOL = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torc
 # reference that happens to agree with itself exactly (a one-layer toy) would otherwise allow nothing.
 FLOAT32_ULP = 2.0**-23
 
+# A floor beyond this share of the logits' scale is refused, as nearly everything would be within it. The largest that
+# was measured is bfloat16's, at 0.02.
+USABLE = 0.25
+
 # A tensor's gradient is measured against its own size, or this share of the largest gradient where it is smaller: the
 # gradient of a key's bias is zero by mathematics, and what is computed for it is rounding.
 GRADIENT_SHARE = 1e-3

@@ -13,14 +13,14 @@ run with the constants moved by half a unit in the last place (``nudge``) shows 
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map_only
 
 Result = TypeVar("Result")
@@ -28,6 +28,13 @@ Result = TypeVar("Result")
 _aten = torch.ops.aten
 _LOOKING_UP = (_aten.embedding.default, _aten.index.Tensor, _aten.index_select.default)
 _LIKE_ANOTHER = (_aten.to.other, _aten.type_as.default)
+_CASTS = (
+    _aten._to_copy.default,
+    _aten.type_as.default,
+    _aten.clone.default,
+    _aten.copy_.default,
+    _aten.detach_.default,
+)
 _SLAB = 1 << 22  # weights that are in float64 at once: 32 MB
 
 # Bits of a mantissa that somebody meant exactly: 0.125 and 1.5 are numbers, 0.044715 in float32 is a rounded one. Of
@@ -123,6 +130,60 @@ def run_in_float64(
         with enter(module, nudge):
             moved.append(run())
     return result, tuple(moved)
+
+
+@contextmanager
+def seeing_arithmetic() -> Iterator[set[torch.dtype]]:
+    """Inside, the floating-point types that torch computes with are collected. Casts and views compute nothing.
+
+    Compiled code is run uncompiled. What numpy computes is not seen.
+
+    Example:
+        >>> with seeing_arithmetic() as seen:
+        ...     (torch.ones(2) * 3).bfloat16()
+        tensor([3., 3.], dtype=torch.bfloat16)
+        >>> seen
+        {torch.float32}
+    """
+    seen: set[torch.dtype] = set()
+    with torch.compiler.set_stance("force_eager"), _Seeing(seen):
+        yield seen
+
+
+class _Seeing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, seen: set[torch.dtype]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen = seen
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if not func.is_view and func not in _CASTS:
+            tree_map_only(Tensor, self._see, (args, dict(kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+    def _see(self, tensor: Tensor) -> None:
+        if tensor.is_floating_point() and tensor.dim():  # numbers without a dimension take the others' type
+            self.seen.add(tensor.dtype)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Inside, no autocast and no mode that somebody has left on acts: what is computed here is what the code says.
+
+    Modes that are entered inside act as usual.
+    """
+    left_on = len(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
+    modes = [_pop_mode() for _ in range(left_on)]  # type: ignore[no-untyped-call]
+    try:
+        with ExitStack() as stack:
+            for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+                stack.enter_context(torch.autocast(device, enabled=False))
+            stack.enter_context(_disable_current_modes())
+            yield
+    finally:
+        for mode in reversed(modes):
+            _push_mode(mode)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

@@ -10,6 +10,7 @@ with random numbers and a log line; its eager attention differs from itself with
 
 import contextlib
 import logging
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,13 +21,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gpt2_from_scratch.anatomy import Anatomy
+from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, USABLE
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CheckpointError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout
-from gpt2_from_scratch.precision import in_float64, parameters_in_float64
+from gpt2_from_scratch.precision import in_float64, parameters_in_float64, undisturbed
 from gpt2_from_scratch.trace import Site, trace
+
+_PROVEN, _SEED = 17, 71  # tokens on which the reference is compared with our own float64 run; the seed of their ids
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,10 @@ class Reference:
 
     def logits(self, input_ids: Tensor) -> Tensor:
         """Float32 logits ``[B, T, V]`` of ids ``[B, T]``."""
+        with undisturbed():
+            return self._logits(input_ids)
+
+    def _logits(self, input_ids: Tensor) -> Tensor:
         with torch.inference_mode():
             return self.model(input_ids, use_cache=False).logits  # type: ignore[no-any-return]
 
@@ -74,16 +83,24 @@ class Reference:
 
     def in_float64(self, input_ids: Tensor) -> Tensor:
         """Float64 logits ``[B, T, V]``: the same code and weights, rounded 2^29 times finer."""
+        with undisturbed():
+            return self._in_float64(input_ids)
+
+    def _in_float64(self, input_ids: Tensor) -> Tensor:
         with self._not_upcasting(), in_float64():
-            return self.logits(input_ids)
+            return self._logits(input_ids)
 
     def logits_in(self, dtype: torch.dtype, input_ids: Tensor) -> Tensor:
         """Logits of the same model with weights and arithmetic in a lower precision, as float32."""
+        with undisturbed():
+            return self._logits_in(dtype, input_ids)
+
+    def _logits_in(self, dtype: torch.dtype, input_ids: Tensor) -> Tensor:
         exact = {parameter: parameter.data for parameter in self.model.parameters()}  # rounding cannot be undone
         try:
             for parameter, data in exact.items():
                 parameter.data = data.to(dtype)
-            return self.logits(input_ids).float()
+            return self._logits(input_ids).float()
         finally:
             for parameter, data in exact.items():
                 parameter.data = data
@@ -102,6 +119,10 @@ class Reference:
 
     def gradients(self, input_ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
         """Loss of the next tokens, nats per token, and the gradient of each tensor by canonical name."""
+        with _recording():
+            return self._gradients(input_ids)
+
+    def _gradients(self, input_ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         logits = self.model(input_ids, use_cache=False).logits
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten())
@@ -124,17 +145,17 @@ class Reference:
             input_ids: int64 ``[B, T]``.
             dtype: of weights and arithmetic.
         """
-        run = {torch.float32: self.logits, torch.float64: self.in_float64}.get(dtype, partial(self.logits_in, dtype))
+        run = {torch.float32: self._logits, torch.float64: self._in_float64}.get(dtype, partial(self._logits_in, dtype))
         names = {theirs[0]: site for site, theirs in self.layout.sites(self.config)}
         attention = [name for name, site in names.items() if site.endswith(".attn")]
-        with self._attention("eager"):
+        with undisturbed(), self._attention("eager"):
             sites = trace(self.model, names, lambda: run(input_ids), attention=attention)
         return {names[name]: site for name, site in sites.items()}
 
     def exact_gradients(self, input_ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
         """The same in float64."""
-        with self._not_upcasting(), parameters_in_float64(self.model):
-            return self.gradients(input_ids)
+        with _recording(), self._not_upcasting(), parameters_in_float64(self.model):
+            return self._gradients(input_ids)
 
     @contextlib.contextmanager
     def _not_upcasting(self) -> Iterator[None]:
@@ -156,6 +177,13 @@ class Reference:
             yield
         finally:
             self.model.set_attn_implementation(before)
+
+
+@contextlib.contextmanager
+def _recording() -> Iterator[None]:
+    """Inside, gradients are recorded, whatever the process has switched off."""
+    with undisturbed(), torch.inference_mode(False), torch.enable_grad():
+        yield
 
 
 def load_reference(checkpoint: Checkpoint) -> Reference:
@@ -203,7 +231,66 @@ def load_reference(checkpoint: Checkpoint) -> Reference:
             f"transformers would fill {len(missing) + len(info['mismatched_keys'])} tensors of "
             f"{checkpoint.located.source} with random numbers, such as {(missing or info['mismatched_keys'])[0]!r}"
         )
-    return Reference(model.eval(), config)
+    reference = Reference(model.eval(), config)
+    _prove(reference, checkpoint)
+    return reference
+
+
+def _prove(reference: Reference, checkpoint: Checkpoint) -> None:
+    """Compares the reference with our own float64 run of the checkpoint, so that nobody judges by a changed one.
+
+    Code that was imported before may have replaced functions of torch or of transformers (it is common to replace
+    `F.scaled_dot_product_attention`), and the reference would compute with them.
+
+    Raises:
+        CheckpointError: the two differ.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    ids = torch.randint(
+        checkpoint.config.vocab_size, (1, min(_PROVEN, checkpoint.config.n_positions)), generator=generator
+    )
+    usual, exact = reference.logits(ids), reference.in_float64(ids)
+    with undisturbed(), torch.inference_mode():
+        wrong = _wrong_arithmetic()
+        independent = Anatomy(checkpoint.config, _read(checkpoint)).logits(ids)
+    if not bool(torch.isfinite(independent).all()):
+        return  # a checkpoint that overflows; the comparison with the candidate says so
+    scale = float(independent.abs().max())
+    rounding, apart = float((usual - exact).abs().max()), float((exact - independent).abs().max())
+    if wrong or not apart <= EXACT_LINE * max(rounding, FLOAT32_ULP * scale) or not rounding <= USABLE * scale:
+        what = wrong or f"its logits are {apart:.1e} from those of an independent computation in float64"
+        raise CheckpointError(
+            f"transformers' GPT2LMHeadModel does not compute GPT-2 in this process and cannot be the reference: {what}",
+            hint="some code that was imported has replaced functions of torch or transformers, such as "
+            "F.scaled_dot_product_attention, or has left a mode on: check in a process in which it does not",
+        )
+
+
+def _read(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    return {name: read() for name, read in checkpoint.tensors.items()}
+
+
+def _wrong_arithmetic() -> str:
+    """What torch computes wrongly, if anything: the functions that our own float64 run rests on, against Python's."""
+    x = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    numbers = x.tolist()
+    powers = [math.exp(number) for number in numbers]
+    expected = {
+        "tanh": [math.tanh(number) for number in numbers],
+        "erf": [math.erf(number) for number in numbers],
+        "sigmoid": [power / (1 + power) for power in powers],
+        "softmax": [power / sum(powers) for power in powers],
+        "square": [number * number for number in numbers],
+    }
+    actual = {
+        "tanh": torch.tanh(x),
+        "erf": torch.erf(x),
+        "sigmoid": torch.sigmoid(x),
+        "softmax": torch.softmax(x, dim=-1),
+        "square": x.square(),
+    }
+    close = {name: all(map(math.isclose, values.tolist(), expected[name])) for name, values in actual.items()}
+    return ", ".join(f"torch's {name} is not {name}" for name in close if not close[name])
 
 
 def _readable_by_transformers(checkpoint: Checkpoint) -> str | None:

@@ -387,8 +387,13 @@ def test_lower_precision_is_recognised_by_the_parameters_or_by_the_answers(
 
 
 def test_a_verdict_in_lower_precision_says_what_it_cannot_see(book_checkpoint: Path, remembered: Remembering) -> None:
-    verdict = undiagnosed(load_into_book(book_checkpoint).bfloat16(), book_checkpoint, "llms_from_scratch")
+    model = load_into_book(book_checkpoint).bfloat16().eval()
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch")
     assert verdict and verdict.weights is not None and verdict.weights.rounded == torch.bfloat16
+    assert verdict.logits is not None and verdict.logits.exact, "a module's own float64 run sees everything"
+    assert "rounding of bfloat16" not in verdict.report()
+    verdict = undiagnosed(lambda ids: model(ids), book_checkpoint)
+    assert verdict
     assert "unchecked   what is smaller than the rounding of bfloat16: verify in float32 to see it" in verdict.report()
 
 

@@ -8,7 +8,7 @@ logits ``[B, T, V]``.
 import contextlib
 import copy
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from gpt2_from_scratch.building import Loaded, Setting
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError, crash_report
-from gpt2_from_scratch.precision import run_in_float64
+from gpt2_from_scratch.precision import run_in_float64, seeing_arithmetic
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ class Candidate:
         self.adaptations: dict[str, None] = {}  # what had to be done to get logits, in words, each once
         if built_with:
             self.adaptations["built with " + ", ".join(map(str, built_with))] = None
-        self._as_numpy = self._with_targets = False
-        self._output_dtype: torch.dtype | None = None
+        self._as_numpy = self._as_tensors = self._with_targets = False
+        self._output_dtype: torch.dtype | None = None  # the finest that its logits need
+        self._arithmetic: torch.dtype | None = None  # the coarsest that torch was seen computing with
 
     @property
     def module(self) -> nn.Module | None:
@@ -100,9 +101,20 @@ class Candidate:
 
     @property
     def precision(self) -> torch.dtype:
-        """The lowest precision that is known to have been computed in: of a parameter, or of the logits it gave."""
-        known = {self._output_dtype or torch.float32, torch.float32, *self.parameter_dtypes}
-        return max(known, key=lambda dtype: torch.finfo(dtype).eps)
+        """The lowest precision that is known to have been computed in.
+
+        Where torch computes, that has been seen. Elsewhere it is that of the logits, whatever type holds them.
+        """
+        known = {self._arithmetic or self._output_dtype or torch.float32, torch.float32}
+        if self._arithmetic is None and self._output_dtype is None:
+            known |= self.parameter_dtypes
+        return _coarsest(known)
+
+    @property
+    def last_cast(self) -> torch.dtype | None:
+        """The lower precision that logits are rounded to after they were computed in a finer one, if they are."""
+        coarser = self._output_dtype is not None and _coarsest({self._output_dtype, self.precision}) != self.precision
+        return self._output_dtype if coarser else None
 
     @property
     def device(self) -> torch.device:
@@ -146,6 +158,20 @@ class Candidate:
             output = self.call(input_ids, **options)
         return self.logits_in(output, input_ids)
 
+    def greedy(self, input_ids: Tensor) -> Tensor:
+        """The ids ``[B]`` that it would choose next: among all its columns, those beyond the vocabulary included.
+
+        Raises:
+            CandidateError: as `logits`.
+        """
+        output = self.call(input_ids)
+        if self._wants_targets(output, input_ids):
+            output = self.call(input_ids)
+        self.logits_in(output, input_ids)  # insists on logits
+        all_columns = _logits_in(output)
+        assert all_columns is not None
+        return all_columns.detach().reshape(len(input_ids), -1, all_columns.size(-1))[:, -1].argmax(-1).cpu()
+
     def exact_logits(self, input_ids: Tensor) -> ExactLogits:
         """Its float64 run on ids ``[B, T]``.
 
@@ -175,9 +201,9 @@ class Candidate:
         if last_suffices and self._last_only(output, input_ids):
             input_ids = input_ids[:, -1:]
         logits = self._found_in(output, input_ids)
-        if self._output_dtype is None:
-            self._output_dtype = _grid(logits)
-        return logits.detach().cpu()
+        if self._output_dtype is None or torch.finfo(self._output_dtype).bits < 32:
+            self._output_dtype = _finest({_grid(logits), self._output_dtype or torch.bfloat16})
+        return logits.detach().to("cpu", copy=True)  # a buffer that it returned may be written to again
 
     def differentiable(self, input_ids: Tensor) -> Tensor:
         """Logits that remember how they were computed, on the candidate's device.
@@ -223,6 +249,8 @@ class Candidate:
         """
         try:
             with torch.inference_mode():
+                if self._arithmetic is None and self.model is (self.module or self.model):
+                    return self._seen(input_ids, **options)
                 return self._asked(input_ids, **options)
         except Exception as error:
             raise CandidateError(
@@ -232,21 +260,35 @@ class Candidate:
                 else "",
             ) from error
 
+    def _seen(self, input_ids: Tensor, **options: Any) -> Any:
+        """The first answer, and what precision torch computes it in."""
+        with seeing_arithmetic() as seen:
+            output = self._asked(input_ids, **options)
+        if seen:
+            self._arithmetic = _coarsest(seen)
+        return output
+
     def _asked(self, input_ids: Tensor, **options: Any) -> Any:
-        """Modules get tensors. A function gets a tensor too, and a numpy array from the first time that fails."""
-        ids = input_ids.to(self.device)
+        """Modules get tensors. So does a function, unless the first one fails and a numpy array does not.
+
+        The ids are a copy each time: a candidate that writes into them changes nobody's question.
+        """
+        ids = input_ids.to(self.device, copy=True)
         if self._with_targets:
-            options["targets"] = ids
+            options["targets"] = ids.clone()
         if self._as_numpy:
             return self.model(ids.numpy(), **options)
         try:
-            return self.model(ids, **options)
+            output = self.model(ids, **options)
+            self._as_tensors = True
+            return output
         except Exception:
-            if self.module is not None:
+            if self.module is not None or self._as_tensors:
                 raise
             with contextlib.suppress(Exception):
-                output = self.model(ids.numpy(), **options)
+                output = self.model(input_ids.cpu().clone().numpy(), **options)
                 self._as_numpy = True
+                self.adaptations["it is called with numpy arrays: with a tensor it failed"] = None
                 return output
             raise
 
@@ -269,6 +311,14 @@ class Candidate:
                 hint="verify needs those of every position",
             )
         raise CandidateError(f"{what}; expected floating-point logits {[batch, length, vocab]}")
+
+
+def _coarsest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+
+
+def _finest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    return min(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def _grid(logits: Tensor) -> torch.dtype:

@@ -61,7 +61,7 @@ def check_generation(
         for step in range(min(steps, reference.config.n_positions - ids.size(1))):
             expected = reference.logits(ids)[:, -1]
             choice = expected.argmax(-1)
-            if not torch.equal(candidate.logits(ids)[:, -1].argmax(-1), choice):
+            if not torch.equal(candidate.greedy(ids), choice):
                 best, second = (float(value) for value in expected[0].topk(2).values)
                 parted = Generation(tokens, (prompt.name, step), best - second, best - second <= tolerance)
                 if not parted:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.prompts import Prompt
-from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, LINE, NEAR, WORTH_A_LONG_RUN, Comparison
+from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, LINE, NEAR, USABLE, WORTH_A_LONG_RUN, Comparison
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.reference import Reference
 
@@ -248,7 +248,7 @@ def check_logits(
         expected = reference.logits(prompt.ids)
         scale = max(scale, float(expected.abs().max()))
         actual = candidate.logits(prompt.ids)
-        result = _measure(prompt, actual, expected, tolerance)
+        result = _measure(prompt, _before_last_cast(actual, expected, candidate.last_cast), expected, tolerance)
         del actual
         if prompt.ids.size(1) >= enough:
             result = replace(result, floors=_floors(candidate.precision, reference, prompt, expected))
@@ -264,10 +264,26 @@ def check_logits(
         )
     if tolerance is not None:
         return logits
+    if not floor <= USABLE * scale and scale > 0:
+        raise CandidateError(
+            f"there is no floor to judge {_name(logits.dtype)} by: the reference is {floor:.1e} from itself where the "
+            f"largest logit is {scale:.1e}",
+            hint="verify it in float32, or give --atol and --rtol",
+        )
     logits = _looked_at_closely(logits, candidate, reference, weights_equal, progress)
     if logits or logits.dtype != torch.float32:
         return logits
     return _with_rounded_weights(logits, candidate, reference) or logits
+
+
+def _before_last_cast(actual: Tensor, expected: Tensor, cast: torch.dtype | None) -> Tensor:
+    """Logits that were rounded at the very end, as near to the expected ones as that rounding allows."""
+    if cast is None:
+        return actual
+    room = expected.abs() * (torch.finfo(cast).eps / 2)
+    return expected.to(actual.dtype if actual.dtype == torch.float64 else torch.float32).clamp(
+        actual.float() - room, actual.float() + room
+    )
 
 
 def _floors(dtype: torch.dtype, reference: Reference, prompt: Prompt, expected: Tensor) -> Tensor:

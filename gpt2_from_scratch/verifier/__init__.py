@@ -4,6 +4,7 @@ The one idea: "equal" means "no further from the reference than the reference is
 floor, is measured in the same run on the same prompts, so there is no tolerance to guess.
 """
 
+import math
 import platform
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,6 +21,7 @@ from gpt2_from_scratch.checks.logits import Logits, check_logits
 from gpt2_from_scratch.checks.prompts import TEXT, Prompt, battery
 from gpt2_from_scratch.checks.recording import Recording, read_recording, record
 from gpt2_from_scratch.checks.selftests import SelfTest, SelfTests, check_itself
+from gpt2_from_scratch.checks.surroundings import kept_as_it_is
 from gpt2_from_scratch.checks.weights import Weights, check_weights
 from gpt2_from_scratch.compare import LINE
 from gpt2_from_scratch.diagnose import Diagnosis, diagnose
@@ -135,6 +137,14 @@ def verify(
     """
     if unknown := sorted(set(skip) - set(PARTS)):
         raise ValueError(f"cannot skip {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
+    if not line > 0 or not math.isfinite(line):
+        raise CandidateError(f"the threshold must be a positive number of floors, not {line}")
+    if tolerance is not None and not all(math.isfinite(each) and each >= 0 for each in tolerance):
+        raise CandidateError(
+            f"a tolerance must be a number that is not negative: atol {tolerance[0]}, rtol {tolerance[1]}"
+        )
+    if not diagnose_seconds >= 0:
+        raise CandidateError(f"the diagnosis may take a number of seconds that is not negative, not {diagnose_seconds}")
     opened = open_checkpoint(checkpoint, **options)
     source = opened.located.source
     name = source if source != TINY.name else "the model inside the package"
@@ -145,7 +155,7 @@ def verify(
         if part in skip:
             run.unchecked[part] = f"{part}, as asked"
     try:
-        with run.subject.evaluating(), _plain_float32():
+        with kept_as_it_is(), run.subject.evaluating():
             run.check_weights()
             run.check_itself()
             if wanted & {"logits", "generation", "gradients"}:
@@ -245,6 +255,11 @@ class _Run:
         if "logits" not in self.wanted:
             return
         self.enter("logits")
+        if max((prompt.ids.size(1) for prompt in self.prompts), default=0) == 1 < self.checkpoint.config.n_positions:
+            raise CandidateError(
+                "every prompt is one token, which shows no attention score, no mask and no position but the first",
+                hint="give a prompt of several tokens, too",
+            )
         logits = check_logits(
             self.subject,
             self.reference,
@@ -255,7 +270,7 @@ class _Run:
             progress=self.enter,
         )
         self.verdict = replace(self.verdict, logits=logits)
-        if torch.finfo(logits.dtype).bits < 32:
+        if torch.finfo(logits.dtype).bits < 32 and logits.exact is None:
             name = str(logits.dtype).removeprefix("torch.")
             self.unchecked["precision"] = f"what is smaller than the rounding of {name}: verify in float32 to see it"
 
@@ -373,14 +388,3 @@ def _environment(subject: Candidate) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "tf32": False,
     }
-
-
-@contextmanager
-def _plain_float32() -> Iterator[None]:
-    """Float32 products are float32 products: TF32 keeps 10 bits of the mantissa, and would hide mild faults."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

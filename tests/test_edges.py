@@ -1,0 +1,335 @@
+"""The verdict's edges: candidates that write where they should not, hide behind a precision, or change the process.
+
+Each has a right and a wrong twin: the right one is never failed, and the wrong one never passes.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from gpt2_from_scratch import CandidateError, CheckpointError, load_into, verify
+from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.logits import Logits, check_logits
+from gpt2_from_scratch.checks.prompts import Prompt, battery
+from gpt2_from_scratch.checks.recording import Recording
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.loading import open_checkpoint
+from gpt2_from_scratch.reference import Reference, load_reference
+from tests.modules import STYLES
+from tests.remembering import Remembering
+
+undiagnosed = partial(verify, diagnose_seconds=0)
+
+
+def model_of(path: Path, config: GPTConfig, wrong: bool = False, style: str = "book") -> Any:
+    """A right model in somebody's style, or the same with the erf GELU."""
+    model = STYLES[style](config)
+    assert load_into(model, path, STYLES[style].layout)
+    if wrong:
+        for module in model.modules():
+            if "GELU" in type(module).__name__:
+                module.forward = F.gelu
+    return model
+
+
+def logits_of(model: Any, reference: Remembering, prompts: Any = None) -> Logits:
+    candidate = Candidate(model, reference.config)
+    with candidate.evaluating():
+        return check_logits(candidate, reference, prompts or battery(reference.config))
+
+
+# ------------------------------------------------------------------------------------- what it is asked with
+
+
+def test_a_candidate_that_writes_into_its_ids_changes_nobody_elses(
+    book_checkpoint: Path, remembered: Remembering
+) -> None:
+    """It clamps them, off by one: the reference must be asked for what the candidate was asked for."""
+    config = remembered.config
+    model = model_of(book_checkpoint, config)
+
+    def clamped(ids: Tensor) -> Tensor:
+        ids[:, 0] = 1
+        return model(ids)  # type: ignore[no-any-return]
+
+    def scratching(ids: Tensor) -> Tensor:
+        logits = model(ids)
+        ids.zero_()
+        return logits  # type: ignore[no-any-return]
+
+    assert not undiagnosed(clamped, book_checkpoint)
+    assert undiagnosed(scratching, book_checkpoint)
+
+
+def test_a_buffer_that_is_filled_again_is_no_answer(remembered: Remembering) -> None:
+    buffer = torch.empty(3, 37, remembered.config.vocab_size)
+
+    def noise(ids: Tensor) -> Tensor:
+        return buffer[: ids.size(0), : ids.size(1)].normal_()
+
+    verdict = verify(noise, book_of(remembered), skip=("logits", "generation"))
+    assert verdict.self_tests is not None and verdict.self_tests.failed[0].name == "deterministic"
+
+
+def book_of(remembered: Remembering) -> str:
+    return str(remembered.model.config._name_or_path)
+
+
+def test_a_function_that_needs_numpy_is_adapted_by_name(book_checkpoint: Path, remembered: Remembering) -> None:
+    model = model_of(book_checkpoint, remembered.config).eval()
+    calls: list[type] = []
+
+    def of_arrays(ids: Any) -> Any:
+        calls.append(type(ids))
+        return model(torch.from_numpy(numpy.asarray(ids.astype("int64")))).detach().numpy()
+
+    candidate = Candidate(of_arrays, remembered.config)
+    candidate.logits(torch.tensor([[1, 2]]))
+    assert calls == [Tensor, numpy.ndarray] and "numpy arrays" in " ".join(candidate.adaptations)
+
+    def fails_on_one_length(ids: Tensor) -> Tensor:
+        if ids.shape[1] == 2:
+            raise ValueError("two tokens are too few")
+        return model(torch.as_tensor(ids))  # type: ignore[no-any-return]
+
+    candidate = Candidate(fails_on_one_length, remembered.config)
+    candidate.logits(torch.tensor([[1, 2, 3]]))
+    with pytest.raises(CandidateError, match="two tokens are too few"):
+        candidate.logits(torch.tensor([[1, 2]]))
+    assert not candidate.adaptations, "what took a tensor before is no function of arrays"
+
+
+# ------------------------------------------------------------------------------------------------ precision
+
+
+def test_an_unused_parameter_in_low_precision_hides_nothing(book_checkpoint: Path, book_reference: Remembering) -> None:
+    for wrong in (False, True):
+        model = model_of(book_checkpoint, book_reference.config, wrong)
+        model.register_parameter("unused", nn.Parameter(torch.ones(2, dtype=torch.bfloat16)))
+        logits = logits_of(model, book_reference)
+        assert logits.dtype == torch.float32 and bool(logits) is not wrong, str(logits)
+
+
+@pytest.mark.parametrize("as_module", [True, False], ids=["module", "function"])
+def test_a_last_cast_hides_nothing(as_module: bool, book_checkpoint: Path, book_reference: Remembering) -> None:
+    """Computed in float32, rounded to bfloat16 at the very end."""
+    for wrong in (False, True):
+        model = model_of(book_checkpoint, book_reference.config, wrong).eval()
+        forward = model.forward
+
+        def rounded(ids: Tensor, forward: Callable[[Tensor], Tensor] = forward) -> Tensor:
+            return forward(ids).bfloat16()
+
+        model.forward = rounded
+        logits = logits_of(model if as_module else rounded, book_reference)
+        assert logits.dtype == torch.float32 and bool(logits) is not wrong, str(logits)
+
+
+def test_a_module_in_bfloat16_is_seen_through(book_checkpoint: Path, book_reference: Remembering) -> None:
+    for wrong in (False, True):
+        model = model_of(book_checkpoint, book_reference.config, wrong).bfloat16()
+        logits = logits_of(model, book_reference)
+        assert logits.dtype == torch.bfloat16 and bool(logits) is not wrong, str(logits)
+
+
+def test_the_first_answer_of_a_recording_does_not_decide_its_precision(
+    book_checkpoint: Path, book_reference: Remembering
+) -> None:
+    prompts = battery(book_reference.config)
+    answers = [book_reference.logits(prompt.ids) for prompt in prompts]
+    wrong = [answers[0].bfloat16().float(), *(answer + 0.02 for answer in answers[1:])]
+    assert not undiagnosed(Recording("x.npz", prompts, tuple(wrong)), book_checkpoint)
+
+
+def test_weights_that_were_folded_are_judged_by_rounding(book_checkpoint: Path, book_reference: Remembering) -> None:
+    """A norm's gain multiplied into the layer after it: the same mathematics, other last bits."""
+    model = model_of(book_checkpoint, book_reference.config)
+    with torch.no_grad():
+        for block in model.trf_blocks:
+            block.ff.layers[0].weight.mul_(block.norm2.scale)
+            block.ff.layers[0].bias.add_(block.ff.layers[0].weight @ (block.norm2.shift / block.norm2.scale))
+            block.norm2.scale.fill_(1)
+            block.norm2.shift.zero_()
+    logits = logits_of(model, book_reference)
+    assert logits and logits.exact is None and "not the checkpoint's" in logits.inexact, str(logits)
+
+
+def test_a_long_prompt_that_is_near_is_run_in_float64(tmp_path: Path) -> None:
+    """Beyond 64 tokens: a module that differs there by a few floors is looked at there."""
+    from tests.perturbed import perturbed, save
+
+    path = save(perturbed(n_inner=None, n_positions=80, n_layer=2), tmp_path)
+    reference = Remembering(load_reference(open_checkpoint(path)))
+    model = model_of(path, reference.config)
+    embed = model.embed
+    shift = 1e-5 * torch.linspace(-1, 1, reference.config.n_embd).sin()
+    model.embed = lambda ids: embed(ids) + shift * (torch.arange(ids.size(1)) >= 70)[:, None]
+    logits = logits_of(model, reference)
+    assert 2 < logits.multiple < 30 and not logits, str(logits)
+    assert logits.exact is not None and logits.exact.tokens > 80
+
+
+# ---------------------------------------------------------------------------------------------- the reference
+
+
+class Doubling(TorchFunctionMode):
+    """A mode that somebody forgot to leave: every softmax comes out doubled."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        return output * 2 if func in (torch.softmax, F.softmax, Tensor.softmax) else output
+
+
+@contextmanager
+def left_on(mode: Any) -> Iterator[None]:
+    with mode:
+        yield
+
+
+PATCHES: dict[str, tuple[Any, str, Any]] = {
+    "fused attention without its scale": (
+        F,
+        "scaled_dot_product_attention",
+        lambda q, k, v, **options: torch._C._nn.scaled_dot_product_attention(q, k, v, is_causal=True, scale=1.0),
+    ),
+    "tanh": (torch, "tanh", torch.sin),
+    "LayerNorm": (nn.LayerNorm, "forward", lambda self, x: F.layer_norm(x, x.shape[-1:], self.weight, self.bias, 0.1)),
+    "softmax": (torch, "softmax", lambda x, dim: x.sigmoid()),
+}
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_a_reference_that_somebody_has_changed_is_refused(
+    name: str, book_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the wrong function would be in the candidate and in the reference alike, and pass."""
+    monkeypatch.setattr(*PATCHES[name])
+    with pytest.raises(CheckpointError, match="does not compute GPT-2 in this process"):
+        load_reference(open_checkpoint(book_checkpoint))
+
+
+def test_a_patch_that_computes_the_same_is_no_matter(book_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    builtin = F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *args, **options: builtin(*args, **options))
+    assert load_reference(open_checkpoint(book_checkpoint))
+
+
+@pytest.mark.parametrize("mode", [lambda: torch.autocast("cpu", torch.bfloat16), Doubling], ids=["autocast", "mode"])
+def test_what_is_left_on_does_not_reach_the_reference(mode: Any, book_checkpoint: Path) -> None:
+    checkpoint = open_checkpoint(book_checkpoint)
+    ids = torch.tensor([[5, 7, 11]])
+    expected = load_reference(checkpoint)
+    with left_on(mode()):
+        reference = load_reference(checkpoint)
+        for run in (Reference.logits, Reference.in_float64):
+            assert torch.equal(run(reference, ids), run(expected, ids))
+
+
+def test_a_floor_near_the_size_of_the_logits_is_refused(book_reference: Remembering) -> None:
+    class Vague(Remembering):
+        def other_roundings(self, ids: Tensor, exact: int | None = None) -> Iterator[tuple[str, Tensor]]:
+            yield "float64", torch.zeros_like(self.logits(ids))
+
+    vague = Vague(book_reference.reference)
+    model = book_reference.model
+    with pytest.raises(CandidateError, match="there is no floor"):
+        check_logits(Candidate(lambda ids: model(ids), vague.config), vague, battery(vague.config))
+
+
+# ------------------------------------------------------------------------------------------------ the process
+
+
+def test_the_process_is_as_it_was(book_checkpoint: Path, remembered: Remembering) -> None:
+    model = model_of(book_checkpoint, remembered.config)
+    forward = model.forward
+
+    def untidy(ids: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        random.seed(1)
+        numpy.random.seed(1)
+        torch.set_grad_enabled(False)
+        torch.use_deterministic_algorithms(True)
+        torch.set_num_threads(2)
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("medium")
+        torch.autocast("cpu", torch.bfloat16).__enter__()
+        torch.set_default_dtype(torch.float64)
+        with torch.autocast("cpu", enabled=False):
+            return forward(ids)  # type: ignore[no-any-return]
+
+    model.forward = untidy
+    state: list[Callable[[], Any]] = [
+        torch.get_rng_state,
+        random.getstate,
+        lambda: numpy.random.get_state()[1].tolist(),  # type: ignore[index]
+        torch.is_grad_enabled,
+        torch.are_deterministic_algorithms_enabled,
+        torch.get_num_threads,
+        lambda: torch.backends.cudnn.benchmark,
+        torch.get_float32_matmul_precision,
+        lambda: torch.is_autocast_enabled("cpu"),
+        torch.get_default_dtype,
+    ]
+    before = [get() for get in state]
+    verify(model, book_checkpoint, skip=("self-tests", "generation"), diagnose_seconds=0)
+    for get, value in zip(state, before, strict=True):
+        after = get()
+        assert torch.equal(after, value) if isinstance(value, Tensor) else after == value
+
+
+def test_gradients_are_recorded_whatever_is_switched_off(book_checkpoint: Path, remembered: Remembering) -> None:
+    model = model_of(book_checkpoint, remembered.config)
+    with torch.no_grad():
+        verdict = undiagnosed(
+            model, book_checkpoint, "llms_from_scratch", gradients=True, skip=("self-tests", "logits", "generation")
+        )
+    assert verdict and verdict.gradients
+
+
+def test_tf32_by_the_newer_switch_is_off_meanwhile_and_on_again() -> None:
+    from gpt2_from_scratch.checks.surroundings import kept_as_it_is
+
+    switch = torch.backends.cuda.matmul
+    before = switch.fp32_precision
+    try:
+        switch.fp32_precision = "tf32"
+        with kept_as_it_is():
+            assert switch.fp32_precision == "ieee"
+        assert switch.fp32_precision == "tf32"
+    finally:
+        switch.fp32_precision = before
+
+
+# ---------------------------------------------------------------------------------------------- what is asked
+
+
+@pytest.mark.parametrize("options", [{"tolerance": (math.nan, 0)}, {"tolerance": (-1, 0)}, {"line": math.nan}])
+def test_a_threshold_that_is_no_number_is_refused(options: Any, remembered: Remembering) -> None:
+    with pytest.raises(CandidateError, match="threshold must|tolerance must"):
+        undiagnosed(lambda ids: ids, book_of(remembered), **options)
+
+
+def test_columns_beyond_the_vocabulary_that_win_are_seen(book_checkpoint: Path, remembered: Remembering) -> None:
+    model = model_of(book_checkpoint, remembered.config).eval()
+    for value, passes in ((-1e4, True), (1e4, False)):
+        verdict = undiagnosed(lambda ids, value=value: F.pad(model(ids), (0, 5), value=value), book_checkpoint)
+        assert verdict.logits and verdict.generation is not None
+        assert bool(verdict.generation) is passes and bool(verdict) is passes
+
+
+def test_one_token_alone_is_too_little(book_checkpoint: Path, remembered: Remembering) -> None:
+    single = [Prompt("one token", torch.tensor([[3]]))]
+    answers = (remembered.logits(single[0].ids),)
+    with pytest.raises(CandidateError, match="one token"):
+        undiagnosed(Recording("x.npz", tuple(single), answers), book_checkpoint)
