@@ -64,7 +64,7 @@ class Candidate:
         self.adaptations: dict[str, None] = {}  # what had to be done to get logits, in words, each once
         if built_with:
             self.adaptations["built with " + ", ".join(map(str, built_with))] = None
-        self._as_numpy = self._as_tensors = self._with_targets = False
+        self._as_numpy = self._with_targets = False
         self._output_dtype: torch.dtype | None = None  # the finest that its logits need
         self._arithmetic: torch.dtype | None = None  # the coarsest that torch was seen computing with
 
@@ -269,7 +269,7 @@ class Candidate:
         return output
 
     def _asked(self, input_ids: Tensor, **options: Any) -> Any:
-        """Modules get tensors. So does a function, unless the first one fails and a numpy array does not.
+        """Modules get tensors. A function gets a tensor too, and numpy arrays from the first tensor that fails.
 
         The ids are a copy each time: a candidate that writes into them changes nobody's question.
         """
@@ -279,16 +279,14 @@ class Candidate:
         if self._as_numpy:
             return self.model(ids.numpy(), **options)
         try:
-            output = self.model(ids, **options)
-            self._as_tensors = True
-            return output
+            return self.model(ids, **options)
         except Exception:
-            if self.module is not None or self._as_tensors:
+            if self.module is not None:
                 raise
             with contextlib.suppress(Exception):
                 output = self.model(input_ids.cpu().clone().numpy(), **options)
                 self._as_numpy = True
-                self.adaptations["it is called with numpy arrays: with a tensor it failed"] = None
+                self.adaptations[f"it is called with numpy arrays: with a tensor {list(input_ids.shape)} it failed"] = None
                 return output
             raise
 
