@@ -286,7 +286,9 @@ class Candidate:
             with contextlib.suppress(Exception):
                 output = self.model(input_ids.cpu().clone().numpy(), **options)
                 self._as_numpy = True
-                self.adaptations[f"it is called with numpy arrays: with a tensor {list(input_ids.shape)} it failed"] = None
+                self.adaptations[f"it is called with numpy arrays: with a tensor {list(input_ids.shape)} it failed"] = (
+                    None
+                )
                 return output
             raise
 
