@@ -286,9 +286,8 @@ class Candidate:
             with contextlib.suppress(Exception):
                 output = self.model(input_ids.cpu().clone().numpy(), **options)
                 self._as_numpy = True
-                self.adaptations[f"it is called with numpy arrays: with a tensor {list(input_ids.shape)} it failed"] = (
-                    None
-                )
+                why = f"a tensor {list(input_ids.shape)} failed"
+                self.adaptations[f"it is called with numpy arrays, as {why}"] = None
                 return output
             raise
 
