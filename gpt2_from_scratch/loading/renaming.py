@@ -78,7 +78,9 @@ def match_with_ties(
         head = links.get("lm_head.weight")
         if head is None or head.tied_to is None or not head.identity:
             continue
-        (name,), owner = head.theirs, links[head.tied_to]
+        (name,), owner = head.theirs, links.get(head.tied_to)
+        if owner is None:
+            continue  # the table lacks a row; the matching says so
         if name in container.tensors and owner.identity and owner.theirs[0] not in container.tensors:
             both = replace(container, tensors={owner.theirs[0]: container.tensors[name], **container.tensors})
             if again := match(layout, config, both.shapes):

@@ -194,7 +194,8 @@ def _linear(
             Parameter("weight", weight, pattern.format(ours=grouped, theirs=target), parts),
             Parameter("bias", bias, f"{grouped} -> {target}", parts, absent_means_zero=absent_bias_is_zero),
         ),
-        compared=axes == ours and "".join(parts) in ("", "qkv"),
+        # Side by side, these modules' outputs are GPT-2's; heads that hold several parts each are in another order.
+        compared=axes == ours and "".join(parts) in ("", "qkv") and (not per_head or len(theirs) == 3),
     )
 
 

@@ -122,6 +122,34 @@ def test_any_other_absent_bias_must_be_zero() -> None:
     rows = (*(row for row in ROWS if getattr(row, "site", "") != "h.*.mlp.c_fc"), bare("h.*.mlp.c_fc", "h.*.fc"))
     with pytest.raises(MappingError, match=r"h\.\{0\.\.\.11\}\.mlp\.c_fc\.bias.* not zero in the checkpoint"):
         write_theirs(Layout("mine", rows), checkpoint.config, checkpoint.read)
+    attention = linear("h.*.attn.c_attn", "q.*", "k.*", "v.*", bias=("bias", "bias", None))
+    rows = tuple(attention if getattr(row, "site", "") == attention.site else row for row in ROWS)
+    with pytest.raises(MappingError, match=r"h\.\{0\.\.\.11\}\.attn\.c_attn\.bias.* not zero in the checkpoint"):
+        write_theirs(Layout("mine", rows), checkpoint.config, checkpoint.read)
+
+
+# --------------------------------------------------------------------------------------------- what can be compared
+
+
+@pytest.mark.parametrize(
+    ("row", "modules"),
+    [
+        (linear("h.*.attn.c_attn", "h.*.qkv"), ("h.1.qkv",)),
+        (linear("h.*.attn.c_attn", "h.*.q", "h.*.kv", parts=("q", "kv")), ("h.1.q", "h.1.kv")),
+        (
+            linear("h.*.attn.c_attn", "h.*.heads.*.q", "h.*.heads.*.k", "h.*.heads.*.v"),
+            tuple(f"h.1.heads.{head}.{part}" for part in "qkv" for head in range(2)),
+        ),
+        (linear("h.*.attn.c_attn", "h.*.qkv", out="h p d"), None),
+        (linear("h.*.attn.c_attn", "h.*.qkv", parts=("vqk",)), None),
+        (linear("h.*.attn.c_attn", "h.*.heads.*.qkv"), None),
+        (linear("h.*.attn.c_attn", "qkv", weight="weight[*]", bias="bias[*]"), None),
+        (bare("h.*.attn.c_attn", "h.*.W", "h.*.b"), None),
+    ],
+)
+def test_modules_are_compared_only_if_their_outputs_are_gpt2s(row: Row, modules: tuple[str, ...] | None) -> None:
+    config = GPTConfig(n_layer=2, n_embd=8, n_head=2)
+    assert dict(Layout("mine", (row,)).sites(config)).get("h.1.attn.c_attn") == modules
 
 
 # --------------------------------------------------------------------------------------------------- a wrong layout
