@@ -1,18 +1,20 @@
 """The command line: `gpt2 verify`, `record`, `grade`, `generate`, `inspect`, `convert`.
 
-The one idea: the library computes and never prints, this room prints and never computes. Results go to stdout,
-progress and errors to stderr. Nothing heavy is imported before the arguments are known to be right.
+The library computes and never prints; this room prints and never computes. Results go to stdout, progress and errors
+to stderr. Nothing heavy is imported before the arguments are known to be right.
 """
 
+import faulthandler
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 
 from gpt2_from_scratch.cli.arguments import parser
-from gpt2_from_scratch.cli.exit_codes import COULD_NOT_CHECK, INTERRUPTED
+from gpt2_from_scratch.cli.child import loads_code, run_in_child
+from gpt2_from_scratch.cli.exit_codes import BROKEN_PIPE, COULD_NOT_CHECK, INTERRUPTED
 from gpt2_from_scratch.cli.options import as_flags
-from gpt2_from_scratch.cli.outliving import outlived
 from gpt2_from_scratch.errors import CandidateError, CheckpointError, printable
 
 __all__ = ["main"]
@@ -25,29 +27,43 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None takes them from the command line.
     """
     arguments = parser().parse_args(argv)
-    if argv is None and sys.platform == "linux" and (died := outlived()) is not None:
-        return died
+    if argv is None:
+        with suppress(AttributeError, OSError, RuntimeError, ValueError):  # stderr may be closed, or be no file
+            faulthandler.enable()  # a crash in C, as when a mapped file is cut short, then says where it happened
+        if loads_code(arguments):
+            return run_in_child()
     try:
         if arguments.checkpoint is None:
             arguments.checkpoint = "tiny"
         code: int = arguments.run(arguments)
         sys.stdout.flush()
         return code
-    except (CheckpointError, CandidateError) as error:
-        hint = error.hint_in(as_flags)
-        print(f"gpt2: {error.message}" + (f"\n  hint: {hint}" if hint else ""), file=sys.stderr)
-    except ValueError as error:
-        print(f"gpt2: {printable(str(error))}", file=sys.stderr)
-    except KeyboardInterrupt:
+    except BaseException as error:
+        return _failed(error)
+
+
+def _failed(error: BaseException) -> int:
+    """Says what went wrong, and returns the exit code for it: never one that looks like a verdict."""
+    if _was_interrupted(error):
         print("gpt2: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except SystemExit as end:  # of a script that was given as a model: its 0 would read as "verified"
-        print(f"gpt2: your code called sys.exit({end.code!r}); nothing was verified", file=sys.stderr)
-    except BrokenPipeError:  # the reader of our output left: `gpt2 inspect ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:  # a report that cannot be written, a disk that is full
-        print(f"gpt2: {printable(str(error))}", file=sys.stderr)
-    except Exception:
-        traceback.print_exc()
-        print("gpt2: unexpected error, see above; nothing was verified", file=sys.stderr)
+    match error:
+        case BrokenPipeError():  # the reader of our output left: `gpt2 inspect ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return BROKEN_PIPE
+        case CheckpointError() | CandidateError():
+            hint = error.hint_in(as_flags)
+            print(f"gpt2: {error.message}" + (f"\n  hint: {hint}" if hint else ""), file=sys.stderr)
+        case ValueError() | OSError():  # a user's mistake, a report that cannot be written, a disk that is full
+            print(f"gpt2: {printable(str(error))}", file=sys.stderr)
+        case SystemExit():  # of code that was given as a model: its 0 would read as "verified"
+            print(f"gpt2: your code called sys.exit({error.code!r}); nothing was verified", file=sys.stderr)
+        case _:
+            traceback.print_exception(error)
+            print("gpt2: unexpected error, see above: please report it", file=sys.stderr)
     return COULD_NOT_CHECK
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether it is a Ctrl-C, or something that one led to: an import that is interrupted ends in an ImportError."""
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _was_interrupted(error.__context__))
