@@ -1,7 +1,7 @@
 """The laws of the mapping: bijection, inverse, order, no guessing, all errors at once, values in and values out.
 
-The one idea: a law says nothing about any one code base, so each test runs on all of `LAYOUTS`, and a new table is
-tested the moment it is registered. Tensors are random *bit patterns*, NaNs included, so that "equal" can mean the same
+A law says nothing about any one code base, so each test runs on all of `LAYOUTS`, and a new table is tested as soon as
+it is registered. Tensors are random *bit patterns*, NaNs included, so that "equal" can mean the same
 bits.
 """
 
