@@ -1,9 +1,9 @@
 """Fixtures for equivalence tests, found by pytest wherever this package is installed.
 
-The one idea: in a repository that never asks for them they cost nothing, so nothing heavy is imported before a fixture
-is used.
+In a repository that never asks for them they cost nothing: nothing heavy is imported before a fixture is used.
 """
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="what the fixture gpt2_checkpoint is: a Hub id, a directory or a file "
         "(default: the small trained model inside gpt2_from_scratch)",
     )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """The line in pytest's summary begins with the cause of a divergence, not with the path of its exception."""
+    report = yield
+    error = call.excinfo.value if call.excinfo is not None else None
+    crash = getattr(report.longrepr, "reprcrash", None)
+    if type(error).__name__ == "DivergenceError" and crash is not None:  # by its name: to import it takes torch
+        crash.message = str(error)
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """GPT-2's equivalence test for other people's repositories: one assertion, and checkpoints to assert on.
 
-The one idea: a test is as good as the model it runs on. Freshly initialised weights have biases of 0 and gains of 1 and
-hide eight known faults from every comparison; the checkpoints here hide none.
+A test is as good as the model it runs on. Freshly initialised weights have biases of 0 and gains of 1 and hide eight
+known faults from every comparison; the checkpoints here hide none.
 
     from gpt2_from_scratch.testing import assert_matches_gpt2
 
@@ -13,17 +13,19 @@ hide eight known faults from every comparison; the checkpoints here hide none.
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
+from torch import nn
 
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import DivergenceError
 from gpt2_from_scratch.layouts import LayoutChoice
-from gpt2_from_scratch.loading import TINY
+from gpt2_from_scratch.loading import TINY, Checkpoint, Source
 from gpt2_from_scratch.model import GPTModel
-from gpt2_from_scratch.verifier import Verdict, verify
+from gpt2_from_scratch.verifier import Verdict, VerifyOptions, verify
 
 # Sizes for tests. Twelve layers, as with fewer than 11 the lexicographic order of h.10 and h.2 is the right one; a
 # width per head that differs from the number of heads, so that swapped axes are seen; a vocabulary and a context that
@@ -37,24 +39,25 @@ NOISE = 0.2
 
 
 def assert_matches_gpt2(
-    model: Any,
-    checkpoint: str | os.PathLike[str] = TINY,
+    model: nn.Module | Callable[..., Any],
+    checkpoint: Source | Checkpoint = TINY,
     layout: LayoutChoice | None = None,
-    **options: Any,
+    **options: Unpack[VerifyOptions],
 ) -> Verdict:
     """Asserts that a model is the GPT-2 in a checkpoint: weights, self-tests, logits, greedy tokens.
 
     Args:
         model: an `nn.Module` with the checkpoint's weights in it, or a callable ``ids [B, T] -> logits [B, T, V]``.
-        checkpoint: a file, a directory or a Hub id; the default is the small trained model inside the package.
+        checkpoint: a file, a directory, a Hub id or an opened `Checkpoint`; the default is ``tiny``, the small trained
+            model inside the package.
         layout: of the model: a name from `LAYOUTS` or a `Layout`. With it, weights are compared and faults located.
-        **options: of `verify`; ``diagnose_seconds=0`` does not search for the bug.
+        **options: see `VerifyOptions`; ``diagnose_seconds=0`` does not search for the bug.
 
     Returns:
         The verdict, to look at.
 
     Raises:
-        DivergenceError: an `AssertionError` whose text is the whole report.
+        DivergenceError: an `AssertionError` that begins with the cause, and goes on with the whole report.
         CandidateError: it could not be checked.
         CheckpointError: the checkpoint cannot be used.
 
@@ -65,7 +68,7 @@ def assert_matches_gpt2(
     __tracebackhide__ = True  # pytest: the report says more than this function's lines
     verdict = verify(model, checkpoint, layout, **options)
     if not verdict:
-        raise DivergenceError(f"{verdict.candidate} is not GPT-2\n{verdict.report()}")
+        raise DivergenceError(f"{verdict.candidate} is not GPT-2: {verdict.cause}\n{verdict.report()}")
     return verdict
 
 

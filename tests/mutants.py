@@ -617,7 +617,7 @@ def row_of(mutant: Mutant) -> tuple[str, Any]:
 
 def is_named(diagnosis: Diagnosis, *truth: tuple[str, Any]) -> bool:
     """Whether exactly these faults are named, or are one of the sets that are reported together."""
-    sets = [diagnosis.faults, *diagnosis.group] if diagnosis else []
+    sets = [diagnosis.faults, *diagnosis.alternatives] if diagnosis else []
 
     def same(found: Sequence[Finding]) -> bool:
         pairs = zip(sorted(found, key=lambda each: each.name), sorted(truth), strict=False)

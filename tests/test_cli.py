@@ -55,7 +55,7 @@ def test_your_model_passes_or_fails(capsys: pytest.CaptureFixture[str], candidat
     assert code == 0 and out.splitlines()[-1].startswith("PASSED  GPTModel is GPT-2 as in the model inside the package")
     code, out, _ = run(capsys, "verify", "--model", f"{candidate}:wrong()", "--layout", "llms_from_scratch")
     assert code == 1 and out.splitlines()[-1].startswith("FAILED")
-    assert "first divergence at h.0.mlp.act" in out
+    assert "first divergence at trf_blocks.0.ff.layers.1 (h.0.mlp.act)" in out
 
 
 def test_could_not_check_is_neither(capsys: pytest.CaptureFixture[str], candidate: Path, tmp_path: Path) -> None:

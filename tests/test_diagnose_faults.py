@@ -8,9 +8,9 @@ import torch
 
 from gpt2_from_scratch import diagnose
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.__main__ import page
 from gpt2_from_scratch.diagnose.diagnosis import findings
 from gpt2_from_scratch.diagnose.fault import Cause, Fault, stage_of, stages
-from gpt2_from_scratch.diagnose.page import page
 from gpt2_from_scratch.diagnose.search import plausible
 from gpt2_from_scratch.diagnose.simulation import Simulation, inject, injected, simulated
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
@@ -47,7 +47,7 @@ def test_every_fault_has_a_mutant_and_every_mutant_a_fault() -> None:
 def test_names_are_unique_and_every_row_is_complete() -> None:
     assert len(FAULT) == len({fault.name for fault in FAULTS}) + 1  # and one for precision
     for fault in FAULTS:
-        for text in (fault.says, fault.symptom, fault.remedy, fault.source):
+        for text in (fault.says, fault.symptom, fault.remedy.text, fault.source):
             assert text and text[-1] != ".", f"{fault.name}: {text!r}"
 
 
@@ -137,16 +137,16 @@ def test_remedies_speak_the_layouts_language(layout: object) -> None:
     config = GPTConfig()
     for cause in plausible(config):
         (finding,) = findings((cause,), config, layout)  # type: ignore[arg-type]
-        for text in (finding.says, finding.remedy):
+        for text in (finding.says, finding.remedy.text, finding.remedy.code):
             assert not re.search(r"[{}]", text), text
 
 
 def test_a_remedy_in_the_books_words() -> None:
     (finding,) = findings((Cause(FAULT["gelu_erf"]),), GPTConfig(), LAYOUTS["llms_from_scratch"][0])
-    assert finding.remedy == "nn.GELU(approximate='tanh') for trf_blocks.*.ff.layers.1"
+    assert str(finding.remedy) == "use the tanh GELU in trf_blocks.*.ff.layers.1: nn.GELU(approximate='tanh')"
     (finding,) = findings((Cause(FAULT["ln_eps"], 1e-6),), GPTConfig(), None)
     assert str(finding) == "LayerNorm's epsilon is 1e-06; this checkpoint's is 1e-05"
-    assert finding.remedy == "eps=1e-05 in h.*.ln_1, h.*.ln_2 and ln_f"
+    assert finding.remedy.code == "eps=1e-05"
 
 
 def test_the_page_is_current() -> None:

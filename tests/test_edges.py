@@ -315,7 +315,7 @@ def test_tf32_by_the_newer_switch_is_off_meanwhile_and_on_again() -> None:
 # ---------------------------------------------------------------------------------------------- what is asked
 
 
-@pytest.mark.parametrize("options", [{"tolerance": (math.nan, 0)}, {"tolerance": (-1, 0)}, {"line": math.nan}])
+@pytest.mark.parametrize("options", [{"tolerance": (math.nan, 0)}, {"tolerance": (-1, 0)}, {"threshold": math.nan}])
 def test_a_threshold_that_is_no_number_is_refused(options: Any, remembered: Remembering) -> None:
     with pytest.raises(CandidateError, match=r"threshold must|tolerance must"):
         undiagnosed(lambda ids: ids, book_of(remembered), **options)

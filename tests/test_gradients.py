@@ -11,7 +11,7 @@ from gpt2_from_scratch.compare import EXACT_LINE, LINE
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.layouts import layout_variants
 from gpt2_from_scratch.loading import open_checkpoint
-from gpt2_from_scratch.verifier import Candidate, Gradients, battery, check_gradients, check_logits
+from gpt2_from_scratch.verifier import Candidate, Gradients, battery, check_gradients, check_logits, fit
 from tests.foreign import book, nanogpt
 from tests.modules import STYLES, Style
 from tests.remembering import Remembering
@@ -34,7 +34,7 @@ def in_book(checkpoint: Path) -> book.GPTModel:
 def gradients_of(module: nn.Module, reference: Remembering, layout: str = "llms_from_scratch") -> Gradients:
     candidate = Candidate(module, reference.config)
     with candidate.evaluating():
-        return check_gradients(candidate, reference, PROMPT, layout_variants(layout))
+        return check_gradients(candidate, reference, PROMPT, fit(candidate, reference.config, layout_variants(layout)))
 
 
 @pytest.mark.parametrize("style", STYLES.values(), ids=STYLES)

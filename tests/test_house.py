@@ -33,8 +33,8 @@ ROOMS = (
     "pytest_plugin",
     "testing",
     "__init__",  # what `import gpt2_from_scratch` offers
-    "reports",
     "verifier",
+    "reports",  # a verdict as data, and its forms
     "diagnose",
     "checks",
     "inspecting",

@@ -233,7 +233,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def assert_passed(style: Style, verdict: Verdict) -> None:
     assert verdict, verdict.report(verbose=True)
-    assert str(verdict).startswith("PASSED")
+    assert verdict.summary.startswith("PASSED")
     logits = verdict.logits
     assert logits is not None and logits.dtype == style.precision
     assert logits.multiple <= LINE or logits.exact

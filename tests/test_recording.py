@@ -64,9 +64,9 @@ def test_right_answers_pass(
     assert len(verdict.logits.results) == 5, "every prompt"
     report = verdict.report()
     for unchecked in (
-        "weights, as the candidate is a recording",
-        "self-tests, as a recording cannot be asked anything else",
-        "generation, as a recording cannot be continued",
+        "weights: the candidate is a recording",
+        "self-tests: a recording cannot be asked anything else",
+        "generation: a recording cannot be continued",
     ):
         assert f"unchecked   {unchecked}" in report
 
@@ -163,7 +163,7 @@ def test_logits_that_are_no_numbers_are_no_pass(
     answer: Callable[..., Path], remembered: Remembering, book_checkpoint: Path
 ) -> None:
     verdict = verify(read(answer(lambda t: t["logits.0"].fill_(torch.nan)), remembered), book_checkpoint)
-    assert not verdict and "not finite" in str(verdict)
+    assert not verdict and "not finite" in verdict.summary
     integers = answer(lambda t: t.update({"logits.0": t["logits.0"].long()}))
     with pytest.raises(CandidateError, match="expected floating-point logits"):
         verify(read(integers, remembered), book_checkpoint)

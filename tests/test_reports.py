@@ -25,10 +25,13 @@ from torch import nn
 
 from gpt2_from_scratch import GPTModel, verify
 from gpt2_from_scratch.checks.logits import Exact
-from gpt2_from_scratch.compare import SITE_RTOL
+from gpt2_from_scratch.checks.parts import PARTS
+from gpt2_from_scratch.compare import SITE_RTOL, Comparison
+from gpt2_from_scratch.diagnose import Closest, Diagnosis, Finding, Remedy
+from gpt2_from_scratch.errors import printable
 from gpt2_from_scratch.reports import (
     SCHEMA,
-    checks,
+    cases,
     to_annotations,
     to_dict,
     to_html,
@@ -37,12 +40,12 @@ from gpt2_from_scratch.reports import (
     to_summary,
     write,
 )
-from gpt2_from_scratch.reports.pictures import _colour, heat_map
+from gpt2_from_scratch.reports.pictures import _colour
 from gpt2_from_scratch.verifier import Divergence, Interrupted, Recording, SiteResult, Verdict, battery
 from tests.chromium import CHROMIUM, chromium
 
 KINDS = ("passed", "failed", "not finite", "interrupted", "self-tests", "recording", "by float64", "by tolerance",
-         "nothing")  # fmt: skip
+         "nothing", "error")  # fmt: skip
 PASSING = {"passed", "self-tests", "recording"}
 
 # Ends elements, attributes, lines, table cells, workflow commands and strings; hides and reverses text.
@@ -51,19 +54,22 @@ HOSTILE = (
 )
 
 
-class Explained:
-    """A diagnosis of no particular kind."""
+FOUND = Finding(
+    "gelu_erf",
+    "GELU uses erf",
+    ("h.1",),
+    None,
+    Remedy("use the tanh GELU", "nn.GELU(approximate='tanh')"),
+    "none",
+    "torch",
+)
+EXPLAINED = Diagnosis((FOUND,), ((replace(FOUND, name="other"),),), math.inf, 516.9, (FOUND,))
+UNEXPLAINED = Diagnosis(
+    baseline=9.5, reason="out of time", stages=("h.0",), closest=Closest("gelu_erf", 3.0), seconds=60, tried=0.5
+)
 
-    def __init__(self, text: str = "it computes the GELU with erf; Fix: `gelu_tanh`") -> None:
-        self.text = text
 
-    def __str__(self) -> str:
-        return self.text
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"faults": [self.text], "multiple": math.inf, "value": float("nan"), "where": ("h.1",)}
-
-
+DIFFERENCE = Comparison(1.0, 0.5, 0.25, (0, 1))
 LAYERS = 3
 
 
@@ -94,7 +100,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
     with torch.no_grad():
         answers = tuple(right(prompt.ids) for prompt in prompts)
     passed = check(right, always_trace=True, gradients=True)
-    failed = replace(check(wrong), diagnosis=Explained())
+    failed = replace(check(wrong), diagnosis=EXPLAINED)
     assert passed.logits is not None and failed.logits is not None
     atol = sorted(result.comparison.max_abs for result in failed.logits.results)[1]  # two prompts keep it, exactly
     return {
@@ -108,6 +114,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
         "by float64": replace(passed, logits=replace(passed.logits, exact=Exact(1e-3, 0.5, 84))),
         "by tolerance": check(wrong, tolerance=(atol, 0.0)),
         "nothing": Verdict("model", "checkpoint"),
+        "error": Verdict("my_gpt2.py:GPT", "checkpoint", error='GPT crashed: KeyError\n  File "my_gpt2.py", line 3'),
     }
 
 
@@ -127,12 +134,12 @@ def hostile(verdicts: dict[str, Verdict]) -> Verdict:
         failed,
         candidate=HOSTILE,
         checkpoint=HOSTILE,
-        weights=replace(failed.weights, differing={HOSTILE: HOSTILE}, notes=(HOSTILE,)),
+        weights=replace(failed.weights, differing={HOSTILE: DIFFERENCE}, untied=((HOSTILE, HOSTILE),)),
         logits=replace(failed.logits, results=(replace(first, prompt=replace(first.prompt, name=HOSTILE)), *rest)),
         divergence=replace(failed.divergence, sites=sites, prompt=HOSTILE, absent=(HOSTILE,)),
-        diagnosis=Explained(HOSTILE),
+        diagnosis=replace(EXPLAINED, faults=(replace(FOUND, says=HOSTILE, remedy=Remedy(HOSTILE, HOSTILE)),)),
         notes=(HOSTILE,),
-        unchecked=(HOSTILE, f"gradients, as {HOSTILE}"),
+        unchecked={HOSTILE: HOSTILE, "gradients": HOSTILE},
         environment={HOSTILE: HOSTILE},
     )
 
@@ -146,17 +153,17 @@ def test_checks_come_to_the_verdict(verdicts: dict[str, Verdict]) -> None:
 
 
 def test_a_check_fails_exactly_when_the_verdict_does(verdict: Verdict) -> None:
-    found = checks(verdict)
-    assert any(check.outcome in ("failed", "error") for check in found) is not bool(verdict)
-    for part, evidence in verdict.parts.items():
-        assert any(check.outcome == "failed" for check in found if check.part == part) is not bool(evidence), part
+    found = cases(verdict)
+    assert any(case.status in ("failed", "error") for case in found) is not bool(verdict)
+    for part in verdict.parts:
+        assert any(case.status == "failed" for case in found if case.part == part.name) is (part.status == "failed")
 
 
 def test_the_prompts_that_failed_are_named(verdicts: dict[str, Verdict]) -> None:
     for kind in ("failed", "by tolerance"):
         verdict = verdicts[kind]
         assert verdict.logits is not None
-        found = {check.name: check.outcome for check in checks(verdict) if check.part == "logits"}
+        found = {case.name: case.status for case in cases(verdict) if case.part == "logits"}
         limit = verdict.logits.line * verdict.logits.floor
         if verdict.logits.tolerance is not None:
             limit = verdict.logits.tolerance[0]
@@ -166,15 +173,18 @@ def test_the_prompts_that_failed_are_named(verdicts: dict[str, Verdict]) -> None
 
 
 def test_every_part_is_there_and_says_why_it_was_not_checked(verdicts: dict[str, Verdict]) -> None:
-    reasons = {check.part: check.message for check in checks(verdicts["failed"]) if check.outcome == "not checked"}
+    reasons = {part.name: part.reason for part in verdicts["failed"].parts if part.status == "not checked"}
     assert reasons["generation"] == "the logits differ" and reasons["gradients"] == "not asked for"
-    reasons = {check.part: check.message for check in checks(verdicts["interrupted"]) if check.outcome == "not checked"}
+    reasons = {part.name: part.reason for part in verdicts["interrupted"].parts if part.status == "not checked"}
     assert reasons["generation"] == reasons["where"] == "interrupted during generation"
-    reasons = {check.part: check.message for check in checks(verdicts["recording"]) if check.outcome == "not checked"}
+    reasons = {part.name: part.reason for part in verdicts["recording"].parts if part.status == "not checked"}
     assert reasons["weights"].startswith("the candidate is a recording")
     assert "a recording cannot be continued" in reasons["generation"]
-    others = [check for check in checks(verdicts["passed"]) if check.part == "unchecked"]
-    assert [check.name for check in others] == ["natural text"]
+    others = [case for case in cases(verdicts["passed"]) if case.part == "unchecked"]
+    assert [case.name for case in others] == ["natural text"]
+    for verdict in verdicts.values():
+        assert [part.name for part in verdict.parts] == list(PARTS)
+        assert all(bool(part.reason) is (part.status == "not checked") for part in verdict.parts)
 
 
 # ------------------------------------------------------------------------------------------------------------ json
@@ -195,23 +205,36 @@ def test_json_fits_its_schema(verdict: Verdict) -> None:
     validate(document)
     assert document == to_dict(verdict)
     assert (document["outcome"] == "passed") is bool(verdict)
-    assert document["summary"] == str(verdict)
+    assert document["summary"] == verdict.summary
+    statuses = {name: part["status"] for name, part in document["parts"].items()}
+    assert statuses == {part.name: part.status for part in verdict.parts}
 
 
 def test_hostile_names_fit_the_schema_and_survive(hostile: Verdict) -> None:
     document = json.loads(to_json(hostile))
     validate(document)
-    assert document["candidate"] == HOSTILE and document["weights"]["differing"] == {HOSTILE: HOSTILE}
+    assert document["candidate"] == HOSTILE and list(numbers(document, "weights")["differing"]) == [HOSTILE]
+
+
+def numbers(document: Any, part: str) -> Any:
+    return document["parts"][part]["numbers"]
 
 
 def test_what_json_cannot_write_is_text_that_reads_back(verdicts: dict[str, Verdict]) -> None:
-    document = to_dict(verdicts["not finite"])
-    assert document["logits"]["max_abs"] == "Infinity" and math.isinf(float(document["logits"]["max_abs"]))
-    details = to_dict(verdicts["failed"])["diagnosis"]["details"]
-    assert details["multiple"] == "Infinity" and details["value"] == "NaN" and details["where"] == ["h.1"]
+    logits = numbers(to_dict(verdicts["not finite"]), "logits")
+    assert logits["max_abs"] == "Infinity" and math.isinf(float(logits["max_abs"]))
+    assert to_dict(verdicts["failed"])["diagnosis"]["multiple"] == "Infinity"
 
 
-OPEN = {"environment", "details", "differing"}  # objects whose keys are names, not fields
+def test_a_diagnosis_is_facts(verdicts: dict[str, Verdict]) -> None:
+    fault = to_dict(verdicts["failed"])["diagnosis"]["faults"][0]
+    assert fault["where"] == ["h.1"] and fault["remedy"]["code"] == "nn.GELU(approximate='tanh')"
+    unexplained = to_dict(replace(verdicts["failed"], diagnosis=UNEXPLAINED))
+    validate(unexplained)
+    assert unexplained["diagnosis"]["reason"] == "out of time" and unexplained["diagnosis"]["tried"] == 0.5
+
+
+OPEN = {"environment", "unchecked", "differing"}  # objects whose keys are names, not fields
 
 
 def trimmed(value: Any) -> Any:
@@ -236,8 +259,9 @@ def objects(value: Any, name: str = "") -> Iterator[dict[str, Any]]:
 
 
 def test_the_schema_refuses_what_is_unknown_or_missing(verdicts: dict[str, Verdict]) -> None:
-    whole = replace(verdicts["passed"], diagnosis=Explained())
-    assert whole.generation is not None
+    whole = replace(verdicts["passed"], diagnosis=replace(EXPLAINED, closest=Closest("gelu_erf", 3.0)))
+    assert whole.generation is not None and whole.weights is not None
+    whole = replace(whole, weights=replace(whole.weights, untied=(("head", "embedding"),)))
     document = trimmed(to_dict(replace(whole, generation=replace(whole.generation, parted=("a", 1)))))
     validator = Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
     validator.validate(document)
@@ -254,7 +278,7 @@ def test_the_schema_refuses_what_is_unknown_or_missing(verdicts: dict[str, Verdi
     validator.validate(document)
     assert fields > 100
     with pytest.raises(ValidationError):
-        validator.validate(document | {"schema": {"name": "gpt2_from_scratch/verdict", "version": 2}})
+        validator.validate(document | {"schema": {"name": "gpt2_from_scratch/verdict", "version": 1}})
 
 
 def test_every_field_of_the_schema_is_described() -> None:
@@ -280,15 +304,16 @@ def test_statistics_are_those_of_the_verdict(verdicts: dict[str, Verdict]) -> No
     verdict = verdicts["failed"]
     assert verdict.logits is not None and verdict.divergence is not None
     document = to_dict(verdict)
-    assert document["divergence"]["first"] == "h.1.mlp.act"
-    assert [site["site"] for site in document["divergence"]["sites"]] == [s.site for s in verdict.divergence.sites]
-    for prompt, result in zip(document["logits"]["prompts"], verdict.logits.results, strict=True):
+    where, logits = numbers(document, "where"), numbers(document, "logits")
+    assert where["first"] == "h.1.mlp.act"
+    assert [site["site"] for site in where["sites"]] == [s.site for s in verdict.divergence.sites]
+    for prompt, result in zip(logits["prompts"], verdict.logits.results, strict=True):
         assert prompt["max_abs"] == result.comparison.max_abs == prompt["errors"]["max"] == float(result.errors.max())
         errors = result.errors.flatten()
         assert prompt["errors"]["median"] == float(errors.median())  # torch's: the lower of the middle two, as ours
         assert prompt["errors"]["median"] <= prompt["errors"]["p99"] <= prompt["errors"]["max"]
         assert prompt["shape"] == list(result.prompt.ids.shape)
-    loss = document["logits"]["loss"]
+    loss = logits["loss"]
     assert loss["perplexity_ratio"] == pytest.approx(math.exp(loss["candidate"] - loss["reference"]))
 
 
@@ -297,11 +322,11 @@ def test_statistics_are_those_of_the_verdict(verdicts: dict[str, Verdict]) -> No
 
 def test_junit_is_read_by_junitparser(verdict: Verdict) -> None:
     (suite,) = JUnitXml.fromstring(to_junit(verdict).encode())
-    found = checks(verdict)
+    found = cases(verdict)
     outcome = {"failure": "failed", "error": "error", "skipped": "not checked"}
     read = [outcome[case.result[0]._tag] if case.result else "passed" for case in suite]
-    assert read == [check.outcome for check in found]
-    assert [case.name for case in suite] == [check.name for check in found]
+    assert read == [case.status for case in found]
+    assert [case.name for case in suite] == [case.name for case in found]
     counts = (read.count("failed"), read.count("error"), read.count("not checked"))
     assert (suite.tests, suite.failures, suite.errors, suite.skipped) == (len(read), *counts)
     assert bool(suite.failures or suite.errors) is not bool(verdict)
@@ -313,9 +338,9 @@ def test_junit_says_what_and_where(verdicts: dict[str, Verdict]) -> None:
     (suite,) = JUnitXml.fromstring(to_junit(verdicts["failed"]).encode())
     cases = {(case.classname, case.name): case.result for case in suite}
     (where,) = cases["gpt2_verify.where", "where"]
-    assert "h.1.mlp.act" in where.message and "computes the GELU with erf" in where.text
+    assert "h.1.mlp.act" in where.message and "GELU uses erf" in where.text and "fix: use" in where.text
     (prompt,) = cases["gpt2_verify.logits", "17 tokens"]
-    assert "x floor" in prompt.message
+    assert "x the noise floor" in prompt.message
     (suite,) = JUnitXml.fromstring(to_junit(verdicts["interrupted"]).encode())
     assert [case.name for case in suite if case.result and case.result[0]._tag == "error"] == ["complete"]
 
@@ -324,7 +349,7 @@ def test_junit_holds_hostile_names(hostile: Verdict) -> None:
     (suite,) = JUnitXml.fromstring(to_junit(hostile).encode())
     name = next(item.value for item in suite.properties() if item.name == "candidate")
     assert name.startswith("<script>") and "\\x00\\x1b" in name and "\\ud800" in name
-    assert len(list(suite)) == len(checks(hostile))
+    assert len(list(suite)) == len(cases(hostile))
 
 
 # ---------------------------------------------------------------------------------------------------------- github
@@ -345,10 +370,10 @@ def decoded(line: str) -> tuple[str, str, str]:
 def test_annotations(verdict: Verdict) -> None:
     commands = [decoded(line) for line in to_annotations(verdict).splitlines()]
     if verdict:
-        assert commands == [("notice", "gpt2 verify", str(verdict))]
+        assert commands == [("notice", "gpt2 verify", verdict.summary)]
     else:
         assert commands and all(kind in {"error", "warning"} for kind, *_ in commands)
-    failed = {f"gpt2 verify: {check.part}" for check in checks(verdict) if check.outcome == "failed"}
+    failed = {f"gpt2 verify: {part.name}" for part in verdict.failed}
     assert {title for kind, title, _ in commands if kind == "error"} == failed
     assert len(commands) <= 10  # the runner shows no more per step
 
@@ -357,7 +382,8 @@ def test_annotations_end_where_they_should(hostile: Verdict) -> None:
     text = to_annotations(hostile)
     commands = [decoded(line) for line in re.split(r"\r\n|\r|\n", text)]
     assert {title for _, title, _ in commands} == {"gpt2 verify: weights", "gpt2 verify: logits", "gpt2 verify: where"}
-    assert any(HOSTILE in message for *_, message in commands), "the text itself is not lost"
+    assert any(printable(HOSTILE) in message for *_, message in commands), "the text itself is not lost"
+    assert all("\x1b" not in message and "\u202e" not in message for *_, message in commands)
 
 
 def rendered(markdown: str) -> str:
@@ -368,12 +394,12 @@ def rendered(markdown: str) -> str:
 def test_summary(verdict: Verdict) -> None:
     summary = to_summary(verdict)
     page = rendered(summary)
-    no_verdict = any(check.outcome == "error" for check in checks(verdict))
+    no_verdict = any(case.status == "error" for case in cases(verdict))
     outcome = "no verdict" if no_verdict else "passed" if verdict else "failed"
     assert summary.startswith(f"### gpt2 verify: {outcome}\n")
-    prompts = [check for check in checks(verdict) if check.part == "logits" and verdict.logits is not None]
+    prompts = [case for case in cases(verdict) if case.part == "logits" and verdict.logits is not None]
     assert page.count("<tr>") == 7 + bool(prompts) + len(prompts)
-    assert str(verdict) in unescape(page)
+    assert verdict.summary in unescape(page)
 
 
 def test_a_summary_holds_hostile_names(hostile: Verdict) -> None:
@@ -434,7 +460,7 @@ def test_a_page_is_whole_and_needs_nothing(verdict: Verdict) -> None:
     assert not page.tags & {"script", "iframe", "object", "img", "base", "form"}
     assert attribute(page, "href") == ["data:,"] and not attribute(page, "src")
     assert not re.search(r"https?:|url\(|@import", html)
-    assert str(verdict).split()[0] in page.text and verdict.candidate in page.text
+    assert verdict.summary.split("  ")[0] in page.text and verdict.candidate in page.text
     ids = attribute(page, "id")
     assert len(ids) == len(set(ids)) and set(attribute(page, "aria-labelledby")) == set(ids)
 
@@ -461,15 +487,25 @@ def test_the_text_of_tokens_is_shown(verdicts: dict[str, Verdict]) -> None:
         assert shown in page.text
 
 
+def drawn(divergence: Divergence) -> str:
+    """The heat map as the page shows it."""
+    page = to_html(Verdict("model", "checkpoint", divergence=divergence))
+    (table,) = re.findall(r'<table class="heat">.*?</table>', page, flags=re.DOTALL)
+    return str(table)
+
+
 def rows_of(table: str) -> dict[str, str]:
     """Layer -> markup of its row in the heat map."""
-    return {re.findall(r"<th[^>]*>([^<]*)</th>", row)[0]: row for row in re.findall(r"<tr.*?</tr>", table)[1:]}
+    return {
+        re.findall(r"<th[^>]*>([^<]*)</th>", row)[0]: row
+        for row in re.findall(r"<tr.*?</tr>", table, flags=re.DOTALL)[1:]
+    }
 
 
 def test_the_heat_map_shows_where_it_begins(verdicts: dict[str, Verdict]) -> None:
     divergence = verdicts["failed"].divergence
     assert divergence is not None
-    rows = rows_of(heat_map(divergence))
+    rows = rows_of(drawn(divergence))
     assert list(rows) == ["input", *(f"h.{layer}" for layer in range(LAYERS)), "output"]
     hot = {layer: bool(re.search(r'<path [^>]*class="h\d"', row)) for layer, row in rows.items()}
     assert [layer for layer, it_is in hot.items() if it_is] == [*(f"h.{layer}" for layer in range(1, LAYERS)), "output"]
@@ -482,7 +518,7 @@ def test_the_heat_map_shows_where_it_begins(verdicts: dict[str, Verdict]) -> Non
 def test_the_heat_map_of_what_agrees_is_calm(verdicts: dict[str, Verdict]) -> None:
     divergence = verdicts["passed"].divergence
     assert divergence is not None
-    table = heat_map(divergence)
+    table = drawn(divergence)
     assert not re.search(r'<path [^>]*class="(h\d|nan|none)"', table) and "first: " not in table
 
 
@@ -507,7 +543,7 @@ def test_long_prompts_share_columns_and_the_worst_is_shown() -> None:
     divergence = Divergence(
         (SiteResult("h.0.attn", 0.0, 1e-3, positions=tuple(positions)), SiteResult("h.1", 0.0, 0.0))
     )
-    rows = rows_of(heat_map(divergence))
+    rows = rows_of(drawn(divergence))
     assert 'viewBox="0 0 128 1"' in rows["h.0"]
     assert re.findall(r'<path d="M(\d+) 0.5h(\d+)" class="h', rows["h.0"]) == [("87", "1")]  # 700 // 8
     assert "worst at position 700" in rows["h.0"]
@@ -516,7 +552,7 @@ def test_long_prompts_share_columns_and_the_worst_is_shown() -> None:
 
 def test_a_module_that_never_ran_is_not_shown_as_agreeing() -> None:
     site = SiteResult("h.0.mlp.act", math.nan, math.nan, called=False)
-    table = heat_map(Divergence((site,)))
+    table = drawn(Divergence((site,)))
     assert 'class="none"' in table and "never ran" in table
 
 

@@ -35,7 +35,8 @@ def test_a_right_model_matches(checkpoint: Path) -> None:
 def test_a_wrong_one_fails_with_the_whole_report(checkpoint: Path) -> None:
     model = in_the_book(checkpoint)
     model.trf_blocks[5].ff.layers[1] = nn.GELU()
-    with pytest.raises(AssertionError, match=r"(?s)is not GPT-2\n.*weights .*h\.5\.mlp\.act: its input agrees.*FAILED"):
+    text = r"(?s)is not GPT-2: first divergence at .*h\.5\.mlp\.act\)\n.*weights .*its input agrees.*FAILED"
+    with pytest.raises(AssertionError, match=text):
         assert_matches_gpt2(model, checkpoint, "llms_from_scratch", diagnose_seconds=0)
     assert issubclass(DivergenceError, AssertionError)
 

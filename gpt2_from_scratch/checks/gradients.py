@@ -5,7 +5,7 @@ logits the candidate's own float64 run decides, where there is one. A tensor is 
 size.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,11 +14,9 @@ from torch.nn import functional as F
 
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.prompts import Prompt
-from gpt2_from_scratch.checks.weights import fitted
+from gpt2_from_scratch.checks.weights import Fitted
 from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, GRADIENT_SHARE, LINE, LOSS_RTOL, NEAR
-from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError, crash_report
-from gpt2_from_scratch.mapping import Layout
 from gpt2_from_scratch.precision import parameters_in_float64, run_in_float64
 from gpt2_from_scratch.reference import Reference
 
@@ -73,7 +71,7 @@ class Gradients:
 
 
 def check_gradients(
-    candidate: Candidate, reference: Reference, prompt: Prompt, layouts: Sequence[Layout], line: float = LINE
+    candidate: Candidate, reference: Reference, prompt: Prompt, fitted: Fitted, line: float = LINE
 ) -> Gradients:
     """Differentiates the loss of one prompt through both models, without dropout. No parameter's `.grad` changes.
 
@@ -83,16 +81,15 @@ def check_gradients(
         candidate: a torch module.
         reference: what it should be.
         prompt: its next tokens are the targets, so two tokens at least.
-        layouts: the module's layout, or its variants.
+        fitted: its module and layout.
         line: multiples of the floor that pass.
 
     Raises:
         CandidateError: it cannot be differentiated.
-        MappingError: the module does not fit the layout.
     """
     loss, expected = reference.gradients(prompt.ids)
     floor = max(*_errors(reference.other_gradients(prompt.ids), expected).values(), FLOAT32_ULP)
-    mine, actual = _gradients(candidate, prompt.ids, layouts, reference.config)
+    mine, actual = _gradients(candidate, prompt.ids, fitted)
     gradients = Gradients((mine, loss), _errors(actual, expected), floor, line)
     if not 0 < gradients.worst[1] <= NEAR * floor:
         return gradients
@@ -102,24 +99,21 @@ def check_gradients(
     del expected
     gradients = replace(gradients, floor=floor)
     try:
-        largest, moved = _in_float64(candidate, prompt.ids, layouts, reference.config, exact)
+        largest, moved = _in_float64(candidate, prompt.ids, fitted, exact)
     except NotImplementedError as why:
         return replace(gradients, inexact=str(why))
     return replace(gradients, exact=largest / floor, threshold=max(EXACT_LINE, moved / floor))
 
 
-def _in_float64(
-    candidate: Candidate, ids: Tensor, layouts: Sequence[Layout], config: GPTConfig, exact: Mapping[str, Tensor]
-) -> tuple[float, float]:
+def _in_float64(candidate: Candidate, ids: Tensor, fitted: Fitted, exact: Mapping[str, Tensor]) -> tuple[float, float]:
     """The largest relative error of the candidate's mathematics, and how much of it rounded constants can make.
 
     Raises:
         NotImplementedError: it cannot be run in float64; says why.
     """
-    assert candidate.module is not None
     try:
         (_, actual), moved = run_in_float64(
-            lambda: _gradients(candidate, ids, layouts, config), candidate.module, parameters_in_float64
+            lambda: _gradients(candidate, ids, fitted), fitted.module, parameters_in_float64
         )
     except CandidateError as error:
         raise NotImplementedError(f"in float64 it fails: {error.__cause__ or error}") from None
@@ -131,12 +125,9 @@ def _in_float64(
     )
 
 
-def _gradients(
-    candidate: Candidate, ids: Tensor, layouts: Sequence[Layout], config: GPTConfig
-) -> tuple[float, Mapping[str, Tensor]]:
-    parameters, links = fitted(candidate, config, layouts)
+def _gradients(candidate: Candidate, ids: Tensor, fitted: Fitted) -> tuple[float, Mapping[str, Tensor]]:
+    parameters, config = fitted.parameters, fitted.config
     unique = {id(parameter): parameter for parameter in parameters.values()}
-    assert candidate.module is not None
     required = {parameter: parameter.requires_grad for parameter in unique.values()}
     try:
         for parameter in required:
@@ -155,7 +146,7 @@ def _gradients(
     found = dict(zip(unique, gradients, strict=True))
     total: dict[str, Tensor] = {}
     counted = set()
-    for link in links:  # a shared parameter has one gradient; copies that should be shared have one each
+    for link in fitted.links:  # a shared parameter has one gradient; copies that should be shared have one each
         theirs = tuple(id(parameters[name]) for name in link.theirs)
         name = link.tied_to if link.tied_to and config.tie_word_embeddings else link.canonical
         if name is not None and (name, theirs) not in counted:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.parts import Status
 from gpt2_from_scratch.checks.stepping import stepper
 from gpt2_from_scratch.compare import SELF_RTOL
 from gpt2_from_scratch.config import GPTConfig
@@ -33,9 +34,10 @@ class SelfTest:
         what: the two ways of asking.
         difference: largest difference of logits, as a share of the largest logit; None: it could not be asked so.
         limit: largest share that passes; for `differs`, the smallest.
-        fault: what it means when it fails, or why it could not be asked.
+        fault: what a failure means.
         differs: the two must *not* agree.
         crash: what it died of, when it was asked so.
+        unasked: why it could not be asked; empty where it was.
     """
 
     name: str
@@ -45,6 +47,12 @@ class SelfTest:
     fault: str
     differs: bool = False
     crash: str = ""
+    unasked: str = ""
+
+    @property
+    def status(self) -> Status:
+        """Passed, failed, or not checked."""
+        return "not checked" if self.difference is None else "passed" if self else "failed"
 
     def __bool__(self) -> bool:
         if self.difference is None:
@@ -55,7 +63,7 @@ class SelfTest:
 
     def __str__(self) -> str:
         if self.difference is None:
-            return f"{self.name}: not checked, as {self.fault}"
+            return f"{self.name}: not checked, as {self.unasked}"
         if self:
             return f"{self.name} ({self.what}): passed"
         found = f"logits differ by {self.difference:.1%} of the largest"
@@ -114,7 +122,8 @@ def check_itself(candidate: Candidate, full_context: bool = True) -> SelfTests:
         if ask is _full_context and not full_context:
             continue
         if not all(results[:2]):  # noise would be the answer
-            results.append(SelfTest(name, what, None, results[0].limit, "its answers are no numbers, or vary"))
+            why = "the model returns non-finite or non-deterministic logits"
+            results.append(SelfTest(name, what, None, results[0].limit, fault, unasked=why))
         else:
             results.append(_result(name, what, fault, ask, candidate, ids, whole))
     return SelfTests(tuple(results))
@@ -144,7 +153,7 @@ def _result(name: str, what: str, fault: str, ask: _Ask, candidate: Candidate, i
             wrong = wrong or (pair.where if not share <= limit else "")
             largest = max(largest, share)
     except NotImplementedError as error:  # it cannot be asked so
-        return SelfTest(name, what, None, limit, str(error))
+        return SelfTest(name, what, None, limit, fault, unasked=str(error))
     except CandidateError as error:  # it answered before, so it is this way of asking that it cannot bear
         return SelfTest(name, what, math.inf, limit, fault, differs, crash=error.message)
     return SelfTest(name, what, largest, limit, fault + (f": wrong {wrong}" if wrong else ""), differs)

@@ -3,6 +3,7 @@
 import argparse
 
 from gpt2_from_scratch import __version__
+from gpt2_from_scratch.checks.parts import PARTS
 from gpt2_from_scratch.cli import commands as run
 from gpt2_from_scratch.cli import generating
 
@@ -19,8 +20,6 @@ FORMS = (
     "transformer_lens",
     "mlx",
 )
-# `verifier.PARTS`, as above.
-PARTS = ("weights", "self-tests", "logits", "generation", "gradients", "where")
 
 _CHECKPOINT_HELP = "a Hub id (openai-community/gpt2), a directory, a file, or tiny, the model inside the package"
 
@@ -63,7 +62,9 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--outputs", metavar="FILE", help="judge the logits in FILE; see `gpt2 record`")
     verify.add_argument("--skip", action="append", default=[], choices=PARTS, help="a part not to check; repeatable")
     verify.add_argument("--gradients", action="store_true", help="compare the loss and all gradients, too")
-    verify.add_argument("--atol", type=float, help="judge by |difference| <= ATOL + RTOL * |logit|, not by the floor")
+    verify.add_argument(
+        "--atol", type=float, help="judge by |difference| <= ATOL + RTOL * |logit|, not by the noise floor"
+    )
     verify.add_argument("--rtol", type=float, help="see --atol")
     verify.add_argument("--json", metavar="FILE", help="write the verdict as JSON; the schema is in the package")
     verify.add_argument("--junit-xml", metavar="FILE", help="write it as JUnit XML")

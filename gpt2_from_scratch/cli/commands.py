@@ -2,72 +2,120 @@
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpt2_from_scratch.cli.exit_codes import DIVERGED, INTERRUPTED, VERIFIED
 from gpt2_from_scratch.cli.options import dtype_choice, layout_choice, opened, settings
 from gpt2_from_scratch.cli.terminal import bar, progress
-from gpt2_from_scratch.errors import CandidateError, CheckpointError
+from gpt2_from_scratch.errors import CandidateError, CheckpointError, printable
 
 if TYPE_CHECKING:
     from gpt2_from_scratch.building import Loaded
     from gpt2_from_scratch.loading import Checkpoint
-    from gpt2_from_scratch.verifier import Verdict
+    from gpt2_from_scratch.reports import Verdict
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """`gpt2 verify`: 0 verified, 1 diverged, 130 interrupted."""
-    from gpt2_from_scratch.verifier import Interrupted, verify
-
+    """`gpt2 verify`: 0 verified, 1 diverged, 130 interrupted. Reports are written where there is no verdict, too."""
     for path in filter(None, (arguments.json, arguments.junit_xml, arguments.html)):
         if not os.path.isdir(os.path.dirname(path) or "."):
             raise ValueError(f"cannot write {path}: there is no folder {os.path.dirname(path)!r}")
-    tolerance = None
-    if arguments.atol is not None or arguments.rtol is not None:
-        tolerance = (arguments.atol or 0.0, arguments.rtol or 0.0)
-    checkpoint = opened(arguments)
-    candidate, layout = _candidate(arguments, checkpoint)
+    checkpoint: Checkpoint | None = None
     try:
-        with progress() as report:
-            verdict = verify(
-                candidate,
-                checkpoint,
-                layout,
-                tolerance=tolerance,
-                skip=arguments.skip,
-                gradients=arguments.gradients,
-                always_trace=arguments.html is not None,
-                diagnose_seconds=0.0 if arguments.no_diagnose else arguments.diagnose_seconds,
-                progress=report,
-            )
-    except Interrupted as interrupted:
-        _publish(interrupted.verdict, checkpoint, arguments)
+        checkpoint = opened(arguments)
+        verdict = _verdict(arguments, checkpoint)
+    except KeyboardInterrupt as interrupted:
+        partial = getattr(interrupted, "verdict", None)
+        if partial is None:
+            raise
+        _publish(partial, arguments, checkpoint)
         return INTERRUPTED
-    _publish(verdict, checkpoint, arguments)
+    except (Exception, SystemExit) as error:
+        _publish_failure(error, arguments)
+        raise
+    _publish(verdict, arguments, checkpoint)
     return VERIFIED if verdict else DIVERGED
 
 
-def _publish(verdict: "Verdict", checkpoint: "Checkpoint", arguments: argparse.Namespace) -> None:
-    """The verdict in every form that was asked for; on the terminal last."""
-    from gpt2_from_scratch import reports
+def _verdict(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> "Verdict":
+    from gpt2_from_scratch.verifier import verify
 
-    if arguments.json is not None:
-        reports.write(arguments.json, reports.to_json(verdict))
-    if arguments.junit_xml is not None:
-        reports.write(arguments.junit_xml, reports.to_junit(verdict))
-    if arguments.html is not None:
-        reports.write(arguments.html, reports.to_html(verdict, _token_text(checkpoint)))
-    if os.environ.get("GITHUB_ACTIONS") == "true":
-        print(reports.to_annotations(verdict))
-        if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-            with open(summary, "a", encoding="utf-8") as file:
-                file.write(reports.to_summary(verdict) + "\n")
+    tolerance = None
+    if arguments.atol is not None or arguments.rtol is not None:
+        tolerance = (arguments.atol or 0.0, arguments.rtol or 0.0)
+    candidate, layout = _candidate(arguments, checkpoint)
+    with progress() as report:
+        return verify(
+            candidate,
+            checkpoint,
+            layout,
+            tolerance=tolerance,
+            skip=arguments.skip,
+            gradients=arguments.gradients,
+            always_trace=arguments.html is not None,
+            diagnose_seconds=0.0 if arguments.no_diagnose else arguments.diagnose_seconds,
+            progress=report,
+        )
+
+
+def _publish_failure(error: Exception | SystemExit, arguments: argparse.Namespace) -> None:
+    """Reports for machines about a check that came to no verdict; the terminal gets the error itself."""
+    from gpt2_from_scratch.reports import Verdict
+
+    text = f"your code called sys.exit({error.code!r})" if isinstance(error, SystemExit) else str(error)
+    candidate = arguments.model or arguments.outputs or "this package's model"
+    _write_reports(Verdict(candidate, str(arguments.checkpoint), error=text), arguments, None)
+
+
+def _publish(verdict: "Verdict", arguments: argparse.Namespace, checkpoint: "Checkpoint | None") -> None:
+    """The verdict in every form that was asked for; on the terminal last."""
+    _write_reports(verdict, arguments, checkpoint)
     print(verdict.report(arguments.verbose))
 
 
-def _token_text(checkpoint: "Checkpoint") -> Callable[[int], str] | None:
+def _write_reports(verdict: "Verdict", arguments: argparse.Namespace, checkpoint: "Checkpoint | None") -> None:
+    from gpt2_from_scratch import reports
+
+    files: list[tuple[str | None, Callable[[], str]]] = [
+        (arguments.json, lambda: reports.to_json(verdict)),
+        (arguments.junit_xml, lambda: reports.to_junit(verdict)),
+        (arguments.html, lambda: reports.to_html(verdict, _token_text(checkpoint))),
+    ]
+    for path, form in files:
+        if path is not None:
+            _attempt(f"{path} was not written", partial(_write, path, form))
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        _attempt("there are no annotations", lambda: print(reports.to_annotations(verdict)))
+        _attempt("there is no summary", lambda: _append_summary(reports.to_summary(verdict)))
+
+
+def _write(path: str, form: Callable[[], str]) -> None:
+    from gpt2_from_scratch import reports
+
+    reports.write(path, form())
+
+
+def _append_summary(text: str) -> None:
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+
+def _attempt(what: str, write: Callable[[], None]) -> None:
+    """A report that fails is told on stderr, and changes neither the verdict nor its exit code."""
+    try:
+        write()
+    except Exception as error:
+        print(f"gpt2: {what}: {printable(f'{type(error).__name__}: {error}', lines=False)}", file=sys.stderr)
+
+
+def _token_text(checkpoint: "Checkpoint | None") -> Callable[[int], str] | None:
     """Token ids in letters, where the checkpoint has a tokenizer."""
+    if checkpoint is None:
+        return None
     from gpt2_from_scratch.tokenizer import load_tokenizer
 
     try:

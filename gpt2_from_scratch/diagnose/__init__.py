@@ -1,32 +1,40 @@
 """Which bug is it? Named only when our own model, with that bug in it, gives the candidate's wrong numbers.
 
-The one idea: a hypothesis is a program. Every fault of the table is a small change of our own GPT-2; the search looks
-for the changes after which our model says what the candidate says, down to rounding. What cannot be reproduced is not
-named.
+A hypothesis is a program. Every fault of the table is a small change of our own GPT-2; the search looks for the changes
+after which our model says what the candidate says, down to rounding. What cannot be reproduced is not named. A torch
+module whose layout is known is searched stage by stage (`white_box`), everything else from its logits (`search`).
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.prompts import Prompt
+from gpt2_from_scratch.checks.weights import Fitted
 from gpt2_from_scratch.compare import LINE
-from gpt2_from_scratch.diagnose.clock import Clock
-from gpt2_from_scratch.diagnose.diagnosis import Closest, Diagnosis, Finding, findings
+from gpt2_from_scratch.diagnose.diagnosis import Closest, Diagnosis, Finding, Reason, findings
+from gpt2_from_scratch.diagnose.divergence import Traced, passages, record
 from gpt2_from_scratch.diagnose.evidence import Evidence, Explained, Laboratory
-from gpt2_from_scratch.diagnose.fault import Cause, Causes, Fault
-from gpt2_from_scratch.diagnose.inside import Inside, passages, weights_of, wrong_weights
-from gpt2_from_scratch.diagnose.search import Found, Outcome, Search, proven, simplest
-from gpt2_from_scratch.diagnose.simulation import Rounding, simulated
-from gpt2_from_scratch.diagnose.steady import WithoutDropout, is_steady
+from gpt2_from_scratch.diagnose.fault import Cause, Causes, Fault, Remedy
+from gpt2_from_scratch.diagnose.search import Clock, Hypothesis, Search, Searched, proven, simplest
+from gpt2_from_scratch.diagnose.simulation import simulated
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
+from gpt2_from_scratch.diagnose.white_box import WhiteBox, wrong_weights
+from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.loading import Checkpoint
-from gpt2_from_scratch.mapping import Layout, collapse, match_module
 from gpt2_from_scratch.reference import Reference
 
-__all__ = ["FAULTS", "Closest", "Diagnosis", "Fault", "Finding", "Laboratory", "diagnose", "diagnose_in"]
+__all__ = ["FAULTS", "Closest", "Diagnosis", "Fault", "Finding", "Laboratory", "Remedy", "diagnose", "diagnose_in"]
+
+_HALF = 0.5  # of the difference: a hypothesis that leaves more explains nothing, and is not worth a word
 
 
 def diagnose(
@@ -34,7 +42,8 @@ def diagnose(
     checkpoint: Checkpoint,
     reference: Reference,
     *,
-    layouts: Sequence[Layout] = (),
+    inside: Traced | Fitted | None = None,
+    failing: Tensor | None = None,
     seconds: float = 60,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> Diagnosis:
@@ -44,144 +53,189 @@ def diagnose(
         candidate: a model that is not GPT-2 as in the checkpoint.
         checkpoint: what it should be.
         reference: the same, running.
-        layouts: of the candidate, if it is a module: then it is looked into, stage by stage.
+        inside: if it is a module with a layout: that, or a record of a run of it, to be looked into stage by stage.
+        failing: ids ``[B, T]`` on which it is known to be wrong; searched on where the usual prompts show nothing.
         seconds: the time it may take.
         progress: called with what is being tried.
     """
-    progress("measuring the floor")
+    progress("measuring the noise floor")
     laboratory = Laboratory(simulated(checkpoint.config, checkpoint.read), reference)
-    return diagnose_in(laboratory, candidate, layouts=layouts, seconds=seconds, progress=progress)
+    return diagnose_in(laboratory, candidate, inside=inside, failing=failing, seconds=seconds, progress=progress)
 
 
 def diagnose_in(
     laboratory: Laboratory,
     candidate: Candidate,
     *,
-    layouts: Sequence[Layout] = (),
+    inside: Traced | Fitted | None = None,
+    failing: Tensor | None = None,
     seconds: float = 60,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> Diagnosis:
     """The same, for several candidates of one checkpoint: the laboratory remembers what it has simulated."""
     clock = Clock(seconds)
     ids = laboratory.prompts.text
-    random = not is_steady(candidate, ids)
+    random = not is_deterministic(candidate, ids)
     with WithoutDropout() if random else nullcontext():
-        if random and not is_steady(candidate, ids):
-            return Diagnosis(why="the same ids give other logits each time, and dropout is not the reason")
+        if random and not is_deterministic(candidate, ids):
+            return Diagnosis(reason="random")
+        if random and isinstance(inside, Traced):  # recorded while dropout acted
+            inside = inside.fitted
         base: Causes = (Cause(FAULT["dropout_on"]),) if random else ()
-        return _Case(laboratory, candidate, base, layouts, clock, progress).diagnosis()
+        evidence = Evidence(candidate, laboratory)
+        if failing is not None and not evidence.differs:
+            laboratory = laboratory.asking(failing)
+            evidence = Evidence(candidate, laboratory)
+        return _Case(evidence, inside, base, clock, progress).diagnosis()
 
 
 class _Case:
-    """One candidate, steady by now: looked into if it can be, then searched from outside."""
+    """One candidate, deterministic by now: looked into if it can be, then searched from its logits."""
 
     def __init__(
         self,
-        laboratory: Laboratory,
-        candidate: Candidate,
+        evidence: Evidence,
+        inside: Traced | Fitted | None,
         base: Causes,
-        layouts: Sequence[Layout],
         clock: Clock,
         progress: Callable[[str], None],
     ) -> None:
-        if candidate.module is not None and layouts:  # remedies are told in the names of the variant that fits
-            matching = match_module(candidate.module, laboratory.config, layouts)
-            layouts = (matching.layout,) if matching else ()
-        self.laboratory, self.candidate, self.base, self.layouts = laboratory, candidate, base, layouts
-        self.clock, self.progress = clock, progress
-        self.evidence = Evidence(candidate, laboratory)
+        self.evidence = evidence
+        self.laboratory, self.candidate = evidence.laboratory, evidence.candidate
+        self.inside, self.base, self.clock, self.progress = inside, base, clock, progress
+        self.weights_right = False
         self.unexplained: list[str] = []
 
+    @property
+    def _fitted(self) -> Fitted | None:
+        return self.inside.fitted if isinstance(self.inside, Traced) else self.inside
+
     def diagnosis(self) -> Diagnosis:
-        open_to_view = self.candidate.module is not None and self.layouts
-        theirs = weights_of(self.candidate, self.laboratory.config, self.layouts) if open_to_view else None
-        if theirs is not None:
+        if self._fitted is not None:
             self.progress("weights")
-            weights = wrong_weights(self.laboratory, theirs, self.clock)
+            weights = wrong_weights(self.laboratory, self._fitted.canonical(), self.clock)
+            self.weights_right = not any(not cause.fault.harmless for cause in weights.whole)
             for base in dict.fromkeys((weights.causes, weights.whole)):
                 self.progress("stage by stage")
-                found = self._inside((*self.base, *base), most=2 if weights.left and base == weights.causes else 3)
+                found = self._stage_by_stage((*self.base, *base), 2 if weights.left and base == weights.causes else 3)
                 if found:
                     return self._named(found)
             self.base = (*self.base, *weights.whole)
         silent = self._without_search()
         if silent is not None:
             return silent
-        if self.unexplained and not self.clock.over:  # what cannot be explained from inside cannot be from outside
-            return self._unknown(Outcome())
-        outcome = Search(self.evidence, self.clock, self.progress, self.base).run()
-        return self._named(list(outcome.proven)) if outcome.proven else self._unknown(outcome)
+        if self.unexplained and not self.clock.over:  # what the record does not explain, its logits cannot
+            return self._unknown(Searched())
+        searched = Search(self.evidence, self.clock, self.progress, self.base).run()
+        return self._named(list(searched.proven)) if searched.proven else self._unknown(searched)
 
-    def _inside(self, base: Causes, most: int) -> list[Found]:
-        config, ids = self.laboratory.config, self.laboratory.prompts.text
-        rounding: Rounding = "float64"
-        cut = passages(self.candidate, config, self.layouts, ids, rounding)
-        if cut is None:
-            rounding = "float32"
-            cut = passages(self.candidate, config, self.layouts, ids, rounding)
-        if cut is None:
+    def _stage_by_stage(self, base: Causes, most: int) -> list[Hypothesis]:
+        traced = self._traced()
+        cut = passages(traced) if traced is not None else None
+        if traced is None or cut is None:
             return []
-        inside = Inside(self.laboratory, cut, rounding, base, most, self.clock)
-        found = [self._judged(inside, causes) for causes in self.clock.during(inside.run())]
-        self.unexplained = inside.unexplained()
+        white_box = WhiteBox(self.laboratory, cut, traced.rounding, base, most, self.clock)
+        found = [self._judged(white_box, causes) for causes in self.clock.during(white_box.run())]
+        self.unexplained = white_box.unexplained()
         return simplest([each for each in found if each is not None])
 
-    def _judged(self, inside: Inside, causes: Causes) -> Found | None:
+    def _traced(self) -> Traced | None:
+        if isinstance(self.inside, Fitted):
+            prompt = Prompt("the prompt of the search", self.laboratory.prompts.text)
+            try:
+                self.inside = record(self.candidate, self.inside, prompt)
+            except CandidateError:  # it bears no hooks, or fails on this prompt: its logits are left
+                self.inside = None
+        return self.inside
+
+    def _judged(self, white_box: WhiteBox, causes: Causes) -> Hypothesis | None:
         if not self.evidence.finite:  # logits that are all NaN prove nothing; the stage before NaN spread does
-            left = inside.left_by(causes)
-            return Found(causes, Explained(left, left, math.inf, LINE))
-        known = Found(causes, self.evidence.explained(causes))
+            left = white_box.left_by(causes)
+            return Hypothesis(causes, Explained(left, left, math.inf, LINE))
+        known = Hypothesis(causes, self.evidence.explained(causes))
         if known.explained or (causes and self._invisible(known)):
             return known
         return proven(self.evidence, causes)
 
-    def _invisible(self, found: Found) -> bool:
+    def _invisible(self, found: Hypothesis) -> bool:
         """Whether it is something that logits do not show: the weights, or two runs, are proof enough."""
         return not self.evidence.differs and found.explained.multiple <= LINE
 
     def _without_search(self) -> Diagnosis | None:
         """The cases in which there is nothing to search for, or no way to."""
-        baseline = self.evidence.baseline
         if self.base:
-            known = Found(self.base, self.evidence.explained(self.base))
+            known = Hypothesis(self.base, self.evidence.explained(self.base))
             if known.explained or self._invisible(known):
                 return self._named([known])
         if not self.evidence.differs:
-            why = f"there is nothing to explain, logits are within {baseline:.2g} x floor"
-            return Diagnosis(baseline=baseline, why=why)
+            return self._silent("nothing differs")
         dtypes = {self.candidate.dtype, *(logits.dtype for logits in self.evidence.logits)}
-        low = [str(dtype).removeprefix("torch.") for dtype in dtypes if torch.finfo(dtype).bits < 32]
-        if low:
-            why = f"it computes in {low[0]}, which is too coarse to prove a cause: run it in float32"
-            return Diagnosis(baseline=baseline, why=why)
+        if any(torch.finfo(dtype).bits < 32 for dtype in dtypes):
+            return self._silent("low precision")
         return None
 
-    def _named(self, found: Sequence[Found]) -> Diagnosis:
-        layout = self.layouts[0] if self.layouts else None
+    def _silent(self, reason: Reason, closest: Closest | None = None) -> Diagnosis:
+        return Diagnosis(
+            baseline=self.evidence.baseline,
+            reason=reason,
+            stages=tuple(self.unexplained),
+            closest=closest,
+            seconds=self.clock.seconds,
+            tried=self.clock.share(self.laboratory.config),
+        )
+
+    def _named(self, found: Sequence[Hypothesis]) -> Diagnosis:
+        layout = self._fitted.layout if self._fitted is not None else None
         config = self.laboratory.config
         best, *others = (tuple(cause for cause in each.causes if not cause.fault.harmless) for each in found)
-        notes = tuple(
-            findings((cause,), config, layout)[0].says + ": a matter of precision, not a bug"
-            for cause in found[0].causes
-            if cause.fault.harmless
-        )
+        harmless = findings(tuple(cause for cause in found[0].causes if cause.fault.harmless), config, layout)
         if not best:
-            return Diagnosis(baseline=self.evidence.baseline, why="; ".join(notes))
+            return replace(self._silent("nothing differs"), harmless=harmless)
         return Diagnosis(
-            findings(best, config, layout, others),
+            findings(best, config, layout, others, weights_right=self.weights_right),
             tuple(findings(other, config, layout) for other in dict.fromkeys(others) if other != best),
             found[0].explained.multiple,
             self.evidence.baseline,
-            notes=notes,
+            harmless,
+            seconds=self.clock.seconds,
+            tried=self.clock.share(config),
         )
 
-    def _unknown(self, outcome: Outcome) -> Diagnosis:
-        nearest = (Closest(" and ".join(map(str, c)) or "no fault", self.evidence.rough(c)) for c in outcome.nearest)
-        why = "no fault of the table, nor a set of them, reproduces these logits"
+    def _unknown(self, searched: Searched) -> Diagnosis:
         if not self.evidence.finite:
-            why = "logits are not finite, and there is no number to reproduce: look at the mask, and for NaN in weights"
-        elif self.unexplained:
-            why += f"; stages that none explains: {', '.join(collapse(self.unexplained))}"
-        if self.clock.over:
-            why += f"; the search stopped after {self.clock.seconds:g} s"
-        return Diagnosis(baseline=self.evidence.baseline, closest=tuple(nearest), why=why)
+            return self._silent("not finite")
+        closest = None
+        for causes in searched.nearest[:1]:
+            left = self.evidence.rough(causes)
+            if causes and left <= _HALF * self.evidence.baseline:
+                closest = Closest(" and ".join(map(str, causes)), left)
+        return self._silent("out of time" if self.clock.over else "no known fault", closest)
+
+
+# ------------------------------------------------------------------------------------------------- deterministic runs
+
+_DROPOUT = (F.dropout, torch.dropout, torch.dropout_)
+_ATTENTION_DROPOUT = 4  # dropout_p is the fifth argument of scaled_dot_product_attention
+
+
+class WithoutDropout(TorchFunctionMode):
+    """Inside, dropout does nothing."""
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in _DROPOUT:
+            return args[0] if args else kwargs["input"]
+        if func is F.scaled_dot_product_attention:
+            if len(args) > _ATTENTION_DROPOUT:
+                args = (*args[:_ATTENTION_DROPOUT], 0.0, *args[_ATTENTION_DROPOUT + 1 :])
+            else:
+                kwargs["dropout_p"] = 0.0
+        return func(*args, **kwargs)
+
+
+def is_deterministic(candidate: Candidate, ids: Tensor) -> bool:
+    """Whether the same ids give the same logits, twice."""
+    one, other = candidate.logits(ids), candidate.logits(ids)
+    return bool(torch.equal(one.nan_to_num(), other.nan_to_num()))

@@ -1,15 +1,25 @@
-"""What a diagnosis says, to people and to programs."""
+"""What a diagnosis says: facts, for people and programs. The sentences about them are made in `reports`."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose.fault import Cause, Causes
+from gpt2_from_scratch.diagnose.fault import Cause, Causes, Remedy
 from gpt2_from_scratch.mapping import Ignore, Layout, collapse
+
+# Why no fault is named.
+Reason: TypeAlias = Literal[
+    "random",  # the same ids give other logits each time, and dropout is not the reason
+    "nothing differs",  # on the prompts of the search the candidate is right
+    "low precision",  # it computes too coarsely to prove a cause
+    "not finite",  # there is no number to reproduce
+    "no known fault",  # the whole search was done
+    "out of time",  # it was not
+]
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,7 @@ class Finding:
         says: what the candidate does, in a sentence.
         where: stages or tensors; none: wherever the fault can be made.
         value: of its parameter, where it has one that can be written down.
-        remedy: the repair, in the vocabulary of the candidate's layout.
+        remedy: the repair, in the names of the candidate's own modules.
         symptom: what a user sees.
         source: where it was seen, or why it happens.
     """
@@ -30,22 +40,21 @@ class Finding:
     says: str
     where: tuple[str, ...] = ()
     value: float | str | None = None
-    remedy: str = ""
+    remedy: Remedy = field(default_factory=lambda: Remedy(""))
     symptom: str = ""
     source: str = ""
 
     def __str__(self) -> str:
-        places = f" (in {', '.join(collapse(self.where))} only)" if self.where else ""
-        return self.says + places
+        return self.says + (f" (in {', '.join(collapse(self.where))} only)" if self.where else "")
 
 
 @dataclass(frozen=True)
 class Closest:
-    """A hypothesis that explains something, and not enough to be believed.
+    """A hypothesis that explains more than half of the difference, and too little to be believed.
 
     Args:
         faults: their names, and where.
-        multiple: what remains, in floors.
+        multiple: what remains, in noise floors.
     """
 
     faults: str
@@ -54,79 +63,76 @@ class Closest:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Which faults explain the candidate's logits. Truthy when that is proven.
+    """Which faults explain the candidate's numbers. Truthy when that is proven.
 
     Args:
         faults: those that, made in our own model together, give the candidate's logits.
-        group: other sets of faults that give the same logits, one of which may be the truth.
-        multiple: the largest difference that remains, in floors of the faulty model.
-        baseline: the difference that was to be explained, in floors.
-        closest: where nothing was proven, what came nearest.
-        why: where nothing was proven, why not.
-        notes: what else is worth knowing.
+        alternatives: other sets of faults that give the same logits, one of which may be the truth.
+        multiple: the largest difference that remains, in noise floors of the faulty model.
+        baseline: the difference that was to be explained, in noise floors.
+        harmless: choices of precision that were recognised beside the faults, and are no bugs.
+        reason: where nothing is proven, why; else None.
+        stages: where nothing is proven, the stages of the forward pass that no known fault explains.
+        closest: where nothing is proven, what came nearest, if anything came near.
+        seconds: the time that the search was given.
+        tried: share of the fault table that was tried, each fault by itself.
     """
 
     faults: tuple[Finding, ...] = ()
-    group: tuple[tuple[Finding, ...], ...] = ()
+    alternatives: tuple[tuple[Finding, ...], ...] = ()
     multiple: float = float("inf")
     baseline: float = float("nan")
-    closest: tuple[Closest, ...] = ()
-    why: str = ""
-    notes: tuple[str, ...] = ()
+    harmless: tuple[Finding, ...] = ()
+    reason: Reason | None = None
+    stages: tuple[str, ...] = ()
+    closest: Closest | None = None
+    seconds: float | None = None
+    tried: float = 1.0
 
     def __bool__(self) -> bool:
         return bool(self.faults)
 
     def __str__(self) -> str:
-        if not self:
-            return "; ".join([f"no known fault explains it: {self.why}", *map(_near, self.closest[:1])])
-        parts = ["; and ".join(map(str, self.faults)) + "."]
-        names = [finding.name for finding in self.faults]
-        others = [findings for findings in self.group if [finding.name for finding in findings] != names]
-        if others:
-            sets = "; or: ".join(" and ".join(map(str, findings)) for findings in others)
-            parts.append(f"The same logits come from: {sets}.")
-        parts.append(f"Simulating that explains your logits to {self.multiple:.1f} x floor.")
-        parts.append("Fix: " + "; ".join(dict.fromkeys(finding.remedy for finding in self.faults)))
-        return " ".join([*parts, *self.notes])
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-
-        def of(finding: Finding) -> dict[str, Any]:
-            return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(finding).items()}
-
-        return {
-            "explained": bool(self),
-            "faults": [of(finding) for finding in self.faults],
-            "group": [[of(finding) for finding in findings] for findings in self.group],
-            "multiple": self.multiple if self else None,
-            "baseline": self.baseline,
-            "closest": [{"faults": near.faults, "multiple": near.multiple} for near in self.closest],
-            "why": self.why,
-            "notes": list(self.notes),
-        }
-
-
-def _near(closest: Closest) -> str:
-    return f"the nearest is {closest.faults}, which leaves {closest.multiple:.3g} x floor"
+        return "; and ".join(map(str, self.faults)) if self else f"no fault is named: {self.reason}"
 
 
 def findings(
-    causes: Causes, config: GPTConfig, layout: Layout | None, alike: Sequence[Causes] = ()
+    causes: Causes,
+    config: GPTConfig,
+    layout: Layout | None,
+    alike: Sequence[Causes] = (),
+    *,
+    weights_right: bool = False,
 ) -> tuple[Finding, ...]:
     """Causes in words.
 
     Args:
         causes: a hypothesis.
         config: of the checkpoint.
-        layout: of the candidate, if known: its names are used.
+        layout: the one that the candidate fits, if known: its names are used.
         alike: hypotheses that explain as much; where they differ in a parameter alone, its range is told.
+        weights_right: whether the candidate's weights were compared and are the checkpoint's, so that what looks like
+            wrong weights is code that uses them wrongly.
     """
-    return tuple(
-        _finding(cause, config, layout, [one.value for other in alike for one in other if one.fault is cause.fault])
-        for cause in causes
-    )
+    found = []
+    for cause in causes:
+        also = [one.value for other in alike for one in other if one.fault is cause.fault]
+        finding = _finding(cause, config, layout, also)
+        modules = _modules(cause, config)
+        if weights_right and modules:
+            text = f"the weights of {' and '.join(modules)} are the checkpoint's: the code that uses them does this"
+            finding = replace(finding, remedy=Remedy(in_words_of(layout, text, config)))
+        found.append(finding)
+    return tuple(found)
+
+
+def _modules(cause: Cause, config: GPTConfig) -> list[str]:
+    """The modules whose weights a cause changes, as `in_words_of` takes them; none if it changes anything else."""
+    paths = [path for pairs in cause.changes(config).values() for path, _ in pairs]
+    if not paths or any(not path.endswith((".weight", ".bias")) for path in paths):
+        return []
+    owners = (re.sub(r"^h\.\d+", "h.*", path.rpartition(".")[0]) for path in paths)
+    return [f"{{{owner}}}" for owner in dict.fromkeys(owners)]
 
 
 def _finding(cause: Cause, config: GPTConfig, layout: Layout | None, also: Sequence[Any] = ()) -> Finding:
@@ -145,22 +151,22 @@ def _finding(cause: Cause, config: GPTConfig, layout: Layout | None, also: Seque
         fault.says.format(value=shown, config=config),
         where,
         None if isinstance(value, Tensor | tuple) else value,
-        in_words_of(layout, remedy.replace("{config.", "{config:"), config),
+        Remedy(in_words_of(layout, remedy.text, config), in_words_of(layout, remedy.code, config)),
         fault.symptom,
         fault.source,
     )
 
 
 def in_words_of(layout: Layout | None, text: str, config: GPTConfig) -> str:
-    """``{h.*.mlp.act}`` as the layout calls it; ``{config:field}`` as the configuration says."""
+    """``{h.*.mlp.act}`` as the layout calls it; ``{config.field}`` as the configuration says."""
     rows = () if layout is None else layout.rows
     names = {row.site: row.place for row in rows if not isinstance(row, Ignore)}
 
     def word(match: re.Match[str]) -> str:
         key = match[1]
-        if not key.startswith("config:"):
+        if not key.startswith("config."):
             return names.get(key, key)
-        value = getattr(config, key.removeprefix("config:").removesuffix(":g"))
+        value = getattr(config, key.removeprefix("config.").removesuffix(":g"))
         return f"{value:g}" if isinstance(value, float) else str(value)
 
     return re.sub(r"\{([^{}]+)\}", word, text)

@@ -1,22 +1,28 @@
-"""Where the candidate leaves the reference: the first place that received the right numbers and returned wrong ones.
+"""Where the candidate leaves the reference: one forward pass of the candidate, recorded and compared place by place.
 
-The one idea: a layout's sites are walked in execution order, both sides of each. Between modules there is computation,
-too: what the query-key-value layer returned and what the projection after it received enclose the attention itself, and
-so such gaps are sites of their own (`h.0.attn.probabilities`, `h.0.attn.merged`, `h.0.mlp.act` where it is no module).
+A module is at fault where its input agrees with the reference's and its output does not. The layout's sites are walked
+in execution order, both sides of each. Between modules there is computation, too: what the query-key-value layer
+returned and what the projection after it received enclose the attention itself, and so such gaps are sites of their
+own (`h.0.attn.probabilities`, `h.0.attn.merged`, `h.0.mlp.act` where it is no module). The same record, cut into
+stages, is what the search for the fault explains.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.prompts import Prompt
+from gpt2_from_scratch.checks.weights import Fitted
 from gpt2_from_scratch.compare import EXACT_SITE_RTOL, LINE, SITE_RTOL, compare
-from gpt2_from_scratch.mapping import Layout, collapse, match_module
+from gpt2_from_scratch.diagnose.evidence import gap
+from gpt2_from_scratch.diagnose.fault import EMBED, HEAD, NORM, stages
+from gpt2_from_scratch.diagnose.simulation import Rounding
+from gpt2_from_scratch.errors import CandidateError
+from gpt2_from_scratch.mapping import collapse
 from gpt2_from_scratch.precision import run_in_float64
 from gpt2_from_scratch.reference import Reference
 from gpt2_from_scratch.trace import Site, trace
@@ -28,7 +34,7 @@ _QKV = ("query", "key", "value")
 class SiteResult:
     """One compared place: the relative error of what it received and of what it returned.
 
-    Token ids and positions count as received rightly: whoever looks up wrong positions is at fault himself.
+    Integer inputs are treated as correct, so wrong positions are blamed on the embedding lookup.
 
     Args:
         site: canonical name.
@@ -39,6 +45,7 @@ class SiteResult:
         parts: of query, key and value, those that are wrong.
         positions: relative error of the output at each position, where it has positions.
         limit: largest relative error that is rounding, here.
+        modules: the candidate's own names for it.
     """
 
     site: str
@@ -49,6 +56,7 @@ class SiteResult:
     parts: tuple[str, ...] = ()
     positions: tuple[float, ...] = ()
     limit: float = SITE_RTOL
+    modules: tuple[str, ...] = ()
 
     @property
     def diverges(self) -> bool:
@@ -59,6 +67,15 @@ class SiteResult:
     def name(self) -> str:
         """The site, and which of its parts."""
         return f"{self.site} ({', '.join(self.parts)})" if self.parts else self.site
+
+    @property
+    def place(self) -> str:
+        """The same in the candidate's words first, where it has other words."""
+        modules = self.modules
+        if self.parts and len(modules) == len(_QKV):
+            modules = tuple(name for part, name in zip(_QKV, modules, strict=True) if part in self.parts)
+        theirs = " / ".join(modules)
+        return f"{theirs} ({', '.join((self.site, *self.parts))})" if theirs not in ("", self.site) else self.name
 
 
 @dataclass(frozen=True)
@@ -94,80 +111,205 @@ class Divergence:
                 idle = None
         return None
 
-    def __str__(self) -> str:
-        first = self.first
-        gap = self._gap()
-        if first is not None and not first.called:
-            return f"first divergence at {first.name}, which never ran; what follows received wrong numbers"
-        if first is not None:
-            errors = f"its input agrees (relative error {first.input:.1e}), its output does not ({first.output:.1e})"
-            inside = f"; inside it, {gap}" if gap else ""
-            often = f"; it ran {first.calls} times, the first is compared" if first.calls > 1 else ""
-            return f"first divergence at {first.name}: {errors}{inside}{often}"
-        return (
-            f"first divergence {gap}" if gap else "every compared module agrees: the difference arises after the last"
-        )
-
-    def _gap(self) -> str:
-        """Between which two modules the numbers go wrong, where no module by itself does."""
+    @property
+    def gap(self) -> tuple[str, str] | None:
+        """Between which two places the numbers go wrong, where no module by itself does. None where one does."""
         for before, site in zip((None, *self.sites), self.sites, strict=False):
             if site.diverges:
-                return ""
+                return None
             if site.called and not site.input <= site.limit:
-                return f"between {before.site if before else 'the input'} and {site.site}"
-        return ""
+                return (before.place if before else "the input", site.place)
+        return None
+
+    def __str__(self) -> str:
+        first, gap = self.first, self.gap
+        between = f"between {gap[0]} and {gap[1]}" if gap else ""
+        if first is None:
+            return f"first divergence {between}" if gap else "every compared module agrees: they part after the last"
+        if not first.called:
+            return f"first divergence at {first.place}, which never ran; what follows received wrong numbers"
+        inside = f"; inside it, {between}" if gap else ""
+        often = f"; it ran {first.calls} times, the first is compared" if first.calls > 1 else ""
+        return (
+            f"first divergence at {first.place}: its input agrees (relative error {first.input:.1e}), its output does "
+            f"not ({first.output:.1e}){inside}{often}"
+        )
 
 
-def find_divergence(
-    candidate: Candidate, reference: Reference, prompt: Prompt, layouts: Sequence[Layout], exact: bool = False
-) -> Divergence | None:
-    """Traces both models on one prompt and walks the layout's sites in execution order.
+# ----------------------------------------------------------------------------------------------------------- record
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Traced:
+    """One forward pass of a module, with what every site of its layout received and returned.
 
     Args:
-        candidate: a torch module; others cannot be looked into.
+        fitted: the module and its layout.
+        prompt: what was asked.
+        logits: what was answered.
+        sites: the candidate's own module name -> what it received and returned.
+        rounding: "float64" where the module could be run so, else "float32": as it is.
+        moved: the same run with the module's rounded constants moved, twice, if it has any: sites and logits.
+    """
+
+    fitted: Fitted
+    prompt: Prompt
+    logits: Tensor
+    sites: Mapping[str, Site]
+    rounding: Rounding
+    moved: tuple[tuple[Mapping[str, Site], Tensor], ...] = ()
+
+    @property
+    def names(self) -> Mapping[str, tuple[str, ...]]:
+        """GPT-2's modules -> the candidate's."""
+        return dict(self.fitted.layout.sites(self.fitted.config))
+
+
+def record(candidate: Candidate, fitted: Fitted, prompt: Prompt, exact: bool = True) -> Traced:
+    """Runs a module once and records every site, in float64 if that is possible.
+
+    Args:
+        candidate: the model under test.
+        fitted: its module and layout.
+        prompt: short: every site's numbers are held at once.
+        exact: try float64 first.
+
+    Raises:
+        CandidateError: it crashed, or returned no logits.
+    """
+    names = dict(fitted.layout.sites(fitted.config))
+    attention = [name for site, theirs in names.items() if site.endswith(".attn") for name in theirs]
+    uncompiled = candidate.uncompiled()
+
+    def run() -> tuple[Mapping[str, Site], Tensor]:
+        logits: list[Tensor] = []
+        sites = trace(
+            fitted.module,
+            [name for theirs in names.values() for name in theirs],
+            lambda: logits.append(uncompiled.logits(prompt.ids)),
+            attention=attention,
+        )
+        return sites, logits[0]
+
+    if exact:
+        try:
+            (sites, logits), moved = run_in_float64(run, fitted.module)
+            return Traced(fitted, prompt, logits, sites, "float64", moved)
+        except (CandidateError, NotImplementedError):  # then as it is
+            pass
+    sites, logits = run()
+    return Traced(fitted, prompt, logits, sites, "float32")
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What one stage of the candidate received and returned.
+
+    Args:
+        stage: its name.
+        entering: what it received.
+        leaving: what it returned.
+        moved: the most by which rounded constants can have moved what it returned.
+    """
+
+    stage: str
+    entering: Tensor
+    leaving: Tensor
+    moved: float = 0.0
+
+
+def passages(traced: Traced) -> tuple[Passage, ...] | None:
+    """The record cut into the stages of a forward pass; None where it cannot be.
+
+    Args:
+        traced: a run of the candidate.
+    """
+    config, ids = traced.fitted.config, traced.prompt.ids
+    seen = _stages_in(traced, traced.sites)
+    if NORM not in seen or not any(stage.startswith("h.") for stage in seen):
+        return None
+    others = [_cut(_stages_in(traced, sites), logits, traced) for sites, logits in traced.moved]
+    cut = []
+    for place, passage in enumerate(_cut(seen, traced.logits, traced)):
+        distances = [gap(other[place].leaving, passage.leaving) for other in others]
+        cut.append(replace(passage, moved=sum(each for each in distances if math.isfinite(each))))
+    width = (*ids.shape, config.n_embd)
+    return tuple(cut) if all(tuple(passage.entering.shape) == width for passage in cut[1:]) else None
+
+
+def _stages_in(traced: Traced, sites: Mapping[str, Site]) -> Mapping[str, Site]:
+    first = {stage: traced.names[stage][0] for stage in stages(traced.fitted.config) if traced.names.get(stage)}
+    return {stage: sites[name] for stage, name in first.items() if name in sites}
+
+
+def _cut(seen: Mapping[str, Site], logits: Tensor, traced: Traced) -> tuple[Passage, ...]:
+    """All stages in order. What a stage returned is what the next one received; a block that never ran, its input."""
+    cut: list[Passage] = []
+    leaving = logits
+    for stage in reversed(stages(traced.fitted.config)):
+        if stage == EMBED:
+            entering = traced.prompt.ids
+        elif stage == HEAD:
+            entering = seen[stage].input if stage in seen else seen[NORM].output
+        else:
+            entering = seen[stage].input if stage in seen else leaving
+        cut.append(Passage(stage, entering.cpu().contiguous(), leaving.cpu().contiguous()))
+        leaving = entering
+    return tuple(reversed(cut))
+
+
+# ---------------------------------------------------------------------------------------------------------- compare
+
+
+def locate(
+    candidate: Candidate, fitted: Fitted, reference: Reference, prompt: Prompt, exact: bool = False
+) -> tuple[Traced, Divergence]:
+    """Runs both models on one prompt and walks the layout's sites in execution order.
+
+    Args:
+        candidate: the model under test.
+        fitted: its module and layout.
         reference: what it should be.
         prompt: short: every site's numbers are held at once.
-        layouts: the module's layout, or its variants.
-        exact: run both in float64, which the candidate can be: the smallest faults are seen only there.
+        exact: what differs is so small that it shows only beyond float32's rounding.
 
     Returns:
-        None when the candidate is no module, so that nothing inside it can be seen.
+        The record of the candidate's run, and where it leaves the reference.
     """
-    module, config = candidate.module, reference.config
-    if module is None:
-        return None
-    theirs_of = dict(match_module(module, config, layouts).layout.sites(config))
-    uncompiled = candidate.uncompiled()
-    run = partial(
-        trace,
-        module,
-        [name for names in theirs_of.values() for name in names],
-        lambda: uncompiled.logits(prompt.ids),
-        attention=[name for site, names in theirs_of.items() if site.endswith(".attn") for name in names],
-    )
-    actual, moved = run_in_float64(run, module) if exact else (run(), ())
-    existing = {name for name, _ in module.named_modules(remove_duplicate=False)}
-    if exact:
-        right = reference.trace(prompt.ids, torch.float64)
-        limits = _exact_limits(list(right), theirs_of, actual, moved)
+    traced = record(candidate, fitted, prompt)
+    divergence = _compared(traced, reference, candidate.precision, exact)
+    if traced.rounding == "float64" and not exact and divergence.first is None and divergence.gap is None:
+        rounded = record(candidate, fitted, prompt, exact=False)  # a fault of the rounding itself
+        return traced, _compared(rounded, reference, candidate.precision, exact)
+    return traced, divergence
+
+
+def _compared(traced: Traced, reference: Reference, precision: torch.dtype, exact: bool) -> Divergence:
+    ids = traced.prompt.ids
+    existing = {name for name, _ in traced.fitted.module.named_modules(remove_duplicate=False)}
+    rounded = reference.trace(ids)
+    if traced.rounding == "float64":
+        right = reference.trace(ids, torch.float64)
+        other = rounded if precision == torch.float32 else reference.trace(ids, precision)
     else:
-        right = reference.trace(prompt.ids)
-        rounding = torch.float64 if candidate.precision == torch.float32 else candidate.precision
-        limits = _limits(right, reference.trace(prompt.ids, rounding))
+        right = rounded
+        other = reference.trace(ids, torch.float64 if precision == torch.float32 else precision)
+    sharp = exact and traced.rounding == "float64"
+    limits = _exact_limits(list(right), traced) if sharp else _limits(right, other)
     pairs: dict[str, _Pair] = {}
     results, absent = [], []
     for site, expected in right.items():
-        names = theirs_of.get(site, ())
+        names = traced.names.get(site, ())
         if not names or not existing.issuperset(names):
             absent.append(site)
-        elif not all(name in actual for name in names):
-            results.append(SiteResult(site, math.nan, math.nan, called=False))
+        elif not all(name in traced.sites for name in names):
+            results.append(SiteResult(site, math.nan, math.nan, called=False, modules=names))
         else:
-            pairs[site] = _Pair([actual[name] for name in names], expected, limits[site])
-            results.append(_compare(site, pairs[site]))
+            pairs[site] = _Pair([traced.sites[name] for name in names], expected, limits[site])
+            results.append(replace(_compare(site, pairs[site]), modules=names))
     walked = [place for result in results for place in (*_before(result.site, pairs), result)]
     absent = [site for site in absent if site not in {place.site for place in walked}]
-    return Divergence(tuple(walked), tuple(collapse(absent)), prompt.name)
+    return Divergence(tuple(walked), tuple(collapse(absent)), traced.prompt.name)
 
 
 def _limits(right: Mapping[str, Site], rounded: Mapping[str, Site]) -> Mapping[str, float]:
@@ -186,18 +328,14 @@ def _limits(right: Mapping[str, Site], rounded: Mapping[str, Site]) -> Mapping[s
     return limits
 
 
-def _exact_limits(
-    sites: Sequence[str],
-    theirs_of: Mapping[str, Sequence[str]],
-    actual: Mapping[str, Site],
-    moved: Sequence[Mapping[str, Site]],
-) -> Mapping[str, float]:
+def _exact_limits(sites: Sequence[str], traced: Traced) -> Mapping[str, float]:
     """How far from the reference's float64 run a site may be: as far as rounded constants can have moved it."""
     limits, limit = {}, EXACT_SITE_RTOL
     for site in sites:
-        for name in theirs_of.get(site, ()):
-            if name in actual and all(name in other for other in moved):
-                limit = max(limit, sum(_relative(other[name].output, actual[name].output) for other in moved))
+        for name in traced.names.get(site, ()):
+            if name in traced.sites and all(name in other for other, _ in traced.moved):
+                output = traced.sites[name].output
+                limit = max(limit, sum(_relative(other[name].output, output) for other, _ in traced.moved))
         limits[site] = limit
     return limits
 

@@ -1,6 +1,6 @@
 """What the candidate says, and how nearly a simulation says the same.
 
-The one idea: two measures, for two questions. *Which hypothesis is nearest?* is asked thousands of times, so it is
+There are two measures, for two questions. *Which hypothesis is nearest?* is asked thousands of times, so it is
 answered on some of the vocabulary, and blind to what may happen after the last block (a scale, a softmax, a bias): the
 search for what is wrong inside need not know what is wrong outside. *Is this it?* is asked of the few that are near, on
 all logits of all prompts, and answered in floors: the distance of the faulty model from its own float64 run. A wrong
@@ -124,8 +124,8 @@ class Explained:
         multiple: largest difference that remains, in floors of the simulated model.
         left: the same as a number, in float64 where the candidate can be run so.
         difference: largest difference from the reference, which is to be explained; computed like `left`.
-        limit: the most that rounding leaves. A faulty model may amplify rounding until nothing else is left of its
-            logits; where that exceeds the difference, it explains nothing.
+        limit: expected rounding error of the simulation; if it exceeds the observed difference, the hypothesis proves
+            nothing.
     """
 
     multiple: float
@@ -143,12 +143,14 @@ class Laboratory:
     Args:
         model: from `simulated`.
         reference: what the candidate should be.
+        prompts: where the candidate is asked; default: the usual ones.
     """
 
-    def __init__(self, model: GPTModel, reference: Reference) -> None:
+    def __init__(self, model: GPTModel, reference: Reference, prompts: Prompts | None = None) -> None:
         self.model = model
+        self.reference = reference
         self.config = model.config
-        self.prompts = prompts_for(model.config)
+        self.prompts = prompts if prompts is not None else prompts_for(model.config)
         self.single = Simulation(model, self.prompts.single)
         self._moving: dict[Cause, bool] = {}
         self.texts = [Simulation(model, ids) for ids in (self.prompts.text, self.prompts.check)]
@@ -160,6 +162,11 @@ class Laboratory:
         self.floor = max(self.floor, FLOAT32_ULP * max(float(logits.abs().max()) for logits in self.expected))
         # How much further apart the reference's roundings are than float32 and float64 of our own model.
         self._spread = max(1.0, self.floor / self._own_floor(()))
+
+    def asking(self, ids: Tensor) -> "Laboratory":
+        """Another one, which searches on these ids ``[B, T]`` and on their tokens by themselves."""
+        single = torch.unique(ids)[: len(self.prompts.single), None]
+        return Laboratory(self.model, self.reference, Prompts(single, ids, self.prompts.check))
 
     def moves_single_tokens(self, cause: Cause) -> bool:
         """Whether a fault shows on a token by itself."""

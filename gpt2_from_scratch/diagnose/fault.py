@@ -1,6 +1,6 @@
 """What a fault is: attributes of our own model, by their dotted paths, and what stands there instead.
 
-The one idea: nothing is copied. `GPTModel` is a tree whose every weight, number and formula has a path
+Nothing is copied. `GPTModel` is a tree whose every weight, number and formula has a path
 (``h.3.attn.scale``, ``wpe.forward``), and a fault is a table from paths to changes; ``*`` stands for every layer. So a
 fault reads as what it is, several can be made at once, each can be confined to some layers, and taking the changes
 back leaves the model as it was.
@@ -10,7 +10,6 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -47,6 +46,22 @@ Change: TypeAlias = Callable[[Place], Any]  # -> what stands there instead
 Changes: TypeAlias = Mapping[str, Change]
 
 
+@dataclass(frozen=True)
+class Remedy:
+    """A repair. Names of GPT-2's modules in braces, ``{h.*.mlp.act}``, become those of the candidate.
+
+    Args:
+        text: what to do.
+        code: the right expression, if one says it.
+    """
+
+    text: str
+    code: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text}: {self.code}" if self.code else self.text
+
+
 @dataclass(frozen=True, eq=False)
 class Fault:
     """One row of the table. Compared by identity.
@@ -55,8 +70,7 @@ class Fault:
         name: short, in the field's words.
         says: what the candidate does and what GPT-2 does; ``{value}`` is the fitted parameter.
         symptom: what a user sees.
-        remedy: the repair. Canonical sites in braces, ``{h.*.mlp.act}``, become the module names of the candidate's
-            layout.
+        remedy: the repair.
         source: where it was seen, or why it happens.
         changes: what it does to our model; where it has a parameter, a function of its value.
         values: the parameter's plausible values for a configuration; none: no parameter, or one that is not searched
@@ -74,7 +88,7 @@ class Fault:
     name: str
     says: str
     symptom: str
-    remedy: str
+    remedy: Remedy
     source: str
     changes: Changes | Callable[[Any], Changes]
     values: Callable[[GPTConfig], Sequence[Any]] | None = None
@@ -85,7 +99,7 @@ class Fault:
     kept: bool = False
     harmless: bool = False
     needs: Callable[[GPTConfig], bool] = lambda config: True
-    remedies: Mapping[str, str] = field(default_factory=dict)
+    remedies: Mapping[str, Remedy] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"<fault {self.name}>"
@@ -117,8 +131,11 @@ class Cause:
     stages: frozenset[str] | None = None
 
     def changes(self, config: GPTConfig) -> Mapping[str, Sequence[tuple[str, Change]]]:
-        """Stage -> paths and their changes, in execution order."""
-        return _unrolled(self, config.n_layer)
+        """Stage -> paths and their changes, in execution order. Kept as long as the cause is."""
+        known: dict[int, Mapping[str, Sequence[tuple[str, Change]]]] = self.__dict__.setdefault("_known", {})
+        if config.n_layer not in known:
+            known[config.n_layer] = _unrolled(self, config.n_layer)
+        return known[config.n_layer]
 
     @property
     def where(self) -> tuple[str, ...]:
@@ -191,7 +208,6 @@ def place_of(model: GPTModel, path: str) -> Place:
     return Place(model, owner, getattr(owner, name), layer)
 
 
-@lru_cache(maxsize=1 << 14)
 def _unrolled(cause: Cause, n_layer: int) -> Mapping[str, Sequence[tuple[str, Change]]]:
     changes = cause.fault.changes
     table: Changes = changes if isinstance(changes, Mapping) else changes(cause.value)

@@ -1,6 +1,6 @@
 """The search for what explains the candidate's logits, from logits alone.
 
-The one idea: a token by itself cannot show what happens *between* tokens. On single-token prompts only faults inside a
+A token by itself cannot show what happens *between* tokens. On single-token prompts only faults inside a
 token act (weights, LayerNorm, activation, shortcuts, embeddings); scores, masks, heads and positions do not. So the
 search is two small ones instead of a large one: which faults explain single tokens, and then, with those made, which
 faults between tokens explain text. What may happen after the last block is invisible to both (see `Measure`) and is
@@ -8,25 +8,29 @@ settled at the end, by arithmetic. Fewer faults are tried before more.
 """
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
+import torch
 from torch import Tensor
 
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.evidence import BETTER, Evidence, Explained, gap
 from gpt2_from_scratch.diagnose.fault import HEAD, NORM, Cause, Causes, Fault
-from gpt2_from_scratch.diagnose.head import own_head
-from gpt2_from_scratch.diagnose.simulation import Rounding
+from gpt2_from_scratch.diagnose.simulation import Rounding, Simulation
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS, PRECISIONS
+from gpt2_from_scratch.errors import CandidateError
+from gpt2_from_scratch.model import GPTModel
+from gpt2_from_scratch.precision import in_float64
 
 # Distances (see `Measure`). Float32 rounding leaves 1e-7 to 1e-6 in a healthy model, and up to a hundred times that in
 # one whose fault amplifies it; the mildest fault makes 1e-5.
 _NEAR = 1e-4  # a hypothesis may be the truth, and is judged
-_STANDING_OUT = 3  # some that explain much are judged, too: the truth, where a fault amplifies rounding without bound
+_STANDING_OUT = 3  # also verify the three best hypotheses if they are far ahead, because some faults amplify rounding
 _SAME = 2e-6  # as good as no difference
 _NEAR_LOGITS = 1e-3  # near for logits, as a share of their range
 _FITS = 0.1  # what is fitted to the difference must explain nine tenths of it
@@ -35,10 +39,47 @@ _BEAM = 8
 _JUDGED = 12  # hypotheses per round that are judged: each costs runs in float64
 
 Distance: TypeAlias = Callable[[Causes], float]
+Item = TypeVar("Item")
+
+
+class Clock:
+    """The time that a search may take, and which faults it has tried until then.
+
+    Args:
+        seconds: from now on.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.end = time.monotonic() + seconds
+        self.tried: set[Fault] = set()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has run out."""
+        return time.monotonic() >= self.end
+
+    def during(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, until time runs out."""
+        for item in items:
+            if self.over:
+                return
+            yield item
+
+    def trying(self, hypotheses: Iterable[Causes]) -> Iterator[Causes]:
+        """The hypotheses, until time runs out; their faults count as tried."""
+        for causes in self.during(hypotheses):
+            self.tried.update(cause.fault for cause in causes)
+            yield causes
+
+    def share(self, config: GPTConfig) -> float:
+        """The share of the table that was tried: of the faults that a model of this configuration can have."""
+        possible = {cause.fault for cause in plausible(config)}
+        return len(possible & self.tried) / len(possible)
 
 
 @dataclass(frozen=True)
-class Found:
+class Hypothesis:
     """A hypothesis and how well it explains the candidate."""
 
     causes: Causes
@@ -51,7 +92,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Searched:
     """What a search found.
 
     Args:
@@ -59,7 +100,7 @@ class Outcome:
         nearest: where nothing is proven, those that came nearest on text.
     """
 
-    proven: tuple[Found, ...] = ()
+    proven: tuple[Hypothesis, ...] = ()
     nearest: tuple[Causes, ...] = ()
 
 
@@ -88,27 +129,28 @@ class Search:
         # Where the difference is small, float32 would hide which hypothesis is nearer.
         self.single, self.text = evidence.measures(precise=evidence.baseline < 100)
         causes = [cause for cause in plausible(config) if not _only_head(cause, config)]
-        if not evidence.leaks:
+        if not evidence.leaks:  # what makes tokens see later ones is ruled out
+            clock.tried.update(cause.fault for cause in causes if cause.fault.leaks)
             causes = [cause for cause in causes if not cause.fault.leaks]
         self.inside = [cause for cause in clock.during(causes) if evidence.laboratory.moves_single_tokens(cause)]
         self.between = [cause for cause in causes if cause not in self.inside]
         self.seen: dict[Causes, float] = {}
 
-    def run(self, most: int = 3) -> Outcome:
+    def run(self, most: int = 3) -> Searched:
         """Searches for one fault, then for one in a single layer, then for two, up to `most`."""
         if not self.evidence.finite:
-            return Outcome(tuple(self._judge([(*self.base, c) for c in self.inside if not self._finite(c)])))
+            return Searched(tuple(self._judge([(*self.base, c) for c in self.inside if not self._finite(c)])))
         for rounds in range(most + 1):
             for phase, hypotheses in self._rounds(rounds):
                 self.progress(phase)
                 found = self._judge(hypotheses())
                 if found or self.clock.over:
-                    return Outcome(tuple(found), self._nearest())
-        return Outcome((), self._nearest())
+                    return Searched(tuple(found), self._nearest())
+        return Searched((), self._nearest())
 
     def _rounds(self, count: int) -> Iterator[tuple[str, Callable[[], list[Causes]]]]:
         if count == 0:
-            yield "after the last block", lambda: [self.base]
+            yield "after the last block", self._after_the_last_block
             yield "precision", self._rounded
         elif count == 1:
             yield "one fault", lambda: self._near(1)
@@ -135,6 +177,12 @@ class Search:
             for base in alike[:_JUDGED]:
                 found += self._on_text(self._grown(self.text.distance, base, self.between, count - inside, beam))
         return sorted(found, key=self.seen.__getitem__)
+
+    def _after_the_last_block(self) -> list[Causes]:
+        """What happens to logits alone is added when a hypothesis is judged, here to none."""
+        config = self.evidence.laboratory.config
+        self.clock.tried.update(cause.fault for cause in plausible(config) if _only_head(cause, config))
+        return [self.base]
 
     def _rounded(self) -> list[Causes]:
         causes = [cause for fault in PRECISIONS for cause in fault.causes(self.evidence.laboratory.config)]
@@ -197,9 +245,9 @@ class Search:
 
     # ----------------------------------------------------------------------------------------------- judging
 
-    def _judge(self, hypotheses: Sequence[Causes]) -> list[Found]:
+    def _judge(self, hypotheses: Sequence[Causes]) -> list[Hypothesis]:
         """Those that explain everything, with what happens after the last block added where that is needed."""
-        found: list[Found] = []
+        found: list[Hypothesis] = []
         enough = math.inf
         for rank, causes in enumerate(hypotheses[:_JUDGED]):
             distance = self.seen.get(causes, 0.0)
@@ -223,12 +271,12 @@ def plausible(config: GPTConfig) -> list[Cause]:
     return [cause for fault in FAULTS for cause in fault.causes(config)]
 
 
-def proven(evidence: Evidence, causes: Causes) -> Found | None:
+def proven(evidence: Evidence, causes: Causes) -> Hypothesis | None:
     """The hypothesis if it explains everything, with what happens after the last block added if it must be."""
     for whole in _with_head(evidence, causes):
         explained = evidence.explained(whole)
         if explained:
-            return Found(whole, explained)
+            return Hypothesis(whole, explained)
     return None
 
 
@@ -266,7 +314,7 @@ def _fits(actual: Tensor, simulated: Tensor) -> Iterator[Causes]:
         yield (Cause(FAULT["lm_head_bias"], bias),)
 
 
-def simplest(found: Sequence[Found]) -> list[Found]:
+def simplest(found: Sequence[Hypothesis]) -> list[Hypothesis]:
     """Of what is proven: the fewest faults, special rows before general ones, the best explained first."""
     if any(not each.general for each in found):
         found = [each for each in found if not each.general]
@@ -285,7 +333,7 @@ def grown(
     """A beam: all sets that are one larger than the best so far, until they are `count` larger than `start`."""
     best = ranked(distance, clock.during([start]))
     for _ in range(count):
-        best = ranked(distance, clock.during(_one_more([causes for _, causes in best[:beam]], pool)))
+        best = ranked(distance, clock.trying(_one_more([causes for _, causes in best[:beam]], pool)))
     return best
 
 
@@ -388,3 +436,65 @@ def _golden_section(function: Callable[[float], float], low: float, high: float)
             right = low + _GOLDEN * (high - low)
             at_right = function(right)
     return (low + high) / 2
+
+
+# ------------------------------------------------------------------------------------------------- a head of its own
+
+# Logits are linear in the final hidden states, and those are known if nothing else is wrong. So the head is the
+# solution of linear equations, one per token: more tokens than the width determine it, and what it then says to other
+# prompts proves it or not. It is the one fault with as many unknown numbers as it has weights, and a common one: the
+# file holds no head, so one that is not tied stays as random as it was built.
+
+_HEAD_SEED = 2424  # of the prompts; others than those that judge
+_PER_WIDTH = 2  # tokens per unknown: rounding then reaches the logits of other prompts with sqrt(2) of its size
+_TOKENS, _ROWS = 64, 4  # of a prompt, and prompts at once
+_UNKNOWN = 0.5  # of a head must be new; one that is nearly the embedding, or it rescaled, has another cause
+
+
+def own_head(evidence: Evidence, base: Causes, clock: Clock) -> Cause | None:
+    """The head that a candidate would have if nothing else were wrong with it.
+
+    Args:
+        evidence: of the candidate, which is asked for the logits of twice as many tokens as it is wide.
+        base: what is known to be wrong.
+        clock: when to give up.
+
+    Returns:
+        A hypothesis, to be judged on prompts that are not among those asked here. None where that head is too much like
+        the embedding to be one of its own, where the candidate failed, or time ran out.
+    """
+    model = evidence.laboratory.model
+    prompts = _prompts_for_head(model)
+    streams = [Simulation(model, ids).stream(NORM, base, "float64").flatten(0, 1) for ids in clock.during(prompts)]
+    if len(streams) < len(prompts):
+        return None
+    solving = torch.linalg.pinv(torch.cat(streams), rtol=1e-10)  # (E, tokens)
+    weight = solving.new_zeros(model.config.vocab_size, model.config.n_embd)
+    parts = solving.split([len(stream) for stream in streams], dim=1)
+    asked = 0
+    for ids, part in clock.during(zip(prompts, parts, strict=True)):
+        try:
+            with nullcontext() if evidence.exact is None else in_float64():
+                logits = evidence.candidate.logits(ids).flatten(0, 1).double()  # (tokens, V)
+        except (CandidateError, NotImplementedError):
+            return None
+        weight += logits.t() @ part.t()
+        asked += 1
+    if asked < len(prompts):
+        return None
+    tied = model.wte.weight.double()
+    return Cause(FAULT["lm_head_not_tied"], weight.float()) if _share_beside(weight, tied) >= _UNKNOWN else None
+
+
+def _prompts_for_head(model: GPTModel) -> list[Tensor]:
+    config = model.config
+    shape = (_ROWS, min(_TOKENS, config.n_positions))
+    generator = torch.Generator().manual_seed(_HEAD_SEED)
+    count = -(-_PER_WIDTH * config.n_embd // (shape[0] * shape[1]))
+    return [torch.randint(config.vocab_size, shape, generator=generator) for _ in range(count)]
+
+
+def _share_beside(weight: Tensor, tied: Tensor) -> float:
+    """How much of a head is left when each of its columns is compared with a multiple of the embedding's."""
+    multiples = (weight * tied).sum(0) / tied.square().sum(0)
+    return float((weight - multiples * tied).norm() / weight.norm())

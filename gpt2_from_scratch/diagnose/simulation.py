@@ -1,6 +1,6 @@
 """GPT-2 with faults in it, as quickly as many simulations need.
 
-The one idea: a forward pass is a row of stages (embeddings, blocks, final norm, head), and what comes out of a stage
+A forward pass is a row of stages (embeddings, blocks, final norm, head), and what comes out of a stage
 depends on the faults made up to there and on nothing else. So streams are remembered by those faults, and a simulation
 resumes by itself at the first stage where it differs from one that was made before.
 
@@ -41,7 +41,8 @@ class Attention(MultiHeadAttention):
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)  # (B, H, S, d)
         weights = self.attn_dropout(self.probabilities(self.scores(q, k), mask))
-        return self.resid_dropout(self.c_proj(self.merge_heads(weights @ v)))  # type: ignore[no-any-return]
+        merged = self.merge_heads(weights @ v).contiguous()  # a fault may leave its axes in any order
+        return self.resid_dropout(self.c_proj(merged))  # type: ignore[no-any-return]
 
     def split_heads(self, x: Tensor) -> Tensor:
         """``(B, T, E) -> (B, H, T, d)``."""
@@ -143,7 +144,7 @@ def _run(model: GPTModel, stage: str, x: Tensor) -> Tensor:
     return model.get_submodule(stage)(x, _visible(*x.shape[:2]))  # type: ignore[no-any-return]
 
 
-@lru_cache
+@lru_cache(maxsize=4)  # one for each prompt of a search
 def _visible(batch: int, tokens: int) -> Tensor | None:
     return causal_mask("textbook", None, batch, tokens, tokens, torch.float32, torch.device("cpu"))
 

@@ -1,25 +1,29 @@
-"""A verdict in the forms that programs and browsers read: JSON, JUnit XML, GitHub's annotations, one HTML page.
+"""A verdict, and the forms in which people and programs read it: text, JSON, JUnit XML, GitHub's annotations, a page.
 
-The one idea: a report adds nothing. Each form is a function from a `Verdict` to text, the same text for the same
-verdict, and no form can look like a pass when the verdict is none.
+A report adds nothing. Each form is a function from a `Verdict` to text, the same text for the same verdict, and no form
+can look like a pass when the verdict is none.
 """
 
 import os
 from pathlib import Path
 
 from gpt2_from_scratch.checkpoint.atomic import replacing
-from gpt2_from_scratch.reports.checks import Check, checks
+from gpt2_from_scratch.reports.cases import Case, cases
 from gpt2_from_scratch.reports.github import to_annotations, to_summary
-from gpt2_from_scratch.reports.html import to_html
+from gpt2_from_scratch.reports.html import to_fragment, to_html
 from gpt2_from_scratch.reports.json import SCHEMA, to_dict, to_json
 from gpt2_from_scratch.reports.junit import to_junit
+from gpt2_from_scratch.reports.verdict import Part, Verdict
 
 __all__ = [
     "SCHEMA",
-    "Check",
-    "checks",
+    "Case",
+    "Part",
+    "Verdict",
+    "cases",
     "to_annotations",
     "to_dict",
+    "to_fragment",
     "to_html",
     "to_json",
     "to_junit",

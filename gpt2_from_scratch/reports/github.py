@@ -1,6 +1,6 @@
 """GitHub Actions: annotations beside the commit, and a summary on the page of the run.
 
-The one idea: both are little languages that text can break out of. Annotations are lines on stdout that the runner
+Both are little languages that text can break out of. Annotations are lines on stdout that the runner
 obeys, so line breaks and separators are percent-encoded as the runner decodes them; the summary is Markdown, in which
 every character that could mean something becomes an entity, and so means itself.
 """
@@ -8,9 +8,10 @@ every character that could mean something becomes an entity, and so means itself
 import re
 from collections.abc import Iterator
 
-from gpt2_from_scratch.reports.checks import Check, checks, worst
-from gpt2_from_scratch.reports.markup import visible
-from gpt2_from_scratch.verifier import PARTS, Verdict
+from gpt2_from_scratch.errors import printable
+from gpt2_from_scratch.reports.cases import Case, cases, diagnosis_lines, worst
+from gpt2_from_scratch.reports.text import said
+from gpt2_from_scratch.reports.verdict import Verdict
 
 _TITLE = "gpt2 verify"
 _LINES = 8  # of an annotation, which stands in a narrow box; the summary has all
@@ -44,49 +45,42 @@ def to_summary(verdict: Verdict) -> str:
         >>> to_summary(Verdict("a|b", "checkpoint")).splitlines()[2]
         'FAILED  a&#124;b is not GPT-2 as in checkpoint&#58; nothing was compared'
     """
-    found = checks(verdict)
+    found = cases(verdict)
     outcome = "no verdict" if worst(found) == "error" else "passed" if verdict else "failed"
-    lines = [f"### {_TITLE}: {outcome}", "", _escaped(str(verdict)), ""]
+    lines = [f"### {_TITLE}: {outcome}", "", _escaped(verdict.summary), ""]
     if verdict.diagnosis is not None:
-        lines += [f"**Diagnosis.** {_escaped(str(verdict.diagnosis))}", ""]
+        lines += [f"**Diagnosis.** {_escaped(chr(10).join(diagnosis_lines(verdict.diagnosis)))}", ""]
     lines += ["| part | outcome | finding |", "|---|---|---|"]
-    for part, of_it in _by_part(found):
-        finding = str(verdict.parts[part]) if part in verdict.parts else of_it[0].message
-        if part == "where":
-            finding = of_it[0].message
-        lines.append(f"| {part} | {_MARK[worst(of_it)]} | {_escaped(finding)} |")
+    lines += [f"| {part.name} | {_MARK[part.status]} | {_escaped(said(part))} |" for part in verdict.parts]
     if verdict.logits is not None:
         lines += ["", *_folded("Logits, prompt by prompt", _prompts(found))]
-    lines += ["", *_folded("Not checked", [f"- {_escaped(text)}" for text in verdict.unchecked])]
+    lines += [
+        "",
+        *_folded("Not checked", [f"- {_escaped(f'{what}: {why}')}" for what, why in verdict.unchecked.items()]),
+    ]
     facts = [f"- {_escaped(name)}: {_escaped(str(value))}" for name, value in verdict.environment.items()]
     return "\n".join([*lines, "", *_folded("Environment", facts), ""])
 
 
 def _annotations(verdict: Verdict) -> Iterator[str]:
-    found = checks(verdict)
+    found = cases(verdict)
     if worst(found) == "error":
-        why = next(check.message for check in found if check.outcome == "error")
-        yield _command("warning", _TITLE, f"{why} on {verdict.candidate}")
+        case = next(case for case in found if case.status == "error")
+        yield _command("warning", _TITLE, "\n".join([f"{case.message} on {verdict.candidate}", *case.details]))
     elif verdict:
-        yield _command("notice", _TITLE, str(verdict))
-    for part, of_it in _by_part(found):
-        failed = [check for check in of_it if check.outcome == "failed"]
-        if failed:
-            lines = [str(verdict.parts[part])] if part in verdict.parts else []
-            for check in failed:
-                lines += [check.message if check.name == part else f"{check.name}: {check.message}", *check.details]
-            lines = list(dict.fromkeys(lines))
-            more = [f"and {len(lines) - _LINES} more"] if len(lines) > _LINES else []
-            yield _command("error", f"{_TITLE}: {part}", "\n".join(lines[:_LINES] + more))
+        yield _command("notice", _TITLE, verdict.summary)
+    for part in verdict.failed:
+        lines = [said(part)]
+        for case in found:
+            if case.part == part.name and case.status == "failed":
+                lines += [case.message if case.name == part.name else f"{case.name}: {case.message}", *case.details]
+        lines = list(dict.fromkeys(lines))
+        more = [f"and {len(lines) - _LINES} more"] if len(lines) > _LINES else []
+        yield _command("error", f"{_TITLE}: {part.name}", "\n".join(lines[:_LINES] + more))
 
 
-def _by_part(found: tuple[Check, ...]) -> Iterator[tuple[str, tuple[Check, ...]]]:
-    for part in PARTS:
-        yield part, tuple(check for check in found if check.part == part)
-
-
-def _prompts(found: tuple[Check, ...]) -> list[str]:
-    rows = [f"| {_escaped(c.name)} | {_MARK[c.outcome]} | {_escaped(c.message)} |" for c in found if c.part == "logits"]
+def _prompts(found: tuple[Case, ...]) -> list[str]:
+    rows = [f"| {_escaped(c.name)} | {_MARK[c.status]} | {_escaped(c.message)} |" for c in found if c.part == "logits"]
     return ["| prompt | outcome | difference |", "|---|---|---|", *rows]
 
 
@@ -96,6 +90,7 @@ def _folded(title: str, lines: list[str]) -> list[str]:
 
 def _command(kind: str, title: str, message: str) -> str:
     """A workflow command. The runner decodes these escapes, and two more in properties."""
+    title, message = printable(title, lines=False), printable(message)
     for character, code in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
         title, message = title.replace(character, code), message.replace(character, code)
     title = title.replace(":", "%3A").replace(",", "%2C")
@@ -104,5 +99,7 @@ def _command(kind: str, title: str, message: str) -> str:
 
 def _escaped(text: str) -> str:
     """Text as Markdown that shows it, in a paragraph or in a cell: an entity never stands for structure."""
-    lines = (_MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", visible(line)) for line in text.splitlines())
+    lines = (
+        _MARKDOWN.sub(lambda match: f"&#{ord(match[0])};", printable(line, lines=False)) for line in text.splitlines()
+    )
     return " <br> ".join(lines)

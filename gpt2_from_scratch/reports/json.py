@@ -1,6 +1,6 @@
 """JSON for programs: every statistic of a verdict, in a form that ``schema.json`` beside this file describes.
 
-The one idea: the form is a promise. Its version goes up when a field goes away or changes its meaning, and no field is
+The form is a promise. Its version goes up when a field goes away or changes its meaning, and no field is
 ever missing: what was not looked at is null. JSON has no infinity and no NaN; they are written as the strings
 "Infinity", "-Infinity" and "NaN", which Python's ``float`` and JavaScript's ``Number`` read back.
 """
@@ -14,22 +14,21 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.checks.logits import PromptResult
-from gpt2_from_scratch.verifier import (
-    Diagnosis,
-    Divergence,
-    Generation,
-    Gradients,
-    Logits,
-    SelfTests,
-    Verdict,
-    Weights,
-)
+from gpt2_from_scratch.checks.generation import Generation
+from gpt2_from_scratch.checks.gradients import Gradients
+from gpt2_from_scratch.checks.logits import Logits, PromptResult
+from gpt2_from_scratch.checks.selftests import SelfTests
+from gpt2_from_scratch.checks.weights import Weights
+from gpt2_from_scratch.compare import Comparison
+from gpt2_from_scratch.diagnose import Diagnosis, Finding
+from gpt2_from_scratch.diagnose.divergence import Divergence
+from gpt2_from_scratch.reports.text import why_unnamed
+from gpt2_from_scratch.reports.verdict import Part, Verdict
 
 _Fields: TypeAlias = dict[str, Any]
 _Part = TypeVar("_Part")
 
-NAME, VERSION = "gpt2_from_scratch/verdict", 1
+NAME, VERSION = "gpt2_from_scratch/verdict", 2
 SCHEMA = files("gpt2_from_scratch.reports") / "schema.json"
 
 _DIGITS = 4  # of the error at one site and position: there are thousands, and a picture shows two
@@ -43,7 +42,7 @@ def to_json(verdict: Verdict) -> str:
 
     Example:
         >>> print(to_json(Verdict("model", "checkpoint"))[:62])
-        {"schema": {"name": "gpt2_from_scratch/verdict", "version": 1}
+        {"schema": {"name": "gpt2_from_scratch/verdict", "version": 2}
     """
     return json.dumps(to_dict(verdict), allow_nan=False) + "\n"
 
@@ -56,22 +55,17 @@ def to_dict(verdict: Verdict) -> dict[str, Any]:
 
     Example:
         >>> to_dict(Verdict("model", "checkpoint"))["outcome"]
-        'failed'
+        'error'
     """
-    outcome = "interrupted" if verdict.interrupted is not None else "passed" if verdict else "failed"
     fields = {
         "schema": {"name": NAME, "version": VERSION},
-        "outcome": outcome,
-        "summary": str(verdict),
+        "outcome": verdict.outcome,
+        "summary": verdict.summary,
         "candidate": verdict.candidate,
         "checkpoint": verdict.checkpoint,
         "interrupted": verdict.interrupted,
-        "weights": _or_null(verdict.weights, _weights),
-        "self_tests": _or_null(verdict.self_tests, _self_tests),
-        "logits": _or_null(verdict.logits, _logits),
-        "generation": _or_null(verdict.generation, _generation),
-        "gradients": _or_null(verdict.gradients, _gradients),
-        "divergence": _or_null(verdict.divergence, _divergence),
+        "error": verdict.error,
+        "parts": {part.name: _part(part) for part in verdict.parts},
         "diagnosis": _or_null(verdict.diagnosis, _diagnosis),
         "notes": verdict.notes,
         "unchecked": verdict.unchecked,
@@ -86,13 +80,40 @@ def _or_null(part: _Part | None, describe: Callable[[_Part], _Fields]) -> _Field
     return None if part is None else describe(part)
 
 
+def _part(part: Part) -> _Fields:
+    numbers: _Fields | None = None
+    match part.result:
+        case Weights():
+            numbers = _weights(part.result)
+        case SelfTests():
+            numbers = _self_tests(part.result)
+        case Logits():
+            numbers = _logits(part.result)
+        case Generation():
+            numbers = _generation(part.result)
+        case Gradients():
+            numbers = _gradients(part.result)
+        case Divergence():
+            numbers = _divergence(part.result)
+    return {"status": part.status, "reason": part.reason or None, "numbers": numbers}
+
+
 def _weights(part: Weights) -> _Fields:
     return {
-        "passed": bool(part),
         "equal": part.equal,
-        "differing": part.differing,
+        "differing": {name: _comparison(comparison) for name, comparison in part.differing.items()},
         "rounded": part.rounded,
-        "notes": part.notes,
+        "untied": [{"copy": copy, "original": original} for copy, original in part.untied],
+        "identity": None if part.identity is None else str(part.identity),
+    }
+
+
+def _comparison(comparison: Comparison) -> _Fields:
+    return {
+        "max_abs": comparison.max_abs,
+        "mean_abs": comparison.mean_abs,
+        "relative": comparison.relative,
+        "at": comparison.at,
     }
 
 
@@ -101,28 +122,30 @@ def _self_tests(part: SelfTests) -> _Fields:
         {
             "name": test.name,
             "what": test.what,
-            "outcome": "not checked" if test.difference is None else "passed" if test else "failed",
+            "status": test.status,
+            "reason": test.unasked or None,
             "difference": test.difference,
             "limit": test.limit,
             "must_differ": test.differs,
             "meaning": test.fault,
+            "crash": test.crash or None,
         }
         for test in part.results
     ]
-    return {"passed": bool(part), "results": results}
+    return {"results": results}
 
 
 def _logits(part: Logits) -> _Fields:
     exact = part.exact
     return {
-        "passed": bool(part),
         "dtype": part.dtype,
         "weights_dtype": part.weights_dtype,
-        "floor": part.floor,
-        "line": part.line,
+        "noise_floor": part.floor,
+        "threshold": part.line,
         "multiple": part.multiple,
         "tolerance": None if part.tolerance is None else dict(zip(("atol", "rtol"), part.tolerance, strict=True)),
         "float64": None if exact is None else {"passed": bool(exact)} | vars(exact),
+        "inexact": part.inexact or None,
         "max_abs": part.max_abs,
         "mean_abs": part.mean_abs,
         "tokens": part.tokens,
@@ -139,15 +162,12 @@ def _prompt(result: PromptResult, floor: float) -> _Fields:
     return {
         "name": result.prompt.name,
         "shape": tuple(result.prompt.ids.shape),
-        "max_abs": comparison.max_abs,
-        "mean_abs": comparison.mean_abs,
-        "relative": comparison.relative,
-        "at": comparison.at,
+        **_comparison(comparison),
         "multiple": comparison.max_abs / floor,
-        "floor": result.floor,
+        "noise_floor": result.floor,
         "excess": result.excess,
         "errors": _spread(result.errors),
-        "floors": _spread(result.floors),
+        "noise_floors": _spread(result.floors),
         "kl": _spread(result.kl),
         "top1": result.top1,
         "top10": result.top10,
@@ -187,15 +207,14 @@ def _generation(part: Generation) -> _Fields:
     parted = None
     if part.parted is not None:
         parted = {"prompt": part.parted[0], "step": part.parted[1], "gap": part.gap, "tie": part.tie}
-    return {"passed": bool(part), "tokens": part.tokens, "parted": parted}
+    return {"tokens": part.tokens, "parted": parted}
 
 
 def _gradients(part: Gradients) -> _Fields:
     return {
-        "passed": bool(part),
         "loss": _loss(part.loss),
-        "floor": part.floor,
-        "line": part.line,
+        "noise_floor": part.floor,
+        "threshold": part.line,
         "errors": part.errors,
         "failed": part.failed,
     }
@@ -205,6 +224,7 @@ def _divergence(part: Divergence) -> _Fields:
     sites = [
         {
             "site": site.site,
+            "modules": site.modules,
             "called": site.called,
             "calls": site.calls,
             "input": site.input if site.called else None,
@@ -216,11 +236,29 @@ def _divergence(part: Divergence) -> _Fields:
         for site in part.sites
     ]
     first = part.first.site if part.first is not None else None
-    return {"prompt": part.prompt, "first": first, "summary": str(part), "absent": part.absent, "sites": sites}
+    return {"prompt": part.prompt, "first": first, "between": part.gap, "absent": part.absent, "sites": sites}
 
 
-def _diagnosis(explanation: Diagnosis) -> _Fields:
-    return {"explained": bool(explanation), "summary": str(explanation), "details": explanation.to_dict()}
+def _diagnosis(diagnosis: Diagnosis) -> _Fields:
+    closest = diagnosis.closest
+    return {
+        "explained": bool(diagnosis),
+        "faults": list(map(_finding, diagnosis.faults)),
+        "alternatives": [list(map(_finding, found)) for found in diagnosis.alternatives],
+        "harmless": list(map(_finding, diagnosis.harmless)),
+        "multiple": diagnosis.multiple if diagnosis else None,
+        "baseline": diagnosis.baseline,
+        "reason": diagnosis.reason,
+        "why": None if diagnosis else why_unnamed(diagnosis),
+        "stages": diagnosis.stages,
+        "closest": None if closest is None else {"faults": closest.faults, "multiple": closest.multiple},
+        "seconds": diagnosis.seconds,
+        "tried": diagnosis.tried,
+    }
+
+
+def _finding(finding: Finding) -> _Fields:
+    return {**vars(finding), "remedy": vars(finding.remedy)}
 
 
 def _plain(value: Any) -> Any:

@@ -1,17 +1,19 @@
-"""Two pictures: where in the model and in the prompt the numbers differ, and how the differences are distributed.
+"""Two pictures, as data: where in the model and in the prompt numbers differ, and how the differences are distributed.
 
-The one idea: the drawing stretches, the text does not. Each picture is an SVG without text, stretched to the width
-there is; what is written stands beside it in HTML, at its own size, and is the picture's text alternative.
+The templates make SVG of them. Drawings stretch to the width there is; text does not, and stands beside them.
 """
 
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
+from typing import NamedTuple
 
+from gpt2_from_scratch.checks.logits import Logits
 from gpt2_from_scratch.compare import SITE_RTOL
-from gpt2_from_scratch.reports.markup import BREAK, Markup, joined, scientific, tag, times
-from gpt2_from_scratch.verifier import Divergence, Logits, SiteResult
+from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult
+from gpt2_from_scratch.reports.numbers import scientific, times
 
 _COLUMNS = 128  # at most; of a longer prompt, one column is the worst of several positions
 _HEIGHT = (2.0, 6.0)  # pixels per site, at least and at most
@@ -23,23 +25,70 @@ _CALM, _HOT = 6, 9  # steps below and above SITE_RTOL: from 2e-8 to 0.6, float32
 _DECADES = 12  # of the distribution at most; what lies below is counted in the first bin
 
 
-def heat_map(divergence: Divergence) -> Markup:
-    """A table with a row per layer, in execution order: its sites as lines of a picture, positions as columns.
+class Tick(NamedTuple):
+    """A text at a place along an axis, from 0 % to 100 %."""
+
+    at: str
+    text: str
+
+
+class KeyStep(NamedTuple):
+    """A colour and the largest error that has it; `shown` if there is room to write it on a telephone."""
+
+    colour: str
+    text: str
+    shown: bool
+
+
+@dataclass(frozen=True)
+class HeatRow:
+    """One layer: its sites as lines of a picture, positions as columns.
+
+    Args:
+        name: of the layer.
+        label: the picture in words.
+        columns: of the picture.
+        lines: of the picture.
+        height: in pixels.
+        paths: (colour, drawing) for each colour.
+        hints: what a pointer that rests on a line is told.
+        pointers: places of the first divergence, from the top.
+        largest: the largest error, in words.
+        worst: the name of the site that has it, in pieces between which a line may break.
+    """
+
+    name: str
+    label: str
+    columns: int
+    lines: int
+    height: str
+    paths: tuple[tuple[str, str], ...]
+    hints: tuple[str, ...]
+    pointers: tuple[str, ...]
+    largest: str
+    worst: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A row per layer, in execution order, with a key of the colours and an axis of positions."""
+
+    key: tuple[KeyStep, ...]
+    ticks: tuple[Tick, ...]
+    rows: tuple[HeatRow, ...]
+
+
+def heat_map(divergence: Divergence) -> HeatMap:
+    """Where in the model, and at which positions, the numbers differ.
 
     Args:
         divergence: with the sites to draw.
     """
     positions = max((len(site.positions) for site in divergence.sites), default=0) or 1
     height = min(max(_PICTURE / max(len(divergence.sites), 1), _HEIGHT[0]), _HEIGHT[1])
-    head = tag(
-        "tr",
-        tag("th", "Layer", scope="col"),
-        tag("th", tag("span", "Position", class_="sr"), _axis(positions), scope="col", class_="axis"),
-        tag("th", "Largest", scope="col", class_="n"),
-    )
-    rows = [_layer(name, sites, positions, height, divergence.first) for name, sites in _layers(divergence.sites)]
-    table = tag("table", tag("thead", head), tag("tbody", *rows), class_="heat")
-    return joined(_key(), table)
+    layers = _layers(divergence.sites)
+    rows = tuple(_layer(name, sites, positions, height, divergence.first) for name, sites in layers)
+    return HeatMap(tuple(_key()), tuple(_axis(positions)), rows)
 
 
 def _layers(sites: Sequence[SiteResult]) -> Iterator[tuple[str, list[SiteResult]]]:
@@ -52,30 +101,25 @@ def _layer_of(site: SiteResult) -> str:
     return match[0] if match else ""
 
 
-def _layer(name: str, sites: list[SiteResult], positions: int, height: float, first: SiteResult | None) -> Markup:
+def _layer(name: str, sites: list[SiteResult], positions: int, height: float, first: SiteResult | None) -> HeatRow:
     worst = max(sites, key=lambda site: _sortable(site.output))
     marked = [index for index, site in enumerate(sites) if site is first]
-    inside = [_paths(sites, positions), *_hints(sites, positions)]
-    pointers = [tag("span", "▸", class_="pointer", style=f"top:{_percent(i + 0.5, len(sites))}") for i in marked]
-    label = f"{name}: largest relative error {scientific(worst.output)} at {worst.name}"
-    picture = tag(
-        "svg",
-        *inside,
-        viewBox=f"0 0 {_columns(positions)} {len(sites)}",
-        preserveAspectRatio="none",
-        role="img",
-        aria_label=label,
-        style=f"height:{height * len(sites):.0f}px",
-    )
     shown = worst if first is None or not marked else first
-    short = joined(*(joined(piece, BREAK) for piece in re.split(r"(?<=\.)", shown.name.removeprefix(f"{name}."))))
-    note = tag("small", "first: " if marked else None, short, class_="first" if marked else None)
-    largest = joined(scientific(worst.output) if worst.called else "never ran", note)
-    cells = tag("th", name, scope="row"), tag("td", tag("div", picture, *pointers)), tag("td", largest, class_="n")
-    return tag("tr", *cells, class_="marked" if marked else None)
+    return HeatRow(
+        name,
+        f"{name}: largest relative error {scientific(worst.output)} at {worst.place}",
+        _columns(positions),
+        len(sites),
+        f"{height * len(sites):.0f}",
+        tuple(_paths(sites, positions)),
+        tuple(_hints(sites, positions)),
+        tuple(_percent(index + 0.5, len(sites)) for index in marked),
+        scientific(worst.output) if worst.called else "never ran",
+        tuple(re.split(r"(?<=\.)", shown.name.removeprefix(f"{name}."))),
+    )
 
 
-def _paths(sites: Sequence[SiteResult], positions: int) -> Markup:
+def _paths(sites: Sequence[SiteResult], positions: int) -> Iterator[tuple[str, str]]:
     """One path per colour: a stroke for every run of columns that share it."""
     strokes: dict[str, list[str]] = {}
     for row, site in enumerate(sites):
@@ -84,7 +128,7 @@ def _paths(sites: Sequence[SiteResult], positions: int) -> Markup:
             length = len(list(run))
             strokes.setdefault(colour, []).append(f"M{column} {row}.5h{length}")
             column += length
-    return joined(*(tag("path", d="".join(parts), class_=colour) for colour, parts in sorted(strokes.items())))
+    yield from ((colour, "".join(parts)) for colour, parts in sorted(strokes.items()))
 
 
 def _colours(site: SiteResult, positions: int) -> list[str]:
@@ -108,36 +152,29 @@ def _colour(error: float) -> str:
     return f"h{min(steps, _HOT)}" if steps > 0 else f"c{max(steps + _CALM, 1)}"
 
 
-def _hints(sites: Sequence[SiteResult], positions: int) -> Iterator[Markup]:
+def _hints(sites: Sequence[SiteResult], positions: int) -> Iterator[str]:
     """What a pointer that rests on a site is told."""
-    for row, site in enumerate(sites):
+    for site in sites:
         errors = f"in {scientific(site.input)}, out {scientific(site.output)}" if site.called else "never ran"
         if len(site.positions) == positions > 1:
             worst = max(range(positions), key=lambda position: _sortable(site.positions[position]))
             errors += f", worst at position {worst}"
-        hint = tag("title", f"{site.name}: {errors}")
-        yield tag("rect", hint, y=row, width=_columns(positions), height=1, class_="hint")
+        yield f"{site.place}: {errors}"
 
 
-def _axis(positions: int) -> Markup:
+def _axis(positions: int) -> Iterator[Tick]:
     every = next(step for step in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 1 << 30) if positions <= 8 * step)
-    marks = [
-        tag("span", position, style=f"left:{_percent(position + 0.5, positions)}")
-        for position in range(0, positions, every)
-    ]
-    return tag("span", *marks, class_="ticks")
+    for position in range(0, positions, every):
+        yield Tick(_percent(position + 0.5, positions), str(position))
 
 
-def _key() -> Markup:
+def _key() -> Iterator[KeyStep]:
     """The colour scale, its limits written below the steps that they end."""
     calm = [(f"c{step}", _limit(step - _CALM)) for step in range(1, _CALM + 1)]
     hot = [(f"h{step}", _limit(step)) for step in range(1, _HOT + 1)]
-    steps = [("c0", "identical"), *calm, *hot[:-1], (hot[-1][0], "more"), ("nan", "not finite")]
     shown = {"c0", "c2", f"c{_CALM}", "h4", "nan"}  # more would not fit on a telephone
-    items = [
-        tag("li", tag("span", text, class_=None if colour in shown else "sr"), class_=colour) for colour, text in steps
-    ]
-    return tag("ol", *items, class_="key", aria_label="Colours, by relative error up to")
+    for colour, text in [("c0", "identical"), *calm, *hot[:-1], (hot[-1][0], "more"), ("nan", "not finite")]:
+        yield KeyStep(colour, text, colour in shown)
 
 
 def _percent(part: float, whole: float) -> str:
@@ -163,73 +200,124 @@ def _sortable(error: float) -> float:
 # ------------------------------------------------------------------------------------------------- distribution
 
 
-def histogram(logits: Logits) -> Markup:
-    """How many tokens differ by how much: the candidate as bars, the reference's distance from itself as a line.
+class Bar(NamedTuple):
+    """One bar: its place, its height in per cent of the highest, its colour."""
+
+    x: str
+    y: str
+    height: str
+    colour: str
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """How many tokens differ by how much: the candidate as bars, the reference's distance from itself as an outline.
 
     Args:
-        logits: with errors and floors per token.
+        label: the picture in words.
+        columns: of the picture.
+        bars: the candidate's.
+        outline: the reference's, as a path.
+        lines: (style, path) of the noise floor and of the threshold.
+        names: of these two, above the picture.
+        ticks: below it.
+    """
+
+    label: str
+    columns: int
+    bars: tuple[Bar, ...]
+    outline: str
+    lines: tuple[tuple[str, str], ...]
+    names: tuple[Tick, ...]
+    ticks: tuple[Tick, ...]
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """A logarithmic axis in columns: zero at its left and what is not finite at its right, each with a gap."""
+
+    bottom: int  # decades
+    top: int
+    per_decade: int
+    has_zero: bool
+    has_infinity: bool
+
+    @property
+    def start(self) -> int:
+        return 2 if self.has_zero else 0
+
+    @property
+    def columns(self) -> int:
+        return self.start + (self.top - self.bottom) * self.per_decade + (2 if self.has_infinity else 0)
+
+    def across(self, value: float) -> float:
+        """Where a positive number stands, in columns."""
+        return self.start + (math.log10(value) - self.bottom) * self.per_decade
+
+    def column(self, value: float) -> int:
+        """The column in which a number is counted."""
+        if not math.isfinite(value):
+            return self.columns - 1
+        if value == 0:
+            return 0
+        last = self.start + (self.top - self.bottom) * self.per_decade - 1
+        return min(max(math.floor(self.across(value)), self.start), last)
+
+    def ticks(self) -> Iterator[Tick]:
+        """Powers of ten, as many as fit, and the two ends."""
+        every = -(-(self.top - self.bottom + 1) // 7)
+        for decade in range(self.bottom, self.top + 1):
+            if decade % every == 0:
+                yield Tick(_percent(self.across(10.0**decade), self.columns), _power(decade))
+        if self.has_zero:
+            yield Tick(_percent(0.5, self.columns), "0")
+        if self.has_infinity:
+            yield Tick(_percent(self.columns - 0.5, self.columns), "∞")
+
+
+def _axis_for(mine: Sequence[float], theirs: Sequence[float], threshold: float) -> _Axis:
+    positive = [value for value in (*mine, *theirs) if 0 < value < math.inf] or [1.0]
+    top = math.ceil(math.log10(max(*positive, threshold)) + 1e-9)
+    bottom = max(min(math.floor(math.log10(min(positive))), -1), top - _DECADES)
+    return _Axis(
+        bottom, top, 10 if top - bottom <= 4 else 5, 0 in mine or 0 in theirs, not all(map(math.isfinite, mine))
+    )
+
+
+def histogram(logits: Logits) -> Histogram:
+    """How many tokens differ by how much, in noise floors.
+
+    Args:
+        logits: with errors and noise floors per token.
     """
     mine = [value / logits.floor for result in logits.results for value in result.errors.flatten().tolist()]
     theirs = [value / logits.floor for result in logits.results for value in result.floors.flatten().tolist()]
-    positive = [value for value in (*mine, *theirs) if 0 < value < math.inf] or [1.0]
-    top = math.ceil(math.log10(max(*positive, logits.line)) + 1e-9)
-    bottom = max(min(math.floor(math.log10(min(positive))), -1), top - _DECADES)
-    per_decade = 10 if top - bottom <= 4 else 5
-    bins = (top - bottom) * per_decade
-    zero = 2 if 0 in mine or 0 in theirs else 0  # columns at the left for what is identical, and a gap
-    odd = 2 if not all(map(math.isfinite, mine)) else 0  # and at the right for what is not finite
-    columns = zero + bins + odd
-
-    def place(value: float) -> int:
-        if not math.isfinite(value):
-            return columns - 1
-        if value == 0:
-            return 0
-        return zero + min(max(math.floor((math.log10(value) - bottom) * per_decade), 0), bins - 1)
-
-    def across(value: float) -> float:
-        return zero + (math.log10(value) - bottom) * per_decade
-
-    bars, outline = _counts(map(place, mine), columns), _counts(map(place, theirs), columns)
+    axis = _axis_for(mine, theirs, logits.line)
+    bars, outline = (_counts(map(axis.column, values), axis.columns) for values in (mine, theirs))
     highest = max(*bars, *outline)
-    beyond = across(logits.line)
-    drawn = [
-        tag("rect", x=f"{index + 0.06:.2f}", y=f"{100 * (1 - count / highest):.2f}", width="0.88",
-            height=f"{100 * count / highest:.2f}", class_="beyond" if index + 0.5 > beyond else "bar")
-        for index, count in enumerate(bars)
+    threshold = axis.across(logits.line)
+
+    def height(count: int) -> float:
+        return 100 * count / highest
+
+    drawn = (
+        Bar(f"{at + 0.06:.2f}", f"{100 - height(count):.2f}", f"{height(count):.2f}",
+            "beyond" if at + 0.5 > threshold else "bar")
+        for at, count in enumerate(bars)
         if count
-    ]  # fmt: skip
-    steps = "".join(f"V{100 * (1 - count / highest):.2f}h1" for count in outline)
-    lines = [
-        tag("path", d=f"M{across(value):.3f} 0V100", class_=kind)
-        for value, kind in ((1.0, "floor-line"), (logits.line, "line"))
-    ]
-    picture = tag(
-        "svg",
-        *drawn,
-        tag("path", d=f"M0 100{steps}V100", class_="floor"),
-        *lines,
-        viewBox=f"0 0 {columns} 100",
-        preserveAspectRatio="none",
-        role="img",
-        aria_label=f"Distribution of {len(mine)} tokens' largest differences: candidate {_span(mine)}, reference from "
-        f"itself {_span(theirs)}, in floors",
-    )
-    ticks = [(across(10.0**decade), _power(decade)) for decade in range(bottom, top + 1)]
-    sparse = -(-len(ticks) // 7)
-    ticks = [tick for index, tick in enumerate(ticks) if (index + bottom) % sparse == 0]
-    ticks += [(0.5, "0")] * bool(zero) + [(columns - 0.5, "∞")] * bool(odd)
-    marks = [tag("span", text, style=f"left:{_percent(at, columns)}") for at, text in ticks]
-    names = [
-        tag("span", "floor", style=f"left:{_percent(across(1.0), columns)}", class_="left"),
-        tag("span", f"{logits.line:g} ×", style=f"left:{_percent(beyond, columns)}"),
-    ]
-    return tag(
-        "div",
-        tag("div", *names, class_="names", aria_hidden="true"),
-        picture,
-        tag("div", *marks, class_="ticks", aria_hidden="true"),
-        class_="distribution",
+    )  # fmt: skip
+    return Histogram(
+        f"Distribution of {len(mine)} tokens' largest differences: candidate {_span(mine)}, reference from itself "
+        f"{_span(theirs)}, in noise floors",
+        axis.columns,
+        tuple(drawn),
+        "M0 100" + "".join(f"V{100 - height(count):.2f}h1" for count in outline) + "V100",
+        (("floor-line", f"M{axis.across(1.0):.3f} 0V100"), ("line", f"M{threshold:.3f} 0V100")),
+        (
+            Tick(_percent(axis.across(1.0), axis.columns), "noise floor"),
+            Tick(_percent(threshold, axis.columns), f"{logits.line:g} x"),
+        ),
+        tuple(axis.ticks()),
     )
 
 

@@ -1,31 +1,35 @@
-"""Is this GPT-2? A verdict, with the evidence for it, and the first place that differs when it is not.
+"""Is this GPT-2? A verdict, the evidence for it, and the fault if it is not.
 
-The one idea: "equal" means "no further from the reference than the reference is from itself". That distance, the
-floor, is measured in the same run on the same prompts, so there is no tolerance to guess.
+"Equal" means: no further from the reference than the reference is from itself. That distance, the noise floor, is
+measured in the same run on the same prompts, so there is no tolerance to guess. `verify` runs the checks one after
+another, each in a file of `checks`, then the search of `diagnose`; what they found is collected in a `Verdict`.
 """
 
 import math
 import platform
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
+from torch import nn
 
+from gpt2_from_scratch.building import Loaded
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.generation import Generation, check_generation
 from gpt2_from_scratch.checks.gradients import Gradients, check_gradients
 from gpt2_from_scratch.checks.logits import Logits, check_logits
+from gpt2_from_scratch.checks.parts import PARTS
 from gpt2_from_scratch.checks.prompts import TEXT, Prompt, battery
 from gpt2_from_scratch.checks.recording import Recording, read_recording, record
 from gpt2_from_scratch.checks.selftests import SelfTest, SelfTests, check_itself
 from gpt2_from_scratch.checks.surroundings import kept_as_it_is
-from gpt2_from_scratch.checks.weights import Weights, check_weights
+from gpt2_from_scratch.checks.weights import Weights, check_weights, fit
 from gpt2_from_scratch.compare import LINE
 from gpt2_from_scratch.diagnose import Diagnosis, diagnose
-from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult, find_divergence
+from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult, Traced, locate
 from gpt2_from_scratch.errors import CandidateError, CheckpointError, TokenizerError
 from gpt2_from_scratch.layouts import LayoutChoice, layout_variants
 from gpt2_from_scratch.loading import (
@@ -37,8 +41,8 @@ from gpt2_from_scratch.loading import (
 )
 from gpt2_from_scratch.mapping import Layout
 from gpt2_from_scratch.reference import Reference, load_reference
+from gpt2_from_scratch.reports.verdict import Fact, Part, Verdict
 from gpt2_from_scratch.tokenizer import load_tokenizer, tokenizer_files
-from gpt2_from_scratch.verifier.verdict import Verdict
 
 __all__ = [
     "PARTS",
@@ -49,6 +53,7 @@ __all__ = [
     "Gradients",
     "Interrupted",
     "Logits",
+    "Part",
     "Prompt",
     "Recording",
     "Reference",
@@ -56,6 +61,7 @@ __all__ = [
     "SelfTests",
     "SiteResult",
     "Verdict",
+    "VerifyOptions",
     "Weights",
     "battery",
     "check_generation",
@@ -63,15 +69,13 @@ __all__ = [
     "check_itself",
     "check_logits",
     "check_weights",
-    "find_divergence",
+    "fit",
+    "locate",
     "read_recording",
     "record",
     "standard_prompts",
     "verify",
 ]
-
-# The evidence, in the order in which it is taken. Gradients are taken on request; all others unless skipped.
-PARTS = ("weights", "self-tests", "logits", "generation", "gradients", "where")
 
 _GREEDY_STEPS = 12
 _GREEDY_PROMPT = 4  # tokens that are continued: few, as everything is recomputed at every step
@@ -84,26 +88,55 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C during `verify`. `verdict` holds what was found until then, and says so."""
 
     def __init__(self, verdict: Verdict) -> None:
-        super().__init__(str(verdict))
+        super().__init__(verdict.summary)
         self.verdict = verdict
 
 
+class VerifyOptions(OpenOptions, total=False):
+    """What `verify` looks at, and how the checkpoint is opened. Given by name; each may be left out.
+
+    Args:
+        prompts: instead of the standard ones.
+        threshold: multiples of the noise floor that pass (4).
+        tolerance: (atol, rtol) to judge the logits by, instead of the threshold.
+        skip: names from `PARTS`. Without logits, generation and gradients, transformers is not needed.
+        gradients: compare the loss and every parameter's gradient, too.
+        always_trace: compare inside even when the logits agree, for the report.
+        diagnose_seconds: time to search for the fault when weights or logits fail (60); 0 does not search.
+        progress: called with the name of each phase as it begins.
+    """
+
+    prompts: Sequence[Prompt] | None
+    threshold: float
+    tolerance: tuple[float, float] | None
+    skip: Collection[str]
+    gradients: bool
+    always_trace: bool
+    diagnose_seconds: float
+    progress: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What `verify` looks at, with what is meant where nothing is said."""
+
+    prompts: Sequence[Prompt] | None = None
+    threshold: float = LINE
+    tolerance: tuple[float, float] | None = None
+    skip: Collection[str] = ()
+    gradients: bool = False
+    always_trace: bool = False
+    diagnose_seconds: float = DIAGNOSE_SECONDS
+    progress: Callable[[str], None] = lambda phase: None
+
+
 def verify(
-    candidate: Any,
+    candidate: "nn.Module | Callable[..., Any] | Recording | Loaded",
     checkpoint: Source | Checkpoint = TINY,
     layout: LayoutChoice | None = None,
-    *,
-    prompts: Sequence[Prompt] | None = None,
-    line: float = LINE,
-    tolerance: tuple[float, float] | None = None,
-    skip: Collection[str] = (),
-    gradients: bool = False,
-    always_trace: bool = False,
-    diagnose_seconds: float = DIAGNOSE_SECONDS,
-    progress: Callable[[str], None] = lambda phase: None,
-    **options: Unpack[OpenOptions],
+    **options: Unpack[VerifyOptions],
 ) -> Verdict:
-    """Checks a model against transformers' `GPT2LMHeadModel` on the same checkpoint.
+    """Checks a model against transformers' `GPT2LMHeadModel` on the same checkpoint; names the fault if it is wrong.
 
     Args:
         candidate: an `nn.Module` with weights in it, any callable ``ids [B, T] -> logits [B, T, V]``, torch or numpy,
@@ -112,18 +145,10 @@ def verify(
             model inside the package.
         layout: of the candidate, for modules: a name from `LAYOUTS` or a `Layout`. With it the weights are compared
             too, and a failure is located.
-        prompts: instead of the standard battery.
-        line: multiples of the floor that pass.
-        tolerance: (atol, rtol) to judge the logits by, instead of the line.
-        skip: names from `PARTS`. Without logits, generation and gradients, transformers is not needed.
-        gradients: compare the loss and every parameter's gradient, too.
-        always_trace: compare inside even when the logits agree, for the report.
-        diagnose_seconds: time to search for the fault when weights or logits fail; 0 does not search.
-        progress: called with the name of each phase as it begins.
-        **options: how the checkpoint is opened; see `OpenOptions`.
+        **options: what is looked at, see `VerifyOptions`; and how the checkpoint is opened, see `OpenOptions`.
 
     Returns:
-        A `Verdict`, truthy when verified.
+        A `Verdict`, truthy when verified; ``print()`` shows its report.
 
     Raises:
         CheckpointError: the checkpoint cannot be used.
@@ -135,123 +160,122 @@ def verify(
         >>> bool(verify(GPTModel.from_pretrained(), layout="gpt2_from_scratch"))
         True
     """
-    if unknown := sorted(set(skip) - set(PARTS)):
+    given = dict(options)
+    asked = _Asked(**{each.name: given.pop(each.name) for each in fields(_Asked) if each.name in given})  # type: ignore[arg-type]
+    if unknown := sorted(set(asked.skip) - set(PARTS)):
         raise ValueError(f"cannot skip {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
-    if not line > 0 or not math.isfinite(line):
-        raise CandidateError(f"the threshold must be a positive number of floors, not {line}")
-    if tolerance is not None and not all(math.isfinite(each) and each >= 0 for each in tolerance):
+    if not asked.threshold > 0 or not math.isfinite(asked.threshold):
+        raise CandidateError(f"the threshold must be a positive number of noise floors, not {asked.threshold}")
+    if asked.tolerance is not None and not all(math.isfinite(each) and each >= 0 for each in asked.tolerance):
+        atol, rtol = asked.tolerance
+        raise CandidateError(f"a tolerance must be a number that is not negative: atol {atol}, rtol {rtol}")
+    if not asked.diagnose_seconds >= 0:
         raise CandidateError(
-            f"a tolerance must be a number that is not negative: atol {tolerance[0]}, rtol {tolerance[1]}"
+            f"the diagnosis may take a number of seconds that is not negative, not {asked.diagnose_seconds}"
         )
-    if not diagnose_seconds >= 0:
-        raise CandidateError(f"the diagnosis may take a number of seconds that is not negative, not {diagnose_seconds}")
-    opened = open_checkpoint(checkpoint, **options)
-    source = opened.located.source
-    name = source if source != TINY.name else "the model inside the package"
+    opened = open_checkpoint(checkpoint, **cast(OpenOptions, given))
     layouts = layout_variants(layout) if layout is not None else ()
-    wanted = frozenset(PARTS) - frozenset(skip) - (frozenset() if gradients else {"gradients"})
-    run = _Run(candidate, opened, name, layouts, wanted, line, progress)
-    for part in PARTS:
-        if part in skip:
-            run.unchecked[part] = f"{part}, as asked"
+    run = _Run(candidate, opened, layouts, asked)
     try:
         with kept_as_it_is(), run.subject.evaluating():
             run.check_weights()
             run.check_itself()
-            if wanted & {"logits", "generation", "gradients"}:
-                run.load_reference(prompts)
-                run.check_logits(tolerance)
+            if run.needs_reference:
+                run.load_reference()
+                run.check_logits()
                 run.check_generation()
                 run.check_gradients()
-                run.locate(always_trace)
-                run.diagnose(diagnose_seconds)
+                run.locate()
+            run.diagnose()
     except KeyboardInterrupt:
         raise Interrupted(replace(run.finished(), interrupted=run.phase)) from None
     verdict = run.finished()
-    if not verdict.parts:
+    if not verdict.compared:
+        reasons = "; ".join(f"{part}: {why}" for part, why in run.unchecked.items())
         raise CandidateError(
-            f"nothing of {run.subject.name} was checked: {'; '.join(run.unchecked.values())}",
+            f"nothing of {run.subject.name} was checked: {reasons}",
             hint=f"skip less; the parts are {', '.join(PARTS)}",
         )
     return verdict
 
 
 class _Run:
-    """One verification: a method per part, which adds its evidence to `verdict` or its reason to `unchecked`."""
+    """One verification: a method per part, which adds its result to `verdict` or its reason to `unchecked`."""
 
-    def __init__(
-        self,
-        candidate: Any,
-        checkpoint: Checkpoint,
-        name: str,
-        layouts: Sequence[Layout],
-        wanted: Collection[str],
-        line: float,
-        progress: Callable[[str], None],
-    ) -> None:
+    def __init__(self, candidate: Any, checkpoint: Checkpoint, layouts: Sequence[Layout], asked: _Asked) -> None:
         self.subject = Candidate(candidate, checkpoint.config)
         self.recording = candidate if isinstance(candidate, Recording) else None
         self.checkpoint = checkpoint
-        self.layouts = layouts
-        self.wanted = wanted
-        self.line = line
-        self.progress = progress
+        self.asked = asked
+        self.wanted = frozenset(PARTS) - frozenset(asked.skip) - (frozenset() if asked.gradients else {"gradients"})
         self.phase = "loading"
-        self.unchecked: dict[str, str] = {}
+        self.unchecked: dict[str, str] = {part: "as asked" for part in PARTS if part in asked.skip}
+        source = checkpoint.located.source
+        name = source if source != TINY.name else "the model inside the package"
         self.verdict = Verdict(self.subject.name, name, environment=_environment(self.subject))
-        self.reference: Reference
-        self.prompts: Sequence[Prompt]
+        self.fitted = None
+        if self.subject.module is not None and layouts:
+            self.fitted = fit(self.subject, checkpoint.config, layouts)
+        self.reference: Reference | None = None
+        self.prompts: Sequence[Prompt] = ()
+        self.traced: Traced | None = None
 
     @property
-    def _fits_a_layout(self) -> bool:
-        return self.subject.module is not None and bool(self.layouts)
+    def needs_reference(self) -> bool:
+        """Whether anything is asked that only the reference can answer."""
+        return bool(self.wanted & {"logits", "generation", "gradients"})
 
     @property
     def _agree(self) -> bool:
         return self.verdict.logits is None or bool(self.verdict.logits)
 
+    @property
+    def _loaded(self) -> Reference:
+        assert self.reference is not None, "needs_reference"
+        return self.reference
+
     def _rounded_alike(self) -> AbstractContextManager[None]:
         """The reference's weights go through the precision that the candidate's went through."""
         logits, weights = self.verdict.logits, self.verdict.weights
         rounded = (logits.weights_dtype if logits is not None else None) or (weights.rounded if weights else None)
-        return nullcontext() if rounded is None else self.reference.with_weights_in(rounded)
+        return nullcontext() if rounded is None else self._loaded.with_weights_in(rounded)
 
     def enter(self, phase: str) -> None:
         self.phase = phase
-        self.progress(phase)
+        self.asked.progress(phase)
 
     def check_weights(self) -> None:
         if "weights" not in self.wanted:
             return
-        if self._fits_a_layout:
-            self.enter("weights")
-            weights = check_weights(self.subject, self.checkpoint, self.layouts)
-            self.verdict = replace(self.verdict, weights=weights)
-        else:
+        if self.fitted is None:
             kind = "recording" if self.recording else "function"
             why = "no layout was given" if self.subject.module is not None else f"the candidate is a {kind}"
-            self.unchecked["weights"] = f"weights, as {why} (a dropped key bias cannot be seen in logits)"
+            self.unchecked["weights"] = f"{why} (a dropped key bias cannot be seen in logits)"
+            return
+        self.enter("weights")
+        self.verdict = replace(self.verdict, weights=check_weights(self.fitted, self.checkpoint))
 
     def check_itself(self) -> None:
         if "self-tests" not in self.wanted:
             return
         if self.recording is not None:
-            self.unchecked["self-tests"] = "self-tests, as a recording cannot be asked anything else"
+            self.unchecked["self-tests"] = "a recording cannot be asked anything else"
             return
         self.enter("self-tests")
-        self.verdict = replace(
-            self.verdict, self_tests=check_itself(self.subject, full_context="logits" not in self.wanted)
-        )
+        self_tests = check_itself(self.subject, full_context="logits" not in self.wanted)
+        self.verdict = replace(self.verdict, self_tests=self_tests)
 
-    def load_reference(self, prompts: Sequence[Prompt] | None) -> None:
+    def load_reference(self) -> None:
         self.enter("loading the reference")
-        self.reference = reference = load_reference(self.checkpoint)
-        self.verdict = replace(self.verdict, environment=self.verdict.environment | {"attention": reference.attention})
+        self.reference = load_reference(self.checkpoint)
+        environment = {**self.verdict.environment, "attention": self.reference.attention}
+        self.verdict = replace(self.verdict, environment=environment)
+        prompts = self.asked.prompts
         if prompts is None and self.recording is not None:
             prompts = self.recording.prompts
         self.prompts = standard_prompts(self.checkpoint, self.unchecked) if prompts is None else prompts
 
-    def check_logits(self, tolerance: tuple[float, float] | None) -> None:
+    def check_logits(self) -> None:
         if "logits" not in self.wanted:
             return
         self.enter("logits")
@@ -262,90 +286,94 @@ class _Run:
             )
         logits = check_logits(
             self.subject,
-            self.reference,
+            self._loaded,
             self.prompts,
-            self.line,
-            tolerance=tolerance,
+            self.asked.threshold,
+            tolerance=self.asked.tolerance,
             weights_equal=bool(self.verdict.weights),
             progress=self.enter,
         )
         self.verdict = replace(self.verdict, logits=logits)
         if torch.finfo(logits.dtype).bits < 32 and logits.exact is None:
             name = str(logits.dtype).removeprefix("torch.")
-            self.unchecked["precision"] = f"what is smaller than the rounding of {name}: verify in float32 to see it"
+            self.unchecked[f"what is smaller than the rounding of {name}"] = "verify in float32 to see it"
 
     def check_generation(self) -> None:
         if "generation" not in self.wanted:
             return
         if self.recording is not None or not self._agree:
             why = "the logits differ" if self.recording is None else "a recording cannot be continued"
-            self.unchecked["generation"] = f"generation, as {why}"
+            self.unchecked["generation"] = why
             return
         self.enter("generation")
         logits = self.verdict.logits  # those that passed may each be off by as much as was let pass
-        tie = max(self.line * logits.floor, 2 * logits.max_abs) if logits is not None else 0.0
+        tie = max(logits.line * logits.floor, 2 * logits.max_abs) if logits is not None else 0.0
         beginning = self.prompts[-1]  # natural text, where there is some
         single = Prompt(f"the beginning of {beginning.name}", beginning.ids[:1, :_GREEDY_PROMPT])
         with self._rounded_alike():
-            generation = check_generation(self.subject, self.reference, [single], _GREEDY_STEPS, tie)
+            generation = check_generation(self.subject, self._loaded, [single], _GREEDY_STEPS, tie)
         self.verdict = replace(self.verdict, generation=generation)
 
     def check_gradients(self) -> None:
         if "gradients" not in self.wanted:
             return
-        if not self._fits_a_layout:
-            self.unchecked["gradients"] = "gradients, as that takes a torch module and its layout"
-            return
-        if torch.finfo(self.subject.precision).bits < 32:
-            self.unchecked["gradients"] = "gradients, as there is no floor for those of lower precision"
-            return
-        self.enter("gradients")
         fitting = [prompt for prompt in self.prompts if 1 < prompt.ids.size(1) <= _TRACED]
-        if not fitting:
-            self.unchecked["gradients"] = f"gradients, as no prompt has 2 to {_TRACED} tokens"
-            return
-        longest = max(fitting, key=lambda prompt: prompt.tokens)
-        with self._rounded_alike():
-            gradients = check_gradients(self.subject, self.reference, longest, self.layouts, self.line)
-        self.verdict = replace(self.verdict, gradients=gradients)
+        if self.fitted is None:
+            self.unchecked["gradients"] = "that takes a torch module and its layout"
+        elif torch.finfo(self.subject.precision).bits < 32:
+            self.unchecked["gradients"] = "there is no noise floor for those of lower precision"
+        elif not fitting:
+            self.unchecked["gradients"] = f"no prompt has 2 to {_TRACED} tokens"
+        else:
+            self.enter("gradients")
+            longest = max(fitting, key=lambda prompt: prompt.tokens)
+            with self._rounded_alike():
+                gradients = check_gradients(self.subject, self._loaded, longest, self.fitted, self.asked.threshold)
+            self.verdict = replace(self.verdict, gradients=gradients)
 
-    def locate(self, always: bool) -> None:
-        if "where" not in self.wanted or not self._fits_a_layout or (self._agree and not always):
+    def locate(self) -> None:
+        if "where" not in self.wanted or (self._agree and not self.asked.always_trace):
             return
-        self.enter("first divergence")
-        traced = _to_trace(self.verdict.logits, self.prompts)
-        exact = not self._agree and self.verdict.logits is not None and self.verdict.logits.exact is not None
-        with self._rounded_alike():
-            divergence = find_divergence(self.subject, self.reference, traced, self.layouts, exact)
-        self.verdict = replace(self.verdict, divergence=divergence)
+        if self.fitted is None:
+            self.unchecked["where"] = "that takes a torch module and its layout"
+        else:
+            self.enter("first divergence")
+            prompt = _to_trace(self.verdict.logits, self.prompts)
+            exact = not self._agree and self.verdict.logits is not None and self.verdict.logits.exact is not None
+            with self._rounded_alike():
+                self.traced, divergence = locate(self.subject, self.fitted, self._loaded, prompt, exact)
+            self.verdict = replace(self.verdict, divergence=divergence)
 
-    def diagnose(self, seconds: float) -> None:
+    def diagnose(self) -> None:
         wrong_weights = self.verdict.weights is not None and not self.verdict.weights
         if self._agree and not wrong_weights:
             return
         if self.recording is not None:
-            self.unchecked["diagnosis"] = "diagnosis, as a recording cannot be asked anything else"
-            return
-        if seconds <= 0:
-            self.unchecked["diagnosis"] = "diagnosis, as asked"
-            return
-        self.enter("diagnosis")
-        diagnosis = diagnose(
-            self.subject,
-            self.checkpoint,
-            self.reference,
-            layouts=self.layouts,
-            seconds=seconds,
-            progress=lambda phase: self.progress(f"diagnosis: {phase}"),
-        )
-        self.verdict = replace(self.verdict, diagnosis=diagnosis)
+            self.unchecked["diagnosis"] = "a recording cannot be asked anything else"
+        elif not self.asked.diagnose_seconds > 0:
+            self.unchecked["diagnosis"] = "as asked"
+        elif self.reference is None:
+            self.unchecked["diagnosis"] = "it takes the reference, which nothing else needed"
+        else:
+            self.enter("diagnosis")
+            failing = None if self.verdict.logits is None else _to_trace(self.verdict.logits, self.prompts).ids
+            diagnosis = diagnose(
+                self.subject,
+                self.checkpoint,
+                self.reference,
+                inside=self.traced if self.traced is not None else self.fitted,
+                failing=failing,
+                seconds=self.asked.diagnose_seconds,
+                progress=lambda phase: self.asked.progress(f"diagnosis: {phase}"),
+            )
+            self.verdict = replace(self.verdict, diagnosis=diagnosis)
 
     def finished(self) -> Verdict:
-        return replace(self.verdict, notes=tuple(self.subject.adaptations), unchecked=tuple(self.unchecked.values()))
+        return replace(self.verdict, notes=tuple(self.subject.adaptations), unchecked=dict(self.unchecked))
 
 
 def standard_prompts(checkpoint: Checkpoint, unchecked: dict[str, str] | None = None) -> tuple[Prompt, ...]:
-    """The battery for a checkpoint, with natural text where it has a tokenizer.
+    """The standard prompts for a checkpoint, with natural text where it has a tokenizer.
 
     Args:
         checkpoint: an opened one.
@@ -359,7 +387,7 @@ def standard_prompts(checkpoint: Checkpoint, unchecked: dict[str, str] | None = 
         text = torch.tensor([encoding.encode(TEXT)])
     except (CheckpointError, OSError, ValueError) as error:
         if unchecked is not None:
-            unchecked["text"] = f"natural text: {str(error).splitlines()[0]}"
+            unchecked["natural text"] = str(error).splitlines()[0]
     return battery(checkpoint.config, text)
 
 
@@ -373,8 +401,8 @@ def _to_trace(logits: Logits | None, prompts: Sequence[Prompt]) -> Prompt:
     return max(logits.results if only_long else failing or short, key=lambda result: result.comparison.max_abs).prompt
 
 
-def _environment(subject: Candidate) -> dict[str, Any]:
-    environment: dict[str, Any] = {"python": platform.python_version()}
+def _environment(subject: Candidate) -> dict[str, Fact]:
+    environment: dict[str, Fact] = {"python": platform.python_version()}
     for package in ("gpt2_from_scratch", "torch", "transformers", "numpy"):
         try:
             environment[package] = version(package)

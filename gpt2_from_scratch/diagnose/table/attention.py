@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose.fault import Change, Changes, Fault, Place
+from gpt2_from_scratch.diagnose.fault import Change, Changes, Fault, Place, Remedy
 from gpt2_from_scratch.diagnose.simulation import Attention
 from gpt2_from_scratch.diagnose.table.changes import edited, formula, given_module
 
@@ -46,7 +46,7 @@ SCALE_FAULTS = (
         "no_scale",
         "attention scores are not divided by sqrt(d)",
         "attention too sharp; the first position is exact",
-        "divide the scores by math.sqrt(q.size(-1)) in {h.*.attn}",
+        Remedy("divide the scores by the root of a head's width in {h.*.attn}", "scores / math.sqrt(q.size(-1))"),
         "https://github.com/mlc-ai/mlc-llm/issues/3426",
         _scaled(lambda config: math.sqrt(config.head_dim)),
         needs=lambda config: config.scale_attn_weights and config.head_dim > 1,
@@ -55,7 +55,10 @@ SCALE_FAULTS = (
         "scale_d_model",
         "attention scores are divided by sqrt(E), the model's width, instead of sqrt(d), that of a head",
         "attention too flat; the first position is exact",
-        "divide the scores by math.sqrt(q.size(-1)) in {h.*.attn}, after splitting heads",
+        Remedy(
+            "divide the scores by the root of a head's width, after splitting heads, in {h.*.attn}",
+            "scores / math.sqrt(q.size(-1))",
+        ),
         "https://github.com/FareedKhan-dev/train-llm-from-scratch/pull/3",
         _scaled(lambda config: 1 / math.sqrt(config.n_head)),
         needs=lambda config: config.n_head > 1,
@@ -64,7 +67,10 @@ SCALE_FAULTS = (
         "scale_twice",
         "attention scores are divided by sqrt(d) twice",
         "attention too flat; the first position is exact",
-        "scale either the query or the scores in {h.*.attn}, not both; scaled_dot_product_attention scales by itself",
+        Remedy(
+            "scale either the query or the scores in {h.*.attn}, not both; scaled_dot_product_attention scales by "
+            "itself"
+        ),
         "a query scaled before a function that scales",
         _scaled(lambda config: 1 / math.sqrt(config.head_dim)),
         needs=lambda config: config.head_dim > 1,
@@ -73,7 +79,7 @@ SCALE_FAULTS = (
         "scale_other",
         "attention scores are {value} times GPT-2's",
         "attention too sharp or too flat; the first position is exact",
-        "divide the scores by math.sqrt(q.size(-1)) in {h.*.attn}",
+        Remedy("divide the scores by the root of a head's width in {h.*.attn}", "scores / math.sqrt(q.size(-1))"),
         "a constant, or another size, in the scale",
         lambda factor: _scaled(lambda config: factor),
         values=lambda config: (0.25, 0.5, 0.75, 1.25, 1.5, 2.0, 4.0),
@@ -84,8 +90,11 @@ SCALE_FAULTS = (
         "inverse_layer_idx",
         "attention scores are divided by the number of the layer, too",
         "the first layer and the first position are exact",
-        "divide the scores by math.sqrt(q.size(-1)) alone in {h.*.attn}; this checkpoint's config.json has "
-        "scale_attn_by_inverse_layer_idx false",
+        Remedy(
+            "divide the scores by the root of a head's width alone in {h.*.attn}: this checkpoint's config.json has "
+            "scale_attn_by_inverse_layer_idx false",
+            "scores / math.sqrt(q.size(-1))",
+        ),
         "an option of stanford-crfm's GPT-2",
         {_SCALE: _by_inverse_layer},
         needs=lambda config: not config.scale_attn_by_inverse_layer_idx and config.n_layer > 1,
@@ -94,7 +103,11 @@ SCALE_FAULTS = (
         "inverse_layer_idx_ignored",
         "attention scores are not divided by the number of the layer, which this checkpoint asks for",
         "the first layer and the first position are exact",
-        "divide the scores by layer + 1 in {h.*.attn}: config.json has scale_attn_by_inverse_layer_idx",
+        Remedy(
+            "divide the scores by the number of the layer, too, in {h.*.attn}: config.json has "
+            "scale_attn_by_inverse_layer_idx",
+            "scores / (layer + 1)",
+        ),
         "https://github.com/huggingface/transformers/issues/44380",
         {_SCALE: lambda place: place.value * (place.layer + 1)},  # type: ignore[operator]  # it is a block's
         needs=lambda config: config.scale_attn_by_inverse_layer_idx and config.n_layer > 1,
@@ -103,7 +116,7 @@ SCALE_FAULTS = (
         "wrong_n_head",
         "the model has {value} heads; this checkpoint has {config.n_head}",
         "wrong text; the first position is exact, and no shape tells",
-        "n_head={config.n_head}",
+        Remedy("build the model with the checkpoint's number of heads", "n_head={config.n_head}"),
         "https://github.com/bytedance/lightseq/issues/77: the number of heads is in no tensor",
         _with_heads,
         values=_other_heads,
@@ -136,7 +149,7 @@ MASK_FAULTS = (
         "mask_missing",
         "there is no causal mask",
         "a token sees later ones; training loss is too good to be true",
-        "mask keys after the query before the softmax in {h.*.attn}",
+        Remedy("mask keys after the query before the softmax in {h.*.attn}"),
         "a mask that is built and not used",
         {_PROBABILITIES: formula(lambda scores, visible: scores.softmax(-1))},
         leaks=True,
@@ -145,7 +158,10 @@ MASK_FAULTS = (
         "mask_leaks_one",
         "the causal mask is one too wide: a token sees the next one",
         "training loss is too good to be true",
-        "torch.triu(ones, diagonal=1) marks what is hidden, torch.tril(ones) what is seen, in {h.*.attn}",
+        Remedy(
+            "hide the keys above the diagonal, and no fewer, in {h.*.attn}",
+            "scores.masked_fill(torch.triu(ones, diagonal=1), -torch.inf)",
+        ),
         "diagonal=2, or tril(diagonal=1)",
         _masked(_seen_up_to(1)),
         leaks=True,
@@ -154,7 +170,7 @@ MASK_FAULTS = (
         "mask_transposed",
         "the causal mask is transposed: a token sees itself and later ones",
         "gibberish",
-        "rows are queries, columns are keys: hide the keys above the diagonal in {h.*.attn}",
+        Remedy("rows are queries, columns are keys: hide the keys above the diagonal in {h.*.attn}"),
         "triu where tril was meant",
         _masked(lambda visible: visible.flip(-1, -2)),
         leaks=True,
@@ -163,7 +179,10 @@ MASK_FAULTS = (
         "mask_no_self",
         "the causal mask hides a token from itself",
         "NaN: the first token sees nothing at all",
-        "torch.triu(ones, diagonal=1), not diagonal=0, in {h.*.attn}",
+        Remedy(
+            "hide the keys above the diagonal, and not the diagonal itself, in {h.*.attn}",
+            "torch.triu(ones, diagonal=1)",
+        ),
         "the diagonal of triu",
         _masked(_seen_up_to(-1)),
     ),
@@ -171,7 +190,9 @@ MASK_FAULTS = (
         "mask_after_softmax",
         "the mask is applied after the softmax: rows no longer sum to 1",
         "gibberish",
-        "mask the scores with -inf before the softmax in {h.*.attn}",
+        Remedy(
+            "mask the scores before the softmax in {h.*.attn}", "scores.masked_fill(hidden, -torch.inf).softmax(-1)"
+        ),
         "probabilities multiplied by tril",
         {_PROBABILITIES: formula(lambda scores, visible: scores.softmax(-1) * visible)},
         leaks=True,
@@ -180,7 +201,7 @@ MASK_FAULTS = (
         "mask_zero_fill",
         "hidden scores are set to 0 instead of -inf",
         "a token sees later ones",
-        "masked_fill(hidden, -torch.inf) in {h.*.attn}",
+        Remedy("set hidden scores to minus infinity in {h.*.attn}", "scores.masked_fill(hidden, -torch.inf)"),
         "scores multiplied by tril",
         _masked(fill=0.0),
         leaks=True,
@@ -189,7 +210,7 @@ MASK_FAULTS = (
         "mask_fill",
         "hidden scores are set to {value}, which is not low enough",
         "a token sees a little of later ones",
-        "masked_fill(hidden, -torch.inf) in {h.*.attn}",
+        Remedy("set hidden scores to minus infinity in {h.*.attn}", "scores.masked_fill(hidden, -torch.inf)"),
         "https://github.com/karpathy/minGPT/issues/75",
         lambda fill: _masked(fill=fill),
         values=lambda config: (-10.0, -1.0, -5.0, -20.0),
@@ -201,7 +222,7 @@ MASK_FAULTS = (
         "mask_added",
         "the mask's ones and zeros are added to the scores, which hides nothing",
         "a token sees later ones",
-        "add 0 and -inf, or use masked_fill, in {h.*.attn}",
+        Remedy("add 0 and minus infinity, not ones and zeros, in {h.*.attn}", "scores.masked_fill(hidden, -torch.inf)"),
         "a boolean mask given where an additive one is expected",
         {_PROBABILITIES: formula(lambda scores, visible: (scores + visible.to(scores.dtype)).softmax(-1))},
         leaks=True,
@@ -210,7 +231,7 @@ MASK_FAULTS = (
         "softmax_dim_q",
         "the softmax runs over the queries instead of the keys",
         "gibberish",
-        "softmax(dim=-1) in {h.*.attn}",
+        Remedy("take the softmax over the keys in {h.*.attn}", "softmax(dim=-1)"),
         "dim=-2",
         _masked(dim=-2),
         leaks=True,
@@ -219,7 +240,7 @@ MASK_FAULTS = (
         "softmax_dim_heads",
         "the softmax runs over the heads instead of the keys",
         "gibberish",
-        "softmax(dim=-1) in {h.*.attn}",
+        Remedy("take the softmax over the keys in {h.*.attn}", "softmax(dim=-1)"),
         "the dimension that torch guesses for four axes when none is given",
         {
             _PROBABILITIES: formula(
@@ -232,7 +253,7 @@ MASK_FAULTS = (
         "scale_after_softmax",
         "the probabilities are divided by sqrt(d) instead of the scores",
         "attention too sharp and too weak",
-        "divide the scores by math.sqrt(q.size(-1)) before the softmax in {h.*.attn}",
+        Remedy("scale the scores, before the softmax, in {h.*.attn}", "scores / math.sqrt(q.size(-1))"),
         "two lines in the wrong order",
         {_PROBABILITIES: given_module(_scaled_late)},
     ),
@@ -250,7 +271,7 @@ HEAD_FAULTS = (
         "split_view_no_transpose",
         "heads are split by a view without a transpose: each gets some of the tokens",
         "gibberish",
-        "x.view(B, T, heads, d).transpose(1, 2), not x.view(B, heads, T, d), in {h.*.attn}",
+        Remedy("split heads with a view and a transpose in {h.*.attn}", "x.view(B, T, heads, d).transpose(1, 2)"),
         "https://github.com/ajhalthor/Transformer-Neural-Network/pull/4",
         {"h.*.attn.split_heads": _split(lambda x, heads: x.reshape(x.size(0), heads, x.size(1), x.size(2) // heads))},
         needs=lambda config: config.n_head > 1,
@@ -260,7 +281,10 @@ HEAD_FAULTS = (
         "split_headdim_first",
         "heads are split as (d, heads): each head gets every H-th feature",
         "gibberish",
-        "x.view(B, T, heads, d), heads before their width, in {h.*.attn}",
+        Remedy(
+            "split the width into heads first and their width second in {h.*.attn}",
+            "x.view(B, T, heads, d).transpose(1, 2)",
+        ),
         "einops with the axes of one head in the wrong order",
         {"h.*.attn.split_heads": _split(lambda x, heads: torch.unflatten(x, -1, (-1, heads)).permute(0, 3, 1, 2))},
         needs=lambda config: config.n_head > 1,
@@ -269,7 +293,10 @@ HEAD_FAULTS = (
         "merge_no_transpose",
         "heads are merged without a transpose: tokens and heads mix",
         "gibberish; training on a toy problem still works",
-        "x.transpose(1, 2).reshape(B, T, E), not x.reshape(B, T, E), in {h.*.attn}",
+        Remedy(
+            "bring the heads back beside their features before they are merged in {h.*.attn}",
+            "x.transpose(1, 2).reshape(B, T, E)",
+        ),
         "https://github.com/jsbaan/transformer-from-scratch/issues/4",
         {"h.*.attn.merge_heads": formula(lambda x: x.reshape(x.size(0), x.size(2), -1))},
         needs=lambda config: config.n_head > 1,
@@ -279,7 +306,7 @@ HEAD_FAULTS = (
         "merge_headdim_first",
         "heads are merged as (d, heads): their features alternate",
         "gibberish",
-        "x.transpose(1, 2).reshape(B, T, E) in {h.*.attn}",
+        Remedy("merge heads first and their width second in {h.*.attn}", "x.transpose(1, 2).reshape(B, T, E)"),
         "permute with the axes of one head in the wrong order",
         {"h.*.attn.merge_heads": formula(lambda x: x.permute(0, 2, 3, 1).flatten(-2))},
         needs=lambda config: config.n_head > 1,

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose.fault import Change, Fault
+from gpt2_from_scratch.diagnose.fault import Change, Fault, Remedy
 from gpt2_from_scratch.diagnose.table.changes import NORMS, edited, everywhere, formula, given_module
 from gpt2_from_scratch.layers import ACTIVATIONS, LayerNorm
 
@@ -62,7 +62,10 @@ NORM_FAULTS = (
         "ln_unbiased",
         "LayerNorm divides by the unbiased variance (by E - 1)",
         "none visible; a relative error of 1/(2E) at each LayerNorm",
-        f"x.var(-1, keepdim=True, unbiased=False) in {_NORM_SITES}",
+        Remedy(
+            "divide by the variance with E, not E - 1, in {h.*.ln_1}, {h.*.ln_2} and {ln_f}",
+            "x.var(-1, keepdim=True, unbiased=False)",
+        ),
         "Tensor.var is unbiased by default",
         _norm(_unbiased),
     ),
@@ -70,7 +73,9 @@ NORM_FAULTS = (
         "ln_eps",
         "LayerNorm's epsilon is {value}; this checkpoint's is {config.layer_norm_epsilon:g}",
         "none visible at 1e-6 and below; slight at 1e-3",
-        f"eps={{config.layer_norm_epsilon:g}} in {_NORM_SITES}",
+        Remedy(
+            "give the checkpoint's epsilon to {h.*.ln_1}, {h.*.ln_2} and {ln_f}", "eps={config.layer_norm_epsilon:g}"
+        ),
         "defaults differ: 1e-5 in torch, 1e-6 in JAX and in newer models, 1e-12 in BERT",
         lambda eps: everywhere(NORMS, "eps", edited(lambda _: eps)),
         values=_epsilons,
@@ -80,7 +85,10 @@ NORM_FAULTS = (
         "ln_std_plus_eps",
         "LayerNorm's epsilon is added outside the root, to the standard deviation",
         "none visible",
-        f"divide by torch.sqrt(variance + eps) in {_NORM_SITES}",
+        Remedy(
+            "add epsilon to the variance, inside the root, in {h.*.ln_1}, {h.*.ln_2} and {ln_f}",
+            "torch.sqrt(variance + eps)",
+        ),
         "https://nlp.seas.harvard.edu/annotated-transformer: (x - mean) / (std + eps)",
         _norm(_eps_outside),
     ),
@@ -88,7 +96,10 @@ NORM_FAULTS = (
         "ln_unbiased_std_plus_eps",
         "LayerNorm divides by the unbiased standard deviation plus epsilon",
         "none visible",
-        f"divide by torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + eps) in {_NORM_SITES}",
+        Remedy(
+            "divide by E, and add epsilon inside the root, in {h.*.ln_1}, {h.*.ln_2} and {ln_f}",
+            "torch.sqrt(x.var(-1, keepdim=True, unbiased=False) + eps)",
+        ),
         "https://nlp.seas.harvard.edu/annotated-transformer: x.std() is unbiased by default",
         _norm(_unbiased_eps_outside),
     ),
@@ -96,7 +107,7 @@ NORM_FAULTS = (
         "ln_rms",
         "the mean is not subtracted: RMSNorm instead of LayerNorm",
         "drift",
-        f"subtract the mean in {_NORM_SITES}",
+        Remedy(f"subtract the mean in {_NORM_SITES}"),
         "RMSNorm is what newer models have",
         _norm(_rms),
     ),
@@ -104,7 +115,7 @@ NORM_FAULTS = (
         "ln_divided_by_variance",
         "LayerNorm divides by the variance instead of its root",
         "gibberish",
-        f"divide by torch.sqrt(variance + eps) in {_NORM_SITES}",
+        Remedy("divide by the root of the variance in {h.*.ln_1}, {h.*.ln_2} and {ln_f}", "torch.sqrt(variance + eps)"),
         "a forgotten root",
         _norm(_divided_by_variance),
     ),
@@ -112,7 +123,7 @@ NORM_FAULTS = (
         "ln_over_tokens",
         "LayerNorm normalises over the tokens instead of the features",
         "gibberish; a token sees later ones",
-        f"take mean and variance over dim=-1 in {_NORM_SITES}",
+        Remedy(f"take mean and variance over dim=-1 in {_NORM_SITES}"),
         "dim=1 of [B, T, E]",
         _norm(_over_tokens),
         leaks=True,
@@ -121,7 +132,7 @@ NORM_FAULTS = (
         "ln_gain_plus_one",
         "LayerNorm multiplies by 1 + weight instead of weight",
         "gibberish",
-        f"multiply by weight in {_NORM_SITES}",
+        Remedy(f"multiply by weight in {_NORM_SITES}"),
         "the convention of Gemma's norm",
         _norm(_gain_plus_one),
     ),
@@ -152,17 +163,17 @@ ACTIVATION_FAULTS = (
         "gelu_erf",
         "GELU uses erf; GPT-2 uses the tanh form",
         "none visible",
-        "nn.GELU(approximate='tanh') for {h.*.mlp.act}",
+        Remedy("use the tanh GELU in {h.*.mlp.act}", "nn.GELU(approximate='tanh')"),
         "https://github.com/karpathy/nanoGPT: nn.GELU() since May 2023",
         _named("gelu"),
         needs=_is_not("gelu", "gelu_python"),
-        remedies={"nanogpt": "self.gelu = nn.GELU(approximate='tanh') in MLP"},
+        remedies={"nanogpt": Remedy("use the tanh GELU in MLP", "self.gelu = nn.GELU(approximate='tanh')")},
     ),
     Fault(
         "gelu_quick",
         "GELU is approximated by x sigmoid(1.702 x); GPT-2 uses the tanh form",
         "slight",
-        "nn.GELU(approximate='tanh') for {h.*.mlp.act}",
+        Remedy("use the tanh GELU in {h.*.mlp.act}", "nn.GELU(approximate='tanh')"),
         "the GELU of CLIP",
         _named("quick_gelu"),
         needs=_is_not("quick_gelu"),
@@ -171,7 +182,7 @@ ACTIVATION_FAULTS = (
         "relu",
         "the activation is ReLU; GPT-2 uses the tanh GELU",
         "drift",
-        "nn.GELU(approximate='tanh') for {h.*.mlp.act}",
+        Remedy("use the tanh GELU in {h.*.mlp.act}", "nn.GELU(approximate='tanh')"),
         "the first transformer's",
         _named("relu"),
         needs=_is_not("relu"),
@@ -180,7 +191,7 @@ ACTIVATION_FAULTS = (
         "silu",
         "the activation is SiLU; GPT-2 uses the tanh GELU",
         "drift",
-        "nn.GELU(approximate='tanh') for {h.*.mlp.act}",
+        Remedy("use the tanh GELU in {h.*.mlp.act}", "nn.GELU(approximate='tanh')"),
         "that of newer models",
         _named("silu"),
         needs=_is_not("silu", "swish"),
@@ -189,7 +200,7 @@ ACTIVATION_FAULTS = (
         "act_other",
         "the activation is {value}; GPT-2 uses the tanh GELU",
         "drift",
-        "nn.GELU(approximate='tanh') for {h.*.mlp.act}",
+        Remedy("use the tanh GELU in {h.*.mlp.act}", "nn.GELU(approximate='tanh')"),
         "activation_function in config.json not read",
         lambda name: _named(name),
         values=lambda config: tuple(
@@ -206,7 +217,10 @@ ACTIVATION_FAULTS = (
         "gelu_cubic",
         "the cubic term of the tanh GELU has the coefficient {value}; it is 0.044715",
         "none visible to slight",
-        "0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) for {h.*.mlp.act}",
+        Remedy(
+            "write the tanh GELU with its own constants in {h.*.mlp.act}",
+            "0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))",
+        ),
         "a slip of the keyboard",
         lambda cubic: {_ACT: formula(lambda x: _tanh_form(x, cubic, _SQRT_2_OVER_PI))},
         values=lambda config: (0.0, 0.44715, 0.0044715, 0.04715, 0.47715, 0.04475),
@@ -216,7 +230,10 @@ ACTIVATION_FAULTS = (
         "gelu_without_root",
         "the tanh GELU lacks the root: it multiplies by 2/pi instead of sqrt(2/pi)",
         "drift",
-        "0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3))) for {h.*.mlp.act}",
+        Remedy(
+            "write the tanh GELU with its root in {h.*.mlp.act}",
+            "0.5 * x * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))",
+        ),
         "a slip of the keyboard",
         {_ACT: formula(lambda x: _tanh_form(x, 0.044715, _SQRT_2_OVER_PI**2))},
         needs=_is_not("gelu", "gelu_python", "relu", "silu", "swish", "quick_gelu"),

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.diagnose.fault import Changes, Fault
+from gpt2_from_scratch.diagnose.fault import Changes, Fault, Remedy
 from gpt2_from_scratch.diagnose.table.changes import around, edited, formula
 
 # ------------------------------------------------------------------------------------------------------------ blocks
@@ -78,7 +78,9 @@ def _no_mlp(x: Tensor, ln_1: Layer, attn: Layer, ln_2: Layer, mlp: Layer) -> Ten
     return x + attn(ln_1(x))
 
 
-_RIGHT = "x = x + attn(ln_1(x)); x = x + mlp(ln_2(x)) in {h.*}"
+_RIGHT = Remedy(
+    "normalise before each layer, and add what it returns, in {h.*}", "x = x + attn(ln_1(x)); x = x + mlp(ln_2(x))"
+)
 
 BLOCK_FAULTS = (
     Fault(
@@ -125,7 +127,7 @@ BLOCK_FAULTS = (
         "shortcut_not_updated",
         "the second shortcut starts from the block's input: the attention's output is lost to it",
         "gibberish",
-        "shortcut = x again before the feed-forward layer in {h.*}",
+        Remedy("start the second shortcut from the attention's sum in {h.*}", "shortcut = x"),
         "`shortcut = x` written once instead of twice",
         _wired(_old_shortcut),
     ),
@@ -173,7 +175,7 @@ BLOCK_FAULTS = (
         "layer_skipped",
         "a block is skipped",
         "fluent and worse",
-        "run every block: for block in blocks",
+        Remedy("run every block", "for block in blocks: x = block(x)"),
         "blocks[:-1], or range(n_layer - 1)",
         {"h.*.forward": formula(lambda x, mask, cache=None: x)},
         one_layer=True,
@@ -226,7 +228,7 @@ EMBEDDING_FAULTS = (
         "no_pos",
         "no position embedding is added",
         "word salad",
-        "add {wpe}(torch.arange(T)) to the token embeddings",
+        Remedy("add the position embedding to the token embedding", "{wte}(ids) + {wpe}(torch.arange(T))"),
         "embeddings built and not added",
         {"wpe.forward": around(lambda lookup, positions: torch.zeros_like(lookup(positions)))},
     ),
@@ -234,7 +236,7 @@ EMBEDDING_FAULTS = (
         "pos_offset",
         "positions start at {value} instead of 0",
         "word salad",
-        "torch.arange(T), from 0, for {wpe}",
+        Remedy("count positions from 0 for {wpe}", "torch.arange(T)"),
         "positions counted from 1, or from 2 as in OPT",
         lambda by: _positions(lambda positions, rows: (positions + by) % rows),
         values=lambda config: tuple(by for by in (1, 2, -1) if config.n_positions > 2),
@@ -243,7 +245,7 @@ EMBEDDING_FAULTS = (
         "pos_reversed",
         "positions count down",
         "word salad; one token alone is exact",
-        "torch.arange(T) for {wpe}",
+        Remedy("count positions upwards for {wpe}", "torch.arange(T)"),
         "a flipped range",
         _positions(lambda positions, rows: positions.flip(-1)),
     ),
@@ -251,7 +253,7 @@ EMBEDDING_FAULTS = (
         "pos_zero",
         "every token has position 0",
         "word salad; the first position is exact",
-        "torch.arange(T) for {wpe}",
+        Remedy("give each token its own position for {wpe}", "torch.arange(T)"),
         "positions of a cached step used for a whole prompt",
         _positions(lambda positions, rows: positions * 0),
     ),
@@ -259,7 +261,7 @@ EMBEDDING_FAULTS = (
         "pos_sinusoidal",
         "positions are sinusoids; GPT-2 learned them",
         "gibberish",
-        "look positions up in {wpe}",
+        Remedy("look positions up in {wpe}"),
         "the first transformer's positions",
         {"wpe.forward": _sinusoids},
         kept=True,
@@ -269,7 +271,7 @@ EMBEDDING_FAULTS = (
         "emb_sqrt_d",
         "token embeddings are multiplied by sqrt(E)",
         "gibberish",
-        "add {wte}(ids) and {wpe}(positions) as they are",
+        Remedy("add the embeddings as they are", "{wte}(ids) + {wpe}(positions)"),
         "the first transformer's embeddings",
         {"wte.forward": _embedding_scaled},
     ),
@@ -277,7 +279,7 @@ EMBEDDING_FAULTS = (
         "sum_sqrt_d",
         "token and position embeddings are multiplied by sqrt(E)",
         "gibberish",
-        "add {wte}(ids) and {wpe}(positions) as they are",
+        Remedy("add the embeddings as they are", "{wte}(ids) + {wpe}(positions)"),
         "the first transformer's embeddings",
         {"wte.forward": _embedding_scaled, "wpe.forward": _embedding_scaled},
     ),
@@ -285,7 +287,7 @@ EMBEDDING_FAULTS = (
         "ids_offset",
         "token ids are off by {value}",
         "gibberish",
-        "give {wte} the ids as they are",
+        Remedy("give {wte} the ids as they are"),
         "an extra token at the start of the vocabulary",
         _other_ids,
         values=lambda config: (1, -1),
@@ -294,7 +296,7 @@ EMBEDDING_FAULTS = (
         "dropout_on",
         "dropout acts in eval mode",
         "the same ids give different logits at each call",
-        "F.dropout(x, p, training=self.training), or nn.Dropout and model.eval()",
+        Remedy("let dropout act in training only", "F.dropout(x, p, training=self.training)"),
         "F.dropout acts unless it is told not to",
         {},
         values=lambda config: (),  # random: recognised by asking twice, and proven by making dropout do nothing
@@ -313,7 +315,7 @@ HEAD_FAULTS = (
         "ln_f_missing",
         "the final LayerNorm is missing",
         "huge logits; often the right token still wins",
-        "{lm_head}({ln_f}(x))",
+        Remedy("normalise before the head", "{lm_head}({ln_f}(x))"),
         "pre-norm code ported from post-norm code, which has none",
         {"ln_f.forward": formula(lambda x: x)},
     ),
@@ -321,7 +323,7 @@ HEAD_FAULTS = (
         "ln_f_twice",
         "the final LayerNorm is applied twice",
         "drift",
-        "{lm_head}({ln_f}(x)), once",
+        Remedy("normalise once before the head", "{lm_head}({ln_f}(x))"),
         "transformers' last hidden state is already normalised",
         {"ln_f.forward": around(lambda norm, x: norm(norm(x)))},
     ),
@@ -329,7 +331,7 @@ HEAD_FAULTS = (
         "center_unembed",
         "the head's weight is centred over the vocabulary",
         "none: each token's logits are shifted by a constant",
-        "use the token embedding as it is: {lm_head}.weight = {wte}.weight",
+        Remedy("use the token embedding as it is", "{lm_head}.weight = {wte}.weight"),
         "TransformerLens' center_unembed",
         {"lm_head.weight": edited(lambda weight: weight - weight.mean(0))},
     ),
@@ -337,7 +339,7 @@ HEAD_FAULTS = (
         "lm_head_bias",
         "the head has a bias",
         "a constant offset per token of the vocabulary",
-        "nn.Linear(E, V, bias=False) for {lm_head}",
+        Remedy("build the head without a bias", "nn.Linear(E, V, bias=False)"),
         "nn.Linear has a bias by default",
         lambda bias: _logits(lambda logits: logits + bias),
         values=lambda config: (),  # fitted: what remains is constant for each token of the vocabulary
@@ -346,7 +348,7 @@ HEAD_FAULTS = (
         "logits_scaled",
         "logits are {value} times GPT-2's",
         "the same greedy text, other probabilities",
-        "return {lm_head}'s output as it is",
+        Remedy("return {lm_head}'s output as it is"),
         "a temperature, or a scale of the embedding, inside the model",
         lambda factor: _logits(lambda logits: logits * factor),
         values=lambda config: (),  # fitted
@@ -355,7 +357,7 @@ HEAD_FAULTS = (
         "softmax_output",
         "the model returns probabilities instead of logits: each row sums to 1",
         "the same greedy text; a loss that hardly falls",
-        "return {lm_head}'s output; softmax belongs to sampling",
+        Remedy("return {lm_head}'s output; softmax belongs to sampling"),
         "softmax in the model and again in the loss",
         _logits(lambda logits: logits.softmax(-1)),
     ),
@@ -363,7 +365,7 @@ HEAD_FAULTS = (
         "log_softmax_output",
         "the model returns log-probabilities instead of logits",
         "the same text",
-        "return {lm_head}'s output; F.cross_entropy takes logits",
+        Remedy("return {lm_head}'s output; F.cross_entropy takes logits"),
         "for NLLLoss",
         _logits(lambda logits: logits.log_softmax(-1)),
     ),
@@ -371,7 +373,7 @@ HEAD_FAULTS = (
         "shifted_by_one",
         "logits are shifted by one position: those of t + 1 stand at t",
         "a model that seems to know the future",
-        "return logits for every position as they are; shift in the loss",
+        Remedy("return logits for every position as they are; shift in the loss"),
         "the shift for the loss left in the model",
         _logits(lambda logits: logits.roll(-1, dims=1)),
         leaks=True,
@@ -380,7 +382,7 @@ HEAD_FAULTS = (
         "shifted_back",
         "logits are shifted by one position: those of t - 1 stand at t",
         "a model that repeats itself",
-        "return logits for every position as they are; shift in the loss",
+        Remedy("return logits for every position as they are; shift in the loss"),
         "the shift for the loss left in the model",
         _logits(lambda logits: logits.roll(1, dims=1)),
         leaks=True,
@@ -389,7 +391,7 @@ HEAD_FAULTS = (
         "logits_capped",
         "logits are capped at {value} by a tanh",
         "slight",
-        "return {lm_head}'s output as it is",
+        Remedy("return {lm_head}'s output as it is"),
         "the soft cap of Gemma 2",
         lambda cap: _logits(lambda logits: cap * torch.tanh(logits / cap)),
         values=lambda config: (30.0, 50.0, 15.0),

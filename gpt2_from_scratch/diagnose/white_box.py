@@ -1,9 +1,9 @@
-"""The search in a torch module whose layout is known: stage by stage, each by itself.
+"""The search in a torch module whose layout is known: first its weights, then stage by stage.
 
-The one idea: what entered and what left each stage is on record, so each is a small riddle of its own: which fault
-turns *their* input into *their* output? Errors do not build up, faults in different layers do not mix, and a fault in
-one layer shows by itself. Weights are riddles without a run: they are compared with the checkpoint's, and with what
-each fault would make of those. All answers together must then explain the logits.
+Weights are checked without running the model: they are compared with the checkpoint's, and with what each fault would
+make of those. Then what entered and what left each stage is on record, so each stage is a small search of its own:
+which fault turns *their* input into *their* output? Errors do not build up, faults in different layers do not mix, and
+a fault in one layer shows by itself. All answers together must then explain the logits.
 """
 
 import math
@@ -14,19 +14,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.compare import FLOAT32_ULP
-from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose.clock import Clock
+from gpt2_from_scratch.diagnose.divergence import Passage
 from gpt2_from_scratch.diagnose.evidence import Laboratory, gap
-from gpt2_from_scratch.diagnose.fault import EMBED, HEAD, NORM, Cause, Causes, line, place_of, stages
-from gpt2_from_scratch.diagnose.search import Distance, fitted, grown, plausible, ranked
-from gpt2_from_scratch.diagnose.simulation import Rounding
+from gpt2_from_scratch.diagnose.fault import HEAD, Cause, Causes, line, place_of
+from gpt2_from_scratch.diagnose.search import Clock, Distance, fitted, grown, plausible, ranked
+from gpt2_from_scratch.diagnose.simulation import Rounding, Simulation
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
-from gpt2_from_scratch.errors import CandidateError
-from gpt2_from_scratch.mapping import Layout, match_module
-from gpt2_from_scratch.precision import run_in_float64
-from gpt2_from_scratch.trace import Site, trace
 
 _EQUAL = 1e-6  # relative: tensors that were made by the same steps in another order
 _ALIKE = 3.0  # explanations that leave so many times what the best leaves are as good
@@ -35,22 +29,8 @@ _TRIED = 18  # explanations of one stage that are run in float64
 # ---------------------------------------------------------------------------------------------------------- weights
 
 
-def weights_of(candidate: Candidate, config: GPTConfig, layouts: Sequence[Layout]) -> Mapping[str, Tensor] | None:
-    """The candidate's tensors under canonical names, the head's always; None where it does not fit its layout."""
-    assert candidate.module is not None
-    parameters = dict(candidate.module.named_parameters(remove_duplicate=False))
-    matching = match_module(candidate.module, config, layouts)
-    if not matching:
-        return None
-    found = {link.canonical: torch.zeros(link.shape) for link in matching.zeros if link.canonical is not None}
-    for link in matching.links:
-        if link.canonical is not None:
-            found[link.canonical] = link.to_canonical([parameters[name].detach().cpu() for name in link.theirs])
-    return {"lm_head.weight": found["wte.weight"]} | found
-
-
 @dataclass(frozen=True)
-class Weights:
+class WrongWeights:
     """What is wrong with the candidate's weights.
 
     Args:
@@ -71,42 +51,72 @@ class Weights:
         return (*self.causes, Cause(FAULT["tensors_differ"], tuple(self.left.items())))
 
 
-def wrong_weights(laboratory: Laboratory, theirs: Mapping[str, Tensor], clock: Clock) -> Weights:
-    """Explains the candidate's tensors, value by value: the faults that explain most come first."""
-    model, config = laboratory.model, laboratory.config
+def wrong_weights(laboratory: Laboratory, theirs: Mapping[str, Tensor], clock: Clock) -> WrongWeights:
+    """Explains the candidate's tensors, value by value: the faults that explain most come first.
+
+    Args:
+        laboratory: with the right model.
+        theirs: canonical name -> the candidate's tensor.
+        clock: when to stop.
+    """
+    model = laboratory.model
     theirs = {name: tensor.float() for name, tensor in theirs.items()}
     rounding = _rounding(theirs, {name: place_of(model, name).value for name in theirs})
-
-    def ours(tensor: Tensor) -> Tensor:
-        return tensor.to(rounding).float() if rounding is not None else tensor
-
-    left = {name for name, tensor in theirs.items() if not _equal(tensor, ours(place_of(model, name).value))}
-    explained: list[tuple[bool, int, Cause, set[str]]] = []
-    for cause in clock.during(plausible(config)):
-        right, paths, elsewhere = set[str](), set[str](), False
-        changes = cause.changes(config)
-        if any(path not in theirs or cause.fault.one_layer for pairs in changes.values() for path, _ in pairs):
-            continue  # not a fault of weights
-        if left.isdisjoint(path for pairs in changes.values() for path, _ in pairs):
-            continue
-        for stage, pairs in changes.items():
-            made = {path: ours(change(place_of(model, path))) for path, change in pairs}
-            moved = {path for path, tensor in made.items() if not _equal(tensor, ours(place_of(model, path).value))}
-            if moved <= left and all(_equal(theirs[path], made[path]) for path in moved):
-                right |= {stage} if moved else set()
-                paths |= moved
-            else:
-                elsewhere = True  # it would have changed what is as it should be
-        if paths:
-            made_there = replace(cause, stages=frozenset(right)) if elsewhere else cause
-            explained.append((elsewhere, -len(paths), made_there, paths))
+    recogniser = _Recogniser(laboratory, theirs, rounding)
+    left = set(recogniser.wrong)
+    explained = [each for cause in clock.during(plausible(model.config)) if (each := recogniser.explained_by(cause))]
     causes: list[Cause] = []
-    for _, _, cause, paths in sorted(explained, key=lambda each: each[:2]):
-        if paths <= left:
-            causes.append(cause)
-            left -= paths
+    for each in sorted(explained, key=lambda each: (each.partly, -len(each.tensors))):
+        if each.tensors <= left:
+            causes.append(each.cause)
+            left -= each.tensors
     harmless = () if rounding is None else (Cause(FAULT["weights_rounded"], str(rounding).removeprefix("torch.")),)
-    return Weights((*harmless, *causes), {name: theirs[name] for name in theirs if name in left})
+    return WrongWeights((*harmless, *causes), {name: theirs[name] for name in theirs if name in left})
+
+
+@dataclass(frozen=True)
+class _Recognised:
+    """A cause that makes some of the wrong tensors exactly; in some stages only, if `partly`."""
+
+    cause: Cause
+    tensors: frozenset[str]
+    partly: bool
+
+
+class _Recogniser:
+    """Compares the candidate's tensors with what faults of loading make of the checkpoint's."""
+
+    def __init__(self, laboratory: Laboratory, theirs: Mapping[str, Tensor], rounding: torch.dtype | None) -> None:
+        self.model = laboratory.model
+        self.theirs = theirs
+        self.rounding = rounding
+        self.wrong = frozenset(name for name in theirs if not _equal(theirs[name], self._right(name)))
+
+    def explained_by(self, cause: Cause) -> _Recognised | None:
+        """The tensors that a cause explains; None where it is no fault of weights, or explains none."""
+        changes = cause.changes(self.model.config)
+        paths = {path for pairs in changes.values() for path, _ in pairs}
+        if cause.fault.one_layer or not paths <= self.theirs.keys() or self.wrong.isdisjoint(paths):
+            return None
+        stages, tensors = set[str](), set[str]()
+        partly = False
+        for stage, pairs in changes.items():
+            made = {path: self._rounded(change(place_of(self.model, path))) for path, change in pairs}
+            moved = {path for path, tensor in made.items() if not _equal(tensor, self._right(path))}
+            if not moved <= self.wrong or not all(_equal(self.theirs[path], made[path]) for path in moved):
+                partly = True  # there it would have changed what is as it should be
+            elif moved:
+                stages.add(stage)
+                tensors |= moved
+        if not tensors:
+            return None
+        return _Recognised(replace(cause, stages=frozenset(stages)) if partly else cause, frozenset(tensors), partly)
+
+    def _right(self, name: str) -> Tensor:
+        return self._rounded(place_of(self.model, name).value)
+
+    def _rounded(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.rounding).float() if self.rounding is not None else tensor
 
 
 def _rounding(theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> torch.dtype | None:
@@ -130,77 +140,8 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 # ----------------------------------------------------------------------------------------------------------- stages
 
 
-@dataclass(frozen=True)
-class Passage:
-    """What one stage of the candidate received and returned.
-
-    Args:
-        stage: its name.
-        entering: what it received.
-        leaving: what it returned.
-        moved: the most by which rounded constants can have moved what it returned.
-    """
-
-    stage: str
-    entering: Tensor
-    leaving: Tensor
-    moved: float = 0.0
-
-
-def passages(
-    candidate: Candidate, config: GPTConfig, layouts: Sequence[Layout], ids: Tensor, rounding: Rounding
-) -> tuple[Passage, ...] | None:
-    """One forward pass of the candidate, cut into stages; None where it cannot be.
-
-    What a stage returned is what the next one received. A block that never ran returned its input.
-    """
-    assert candidate.module is not None
-    fitting = match_module(candidate.module, config, layouts).layout
-    names = {site: theirs[0] for site, theirs in fitting.sites(config)}
-    whole = Candidate(candidate.module, config)
-    tracing = [names[stage] for stage in stages(config) if stage in names]
-
-    def run() -> tuple[Mapping[str, Site], Tensor]:
-        logits: list[Tensor] = []
-        seen = trace(module, tracing, lambda: logits.append(whole.logits(ids)))
-        return {stage: seen[names[stage]] for stage in stages(config) if names.get(stage) in seen}, logits[0]
-
-    module = candidate.module
-    try:
-        (found, logits), moved = run_in_float64(run, module) if rounding == "float64" else (run(), ())
-    except (CandidateError, NotImplementedError):
-        return None
-    if NORM not in found or not any(stage.startswith("h.") for stage in found):
-        return None
-    others = [_cut(other, other_logits, ids, config) for other, other_logits in moved]
-    cut = []
-    for place, passage in enumerate(_cut(found, logits, ids, config)):
-        distances = [gap(other[place].leaving, passage.leaving) for other in others]
-        cut.append(replace(passage, moved=sum(each for each in distances if math.isfinite(each))))
-    width = (*ids.shape, config.n_embd)
-    if any(tuple(passage.entering.shape) != width for passage in cut[1:]):
-        return None
-    return tuple(cut)
-
-
-def _cut(found: Mapping[str, Site], logits: Tensor, ids: Tensor, config: GPTConfig) -> tuple[Passage, ...]:
-    """The passages of all stages, in order: each stage returned what the next one received."""
-    cut: list[Passage] = []
-    leaving = logits
-    for stage in reversed(stages(config)):
-        if stage == EMBED:
-            entering = ids
-        elif stage == HEAD:
-            entering = found[stage].input if stage in found else found[NORM].output
-        else:
-            entering = found[stage].input if stage in found else leaving
-        cut.append(Passage(stage, entering.cpu(), leaving.cpu()))
-        leaving = entering
-    return tuple(reversed(cut))
-
-
-class Inside:
-    """The riddles of one candidate.
+class WhiteBox:
+    """The search for faults in the stages of one candidate.
 
     Args:
         laboratory: where hypotheses are simulated.
@@ -215,6 +156,7 @@ class Inside:
         self, laboratory: Laboratory, cut: Sequence[Passage], rounding: Rounding, base: Causes, most: int, clock: Clock
     ) -> None:
         self.laboratory = laboratory
+        self.simulation = Simulation(laboratory.model, cut[0].entering)
         self.cut = cut
         self.rounding = rounding
         self.base = base
@@ -343,4 +285,4 @@ class Inside:
         entering = passage.entering
         if entering.is_floating_point():
             entering = entering.double() if rounding == "float64" else entering.float()
-        return self.laboratory.texts[0].run(passage.stage, entering, (*self.base, *causes), rounding)
+        return self.simulation.run(passage.stage, entering, (*self.base, *causes), rounding)

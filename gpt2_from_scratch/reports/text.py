@@ -1,0 +1,221 @@
+"""A verdict in sentences: the report that the terminal shows, the verdict in one line, and the cause in a few words."""
+
+from collections.abc import Iterable, Iterator
+
+from gpt2_from_scratch.checks.logits import Logits
+from gpt2_from_scratch.checks.selftests import SelfTests
+from gpt2_from_scratch.checks.weights import Weights
+from gpt2_from_scratch.diagnose import Diagnosis, Finding
+from gpt2_from_scratch.diagnose.divergence import Divergence
+from gpt2_from_scratch.errors import printable
+from gpt2_from_scratch.mapping import collapse
+from gpt2_from_scratch.reports.numbers import percent, scientific, times
+from gpt2_from_scratch.reports.verdict import Part, Verdict
+
+_MOST_LINES = 8  # of detail per part, unless all are asked for
+_LABEL = 11  # columns for the name of a row
+
+Row = tuple[str, str]  # its label, empty where the row above goes on; and its text
+
+
+def report(verdict: Verdict, verbose: bool = False) -> str:
+    """All evidence, a few lines per part, and the verdict as the last line.
+
+    Args:
+        verdict: of `verify`.
+        verbose: every prompt, every self-test, every site, and the environment.
+    """
+    rows = [row for part in verdict.parts if part.result is not None for row in _part(part, verdict, verbose)]
+    if verdict.diagnosis is not None:
+        rows += _diagnosis(verdict.diagnosis, verdict.divergence)
+    rows += [("note", text) for text in verdict.notes]
+    rows += [("unchecked", f"{what}: {why}") for what, why in verdict.unchecked.items()]
+    if verbose:
+        facts = ", ".join(f"{name} {value}" for name, value in verdict.environment.items())
+        rows += [("not checked", f"{part.name}: {part.reason}") for part in left_out(verdict)]
+        rows.append(("ran with", facts))
+    lines = (f"  {label:<{_LABEL}} {line}" for row in rows for label, line in _indented(*row))
+    return "\n".join([*lines, summary(verdict)])
+
+
+def summary(verdict: Verdict) -> str:
+    """The verdict in one line."""
+    whole = f"{verdict.candidate} is{'' if verdict else ' not'} GPT-2 as in {verdict.checkpoint}"
+    failed = "; ".join(f"{part.name}: {said(part)}" for part in verdict.failed if part.name != "where")
+    match verdict.outcome:
+        case "interrupted":
+            so_far = f"what was checked before had failed: {failed}" if failed else "nothing had failed so far"
+            text = f"INTERRUPTED  during {verdict.interrupted}: no verdict on {verdict.candidate}; {so_far}"
+        case "error":
+            text = f"NO VERDICT  on {verdict.candidate}: {verdict.error or 'nothing was compared'}"
+        case "failed":
+            text = f"FAILED  {whole}: {failed}"
+        case _ if verdict.logits is None:
+            names = " and ".join(part.name for part in verdict.compared)
+            text = f"PASSED  {verdict.candidate}: {names} only; logits were not compared"
+        case _:
+            text = f"PASSED  {whole}: logits {verdict.logits}"
+    return printable(text.partition("\n")[0])
+
+
+def cause(verdict: Verdict) -> str:
+    """What is wrong, in a few words: the fault if one was found, else the place, else the numbers."""
+    if not verdict.reached:
+        stopped = f"interrupted during {verdict.interrupted}" if verdict.interrupted is not None else ""
+        return stopped or (verdict.error or "nothing was compared").partition("\n")[0]
+    if verdict.diagnosis is not None and verdict.diagnosis.faults:
+        return "; ".join(map(fault, verdict.diagnosis.faults))
+    first = verdict.divergence.first if verdict.divergence is not None else None
+    if first is not None and verdict.failed:
+        return f"first divergence at {first.place}"
+    return "; ".join(f"{part.name}: {said(part)}" for part in verdict.failed[:1])
+
+
+def said(part: Part) -> str:
+    """What was found in a part, in one line."""
+    if part.result is None:
+        return part.reason
+    if part.name == "where" and part.status == "passed":
+        return "every compared module agrees"
+    if isinstance(part.result, SelfTests) and not part.result:
+        return "; ".join(str(test).partition("\n")[0] for test in part.result.failed)
+    return str(part.result)
+
+
+def fault(finding: Finding) -> str:
+    """What the candidate does, and in which places if not in all."""
+    return finding.says + (f" (in {', '.join(collapse(finding.where))} only)" if finding.where else "")
+
+
+def alternatives(diagnosis: Diagnosis) -> str:
+    """The other sets of faults that give the same logits; empty where there are none."""
+    names = [finding.name for finding in diagnosis.faults]
+    others = [found for found in diagnosis.alternatives if [finding.name for finding in found] != names]
+    return "; or: ".join(" and ".join(map(fault, found)) for found in others)
+
+
+def evidence_for(diagnosis: Diagnosis) -> str:
+    """Why the faults are believed, as numbers."""
+    return (
+        f"our own GPT-2 with that in it differs from yours by {times(diagnosis.multiple)} the noise floor; without it, "
+        f"by {times(diagnosis.baseline)}"
+    )
+
+
+def why_unnamed(diagnosis: Diagnosis, divergence: Divergence | None = None) -> str:
+    """Why no fault is named, and what is known all the same."""
+    match diagnosis.reason:
+        case "random":
+            return "the same ids give other logits each time, and dropout is not the reason"
+        case "nothing differs":
+            text = "the prompts of the search show no more than rounding"
+        case "low precision":
+            return "it computes in a precision that is too coarse to prove a cause; verify it in float32"
+        case "not finite":
+            text = "logits are not finite, so there is no number to reproduce; look at the mask, and for NaN in weights"
+        case "out of time":
+            tried = f"{diagnosis.tried:.0%} of the fault table tried"
+            if diagnosis.tried >= 1:
+                tried = "every known fault was tried by itself, not every set of them"
+            text = f"not found in {diagnosis.seconds:g} s ({tried})"
+        case _:
+            text = "no known fault, nor a set of them, reproduces these logits"
+    first = divergence.first if divergence is not None else None
+    if first is not None:
+        text += f"; it points at {first.place}"
+    elif diagnosis.stages:
+        text += f"; it points at {', '.join(collapse(diagnosis.stages))}"
+    if diagnosis.closest is not None:
+        near = diagnosis.closest
+        text += f"; the nearest, {near.faults}, explains a part: it leaves {times(near.multiple)} the noise floor"
+    return text
+
+
+def weights_details(weights: Weights) -> list[str]:
+    """The differing tensors, those that differ alike on one line; then what is worth knowing and no difference."""
+    kinds: dict[str, list[str]] = {}
+    for name, comparison in weights.differing.items():
+        kinds.setdefault(f"largest difference {scientific(comparison.max_abs)}", []).append(name)
+    lines = [f"{', '.join(collapse(names))}: {how}" for how, names in kinds.items()]
+    for head, embedding in weights.untied:
+        lines.append(f"{head} is a copy of {embedding}; GPT-2 ties them, and training would part them")
+    return lines + ([f"the checkpoint: {weights.identity}"] if weights.identity is not None else [])
+
+
+def left_out(verdict: Verdict) -> tuple[Part, ...]:
+    """Parts that nobody looked at and that `unchecked` does not name."""
+    return tuple(part for part in verdict.parts if part.result is None and part.name not in verdict.unchecked)
+
+
+# ------------------------------------------------------------------------------------------------------------- rows
+
+
+def _part(part: Part, verdict: Verdict, verbose: bool) -> Iterator[Row]:
+    result = part.result
+    if isinstance(result, Divergence):
+        if verbose:
+            yield from (("sites" if not index else "", line) for index, line in enumerate(_sites(result)))
+        if not verdict:
+            yield part.name, str(result)
+    elif isinstance(result, Weights):
+        yield part.name, str(result)
+        named = bool(verdict.diagnosis) and not verbose  # the diagnosis says what is wrong with them
+        yield from _limited(weights_details(result) if result or not named else [], verbose)
+    elif isinstance(result, SelfTests):
+        yield part.name, f"{len(result.failed)} of {len(result.results)} failed" if not result else str(result)
+        yield from (("", str(test)) for test in (result.results if verbose else result.failed))
+    elif isinstance(result, Logits):
+        yield part.name, f"{len(result.results)} prompts, {result.tokens:,} tokens: {result}"
+        yield from _logits(result, verbose)
+    else:
+        yield part.name, str(result)
+
+
+def _logits(logits: Logits, verbose: bool) -> Iterator[Row]:
+    agreement = (
+        f"same first choice at {percent(logits.top1)}, same ten best {percent(logits.top10)}, "
+        f"KL {scientific(logits.kl)} nats per token"
+    )
+    if logits.loss is not None:
+        mine, theirs = logits.loss
+        agreement += f", loss {mine:.4f} ({mine - theirs:+.1e})"
+    yield "", agreement
+    if not logits and not verbose:
+        yield "", f"worst: {logits.worst.prompt.name}, {logits.worst.comparison}"
+    if verbose:
+        for result in logits.results:
+            multiple = times(result.comparison.max_abs / logits.floor)
+            yield "", f"{result.prompt.name}: {result.comparison}, {multiple} the noise floor"
+
+
+def _diagnosis(diagnosis: Diagnosis, divergence: Divergence | None) -> Iterator[Row]:
+    if not diagnosis:
+        yield "diagnosis", why_unnamed(diagnosis, divergence)
+    for index, finding in enumerate(diagnosis.faults):
+        yield "" if index else "diagnosis", fault(finding)
+    if diagnosis:
+        if others := alternatives(diagnosis):
+            yield "", f"the same logits come from: {others}"
+        yield "", evidence_for(diagnosis)
+    for index, remedy in enumerate(dict.fromkeys(finding.remedy for finding in diagnosis.faults)):
+        yield "" if index else "fix", str(remedy)
+    for finding in diagnosis.harmless:
+        yield "", f"{finding.says}: a matter of precision, not a bug"
+
+
+def _sites(divergence: Divergence) -> Iterator[str]:
+    for site in divergence.sites:
+        errors = f"in {scientific(site.input)}, out {scientific(site.output)}" if site.called else "never ran"
+        yield f"{site.place}: {errors}"
+
+
+def _limited(lines: list[str], verbose: bool) -> Iterator[Row]:
+    shown = lines if verbose else lines[:_MOST_LINES]
+    yield from (("", line) for line in shown)
+    if len(shown) < len(lines):
+        yield "", f"and {len(lines) - len(shown)} more (-v)"
+
+
+def _indented(label: str, text: str) -> Iterable[Row]:
+    lines = printable(text).splitlines() or [""]
+    return [(label if not index else "", line) for index, line in enumerate(lines)]
