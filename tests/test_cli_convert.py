@@ -74,8 +74,8 @@ def test_settings_and_ignored_tensors_reach_the_file(capsys: pytest.CaptureFixtu
     """A state dict alone does not say its heads, and this one has a tensor of somebody else's in it."""
     folder = edited(tmp_path / "source", lambda tensors: tensors.update({"score.weight": torch.ones(2, 64)}))
     (folder / "config.json").unlink()
-    code, _, err = run(capsys, "inspect", folder)
-    assert code == 2 and "score.weight" in err
+    code, out, _ = run(capsys, "inspect", folder)
+    assert code == 0 and "not opened" in out and "score.weight [2, 64] float32" in out
     told = ["--ignore", "score.weight", "--set", "n_head=4", "--set", "activation_function=gelu_new"]
     code, out, _ = run(capsys, "inspect", folder, *told)
     assert code == 0 and "4 heads" in out and "score.weight: left out on request" in out
@@ -160,7 +160,7 @@ def test_layers_that_nearly_repeat_are_not_called_equal(tmp_path: Path) -> None:
 def test_official_files_are_recognised(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from gpt2_from_scratch import identity
+    from gpt2_from_scratch.inspecting import official as identity
 
     size = (TINY / "model.safetensors").stat().st_size
     known = {"model": "gpt2", "file": "model.safetensors", "bytes": size, "sha256": "0" * 64}

@@ -38,7 +38,6 @@ ROOMS = (
     "diagnose",
     "checks",
     "inspecting",
-    "identity",
     "generation",
     "reference",
     "model",

@@ -4,8 +4,10 @@ The one idea: a file is recognised by its *content*, never by its extension, and
 Git-LFS pointer, a web page, an empty file) is recognised too, and called by its name.
 """
 
+import difflib
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Unpack
@@ -24,6 +26,7 @@ from gpt2_from_scratch.checkpoint import (
 )
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
 from gpt2_from_scratch.checkpoint.hub import HubOptions
+from gpt2_from_scratch.checkpoint.mistakes import file_mistake, folder_mistake
 from gpt2_from_scratch.errors import CheckpointError, FormatError
 
 __all__ = ["TINY", "Container", "HubOptions", "Located", "StoredTensor", "locate", "open_container"]
@@ -40,7 +43,12 @@ WEIGHTS = (
     "flax_model.msgpack",
     "weights.npz",
 )
-_ALONE = ("*.pt", "*.pth", "*.gguf")  # weights under any name, if there is one such file and none of the above
+# Weights under any name, if there is one such file and none of the above.
+_ALONE = ("*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.bin", "*.gguf", "*.npz", "*.h5", "*.msgpack")
+# What trainers write beside the weights under such names.
+_BESIDE = re.compile(
+    r"(adapter_model|optimizer|scheduler|scaler|training_args|rng_state|random_states|trainer_state)\b.*"
+)
 _CONFIG = "config.json"
 _HEAD_BYTES = 512  # enough to recognise every form, and every mistake, by its beginning
 
@@ -116,7 +124,10 @@ def locate(source: str | os.PathLike[str], **options: Unpack[HubOptions]) -> Loc
             return Located(name, path, path.parent)
         if path.is_dir():
             return Located(name, _weights_in(path), path)
-        is_repo_id = hub.is_repo_id(name)
+        index = path.with_name(f"{path.name}.index")  # TensorFlow's checkpoints are called by what their files share
+        if index.is_file():
+            return Located(name, index, path.parent)
+        is_repo_id = hub.is_repo_id(name) and not _is_meant_as_path(path)
     except (OSError, RuntimeError) as error:  # too long for a path, not permitted, the home of an unknown user
         raise CheckpointError(
             f"{name[:200]} cannot be looked at: {str(error)[:200]}",
@@ -127,13 +138,33 @@ def locate(source: str | os.PathLike[str], **options: Unpack[HubOptions]) -> Loc
             f"{name} is neither a file nor a directory", hint="a pipe or a device cannot be mapped: save it as a file"
         )
     if not is_repo_id:
-        raise CheckpointError(f"{name} does not exist", hint="give a file, a directory or a Hub id (owner/name)")
+        near = difflib.get_close_matches(path.name, sorted(each.name for each in _beside(path)), n=1)
+        meant = (
+            f"did you mean {path.with_name(near[0])}?" if near else "give a file, a directory or a Hub id (owner/name)"
+        )
+        raise CheckpointError(f"{name} does not exist", hint=meant)
     files = hub.fetch(name, [_CONFIG, "generation_config.json"], **options)
     for candidate, weights in hub.fetch(name, WEIGHTS, first=True, **options).items():
         if candidate.endswith(".index.json"):
             hub.fetch(name, shards.names_in(weights), **options)
         return Located(name, weights, files.get(_CONFIG, weights).parent, name)
     raise CheckpointError(f"{name} has none of {', '.join(WEIGHTS)}", hint="is it a model repository?")
+
+
+# Suffixes of files; nobody calls a repository so.
+_SUFFIXES = {
+    *(".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".gguf", ".npz", ".h5", ".msgpack", ".onnx", ".json", ".index"),
+    *(".tar", ".zip", ".npy", ".pkl", ".distcp"),
+}
+
+
+def _is_meant_as_path(path: Path) -> bool:
+    """Whether something that does not exist is a misspelt path rather than a Hub id."""
+    return path.suffix in _SUFFIXES or (len(path.parts) > 1 and path.parent.is_dir())
+
+
+def _beside(path: Path) -> Iterable[Path]:
+    return path.parent.iterdir() if path.parent.is_dir() else ()
 
 
 def open_container(path: Path, mmap: bool = True, *, key: str = "", forms: Sequence[Form] = FORMS) -> Container:
@@ -160,7 +191,7 @@ def open_container(path: Path, mmap: bool = True, *, key: str = "", forms: Seque
                 return form.read_key(path, mmap, key)
     except OSError as error:
         raise FormatError(f"{path} cannot be read: {error.strerror or error}") from None
-    what, remedy = _mistake(head)
+    what, remedy = file_mistake(head, path)
     raise FormatError(f"{path} {what}", hint=remedy)
 
 
@@ -174,7 +205,12 @@ def _weights_in(directory: Path) -> Path:
             return directory / name
     if index := tensor_bundle.index_in(directory):
         return index
-    alone = sorted(path for pattern in _ALONE for path in directory.glob(pattern) if path.is_file())
+    alone = sorted(
+        path
+        for pattern in _ALONE
+        for path in directory.glob(pattern)
+        if path.is_file() and not _BESIDE.match(path.name)
+    )
     if len(alone) > 1:
         raise CheckpointError(
             f"{directory} holds several checkpoints: {', '.join(path.name for path in alone)}",
@@ -182,46 +218,10 @@ def _weights_in(directory: Path) -> Path:
         )
     if alone:
         return alone[0]
+    if mistake := folder_mistake(directory):
+        raise CheckpointError(f"{directory} {mistake.what}", hint=mistake.remedy)
     present = sorted(path.name for path in directory.iterdir() if path.is_file())
     raise CheckpointError(
         f"{directory} has no weights: none of {', '.join((*WEIGHTS, *_ALONE))}",
         hint=f"it holds {', '.join(present[:8])}{', ...' if len(present) > 8 else ''}" if present else "it is empty",
-    )
-
-
-_SMALLEST = 10  # bytes of a safetensors file without tensors: a length and `{}`
-_LFS = b"version https://git-lfs.github.com/spec/v1"
-# What starts a file that is no safetensors -> what it is, and what to do about it.
-_MISTAKES: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
-    ((_LFS,), "is a Git-LFS pointer, not the weights", "run `git lfs pull`, or download the file itself"),
-    (
-        (b"<!doctype", b"<html"),
-        "is a web page, not weights",
-        "use the file's download link (`/resolve/`, not `/blob/`)",
-    ),
-    (
-        (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
-        "is a bare Python pickle, which is a program and no PyTorch checkpoint",
-        "if it holds weights, write them with torch.save(model.state_dict(), ...)",
-    ),
-    # Other files of llm.c, by the numbers that they begin with: 20240327, 20240328, 20240520, 20240527.
-    ((b"\xc7\xd74\x01",), "is a debug state of llm.c, not weights", "read it with llmc.read_debug_state"),
-    ((b"\xc8\xd74\x01",), "is a tokenizer of llm.c, not weights", "give the model's file"),
-    ((b"\x88\xd84\x01",), "is training data of llm.c, not weights", "give the model's file"),
-    ((b"\x8f\xd84\x01",), "is a state of llm.c's optimizer, not weights", "give the model's file, `model_*.bin`"),
-    ((b"lmgg",), "is a ggml file from before GGUF", "convert the original model again"),
-)
-
-
-def _mistake(head: bytes) -> tuple[str, str]:
-    if not head:
-        return "is empty (0 bytes)", "fetch it again"
-    if len(head) < _SMALLEST:
-        return f"is cut short: {len(head)} bytes are no weights", "fetch it again"
-    for starts, what, remedy in _MISTAKES:
-        if head.lstrip().lower().startswith(tuple(start.lower() for start in starts)):
-            return what, remedy
-    return (
-        f"is in no form that is known: it starts with {head[:12]!r}",
-        "safetensors, PyTorch, GGUF, llm.c, TensorFlow, Flax and numpy files are recognised by their content",
     )

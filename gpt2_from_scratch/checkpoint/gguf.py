@@ -221,6 +221,10 @@ def _config(
             raise FormatError(f"{path} does not say {_ARCHITECTURE}.{key}", hint="convert the model again")
         return value
 
+    if not infos:
+        raise FormatError(
+            f"{path} holds a vocabulary and no tensors", hint="it is llama.cpp's vocabulary-only file: give the model's"
+        )
     embedding = infos.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
         raise FormatError(f"{path} has no token_embd.weight of two dimensions", hint="convert the model again")

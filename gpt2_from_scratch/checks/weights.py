@@ -15,7 +15,7 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.compare import Comparison, compare
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
-from gpt2_from_scratch.identity import Identity, identify, is_official_size
+from gpt2_from_scratch.inspecting import Identity, identify, is_official_size
 from gpt2_from_scratch.layouts import fitting_layout
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout, Link, match_module

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpt2_from_scratch.cli.exit_codes import DIVERGED, INTERRUPTED, VERIFIED
-from gpt2_from_scratch.cli.options import dtype_choice, layout_choice, opened, settings
+from gpt2_from_scratch.cli.options import as_flags, checkpoint_options, dtype_choice, layout_choice, opened, settings
 from gpt2_from_scratch.cli.terminal import bar, progress
 from gpt2_from_scratch.errors import CandidateError, CheckpointError, printable
 
@@ -199,19 +199,26 @@ def inspect(arguments: argparse.Namespace) -> int:
     """`gpt2 inspect`: what a checkpoint is."""
     import json
 
-    from gpt2_from_scratch.inspecting import inspect_checkpoint, summary
+    from gpt2_from_scratch.inspecting import Contents, inspect_checkpoint, summary
 
-    checkpoint = opened(arguments)
     with progress() as report:
-        inspection = inspect_checkpoint(
-            checkpoint, statistics=not arguments.quick, checksum=arguments.checksum, progress=report
+        found = inspect_checkpoint(
+            arguments.checkpoint,
+            statistics=not arguments.quick,
+            checksum=arguments.checksum,
+            progress=report,
+            **checkpoint_options(arguments),
         )
     if arguments.json:
-        print(json.dumps(inspection.to_dict(), indent=2, allow_nan=False))
+        print(json.dumps(found.to_dict(), indent=2, allow_nan=False))
         return VERIFIED
-    print(inspection.source)
-    for name, text in summary(inspection):
-        print(f"  {name:<11} {text}")
+    rows = summary(found)
+    if isinstance(found, Contents):
+        rows.append(("to do", found.to_do(as_flags)))
+    print(printable(found.source))
+    for name, text in rows:
+        if text:
+            print(printable(f"  {name:<11} " + text.replace("\n", "\n" + " " * 14)))
     return VERIFIED
 
 

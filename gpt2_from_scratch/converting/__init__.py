@@ -42,6 +42,7 @@ class ConvertReport:
         parameters: number of distinct parameters.
         rounding: largest difference between a value and what was written for it; 0 when nothing was rounded.
         rounded: the tensor in which that is.
+        assumed: what the source does not say about the model, and what was assumed instead.
         notes: remarks.
     """
 
@@ -53,6 +54,7 @@ class ConvertReport:
     parameters: int
     rounding: float = 0.0
     rounded: str = ""
+    assumed: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
@@ -61,7 +63,9 @@ class ConvertReport:
     def __str__(self) -> str:
         counts = f"{self.tensors} tensors, {self.parameters:,} parameters"
         exact = Rounding(self.rounding, self.rounded)
-        return "; ".join([f"{self.destination}: {self.form}, {dtype_name(self.dtype)}, {counts}, {exact}", *self.notes])
+        assumed = [f"assumed, as the source does not say it: {', '.join(self.assumed)}"] if self.assumed else []
+        what = f"{self.destination}: {self.form}, {dtype_name(self.dtype)}, {counts}, {exact}"
+        return "; ".join([what, *assumed, *self.notes])
 
 
 def convert(
@@ -114,7 +118,8 @@ def convert(
     path, whole_folder = _place(target, Path(destination).expanduser())
     travelling = Companions()
     if whole_folder or target.tokenizer_inside:
-        travelling = _beside(fetched(checkpoint), config, target)
+        failed = fetched(checkpoint)
+        travelling = Companions(notes=failed) if failed else _beside(checkpoint.located.weights, config, target)
     if not whole_folder:
         travelling = replace(travelling, files={})
     if not target.holds_config:
@@ -139,6 +144,7 @@ def convert(
         parameters=config.num_parameters,
         rounding=outgoing.rounding.largest,
         rounded=outgoing.rounding.where,
+        assumed=checkpoint.assumed,
         notes=(*travelling.notes, *target.advice(config)),
     )
 

@@ -36,11 +36,15 @@ class Companions:
 TokenizerForm: TypeAlias = Callable[[Path, GPTConfig], Companions]
 
 
-def fetched(checkpoint: Checkpoint) -> Path:
-    """Where a checkpoint's companions lie; those of a checkpoint from the Hub are fetched."""
-    if checkpoint.located.repo_id is not None:
+def fetched(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """Fetches what lies beside the weights of a checkpoint from the Hub; remarks, if that fails."""
+    if checkpoint.located.repo_id is None:
+        return ()
+    try:
         hub.fetch(checkpoint.located.repo_id, (*FILES, GENERATION_CONFIG), **checkpoint.hub_options)
-    return checkpoint.located.weights
+    except CheckpointError as error:
+        return (f"the tokenizer was left out: {error.message}",)
+    return ()
 
 
 def companions(place: Path, config: GPTConfig, form: TokenizerForm) -> Companions:

@@ -17,6 +17,7 @@ from gpt2_from_scratch.loading.opening import (
     Checkpoint,
     OpenOptions,
     Source,
+    hub_options,
     open_checkpoint,
 )
 from gpt2_from_scratch.loading.report import LoadReport, report_of
@@ -32,6 +33,7 @@ __all__ = [
     "Source",
     "check_values",
     "dtype_name",
+    "hub_options",
     "load_into",
     "open_checkpoint",
     "report_of",

@@ -107,7 +107,7 @@ class Checkpoint:
     @property
     def hub_options(self) -> HubOptions:
         """Where on the Hub its other files are."""
-        return _hub_options(self.options)
+        return hub_options(self.options)
 
     @property
     def layout(self) -> Layout:
@@ -151,7 +151,7 @@ def open_checkpoint(source: Source | Checkpoint, **options: Unpack[OpenOptions])
 
 
 def _open(source: Source, options: OpenOptions) -> Checkpoint:
-    located = locate(source, **_hub_options(options))
+    located = locate(source, **hub_options(options))
     container = open_container(located.weights, options.get("mmap", True), key=options.get("key", ""))
     if not container.tensors:
         raise CheckpointError(f"{located.weights} holds no tensor", hint="the save that wrote it was given no weights")
@@ -233,7 +233,8 @@ def _checkpoint(located: Located, container: Container, options: OpenOptions, re
     )
 
 
-def _hub_options(options: OpenOptions) -> HubOptions:
+def hub_options(options: OpenOptions) -> HubOptions:
+    """Those of the options that are about the Hub."""
     return cast(HubOptions, {name: value for name, value in options.items() if name in HubOptions.__annotations__})
 
 

@@ -90,3 +90,12 @@ def test_gguf_needs_its_package_and_says_so(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(CheckpointError, match=r"the package `gguf`, which writes it, is not installed\n.*pip install"):
         convert("tiny", tmp_path / "x.gguf", "gguf")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_the_source_does_not_say_is_called_assumed(tmp_path: Path) -> None:
+    path = convert("tiny", tmp_path / "x.pt", "nanogpt").destination
+    (tmp_path / "config.json").unlink()
+    report = convert(path, tmp_path / "out", "huggingface")
+    assert [text.split(" (")[0] for text in report.assumed] == ["activation_function gelu", "layer_norm_epsilon 1e-05"]
+    assert "assumed, as the source does not say it: activation_function gelu (nanoGPT's since" in str(report)
+    assert convert("tiny", tmp_path / "said", "huggingface").assumed == ()

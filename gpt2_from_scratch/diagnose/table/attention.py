@@ -114,7 +114,7 @@ SCALE_FAULTS = (
     ),
     Fault(
         "wrong_n_head",
-        "the model has {value} heads; this checkpoint has {config.n_head}",
+        "the model has {value} heads; the configuration has {config.n_head}",
         "wrong text; the first position is exact, and no shape tells",
         Remedy("build the model with the checkpoint's number of heads", "n_head={config.n_head}"),
         "https://github.com/bytedance/lightseq/issues/77: the number of heads is in no tensor",

@@ -1,6 +1,6 @@
 """Are these OpenAI's weights? Answered tensor by tensor, whatever form, names and orientation they come in.
 
-The one idea: a tensor has a checksum, and a file's form does not change it. OpenAI's own checkpoint index holds the
+A tensor has a checksum, and a file's form does not change it. OpenAI's own checkpoint index holds the
 CRC-32C of each of the 148 tensors of the 124M model, and they are compared here with the same tensors in canonical
 order of bytes (``[in, out]``, float32). Whole files, of all sizes, are known by their length and SHA-256.
 """
@@ -67,8 +67,8 @@ def identify(checkpoint: Checkpoint) -> Identity | None:
         None where the shapes are not those of the official 124M model.
 
     Example:
-        >>> from gpt2_from_scratch.loading import TINY, open_checkpoint
-        >>> identify(open_checkpoint(TINY)) is None
+        >>> from gpt2_from_scratch.loading import open_checkpoint
+        >>> identify(open_checkpoint("tiny")) is None
         True
     """
     return compare_checksums(checkpoint.config, lambda name: crc32c(checkpoint.read(name)))

@@ -14,10 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch import GPTConfig, identity, open_checkpoint
+from gpt2_from_scratch import GPTConfig, open_checkpoint
 from gpt2_from_scratch.checkpoint import tensor_bundle
 from gpt2_from_scratch.converting import convert
-from gpt2_from_scratch.identity import Identity, crc32c, identify, identify_file
+from gpt2_from_scratch.inspecting import official as identity
+from gpt2_from_scratch.inspecting.official import Identity, crc32c, identify, identify_file
 from tests.perturbed import perturbed, save
 
 SETTINGS = {"n_inner": None, "layer_norm_epsilon": 1e-5}

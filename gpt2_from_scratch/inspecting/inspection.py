@@ -1,50 +1,16 @@
-"""What a checkpoint is, for people and for programs: form, layout, sizes, and what its numbers look like.
-
-The one idea: a file that loads may still hold nonsense. NaN, a tensor of zeros, or two layers that are the same bytes
-raise no error anywhere, so every tensor is looked at once, in pieces, and what is strange is said.
-"""
+"""What a checkpoint is, for people and for programs: form, layout, sizes, and what its numbers look like."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from gpt2_from_scratch.checkpoint.binary import pieces
-from gpt2_from_scratch.identity import compare_checksums, crc32c, identify_file, is_official_size
+from gpt2_from_scratch.inspecting.official import compare_checksums, crc32c, identify_file, is_official_size
+from gpt2_from_scratch.inspecting.statistics import Statistics, repeated_layers, statistics_of, strange_values
 from gpt2_from_scratch.loading import Checkpoint, dtype_name
-from gpt2_from_scratch.mapping import collapse, listed
+from gpt2_from_scratch.mapping import collapse
 from gpt2_from_scratch.tokenizer import tokenizer_files
 
-VERSION = 1  # of `Inspection.to_dict`: raised when a field changes its meaning or goes
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """One canonical tensor in numbers. Those of its values are of the finite ones; None where there is none.
-
-    Args:
-        shape: canonical.
-        dtype: as stored.
-        minimum: smallest value.
-        maximum: largest value.
-        mean: average, computed in float64.
-        std: standard deviation, of all values and not of a sample.
-        zeros: how many are zero.
-        nan: how many are NaN.
-        infinite: how many are infinite.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    minimum: float | None
-    maximum: float | None
-    mean: float | None
-    std: float | None
-    zeros: int
-    nan: int
-    infinite: int
+VERSION = 1  # of `to_dict`: raised when a field changes its meaning or goes
 
 
 @dataclass(frozen=True)
@@ -62,6 +28,8 @@ class Inspection:
         parameters: number of distinct ones.
         tied: whether the head is the token embedding.
         config: in config.json's fields.
+        said: field of the configuration on which the logits depend -> who said it.
+        assumed: what nobody said, and what is assumed instead.
         tokenizer: its files beside the weights.
         ignored: stored tensors that are no parameters -> why.
         notes: remarks of those who opened it.
@@ -81,6 +49,8 @@ class Inspection:
     parameters: int
     tied: bool
     config: Mapping[str, Any]
+    said: Mapping[str, str]
+    assumed: tuple[str, ...]
     tokenizer: tuple[str, ...]
     ignored: Mapping[str, str]
     notes: tuple[str, ...]
@@ -91,10 +61,10 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, with the version of this form."""
-        return {"version": VERSION, **asdict(self)}
+        return {"version": VERSION, "opens": True, **asdict(self)}
 
 
-def inspect_checkpoint(
+def inspect_opened(
     checkpoint: Checkpoint,
     *,
     statistics: bool = True,
@@ -110,8 +80,8 @@ def inspect_checkpoint(
         progress: called with the name of each tensor as it is read.
 
     Example:
-        >>> from gpt2_from_scratch.loading import TINY, open_checkpoint
-        >>> inspection = inspect_checkpoint(open_checkpoint(TINY))
+        >>> from gpt2_from_scratch.loading import open_checkpoint
+        >>> inspection = inspect_opened(open_checkpoint("tiny"))
         >>> inspection.layout, len(inspection.statistics), inspection.warnings
         ('huggingface', 148, ())
     """
@@ -122,11 +92,11 @@ def inspect_checkpoint(
     for name in checkpoint.tensors if statistics else ():
         progress(name)
         tensor = checkpoint.read(name)
-        numbers[name] = _statistics(tensor)
+        numbers[name] = statistics_of(tensor)
         if official:
             checksums[name] = crc32c(tensor)
     identity = compare_checksums(config, checksums.__getitem__) if official and statistics else None
-    warnings = (*_strange_values(numbers), *_repeated_layers(checkpoint, numbers)) if statistics else ()
+    warnings = (*strange_values(numbers), *repeated_layers(checkpoint, numbers)) if statistics else ()
     known = (identify_file(path, checksum=checksum) for path in container.files)
     return Inspection(
         source=checkpoint.located.source,
@@ -139,6 +109,8 @@ def inspect_checkpoint(
         parameters=config.num_parameters,
         tied=config.tie_word_embeddings,
         config=config.to_hf(),
+        said={name: fact.said.value for name, fact in checkpoint.facts.items()},
+        assumed=checkpoint.assumed,
         tokenizer=tuple(path.name for path in tokenizer_files(checkpoint.located.weights)),
         ignored=dict(checkpoint.matching.ignored),
         notes=checkpoint.notes,
@@ -149,74 +121,7 @@ def inspect_checkpoint(
     )
 
 
-def _statistics(tensor: Tensor) -> Statistics:
-    nan = infinite = zeros = count = 0
-    low, high, total, squares = float("inf"), float("-inf"), 0.0, 0.0
-    for piece in pieces(tensor):
-        values = piece.double()
-        finite = values[values.isfinite()]
-        nan += int(values.isnan().sum())
-        infinite += int(values.isinf().sum())
-        zeros += values.numel() - int(values.count_nonzero())
-        if finite.numel():
-            count += finite.numel()
-            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
-            total += float(finite.sum())
-            squares += float(finite.square().sum())
-    mean = total / count if count else None
-    # In float64 the difference of squares keeps nine digits even where the mean is a thousand deviations from zero.
-    std = max(0.0, squares / count - mean**2) ** 0.5 if mean is not None else None
-    return Statistics(
-        tuple(tensor.shape),
-        dtype_name(tensor.dtype),
-        minimum=low if count else None,
-        maximum=high if count else None,
-        mean=mean,
-        std=std,
-        zeros=zeros,
-        nan=nan,
-        infinite=infinite,
-    )
-
-
-def _strange_values(numbers: Mapping[str, Statistics]) -> list[str]:
-    """NaN and infinities by tensor; tensors of zeros only where a zero is no sensible start, in weights and gains."""
-    warnings = []
-    for name, n in numbers.items():
-        if n.nan or n.infinite:
-            warnings.append(f"{name}: of {_elements(n):,} values, {n.nan:,} are NaN and {n.infinite:,} infinite")
-    zero = [name for name, n in numbers.items() if n.zeros == _elements(n) and name.endswith(".weight")]
-    if zero:
-        warnings.append(f"all zero: {listed(zero)}")
-    return warnings
-
-
-def _elements(numbers: Statistics) -> int:
-    return torch.Size(numbers.shape).numel()
-
-
-def _repeated_layers(checkpoint: Checkpoint, numbers: Mapping[str, Statistics]) -> list[str]:
-    """Layers that are bit for bit another one. Equal statistics say which to compare; constant tensors say nothing."""
-    layers: dict[int, dict[str, Statistics]] = {}
-    for name, each in numbers.items():
-        if name.startswith("h."):
-            _, number, part = name.split(".", 2)
-            layers.setdefault(int(number), {})[part] = each
-    warnings = []
-    for layer, parts in layers.items():
-        varied = [part for part, each in parts.items() if each.minimum != each.maximum]
-        for other in range(layer):
-            if varied and layers[other] == parts and all(_equal(checkpoint, layer, other, part) for part in varied):
-                warnings.append(f"layer {layer} is bit for bit layer {other}: copied, or saved from a wrong loop")
-                break
-    return warnings
-
-
-def _equal(checkpoint: Checkpoint, layer: int, other: int, part: str) -> bool:
-    return torch.equal(checkpoint.read(f"h.{layer}.{part}"), checkpoint.read(f"h.{other}.{part}"))
-
-
-def summary(inspection: Inspection) -> list[tuple[str, str]]:
+def rows_of(inspection: Inspection) -> list[tuple[str, str]]:
     """What people want to know, in rows: what it is about, and the text."""
     config = inspection.config
     head = "tied to the token embedding" if inspection.tied else "separate"
@@ -239,6 +144,7 @@ def summary(inspection: Inspection) -> list[tuple[str, str]]:
         ("ignored", f"{', '.join(collapse(n for n, reason in inspection.ignored.items() if reason == why))}: {why}")
         for why in dict.fromkeys(inspection.ignored.values())
     ]
-    rows += [("note", note) for note in inspection.notes]
+    rows += [("assumed", what) for what in inspection.assumed]
+    rows += [("note", note) for note in inspection.notes if not note.startswith("assumed")]
     rows += [("warning", warning) for warning in inspection.warnings]
     return rows
