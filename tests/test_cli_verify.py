@@ -1,12 +1,13 @@
 """`gpt2 verify` and `gpt2 record` beyond their first use: ports in other languages, parts left out, a stopped run."""
 
+import json
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
 
-from gpt2_from_scratch import GPTModel
+from gpt2_from_scratch import GPTModel, reports
 from tests.test_cli import run
 
 
@@ -124,3 +125,41 @@ def test_grade_says_what_a_check_misses(capsys: pytest.CaptureFixture[str], tmp_
     assert code == 1 and "misses gelu_erf" in out and out.splitlines()[-1].startswith("catches 0 of ")
     code, out, err = run(capsys, "grade", f"{tmp_path / 'checks.py'}:picky")
     assert code == 2 and "right model" in err and out == ""
+
+
+def reports_of(folder: Path) -> list[str]:
+    return ["--json", f"{folder}/r.json", "--junit-xml", f"{folder}/r.xml", "--html", f"{folder}/r.html"]
+
+
+def test_machines_are_told_where_there_is_no_verdict(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    file = tmp_path / "mine.py"
+    file.write_text("def model(ids):\n    return missing(ids)\n")
+    code, out, err = run(capsys, "verify", "--model", f"{file}:model", *reports_of(tmp_path))
+    assert code == 2 and "line 2, in model" in err
+    assert out.startswith("::warning title=gpt2 verify::") and "there is no verdict" in out
+    document = json.loads((tmp_path / "r.json").read_text())
+    assert document["outcome"] == "error" and "NameError" in document["error"]
+    assert 'errors="1"' in (tmp_path / "r.xml").read_text()
+    assert "NO VERDICT" in (tmp_path / "r.html").read_text() and "no verdict" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("right", [True, False], ids=["right", "wrong"])
+def test_a_report_that_fails_changes_no_verdict(
+    right: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> str:
+        raise KeyError(50300)
+
+    monkeypatch.setattr(reports, "to_html", broken)
+    options = [] if right else ["--atol", "0", "--set", "activation_function=gelu"]
+    model = tmp_path / "mine.py"
+    model.write_text("from gpt2_from_scratch import GPTModel\nmodel = GPTModel.from_pretrained()\n")
+    command = ["verify", "--model", f"{model}:model", "--no-diagnose", *options, *reports_of(tmp_path)]
+    code, out, err = run(capsys, *command)
+    assert code == (0 if right else 1) and out.splitlines()[-1].startswith("PASSED" if right else "FAILED")
+    assert "r.html was not written: KeyError: 50300" in err
+    assert (tmp_path / "r.json").exists() and not (tmp_path / "r.html").exists()

@@ -487,6 +487,46 @@ def test_the_text_of_tokens_is_shown(verdicts: dict[str, Verdict]) -> None:
         assert shown in page.text
 
 
+def test_an_id_without_a_token_is_shown_as_a_number(verdicts: dict[str, Verdict]) -> None:
+    """Many people pad the vocabulary: 50,304 rows, and 50,257 tokens."""
+
+    def decode(token: int) -> str:
+        if token > 3:
+            raise KeyError(token)
+        return "known"
+
+    assert re.search(r"<code>id\u2423\d+</code>", to_html(verdicts["failed"], decode))
+
+
+def test_every_kind_of_verdict_has_a_short_repr_and_a_summary_for_notebooks(verdict: Verdict) -> None:
+    assert len(repr(verdict)) < 200 and verdict.outcome in repr(verdict)
+    fragment = Page(verdict._repr_html_())
+    assert verdict.candidate in fragment.text and not fragment.tags & {"html", "body", "script"}
+    assert len(verdict._repr_html_()) < 10_000
+    assert str(verdict) == verdict.report() and str(verdict).splitlines()[-1] == verdict.summary
+
+
+def test_a_wrong_model_names_its_fault_wherever_it_is_shown(verdicts: dict[str, Verdict]) -> None:
+    failed = verdicts["failed"]
+    for text in (repr(failed), failed.cause, failed.report(), failed._repr_html_(), to_html(failed), to_junit(failed)):
+        assert "GELU uses erf" in unescape(text)
+    alone = replace(failed, diagnosis=Diagnosis((FOUND,), (), 0.5, 516.9))
+    assert alone.report().count("GELU uses erf") == 1, "the terminal says the fault once"
+    assert "<code>nn.GELU(approximate=&#39;tanh&#39;)</code>" in to_html(failed)
+
+
+def test_a_report_is_harmless_on_a_terminal(hostile: Verdict) -> None:
+    for text in (hostile.report(), hostile.report(verbose=True), hostile.summary, repr(hostile)):
+        assert all(each.isprintable() or each in "\n" for each in text)
+        assert not re.search(r"^\s*::", text, flags=re.MULTILINE)
+
+
+def test_a_search_that_was_stopped_refutes_nothing(verdicts: dict[str, Verdict]) -> None:
+    text = replace(verdicts["failed"], diagnosis=UNEXPLAINED).report()
+    assert "not found in 60 s (50% of the fault table tried); it points at h.1.mlp.act" in text
+    assert "no known fault" not in text
+
+
 def drawn(divergence: Divergence) -> str:
     """The heat map as the page shows it."""
     page = to_html(Verdict("model", "checkpoint", divergence=divergence))

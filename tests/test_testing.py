@@ -81,7 +81,7 @@ def run_pytest(folder: Path, test: str, *arguments: str) -> subprocess.Completed
     (folder / "test_it.py").write_text(test)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "gpt2_from_scratch.pytest_plugin", *arguments]
     environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "PATH": "", "OMP_NUM_THREADS": "1"}
-    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "300"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -100,3 +100,32 @@ def test_the_checkpoint_can_be_chosen(tmp_path: Path) -> None:
 def test_unrelated_tests_import_nothing_heavy(tmp_path: Path) -> None:
     done = run_pytest(tmp_path, UNRELATED)
     assert done.returncode == 0, done.stdout
+
+
+FAILING = """
+import pytest
+from torch import nn
+from gpt2_from_scratch import GPTModel, verify
+from gpt2_from_scratch.testing import assert_matches_gpt2
+
+def wrong():
+    model = GPTModel.from_pretrained()
+    model.h[0].mlp.act = nn.GELU()
+    return model
+
+def test_asserted(gpt2_tiny):
+    assert_matches_gpt2(wrong(), layout="gpt2_from_scratch", diagnose_seconds=0, skip=["generation"])
+
+def test_plain(gpt2_tiny):
+    assert verify(wrong(), layout="gpt2_from_scratch", diagnose_seconds=0, skip=["generation"])
+"""
+
+
+def test_the_cause_is_in_the_line_that_everybody_reads(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, FAILING, "-rf", "--color=no")
+    out = done.stdout
+    assert done.returncode == 1, out + done.stderr
+    summary = [line for line in out.splitlines() if line.startswith("FAILED ")]
+    assert len(summary) == 2 and all("first divergence at h.0.mlp.act" in line for line in summary), out
+    assert "- GPTModel is not GPT-2: first divergence" in summary[0] and "DivergenceError:" not in summary[0]
+    assert "<Verdict failed: GPTModel, first divergence" in summary[1]

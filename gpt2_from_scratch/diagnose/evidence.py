@@ -17,7 +17,7 @@ from torch import Tensor
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.compare import FLOAT32_ULP, LINE
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose.fault import HEAD, NORM, Cause, Causes, line
+from gpt2_from_scratch.diagnose.fault import HEAD, NORM, Cause, Causes, threshold
 from gpt2_from_scratch.diagnose.simulation import Rounding, Simulation
 from gpt2_from_scratch.model import GPTModel
 from gpt2_from_scratch.reference import Reference
@@ -77,7 +77,7 @@ class Measure:
         self.columns = torch.randperm(len(head), generator=generator)[:_COLUMNS]
         self.head = head[self.columns].to(torch.float64 if precise else torch.float32)
         shown = logits[..., self.columns].double()
-        if probabilities(logits):
+        if are_probabilities(logits):
             shown = shown.clamp_min(torch.finfo(torch.float32).tiny).log()
         self.targets = _shapes_of(shown)
 
@@ -109,7 +109,7 @@ def _unit(values: Tensor) -> Tensor:
     return values / norm if norm > 0 else values
 
 
-def probabilities(logits: Tensor) -> bool:
+def are_probabilities(logits: Tensor) -> bool:
     """Whether these are probabilities: none negative, and each row's sum 1."""
     if not bool((logits >= 0).all()):
         return False
@@ -233,7 +233,7 @@ class Evidence:
     @property
     def differs(self) -> bool:
         """Whether there is anything to explain."""
-        return not self.difference <= max(line((), self.exact is not None) * self.laboratory.floor, self.moved)
+        return not self.difference <= max(threshold((), self.exact is not None) * self.laboratory.floor, self.moved)
 
     @property
     def finite(self) -> bool:
@@ -255,7 +255,7 @@ class Evidence:
             return Explained(math.inf, math.inf, self.difference, 0.0)
         floor = self.laboratory.floor_with(causes)
         finely = left if self.exact is None else self._left_exactly(causes)
-        limit = line(causes, self.exact is not None, self.difference / floor) * floor
+        limit = threshold(causes, self.exact is not None, self.difference / floor) * floor
         return Explained(left / floor, finely, self.difference, max(limit, self.moved))
 
     def rough(self, causes: Causes) -> float:

@@ -155,7 +155,7 @@ class Cause:
 Causes: TypeAlias = tuple[Cause, ...]
 
 
-def line(causes: Causes, exact: bool, difference: float = math.inf) -> float:
+def threshold(causes: Causes, exact: bool, difference: float = math.inf) -> float:
     """Within how many floors a candidate with these faults agrees with their simulation.
 
     Args:

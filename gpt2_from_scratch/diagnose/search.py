@@ -215,7 +215,7 @@ class Search:
         for fault in self.clock.during(fault for fault in FAULTS if fault.neutral):
             for pool, distance, exact in pools:
                 if any(cause.fault is fault for cause in pool):
-                    cause = fitted(distance, self.base, fault, config, exact)
+                    cause = fit_parameter(distance, self.base, fault, config, exact)
                     found += [(*self.base, cause)] if cause is not None else []
         return self._on_text(self._ranked(self.text.distance, found))
 
@@ -370,7 +370,7 @@ def _only_head(cause: Cause, config: GPTConfig) -> bool:
 # ------------------------------------------------------------------------------------------------------- parameters
 
 
-def fitted(
+def fit_parameter(
     distance: Distance, base: Causes, fault: Fault, config: GPTConfig, exactly: Distance | None = None
 ) -> Cause | None:
     """A fault with its continuous parameter fitted, by golden section between the neighbours of the best value.

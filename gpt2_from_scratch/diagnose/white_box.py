@@ -17,8 +17,8 @@ from torch import Tensor
 from gpt2_from_scratch.compare import FLOAT32_ULP
 from gpt2_from_scratch.diagnose.divergence import Passage
 from gpt2_from_scratch.diagnose.evidence import Laboratory, gap
-from gpt2_from_scratch.diagnose.fault import HEAD, Cause, Causes, line, place_of
-from gpt2_from_scratch.diagnose.search import Clock, Distance, fitted, grown, plausible, ranked
+from gpt2_from_scratch.diagnose.fault import HEAD, Cause, Causes, place_of, threshold
+from gpt2_from_scratch.diagnose.search import Clock, Distance, fit_parameter, grown, plausible, ranked
 from gpt2_from_scratch.diagnose.simulation import Rounding, Simulation
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
 
@@ -238,24 +238,26 @@ class WhiteBox:
     def _proven(self, passage: Passage, hypotheses: Sequence[Causes]) -> list[Causes]:
         left = ranked(lambda causes: self._left(passage, causes), self.clock.during(dict.fromkeys(hypotheses)))
         whole = self._left(passage, ())
-        if not left or not left[0][0] <= self._line(left[0][1], whole):
+        if not left or not left[0][0] <= self._threshold(left[0][1], whole):
             return []
-        best = max(left[0][0] * _ALIKE, self._line(()) / 10)
-        return [causes for multiple, causes in left if multiple <= min(best, self._line(causes, whole))]
+        best = max(left[0][0] * _ALIKE, self._threshold(()) / 10)
+        return [causes for multiple, causes in left if multiple <= min(best, self._threshold(causes, whole))]
 
     def _fitted(self, passage: Passage, pool: Sequence[Cause]) -> list[Causes]:
         config, distance = self.laboratory.config, self._distance_at(passage)
         exactly = self._distance_at(passage, "float64") if self.rounding == "float64" else None
         acting = {cause.fault for cause in pool}
-        found = (fitted(distance, (), fault, config, exactly) for fault in FAULTS if fault.neutral and fault in acting)
+        found = (
+            fit_parameter(distance, (), fault, config, exactly) for fault in FAULTS if fault.neutral and fault in acting
+        )
         return [(cause,) for cause in found if cause is not None]
 
     def _agrees(self, passage: Passage, causes: Causes) -> bool:
-        return self._left(passage, causes) <= self._line(causes, self._left(passage, ()) if causes else math.inf)
+        return self._left(passage, causes) <= self._threshold(causes, self._left(passage, ()) if causes else math.inf)
 
-    def _line(self, causes: Causes, difference: float = math.inf) -> float:
+    def _threshold(self, causes: Causes, difference: float = math.inf) -> float:
         """A stage agrees within this many of its own floors, as the whole does."""
-        return line(causes, self.rounding == "float64", difference)
+        return threshold(causes, self.rounding == "float64", difference)
 
     def _left(self, passage: Passage, causes: Causes) -> float:
         """What the causes leave of the difference, in floors of the stage."""
