@@ -58,6 +58,8 @@ def to_summary(verdict: Verdict) -> str:
         "",
         *_folded("Not checked", [f"- {_escaped(f'{what}: {why}')}" for what, why in verdict.unchecked.items()]),
     ]
+    if verdict.assumed:
+        lines += ["", *_folded("Assumed, as no file says it", [f"- {_escaped(what)}" for what in verdict.assumed])]
     facts = [f"- {_escaped(name)}: {_escaped(str(value))}" for name, value in verdict.environment.items()]
     return "\n".join([*lines, "", *_folded("Environment", facts), ""])
 

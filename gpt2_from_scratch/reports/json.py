@@ -68,6 +68,7 @@ def to_dict(verdict: Verdict) -> dict[str, Any]:
         "parts": {part.name: _part(part) for part in verdict.parts},
         "diagnosis": _or_null(verdict.diagnosis, _diagnosis),
         "notes": verdict.notes,
+        "assumed": verdict.assumed,
         "unchecked": verdict.unchecked,
         "environment": verdict.environment,
     }

@@ -38,6 +38,8 @@ def to_junit(verdict: Verdict) -> str:
     suite = ElementTree.SubElement(suites, "testsuite", {"name": "gpt2 verify", **counts})
     properties = ElementTree.SubElement(suite, "properties")
     facts = {"candidate": verdict.candidate, "checkpoint": verdict.checkpoint, **verdict.environment}
+    if verdict.assumed:
+        facts["assumed"] = "; ".join(verdict.assumed)
     for name, value in facts.items():
         ElementTree.SubElement(properties, "property", {"name": _xml(name), "value": _xml(str(value))})
     for case in found:

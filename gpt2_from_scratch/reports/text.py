@@ -28,6 +28,7 @@ def report(verdict: Verdict, verbose: bool = False) -> str:
     rows = [row for part in verdict.parts if part.result is not None for row in _part(part, verdict, verbose)]
     if verdict.diagnosis is not None:
         rows += _diagnosis(verdict.diagnosis, verdict.divergence)
+    rows += assumptions(verdict)
     rows += [("note", text) for text in verdict.notes]
     rows += [("unchecked", f"{what}: {why}") for what, why in verdict.unchecked.items()]
     if verbose:
@@ -36,6 +37,17 @@ def report(verdict: Verdict, verbose: bool = False) -> str:
         rows.append(("ran with", facts))
     lines = (f"  {label:<{_LABEL}} {line}" for row in rows for label, line in _indented(*row))
     return "\n".join([*lines, summary(verdict)])
+
+
+def assumptions(verdict: Verdict) -> list[Row]:
+    """What no file says about the model; after a failure, what that may mean."""
+    rows = [("assumed", f"{what}: no file says it") for what in verdict.assumed]
+    if rows and verdict.failed:
+        fields = ", ".join(what.partition(" ")[0] for what in verdict.assumed)
+        rows.append(
+            ("", f"if your code is right, one of these may be wrong: say them ({fields}) with --set NAME=VALUE")
+        )
+    return rows
 
 
 def summary(verdict: Verdict) -> str:

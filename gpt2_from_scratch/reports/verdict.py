@@ -59,6 +59,8 @@ class Verdict:
         divergence: where in the candidate the numbers go wrong: the part that is called "where".
         diagnosis: which fault explains the difference; None where nobody has looked for one.
         notes: how the candidate was adapted to be asked at all.
+        assumed: what no file says about the model, and what was assumed instead: ``activation_function gelu_new
+            (GPT-2's)``.
         unchecked: what was not checked -> why; names of parts, and whatever else is worth knowing.
         environment: versions, device, threads and other circumstances.
         interrupted: the phase in which somebody stopped it, or None.
@@ -75,6 +77,7 @@ class Verdict:
     divergence: Divergence | None = None
     diagnosis: Diagnosis | None = None
     notes: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
     unchecked: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, Fact] = field(default_factory=dict)
     interrupted: str | None = None

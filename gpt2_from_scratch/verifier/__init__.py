@@ -212,7 +212,8 @@ class _Run:
         self.unchecked: dict[str, str] = {part: "as asked" for part in PARTS if part in asked.skip}
         source = checkpoint.located.source
         name = source if source != TINY.name else "the model inside the package"
-        self.verdict = Verdict(self.subject.name, name, environment=_environment(self.subject))
+        environment = _environment(self.subject)
+        self.verdict = Verdict(self.subject.name, name, environment=environment, assumed=checkpoint.assumed)
         self.fitted = None
         if self.subject.module is not None and layouts:
             self.fitted = fit(self.subject, checkpoint.config, layouts)
