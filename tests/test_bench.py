@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # a quarter of a minute of CPU each
+
 BENCH = Path(__file__).resolve().parent.parent / "scripts" / "bench.py"
 QUICK = ["--sizes", "tiny", "--runs", "1", "--threads", "1", "--contenders", "ours", "bare torch"]
 
