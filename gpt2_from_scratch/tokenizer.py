@@ -142,6 +142,13 @@ class Tokenizer:
             return self._backend.decode(ids, skip_special_tokens=False)
         return b"".join(map(self._bytes_of, tokens)).decode(errors="replace")
 
+    def text_of(self, token_id: int) -> str:
+        """The text of one id, for people to read; ``[50300]`` for one that no token has, as of padded rows."""
+        try:
+            return self.decode([token_id])
+        except TokenizerError:
+            return f"[{token_id}]"
+
     def _bytes_of(self, token: str) -> bytes:
         if token in self.special_tokens or not _SYMBOLS.issuperset(token):
             return token.encode()

@@ -797,6 +797,8 @@ def test_an_id_without_a_token_is_named(token_id: int, encoding: Tokenizer) -> N
         StreamDecoder(encoding).feed(token_id)
     with pytest.raises(TokenizerError, match=f"has no token with id {token_id}"):
         encoding.decode([1, token_id])
+    assert encoding.text_of(token_id) == f"[{token_id}]"
+    assert encoding.text_of(1) == encoding.decode([1])
 
 
 # ---- GPT-2's own files ----

@@ -119,10 +119,9 @@ def _token_text(checkpoint: "Checkpoint | None") -> Callable[[int], str] | None:
     from gpt2_from_scratch.tokenizer import load_tokenizer
 
     try:
-        encoding = load_tokenizer(checkpoint)
+        return load_tokenizer(checkpoint).text_of
     except (CheckpointError, OSError):
         return None
-    return lambda token: encoding.decode([token])
 
 
 def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple[Any, Any]:

@@ -383,7 +383,7 @@ def standard_prompts(checkpoint: Checkpoint, unchecked: dict[str, str] | None = 
     text = None
     try:
         if checkpoint.located.repo_id is None and not tokenizer_files(checkpoint.located.weights):
-            raise TokenizerError(f"{checkpoint.located.source} has no tokenizer files")  # tiktoken would download one
+            raise TokenizerError(f"{checkpoint.located.source} has no tokenizer files")  # GPT-2's would be fetched
         encoding = load_tokenizer(checkpoint)
         text = torch.tensor([encoding.encode(TEXT)])
     except (CheckpointError, OSError, ValueError) as error:
