@@ -158,6 +158,21 @@ class Logits:
         return sum(result.prompt.tokens for result in self.results)
 
     @property
+    def ids_met(self) -> int:
+        """How many rows of the embedding the prompts have met."""
+        return len(torch.unique(torch.cat([result.prompt.ids.flatten() for result in self.results])))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The prompts' lengths, in tokens."""
+        return tuple(sorted({result.prompt.ids.size(1) for result in self.results}))
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The prompts' batch sizes."""
+        return tuple(sorted({result.prompt.ids.size(0) for result in self.results}))
+
+    @property
     def kl(self) -> float:
         """Mean divergence, nats per token."""
         return sum(float(result.kl.sum()) for result in self.results) / self.tokens

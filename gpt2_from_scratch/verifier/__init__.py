@@ -22,7 +22,7 @@ from gpt2_from_scratch.checks.generation import Generation, check_generation
 from gpt2_from_scratch.checks.gradients import Gradients, check_gradients
 from gpt2_from_scratch.checks.logits import Logits, check_logits
 from gpt2_from_scratch.checks.parts import PARTS
-from gpt2_from_scratch.checks.prompts import TEXT, Prompt, battery
+from gpt2_from_scratch.checks.prompts import TEXT, Prompt, battery, special_ids
 from gpt2_from_scratch.checks.recording import Recording, read_recording, record
 from gpt2_from_scratch.checks.selftests import SelfTest, SelfTests, check_itself
 from gpt2_from_scratch.checks.surroundings import kept_as_it_is
@@ -389,7 +389,7 @@ def standard_prompts(checkpoint: Checkpoint, unchecked: dict[str, str] | None = 
     except (CheckpointError, OSError, ValueError) as error:
         if unchecked is not None:
             unchecked["natural text"] = str(error).splitlines()[0]
-    return battery(checkpoint.config, text)
+    return battery(checkpoint.config, text, special_ids(checkpoint))
 
 
 def _to_trace(logits: Logits | None, prompts: Sequence[Prompt]) -> Prompt:
