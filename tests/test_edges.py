@@ -111,6 +111,50 @@ def test_a_function_that_needs_numpy_is_adapted_by_name(book_checkpoint: Path, r
     assert not candidate.adaptations
 
 
+DEMANDS: dict[str, Callable[[Any], Callable[..., Any]]] = {
+    "a mask of ones": lambda model: lambda ids, attention_mask: model(ids) + 0 / attention_mask.sum(),
+    "the ids": lambda model: lambda ids, targets: (F.cross_entropy(model(ids)[0], targets[0]), model(ids)),
+    "where its parameters are": lambda model: lambda ids, device: model(ids.to(device)),
+    "0, 1, 2, ...": lambda model: lambda ids, positions: model(ids) + 0 * positions[..., None],
+}
+
+
+@pytest.mark.parametrize("what", DEMANDS)
+def test_what_a_signature_demands_is_given_and_told(
+    what: str, book_checkpoint: Path, book_reference: Remembering
+) -> None:
+    for wrong in (False, True):
+        model = model_of(book_checkpoint, book_reference.config, wrong).eval()
+        candidate = Candidate(DEMANDS[what](model), book_reference.config)
+        assert bool(check_logits(candidate, book_reference, battery(book_reference.config))) is not wrong
+        assert f"which it demands: {what}" in " ".join(candidate.adaptations)
+
+
+def test_an_id_that_is_treated_apart_is_asked(book_checkpoint: Path, book_reference: Remembering) -> None:
+    """A model that takes the last id for padding, as much code takes <|endoftext|>."""
+    config = book_reference.config
+    for special in (0, config.vocab_size - 1):
+        model = model_of(book_checkpoint, config)
+        embed = model.embed
+        model.embed = lambda ids, embed=embed, special=special: embed(ids) * (ids != special)[..., None]
+        logits = logits_of(model, book_reference)
+        assert not logits
+    assert logits.ids_met > 90 and logits.lengths == (1, 2, 3, 17, 37) and logits.batches == (1, 2, 3)
+
+
+def test_what_the_reference_fails_is_not_held_against_the_candidate(tmp_path: Path) -> None:
+    """Embeddings of positions that are zero: no GPT-2 with these weights can tell one token from the next."""
+    from tests.perturbed import perturbed, save
+
+    model = perturbed(n_inner=None, n_layer=1)
+    with torch.no_grad():
+        model.transformer.wpe.weight.zero_()
+    path = save(model, tmp_path)
+    verdict = undiagnosed(model_of(path, open_checkpoint(path).config), path)
+    assert verdict and verdict.self_tests is not None
+    assert "positions: not checked, as the reference does not pass it" in verdict.report(verbose=True)
+
+
 # ------------------------------------------------------------------------------------------------ precision
 
 

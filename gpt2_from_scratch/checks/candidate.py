@@ -8,7 +8,7 @@ logits ``[B, T, V]``.
 import contextlib
 import copy
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +65,7 @@ class Candidate:
         if built_with:
             self.adaptations["built with " + ", ".join(map(str, built_with))] = None
         self._as_numpy = self._with_targets = False
+        self._demands: set[str] | None = None
         self._output_dtype: torch.dtype | None = None  # the finest that its logits need
         self._arithmetic: torch.dtype | None = None  # the coarsest that torch was seen computing with
 
@@ -274,6 +275,7 @@ class Candidate:
         The ids are a copy each time: a candidate that writes into them changes nobody's question.
         """
         ids = input_ids.to(self.device, copy=True)
+        options = self._demanded(ids, options) | options
         if self._with_targets:
             options["targets"] = ids.clone()
         if self._as_numpy:
@@ -290,6 +292,15 @@ class Candidate:
                 self.adaptations[f"it is called with numpy arrays, as {why}"] = None
                 return output
             raise
+
+    def _demanded(self, ids: Tensor, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What its signature demands besides ids, where that has a usual meaning; each is told."""
+        if self._demands is None:
+            demanded = _required(self.module.forward if self.module is not None else self.model)
+            self._demands = set(_USUAL).intersection(demanded)
+            for name in sorted(self._demands):
+                self.adaptations[f"it is called with {name}, which it demands: {_USUAL[name][0]}"] = None
+        return {name: _USUAL[name][1](ids) for name in self._demands if name not in options}
 
     def _adapted(self, logits: Tensor, input_ids: Tensor) -> Tensor:
         """Logits of the right shape out of those that have another known one; refuses all else by name."""
@@ -310,6 +321,36 @@ class Candidate:
                 hint="verify needs those of every position",
             )
         raise CandidateError(f"{what}; expected floating-point logits {[batch, length, vocab]}")
+
+
+def _required(function: Any) -> list[str]:
+    """Names of the arguments after the first that have no default."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return []
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [each.name for each in parameters[1:] if each.default is each.empty and each.kind in kinds]
+
+
+_Usual = tuple[str, Callable[[Tensor], Any]]
+_ONES: _Usual = ("a mask of ones", torch.ones_like)
+_IDS: _Usual = ("the ids", torch.clone)
+_PLACES: _Usual = ("0, 1, 2, ...", lambda ids: torch.arange(ids.size(1), device=ids.device).expand_as(ids))
+_NOTHING: _Usual = ("None", lambda ids: None)
+_NO: _Usual = ("False", lambda ids: False)
+_ZERO: _Usual = ("0", lambda ids: 0)
+
+# What people demand beside ids -> what it is, and how to make it for some ids.
+_USUAL: Mapping[str, _Usual] = {
+    **dict.fromkeys(("attention_mask", "attn_mask", "mask", "padding_mask", "pad_mask"), _ONES),
+    **dict.fromkeys(("targets", "target", "labels", "y"), _IDS),
+    **dict.fromkeys(("position_ids", "positions", "pos", "position"), _PLACES),
+    **dict.fromkeys(("past_key_values", "past", "layer_past", "kv_cache", "cache", "rng", "generator"), _NOTHING),
+    **dict.fromkeys(("use_cache", "training", "train", "is_training", "output_attentions"), _NO),
+    **dict.fromkeys(("start_pos", "offset", "past_length", "dropout", "dropout_p"), _ZERO),
+    "device": ("where its parameters are", lambda ids: ids.device),
+}
 
 
 def _coarsest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
@@ -334,8 +375,8 @@ def _logits_in(output: Any) -> Tensor | None:
         output = output.logits
     elif isinstance(output, Mapping):
         output = output.get("logits")
-    elif isinstance(output, tuple | list) and output:
-        output = output[0]
+    elif isinstance(output, tuple | list) and output:  # a loss may come first
+        output = next((item for item in output if getattr(item, "ndim", 0) > 1), output[0])
     if hasattr(output, "__array__") and not isinstance(output, Tensor):
         import numpy
 

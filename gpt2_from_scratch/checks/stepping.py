@@ -65,9 +65,11 @@ def _handed_around(
 
 
 def _cache_in(output: Any, name: str) -> Any:
-    """By its name; or what follows the logits in a tuple, other than a loss."""
+    """By its name; or in a tuple, what follows the logits: the last thing that is made of parts, or else a tensor."""
     found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
     if found is None and isinstance(output, tuple | list):
-        rest = (item for item in output[1:] if item is not None)
-        found = next((item for item in rest if not (isinstance(item, Tensor) and item.dim() == 0)), None)
+        rest = [item for item in output[1:] if item is not None]
+        rest = [item for item in rest if not (isinstance(item, Tensor) and item.dim() == 0)]  # a loss
+        parts = [item for item in rest if not isinstance(item, Tensor)]  # beside hidden states, which are a tensor
+        found = (parts or rest or [None])[-1]
     return found
