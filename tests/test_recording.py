@@ -61,7 +61,7 @@ def test_right_answers_pass(
     verdict = verify(read(answer(ending=ending), remembered), book_checkpoint)
     assert verdict and verdict.logits is not None and verdict.logits.max_abs == 0
     assert verdict.candidate == f"the recording answers{ending}"
-    assert len(verdict.logits.results) == 5, "every prompt"
+    assert len(verdict.logits.results) == 6, "every prompt"
     report = verdict.report()
     for unchecked in (
         "weights: the candidate is a recording",
@@ -131,8 +131,8 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     ),
     "a prompt missing": (lambda t: t.pop("ids.3"), r"holds .*ids\.4.*, to which there is no prompt"),
     "an answer too many": (
-        lambda t: t.update({"logits.5": t["logits.0"] + 1}),
-        r"holds logits\.5, to which there is no",
+        lambda t: t.update({"logits.6": t["logits.0"] + 1}),
+        r"holds logits\.6, to which there is no",
     ),
     "an id too large": (
         lambda t: t["ids.0"].fill_(211),

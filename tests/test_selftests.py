@@ -216,7 +216,7 @@ class Padded(book.GPTModel):
 
 @pytest.mark.parametrize("honours", [(), ("scores",), ("positions",), ("scores", "positions")], ids=str)
 def test_padding(honours: tuple[str, ...], checkpoint: Path, config: GPTConfig) -> None:
-    """A mask that shifts positions and hides nothing is wrong; one that does nothing, or shifts nothing, is a choice."""
+    """A mask that shifts positions and hides nothing is wrong. To do nothing, or to shift nothing, is a choice."""
     tests = asked(filled(Padded(book_config(config), *honours), checkpoint), config)
     assert names(tests) == (["padding"] if honours == ("positions",) else [])
     if honours == ("positions",):

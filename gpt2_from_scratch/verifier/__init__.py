@@ -283,11 +283,9 @@ class _Run:
     def excuse(self) -> None:
         """A self-test that the reference fails on this checkpoint, too, is not held against the candidate."""
         tests = self.verdict.self_tests
-        if tests is not None and not tests:
-            failed = {
-                test.name for test in check_itself(Candidate(self.reference.model, self.checkpoint.config)).failed
-            }
-            self.verdict = replace(self.verdict, self_tests=tests.without(failed))
+        if tests is not None and not tests and self.reference is not None:
+            of_reference = check_itself(Candidate(self.reference.model, self.checkpoint.config))
+            self.verdict = replace(self.verdict, self_tests=tests.without({test.name for test in of_reference.failed}))
 
     def check_logits(self) -> None:
         if "logits" not in self.wanted:
