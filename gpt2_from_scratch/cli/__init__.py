@@ -1,4 +1,4 @@
-"""The command line: `gpt2 verify`, `record`, `grade`, `generate`, `inspect`, `convert`.
+"""The command line: `gpt2 verify`, `map`, `record`, `grade`, `generate`, `inspect`, `convert`.
 
 The library computes and never prints; this room prints and never computes. Results go to stdout, progress and errors
 to stderr. Nothing heavy is imported before the arguments are known to be right.

@@ -5,7 +5,7 @@ import argparse
 from gpt2_from_scratch import __version__
 from gpt2_from_scratch.checks.parts import PARTS
 from gpt2_from_scratch.cli import commands as run
-from gpt2_from_scratch.cli import generating
+from gpt2_from_scratch.cli import generating, mapping
 
 _DTYPES = ("float32", "float64", "float16", "bfloat16")
 # `converting.TARGETS`, written out because `--help` imports nothing heavy; a test compares them.
@@ -76,6 +76,26 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("-v", "--verbose", action="store_true", help="every prompt, every site, the environment")
     verify.set_defaults(run=run.verify)
 
+    mapped = commands.add_parser(
+        "map",
+        help="find out which parameter of your model is which of GPT-2's",
+        description="Finds out which parameter of your model is which of GPT-2's, proves it in float64, and prints the "
+        "layout as Python, for `--layout FILE.py:LAYOUT`. No names are needed. Exit code 0: proven, 1: proven up to a "
+        "fault that is named, 2: not found; the last line on stderr says which.",
+    )
+    mapped.add_argument("model", metavar="FILE.py:OBJECT", help="your model, or its class, which is then built")
+    mapped.add_argument("checkpoint", nargs="?", help=f"whose sizes your model has: {_CHECKPOINT_HELP}")
+    mapped.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting that your model's constructor asks for, in its own words; repeatable",
+    )
+    mapped.add_argument("--json", action="store_true", help="print status, reasons, layout and evidence as JSON")
+    mapped.add_argument("-v", "--verbose", action="store_true", help="how each decision was made, on stderr")
+    mapped.set_defaults(run=mapping.find)
+
     record = commands.add_parser(
         "record",
         help="write prompts for a port in another language",
@@ -141,7 +161,7 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("--overwrite", action="store_true", help="replace files that are there")
     convert.set_defaults(run=run.convert)
 
-    for command in (verify, record, grade, generate, inspect, convert):
+    for command in (verify, mapped, record, grade, generate, inspect, convert):
         group = command.add_argument_group("checkpoint")
         group.add_argument("--file-layout", metavar="NAME|FILE.py:NAME", help="names in the file; default: found out")
         group.add_argument("--key", default="", metavar="NAME", help="which state dict of a PyTorch file with several")

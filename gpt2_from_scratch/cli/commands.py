@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2_from_scratch.cli.exit_codes import DIVERGED, INTERRUPTED, VERIFIED
 from gpt2_from_scratch.cli.options import as_flags, checkpoint_options, dtype_choice, layout_choice, opened, settings
 from gpt2_from_scratch.cli.terminal import bar, progress
-from gpt2_from_scratch.errors import CandidateError, CheckpointError, printable
+from gpt2_from_scratch.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
     from gpt2_from_scratch.building import Loaded
@@ -186,11 +186,6 @@ def _fill(loaded: "Loaded", arguments: argparse.Namespace, layout: Any, checkpoi
 
     if not isinstance(loaded.object, nn.Module) or not loaded.built:
         return
-    if layout is None:
-        raise CandidateError(
-            f"{arguments.model} was just built, so its weights are random",
-            hint="give --layout, by which the checkpoint is loaded into it; or FILE.py:NAME of a model with weights",
-        )
     load_into(loaded.object, checkpoint, layout)
 
 

@@ -374,15 +374,15 @@ class _Writer:
     def block(self, numbers: Tensor, axes: list[str], parts: tuple[int, ...], head: int | None) -> _Piece:
         """A block of one parameter: the order of its axes along each of the parameter's, and where it starts."""
         placed = self.owner(numbers)
-        offsets = _logical(numbers.long() - placed.first, placed)
-        base = int(offsets.flatten()[0])
+        offsets = _logical(numbers - placed.first, placed)
+        base = int(offsets[(0,) * numbers.dim()])
         lengths = dict(zip(axes, numbers.shape, strict=True))
-        steps, expected = {}, torch.tensor(base)
+        steps, expected = {}, torch.tensor(base, dtype=torch.int32)
         for place, (name, size) in enumerate(lengths.items()):
             along = offsets[tuple(slice(None) if other == place else 0 for other in range(numbers.dim()))]
             steps[name] = int(along[1] - along[0]) if size > 1 else 0
             shape = [size if other == place else 1 for other in range(numbers.dim())]
-            expected = expected + (torch.arange(size) * steps[name]).reshape(shape)
+            expected = expected + (torch.arange(size, dtype=torch.int32) * steps[name]).reshape(shape)
         if not torch.equal(offsets, expected.expand_as(offsets)):
             raise Inexpressible(f"{placed.name} is arranged in a way that is no reordering of axes")
         left = sorted((axis for axis in axes if lengths[axis] > 1), key=lambda axis: -steps[axis])
@@ -426,6 +426,9 @@ class _Writer:
 
 def _logical(offsets: Tensor, placed: Placed) -> Tensor:
     """Places in a parameter's memory as places in its elements' order."""
+    contiguous = [math.prod(placed.shape[axis + 1 :]) for axis in range(len(placed.shape))]
+    if all(size == 1 or own == usual for size, own, usual in zip(placed.shape, placed.strides, contiguous, strict=True)):
+        return offsets
     result = torch.zeros_like(offsets)
     rest = offsets
     strides = {}

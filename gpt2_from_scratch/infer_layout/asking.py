@@ -8,6 +8,10 @@ from torch import Tensor, nn
 Call: TypeAlias = Callable[[Tensor], Tensor]
 
 
+class Failed(Exception):
+    """The module ran once, and failed when it was asked again; in words."""
+
+
 def ways(module: nn.Module) -> Iterator[tuple[str, Call]]:
     """Ways to call a module, the usual one first.
 

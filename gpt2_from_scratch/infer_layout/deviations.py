@@ -249,7 +249,7 @@ class _Explaining:
         if len(event.values) != 1 or len(event.operands[0]) != 1:
             return None
         value = event.values[0]
-        return value[0] if len(value) == 1 and value.shape[1] == self.ids.shape[1] else None
+        return value[0] if len(value) == 1 else None
 
     def _input(self, branch: Branch) -> Tensor | None:
         value = self.record.events[branch.input_event].values
@@ -259,7 +259,7 @@ class _Explaining:
 
     def _projected(self, branch: Branch) -> Tensor | None:
         value = self._values(branch.event) if len(branch.all_events) == 1 else None
-        return None if value is None else value[:, branch.places]
+        return None if value is None or len(value) != self.ids.shape[1] else value[:, branch.places]
 
     # ------------------------------------------------------------------------------------------------------ stages
 
@@ -285,13 +285,16 @@ class _Explaining:
             values = self.record.events[norm.event].values
             if not values:
                 return False
-            x = _in_order(values[0][:, norm.columns], stream.columns)
+            x = _in_order(values[0][:, norm.columns], stream.columns)[-len(output) :]
         else:
             x = output
         if x.shape != output.shape or not parts:
             return False
-        matrix = torch.stack([terms[part].flatten() for part in parts], 1)
-        solved = torch.linalg.lstsq(matrix, x.flatten()[:, None]).solution[:, 0]
+        matrix = torch.stack([terms[part][-len(output) :].flatten() for part in parts], 1)
+        if len(matrix) < 2 * len(parts):  # the head may read one position alone: too little to tell coefficients from
+            solved = torch.ones(len(parts), dtype=matrix.dtype)
+        else:
+            solved = torch.linalg.lstsq(matrix, x.flatten()[:, None]).solution[:, 0]
         if not _close((matrix @ solved).view_as(x), x):
             return False
         found: dict[str | int, float] = {}

@@ -10,14 +10,21 @@ from torch import Tensor, nn
 
 from gpt2_from_scratch.anatomy import Anatomy
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.infer_layout import asking, proof
 from gpt2_from_scratch.infer_layout.arrangement import Inexpressible, layout_of
 from gpt2_from_scratch.infer_layout.asking import Call
 from gpt2_from_scratch.infer_layout.deviations import explain, gpt2_formulas
-from gpt2_from_scratch.infer_layout.events import Record, distinct, numbers_of
+from gpt2_from_scratch.infer_layout.events import Record, numbers_of
 from gpt2_from_scratch.infer_layout.skeleton import Reading, read
-from gpt2_from_scratch.infer_layout.tracing import trace
-from gpt2_from_scratch.mapping import Layout, collapse, write_theirs
+from gpt2_from_scratch.infer_layout.tracing import trace, trace_tables
+from gpt2_from_scratch.layouts import LAYOUTS
+from gpt2_from_scratch.mapping import Layout, collapse, match_module, write_theirs
+
+
+# Tokens of the pass that is recorded. What does not depend on the position is read from a few; the tables are recorded
+# over the whole context. A prime number, so that no other axis is as long by chance.
+_TRACED = 61
 
 
 class Status(Enum):
@@ -116,6 +123,12 @@ class _Read:
     call: Call
     record: Record
     reading: Reading
+    last_only: bool
+
+
+def _rank(found: _Read) -> tuple[bool, bool]:
+    """Sort key for ways of calling: one that nothing contradicts first, then one that gives all logits."""
+    return bool(found.reading.contradictions), found.last_only
 
 
 class _Inference:
@@ -131,29 +144,47 @@ class _Inference:
             return _not_found(found, tuple(self.evidence))
         if found.reading.contradictions:
             return _not_found(_collapsed(found.reading.contradictions), tuple(self.evidence))
-        return self._proven(found)
+        try:
+            return self._proven(found)
+        except asking.Failed as error:
+            return _not_found([str(error)], tuple(self.evidence))
 
     def _read(self, call: Call | None) -> _Read | list[str]:
-        """Reads the module, called in the first way that nothing contradicts; otherwise in the first that runs."""
-        ids = self._distinct_ids()
+        """Reads the module, called in the first way that nothing contradicts and that gives all logits, or the best."""
+        whole = self._distinct_ids()
+        ids = whole[:, :_TRACED]
         ways = asking.ways(self.module) if call is None else iter([("as told", call)])
         first: _Read | None = None
         failures: list[str] = []
         for way, each in ways:
             try:
-                record, logits, _ = trace(self.module, each, ids)
+                record, logits, given = self._traced(each, ids, whole)
             except Exception as error:  # somebody's code may raise anything
                 failures.append(f"called with {way}: {type(error).__name__}: {error}")
                 continue
-            found = _Read(way, each, record, read(record, logits, self.config))
-            if not found.reading.contradictions:
-                self.evidence.append(f"called with {way}, over the whole context of {ids.shape[1]} tokens")
-                self.evidence.append(f"{len(record.events)} uses of parameters were recorded")
-                return found
-            first = first or found
-        if first is not None:
-            return first
-        return [f"the module cannot be run over {ids.shape[1]} tokens: {failures[0]}"]
+            found = _Read(way, each, record, read(record, logits, self.config), 1 < ids.shape[1] != given.shape[1] == 1)
+            if first is None or (_rank(found) < _rank(first)):
+                first = found
+            if _rank(found) == (False, False):
+                break
+        if first is None:
+            return [f"the module cannot be run over {whole.shape[1]} tokens: {'; '.join(failures)}"]
+        if not first.reading.contradictions:
+            what = "the last position's logits" if first.last_only else "logits"
+            self.evidence.append(f"called with {first.way}, over the whole context of {whole.shape[1]} tokens: {what}")
+            self.evidence.append(f"{len(first.record.events)} uses of parameters were recorded")
+        return first
+
+    def _traced(self, call: Call, ids: Tensor, whole: Tensor) -> tuple[Record, Tensor | None, Tensor]:
+        """A record of a few tokens, and of the tables over the whole context; of the whole pass, where that fails."""
+        try:
+            record, logits, given = trace(self.module, call, ids)
+            if ids.shape == whole.shape or trace_tables(self.module, call, whole, record):
+                return record, logits, given
+        except Exception:  # such as a whole table that is added to fewer rows
+            if ids.shape == whole.shape:
+                raise
+        return trace(self.module, call, whole)
 
     def _distinct_ids(self) -> Tensor:
         """As many ids as the context has tokens; not 0, 1, 2 ..., so that tokens and positions can be told apart."""
@@ -208,6 +239,7 @@ class _Inference:
             layout = layout_of(self.module, record, reading, self.config, self.name, self._unused)
             if not missing:
                 self._check(layout, weights)
+                layout = self._built_in(weights) or layout
         except Inexpressible as error:
             unsayable = (str(error),)
         if unsayable:
@@ -231,18 +263,21 @@ class _Inference:
 
     def _used_twice(self, record: Record, numbers: Mapping[str, Tensor]) -> list[str]:
         """Elements that stand for two of GPT-2's: a block that is used in several layers."""
-        owner = torch.zeros(record.last_element + 1, dtype=torch.int16)
         twice: dict[tuple[str, str], str] = {}
-        names = list(numbers)
-        for place, (name, each) in enumerate(numbers.items(), 1):
-            shown = each.flatten()
-            before = owner[shown]
-            before[shown == 0] = 0
-            for other in distinct(before).tolist():
-                if other:
-                    theirs = record.names_of(shown[before == other])[0]
-                    twice[names[other - 1], name] = theirs
-            owner[shown] = place
+        ranges: list[tuple[int, int, str]] = []
+        for name, each in numbers.items():
+            shown = each if bool(each.all()) else each[each > 0]
+            if shown.numel():
+                ranges.append((int(shown.min()), int(shown.max()), name))
+        ranges.sort()
+        for place, (_, highest, name) in enumerate(ranges):
+            for lowest, _, other in ranges[place + 1 :]:
+                if lowest > highest:
+                    break
+                mine, theirs = numbers[name].flatten(), numbers[other].flatten()
+                both = torch.isin(mine, theirs) & (mine > 0)
+                if bool(both.any()):
+                    twice[name, other] = record.names_of(mine[both])[0]
         if not twice:
             return []
         (one, other), theirs = next(iter(twice.items()))
@@ -324,6 +359,19 @@ class _Inference:
         if lacking:
             conditions.append(f"the checkpoint's {', '.join(collapse(lacking))} are zero: the module has no such bias")
         return conditions
+
+    def _built_in(self, weights: Mapping[str, Tensor]) -> Layout | None:
+        """The built-in layout that says the same as what was proven, if there is one."""
+        every = [layout for variants in LAYOUTS.values() for layout in variants]
+        matching = match_module(self.module, self.config, every)
+        if not matching:
+            return None
+        try:
+            self._check(matching.layout, weights)
+        except (Inexpressible, MappingError):
+            return None
+        self.evidence.append(f"it is the built-in layout {matching.layout.name!r}")
+        return matching.layout
 
     def _check(self, layout: Layout, weights: Mapping[str, Tensor]) -> None:
         """The table has to give the very values that were proven."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.infer_layout.asking import Call
+from gpt2_from_scratch.infer_layout.asking import Call, Failed
 from gpt2_from_scratch.infer_layout.events import Placed, Record
 from gpt2_from_scratch.precision import in_float64, parameters_in_float64, run_in_float64
 
@@ -73,6 +73,9 @@ def prompts(config: GPTConfig, longest: int = 96) -> list[Tensor]:
     return [torch.randint(config.vocab_size, (1, length), generator=generator) for length in lengths]
 
 
+_ROWS = 4096  # of a matrix at a time: indices are widened to 64 bits, and a token table has 38 million elements
+
+
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
     """Afterwards the module is as it was: parameters, buffers, and modes, which are evaluation modes inside."""
@@ -97,7 +100,8 @@ def fill(module: nn.Module, record: Record, numbers: Mapping[str, Tensor], weigh
     flat = torch.zeros(record.last_element + 1)
     for name, places in numbers.items():
         if name in weights:
-            flat[places] = weights[name]
+            for some, values in zip(places.split(_ROWS), weights[name].split(_ROWS), strict=True):
+                flat[some] = values
     flat[0] = 0
     parameters = dict(module.named_parameters(remove_duplicate=False))
     with torch.no_grad():
@@ -149,6 +153,9 @@ def answer(module: nn.Module, call: Call, ids: Sequence[Tensor], nudge: bool = F
         call: ids to logits, by way of the module.
         ids: prompts.
         nudge: also find out how much rounded constants matter.
+
+    Raises:
+        Failed: the module did not answer in any precision.
     """
 
     def run() -> list[Tensor]:
@@ -163,7 +170,10 @@ def answer(module: nn.Module, call: Call, ids: Sequence[Tensor], nudge: bool = F
                 return Answer(run(), True)
         except (NotImplementedError, RuntimeError):  # a convolution looks at its operands' precisions first
             continue
-    return Answer(run(), False)
+    try:
+        return Answer(run(), False)
+    except Exception as error:  # somebody's code may raise anything
+        raise Failed(f"the module ran once and then failed: {type(error).__name__}: {error}") from error
 
 
 def _with_moved(

@@ -486,7 +486,8 @@ class _Reader:
     def linear(self, numbers: Tensor, what: str) -> Linear:
         """Reads features as columns of one or several products with parameters, and their biases."""
         terms, vectors = self.terms(numbers)
-        weight = inputs = None
+        weight: Tensor | None = None
+        inputs: Tensor | None = None
         first_event = -1
         for term in terms:
             for index, places in self.segments(term, what):
@@ -495,14 +496,21 @@ class _Reader:
                     raise Contradiction(f"{what}: expected a product with a parameter, found {self.say(event)}")
                 if event.scrambled:
                     raise Contradiction(f"{what}: columns change their meaning along positions ({self.say(event)})")
+                first_event = max(first_event, index)
                 if weight is None or inputs is None:
                     size = event.operands[0].shape[1]
                     weight = torch.zeros(len(numbers), size, dtype=torch.int32)
                     inputs = torch.zeros(len(numbers), size, dtype=torch.int32)
-                    first_event = index
                 columns = (term[places] - event.first).long()
                 batch = len(event.operands[0])
                 width = event.count // batch
+                if batch == 1 and len(places) == len(numbers) and len(terms) == 1:  # the usual case, without a copy
+                    first, last = int(columns[0]), int(columns[-1]) + 1
+                    row = last - first == len(columns) and bool((columns.diff() == 1).all())
+                    matrix = event.operands[1][0]
+                    weight = (matrix[:, first:last] if row else matrix.index_select(1, columns)).t()
+                    inputs = event.operands[0].expand(len(numbers), -1)
+                    continue
                 if event.operands[0].shape[1] != weight.shape[1]:
                     raise Contradiction(f"{what}: products with inputs of several widths")
                 if bool(weight[places].any()):
@@ -522,7 +530,7 @@ class _Reader:
 
     def same_inputs(self, linear: Linear, what: str) -> Tensor:
         """The features that every column of a linear layer reads."""
-        if not bool((linear.inputs == linear.inputs[:1]).all()):
+        if linear.inputs.stride(0) and not bool((linear.inputs == linear.inputs[:1]).all()):
             raise Contradiction(f"{what}: not all columns read the same")
         return linear.inputs[0]
 

@@ -10,6 +10,7 @@ numbered tensors is an event. Nothing depends on a name.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,7 +24,9 @@ from gpt2_from_scratch.infer_layout.events import Event, Kind, Placed, Record, d
 Call = Callable[[Tensor], Tensor]
 
 
-def trace(module: nn.Module, call: Call, ids: Tensor, values: bool = False) -> tuple[Record, Tensor | None, Tensor]:
+def trace(
+    module: nn.Module, call: Call, ids: Tensor, values: bool = False
+) -> tuple[Record, Tensor | None, Tensor]:
     """Runs the module once and records what became of its parameters.
 
     Args:
@@ -42,6 +45,44 @@ def trace(module: nn.Module, call: Call, ids: Tensor, values: bool = False) -> t
     with _unfused(), torch.no_grad(), tracer:
         logits = call(ids)
     return tracer.record, memory.read(logits), logits
+
+
+class _Enough(Exception):
+    """Ends a pass of which only the beginning is wanted."""
+
+
+def trace_tables(module: nn.Module, call: Call, ids: Tensor, record: Record) -> bool:
+    """Completes a record with what a pass over more tokens shows of the tables that are added to the embedding.
+
+    The pass ends where the first layer begins, so it takes no time.
+
+    Args:
+        module: whose parameters are followed.
+        call: as for `trace`.
+        ids: int64 ``[1, T]``, as many as the context has.
+        record: of a pass over fewer tokens; its tables get all their rows.
+
+    Returns:
+        Whether the passes began alike. If not, the record was left as it was.
+    """
+    beginning = next((place for place, event in enumerate(record.events) if event.kind not in ("lookup", "sum")), 0)
+    parameters, memory, last = _numbered(module)
+    tracer = Tracer(Record(parameters, last), memory, ids, False, beginning)
+    try:
+        with _unfused(), torch.no_grad(), tracer:
+            call(ids)
+    except _Enough:
+        pass
+    except Exception:  # somebody's code may raise anything
+        return False
+    longer = tracer.record.events[:beginning]
+    if [(event.kind, event.count) for event in longer] != [
+        (event.kind, event.count) for event in record.events[:beginning]
+    ]:
+        return False
+    for place, event in enumerate(longer):
+        record.events[place] = replace(record.events[place], operands=event.operands)
+    return True
 
 
 @contextmanager
@@ -186,12 +227,13 @@ _PRODUCTS = frozenset(("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "c
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation that PyTorch runs, and keeps the record."""
 
-    def __init__(self, record: Record, memory: Memory, ids: Tensor, values: bool) -> None:
+    def __init__(self, record: Record, memory: Memory, ids: Tensor, values: bool, last: int | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.record = record
         self.memory = memory
         self.ids = ids.flatten()
         self.values = values
+        self.last = last  # the pass ends after so many events
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -299,6 +341,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _event(self, kind: Kind, operation: str, operands: tuple[Tensor, ...], count: int, **more: Any) -> Tensor:
         """Adds an event and returns the numbers of its features, one-dimensional."""
+        if self.last is not None and len(self.record.events) >= self.last:
+            raise _Enough
         first = self.record.next_number
         if not self.values:
             more.pop("values", None)

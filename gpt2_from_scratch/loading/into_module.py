@@ -9,6 +9,7 @@ from torch import nn
 
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
+from gpt2_from_scratch.infer_layout import find_layout
 from gpt2_from_scratch.layouts import LayoutChoice, fitting_layout, layout_variants
 from gpt2_from_scratch.loading.opening import (
     Checkpoint,
@@ -22,9 +23,9 @@ from gpt2_from_scratch.mapping import Matching, listed, match_module, write_thei
 
 
 def load_into(
-    module: nn.Module, source: Source | Checkpoint, layout: LayoutChoice, **options: Unpack[OpenOptions]
+    module: nn.Module, source: Source | Checkpoint, layout: LayoutChoice | None = None, **options: Unpack[OpenOptions]
 ) -> LoadReport:
-    """Copies a checkpoint's weights into the parameters of any module that a layout describes.
+    """Copies a checkpoint's weights into the parameters of any module.
 
     Parameters are written in place, so optimizers, hooks and tied references stay valid; only parameters on the meta
     device are replaced. Everything is checked before the first is written.
@@ -32,20 +33,25 @@ def load_into(
     Args:
         module: somebody's GPT-2, with its own names and orientation.
         source: a file, a directory, a Hub id, or an opened `Checkpoint`.
-        layout: of the *module*: a name from `LAYOUTS`, or a `Layout`.
+        layout: of the *module*: a name from `LAYOUTS`, or a `Layout`. None: a built-in layout whose names fit, or else
+            what `infer_layout` reads and proves; the report says which.
         **options: how the file is opened; see `OpenOptions`.
 
     Raises:
-        CheckpointError: as `open_checkpoint`; or the module's parameters do not fit; or a value is not finite.
+        CheckpointError: as `open_checkpoint`; or the module's parameters do not fit; or no layout of it was found; or a
+            value is not finite.
 
     Example:
         >>> from gpt2_from_scratch import GPTModel
         >>> checkpoint = open_checkpoint("tiny")
-        >>> bool(load_into(GPTModel(checkpoint.config), checkpoint, layout="gpt2_from_scratch"))
+        >>> bool(load_into(GPTModel(checkpoint.config), checkpoint))
         True
     """
     checkpoint = open_checkpoint(source, **options)
     config = checkpoint.config
+    found = find_layout(module, config) if layout is None else None
+    layout = found.layout if found is not None else layout
+    assert layout is not None
     parameters = dict(module.named_parameters(remove_duplicate=False))
     matching = match_module(module, config, layout_variants(layout))
     if not matching:
@@ -74,7 +80,9 @@ def load_into(
     tied = tuple(sorted(tied_names)) if config.tie_word_embeddings else ()
     loaded = tuple(name for name in tensors if name not in tied)
     dtype = reduce(torch.promote_types, (parameters[name].dtype for name in tensors))
-    return report_of(checkpoint, matching.layout, dtype, loaded, tied, _module_notes(module, matching, checkpoint))
+    notes = _module_notes(module, matching, checkpoint)
+    notes = notes if found is None else (f"written by {found.how}", *notes)
+    return report_of(checkpoint, matching.layout, dtype, loaded, tied, notes)
 
 
 def _allocated(parameter: nn.Parameter) -> nn.Parameter:

@@ -1,0 +1,59 @@
+"""The layout of a module: a built-in one whose names fit, otherwise the inferred one."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import MappingError
+from gpt2_from_scratch.infer_layout.inference import infer_layout
+from gpt2_from_scratch.layouts import LAYOUTS
+from gpt2_from_scratch.mapping import Layout, match_module
+
+
+@dataclass(frozen=True)
+class FoundLayout:
+    """A module's layout, and how it is known.
+
+    Args:
+        layout: the table.
+        how: in words.
+    """
+
+    layout: Layout
+    how: str
+
+
+def find_layout(module: nn.Module, config: GPTConfig) -> FoundLayout:
+    """Finds the layout of a module of which nobody has said it.
+
+    A built-in layout is taken if every name and every shape of the module's parameters fits it. Otherwise the layout is
+    inferred from what the module computes.
+
+    Args:
+        module: somebody's GPT-2.
+        config: of the checkpoint that belongs to it.
+
+    Raises:
+        MappingError: no layout was found; says why.
+
+    Example:
+        >>> from gpt2_from_scratch import GPTModel
+        >>> config = GPTConfig(vocab_size=11, n_positions=8, n_embd=6, n_layer=2, n_head=3)
+        >>> find_layout(GPTModel(config), config).how
+        "the built-in layout 'gpt2_from_scratch', by its names"
+    """
+    matching = match_module(module, config, [layout for variants in LAYOUTS.values() for layout in variants])
+    if matching:
+        return FoundLayout(matching.layout, f"the built-in layout {matching.layout.name!r}, by its names")
+    inferred = infer_layout(module, config)
+    if inferred.layout is None:
+        raise MappingError(
+            f"no layout of {type(module).__name__} was given, no built-in one fits, and none was found, because "
+            f"{'; '.join(inferred.because)}",
+            hint="describe its names with a Layout of your own",
+        )
+    status = str(inferred)
+    return FoundLayout(
+        inferred.layout, f"an inferred layout, {status[0].lower() + status[1:].replace('ROVEN', 'roven', 1)}"
+    )

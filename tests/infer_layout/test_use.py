@@ -1,0 +1,129 @@
+"""What is built on the inferred layout: `load_into` without a layout, `gpt2 map`, and the module left as it was."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gpt2_from_scratch import load_into, open_checkpoint
+from gpt2_from_scratch.anatomy import Anatomy
+from gpt2_from_scratch.cli import main
+from gpt2_from_scratch.errors import MappingError
+from gpt2_from_scratch.infer_layout import find_layout, infer_layout
+from tests.foreign import STYLES, edited
+
+SMALL = {"n_layer": 2, "n_positions": 16}  # written into a checkpoint of its own below: the packaged one has 12 layers
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.perturbed import perturbed, save
+
+    return save(perturbed(n_inner=None, **SMALL), tmp_path_factory.mktemp("small"))
+
+
+def built(name: str, checkpoint: Path) -> nn.Module:
+    module: nn.Module = STYLES[name].build(STYLES[name].python(), open_checkpoint(checkpoint).config).eval()
+    return module
+
+
+@pytest.mark.parametrize("name", ["german", "interleaved", "sequence_first", "head_list"])
+def test_weights_are_loaded_without_a_layout(name: str, checkpoint: Path) -> None:
+    module, opened = built(name, checkpoint), open_checkpoint(checkpoint)
+    report = load_into(module, opened)
+    assert any("inferred" in note for note in report.notes)
+    ids = torch.arange(15)[None] * 7
+    expected = Anatomy(opened.config, {n: opened.read(n) for n in opened.config.tensor_shapes()}).logits(ids)
+    with torch.no_grad():
+        actual = STYLES[name].logits(module.double(), ids)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10 * float(expected.abs().max()))
+
+
+def test_names_of_a_built_in_layout_are_enough(checkpoint: Path) -> None:
+    report = load_into(built("book", checkpoint), checkpoint)
+    assert any("built-in layout 'llms_from_scratch'" in note for note in report.notes)
+
+
+def test_a_module_that_is_no_gpt2_is_refused_and_left_alone(checkpoint: Path) -> None:
+    module = nn.Sequential(nn.Embedding(211, 44), nn.Linear(44, 211))
+    before = [parameter.clone() for parameter in module.parameters()]
+    with pytest.raises(MappingError, match="no learned position"):
+        load_into(module, checkpoint)
+    for parameter, old in zip(module.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)
+
+
+class Failing(nn.Module):
+    """Raises in the middle of its second pass, and draws random numbers."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.passes = 0
+
+    def forward(self, ids: Tensor) -> Tensor:
+        torch.rand(3)
+        self.passes += 1
+        if self.passes > 1:
+            raise RuntimeError("no more")
+        result: Tensor = self.inner(ids)
+        return result
+
+
+def test_a_module_that_fails_on_the_way_is_given_back_as_it_was(checkpoint: Path) -> None:
+    module = Failing(built("german", checkpoint)).train()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    state = torch.get_rng_state()
+    found = infer_layout(module, open_checkpoint(checkpoint).config)
+    assert str(found) == "NOT FOUND, because the module ran once and then failed: RuntimeError: no more"
+    assert module.training
+    assert all(each.training for each in module.modules())
+    assert torch.equal(torch.get_rng_state(), state)
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+# ---------------------------------------------------------------------------------------------------------- gpt2 map
+
+
+def test_the_printed_table_is_accepted_as_a_layout(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["map", f"{STYLES['own_layers'].path}:TransformerLM", str(checkpoint)])
+    output = capsys.readouterr()
+    assert (code, output.err.splitlines()[-1]) == (0, "PROVEN")
+    table = tmp_path / "table.py"
+    table.write_text(output.out)
+    module = built("own_layers", checkpoint)
+    namespace: dict[str, object] = {}
+    exec(table.read_text(), namespace)
+    assert namespace["LAYOUT"] == find_layout(module, open_checkpoint(checkpoint).config).layout
+
+
+def test_a_fault_is_named_and_the_layout_is_printed_nevertheless(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    style = STYLES["own_layers"]
+    path = edited(style, [("1e-5", "1e-3")], tmp_path)
+    code = main(["map", f"{path}:TransformerLM", str(checkpoint)])
+    output = capsys.readouterr()
+    assert code == 1
+    assert output.err.splitlines()[-1] == "PROVEN UP TO: epsilon is 0.001 instead of 1e-05"
+    assert output.out.startswith("from gpt2_from_scratch.mapping import")
+
+
+def test_what_is_no_gpt2_is_not_found(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "other.py"
+    path.write_text(
+        "import torch\nclass Other(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.e = torch.nn.Embedding(211, 44)\n"
+        "    def forward(self, ids):\n        print('hello')\n        return self.e(ids) @ self.e.weight.T\n"
+    )
+    code = main(["map", f"{path}:Other", str(checkpoint), "--json"])
+    output = capsys.readouterr()
+    answer = json.loads(output.out)  # what the module prints is not on stdout
+    assert (code, answer["status"], answer["layout"]) == (2, "not found", None)
+    assert "no learned positions [16, 44]" in " ".join(answer["because"])
+    assert output.err.splitlines()[-1].startswith("NOT FOUND, because")
