@@ -62,7 +62,6 @@ def test_could_not_check_is_neither(capsys: pytest.CaptureFixture[str], candidat
     nowhere = tmp_path / "nowhere" / "model"
     for arguments, message in (
         (["verify", nowhere], "does not exist"),
-        (["verify", "--model", f"{candidate}:build()"], "its weights are random"),
         (["verify", "--model", f"{candidate}:crash"], "out of cheese"),
         (["verify", "--model", f"{candidate}:absent"], "has no 'absent'"),
         (["verify", "--layout", "nanogpt"], "--file-layout"),
