@@ -427,7 +427,9 @@ class _Writer:
 def _logical(offsets: Tensor, placed: Placed) -> Tensor:
     """Places in a parameter's memory as places in its elements' order."""
     contiguous = [math.prod(placed.shape[axis + 1 :]) for axis in range(len(placed.shape))]
-    if all(size == 1 or own == usual for size, own, usual in zip(placed.shape, placed.strides, contiguous, strict=True)):
+    if all(
+        size == 1 or own == usual for size, own, usual in zip(placed.shape, placed.strides, contiguous, strict=True)
+    ):
         return offsets
     result = torch.zeros_like(offsets)
     rest = offsets

@@ -21,7 +21,6 @@ from gpt2_from_scratch.infer_layout.tracing import trace, trace_tables
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.mapping import Layout, collapse, match_module, write_theirs
 
-
 # Tokens of the pass that is recorded. What does not depend on the position is read from a few; the tables are recorded
 # over the whole context. A prime number, so that no other axis is as long by chance.
 _TRACED = 61
@@ -274,8 +273,8 @@ class _Inference:
             for lowest, _, other in ranges[place + 1 :]:
                 if lowest > highest:
                     break
-                mine, theirs = numbers[name].flatten(), numbers[other].flatten()
-                both = torch.isin(mine, theirs) & (mine > 0)
+                mine = numbers[name].flatten()
+                both = torch.isin(mine, numbers[other].flatten()) & (mine > 0)
                 if bool(both.any()):
                     twice[name, other] = record.names_of(mine[both])[0]
         if not twice:

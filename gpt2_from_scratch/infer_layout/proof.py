@@ -100,7 +100,7 @@ def fill(module: nn.Module, record: Record, numbers: Mapping[str, Tensor], weigh
     flat = torch.zeros(record.last_element + 1)
     for name, places in numbers.items():
         if name in weights:
-            for some, values in zip(places.split(_ROWS), weights[name].split(_ROWS), strict=True):
+            for some, values in zip(torch.split(places, _ROWS), torch.split(weights[name], _ROWS), strict=True):
                 flat[some] = values
     flat[0] = 0
     parameters = dict(module.named_parameters(remove_duplicate=False))

@@ -24,9 +24,7 @@ from gpt2_from_scratch.infer_layout.events import Event, Kind, Placed, Record, d
 Call = Callable[[Tensor], Tensor]
 
 
-def trace(
-    module: nn.Module, call: Call, ids: Tensor, values: bool = False
-) -> tuple[Record, Tensor | None, Tensor]:
+def trace(module: nn.Module, call: Call, ids: Tensor, values: bool = False) -> tuple[Record, Tensor | None, Tensor]:
     """Runs the module once and records what became of its parameters.
 
     Args:
