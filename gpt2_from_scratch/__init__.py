@@ -1,6 +1,6 @@
 """GPT-2 weights into code, and proof that the code is GPT-2.
 
-The one idea of this file: nothing is imported until it is used, so that the command line answers at once.
+Nothing is imported until it is used, so that the command line answers at once.
 """
 
 import importlib

@@ -1,8 +1,8 @@
 """`GPTConfig`: every number that GPT-2's mathematics depends on, under the names of Hugging Face's `config.json`.
 
-The one idea: a configuration is *refused by name* when it asks for mathematics this package does not implement, and
-everything else survives a round trip. Heads, activation and epsilon leave no trace in the weights, so a silent default
-here would be a wrong model that loads without an error.
+A configuration that asks for mathematics this package does not implement is refused by name; everything else survives
+a round trip. Heads, activation and epsilon leave no trace in the weights, so a silent default would be a wrong model
+that loads without an error.
 
 Fields, defaults and aliases follow `GPT2Config` of transformers 4.x and 5.x.
 """

@@ -1,7 +1,7 @@
 """Bytes on disk <-> named tensors: one file per container, and here the one place that decides which container it is.
 
-The one idea: a file is recognised by its *content*, never by its extension, and what people hand over by mistake (a
-Git-LFS pointer, a web page, an empty file) is recognised too, and called by its name.
+A file is recognised by its content, not by its extension. What people hand over by mistake (a Git-LFS pointer, a web
+page, an adapter) is recognised too, and called by its name: see `mistakes.py`.
 """
 
 import difflib

@@ -1,8 +1,7 @@
 """Reading binary files that may be damaged or lie: a cursor for headers, ranges for tensors.
 
-The one idea: a file's size is the only number in it that can be trusted. The cursor refuses to run past it, every
-tensor's range is checked against it (and against the other ranges) when the file is opened, and so nothing is ever
-allocated because a header says so.
+Of all numbers, only the file's size is trusted. The cursor never reads past it, and every tensor's range is checked
+against it, and against the other ranges, when the file is opened. So no header can make us allocate memory.
 """
 
 import math
@@ -172,7 +171,7 @@ def zip_archive(path: Path, file: BinaryIO) -> zipfile.ZipFile:
 
 
 class _Bounded:
-    """A zip archive as `zipfile` is given it: the table of contents is read at once, whatever length it claims."""
+    """File wrapper that caps how many bytes `zipfile` may read for the table of contents."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path, self._file = path, file

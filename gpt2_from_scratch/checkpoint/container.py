@@ -1,7 +1,7 @@
 """What every container is, whatever its bytes look like: named tensors that are read when asked for.
 
-The one idea: opening a file reads its *table of contents* and proves that it is consistent; tensor data are touched
-only by `StoredTensor.read`. So a checkpoint can be inspected, accounted for and refused before a byte of it is used.
+Opening a file reads its table of contents and checks that it is consistent. Tensor data are read by
+`StoredTensor.read` alone, so a checkpoint can be inspected, matched and refused before any of it is used.
 """
 
 from collections.abc import Callable, Mapping

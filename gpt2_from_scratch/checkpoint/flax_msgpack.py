@@ -1,7 +1,7 @@
 """Flax: nested dictionaries and arrays in one MessagePack object (`flax_model.msgpack`). Read only.
 
-The one idea: MessagePack puts a length before everything, so that walking the dictionaries finds every array without
-reading one. An array is an extension of type 1 whose payload is a MessagePack list again: shape, dtype's name, bytes.
+MessagePack puts a length before everything, so walking the dictionaries finds every array without reading one. An array
+is an extension of type 1 whose payload is a MessagePack list again: shape, dtype's name, bytes.
 Nested keys become one name, ``transformer/h/0/ln_1/scale``.
 
 Formats: MessagePack's ``spec.md``; ``flax/serialization.py``.

@@ -1,9 +1,8 @@
 """GGUF, the form of llama.cpp: a dictionary, a table of tensors, and the tensors, plain or quantised.
 
-The one idea: a number is preceded by its type, a string or an array by its length, and the file's size bounds them all.
-So the file is parsed here, where every length is compared with what is left; the `gguf` package, which believes what it
-reads, is needed only for the arithmetic of quantised types. Dimensions stand in the file fastest first, the reverse of
-everybody else's order.
+Files are parsed here, where every length is compared with what is left of the file. llama.cpp's own package, `gguf`,
+does not check them; it dequantises tensors, and it writes files. Dimensions stand in the file fastest first, the
+reverse of everybody else's order.
 
 Format: ``docs/gguf.md`` of ggml; names and keys: llama.cpp's ``convert_hf_to_gguf.py``.
 """

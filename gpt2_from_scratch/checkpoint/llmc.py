@@ -1,7 +1,7 @@
 """llm.c: 256 integers, then all parameters in the order of its C struct, without names.
 
-The one idea: magic, version and six sizes say everything, down to the file's exact length. All layers of one kind lie
-together, so that one layer's weights are a range of their own, and that is how they are shown here: ``h.3.qkvw``.
+A magic number, a version and six sizes say everything, down to the file's exact length. All layers of one kind lie
+together; here, each layer's part has a name of its own: ``h.3.qkvw``.
 
 The program also writes what it computed for one batch, the *debug state*: logits, loss and gradients to compare with.
 

@@ -76,11 +76,12 @@ def file_mistake(head: bytes, path: Path) -> Mistake:
     if path.suffix == ".distcp" or path.name == ".metadata":
         return _DISTRIBUTED
     known = "safetensors, PyTorch, GGUF, llm.c, TensorFlow, Flax and numpy files are recognised by their content"
-    start = f"it starts with {head[:12]!r}"
+    start = f"starts with {head[:12]!r}"
     if _TEXT.fullmatch(head):
         kind = "JSON" if head.lstrip()[:1] == b"{" else "text"
-        return Mistake(f"is a file of {kind}, not weights: {start}", "give the weights' file, or the folder it is in")
-    return Mistake(f"is in no form that is known: {start}", known)
+        remedy = "give the weights' file, or the folder it is in"
+        return Mistake(f"is in no form that is known: it is {kind}, and {start}", remedy)
+    return Mistake(f"is in no form that is known: it {start}", known)
 
 
 def folder_mistake(folder: Path) -> Mistake | None:

@@ -1,7 +1,7 @@
 """numpy's and MLX's ``.npz``: a zip archive with one ``.npy`` file per tensor. Read only.
 
-The one idea: what `numpy.savez` and `mlx.savez` store is not compressed, so each array is a plain range of the archive.
-Nothing is unpacked: no pickle can run, and no small file can grow large.
+`numpy.savez` and `mlx.savez` do not compress, so each array is a plain range of the archive. Nothing is unpacked: no
+pickle can run, and no small file can grow large.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Weights over several files: a JSON index says which tensor lies in which shard, whatever form the shards have.
 
-The index is believed in nothing: shards lie beside it under plain names, and each holds exactly the tensors that it is
+What the index says is checked: shards lie beside it under plain names, and each holds exactly the tensors that it is
 said to hold.
 """
 

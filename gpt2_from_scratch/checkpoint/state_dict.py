@@ -1,8 +1,7 @@
 """What people save around a state dict, and what a training script says there about its model.
 
-The one idea: a file is taken at its word where its words are known. A dictionary of tensors is looked for under the
-names that training scripts use, a wrapper's prefix is taken off only where the file says whose checkpoint it is, and
-the shapes of the tensors have the last word.
+The state dict may be the whole file, or lie under any key. Where a known training script wrote the file, its settings
+are read too: sizes, heads, dropout. Where settings and tensors differ in size, the tensors count.
 """
 
 from collections import OrderedDict

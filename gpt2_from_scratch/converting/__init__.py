@@ -29,7 +29,7 @@ from gpt2_from_scratch.loading import Checkpoint, OpenOptions, Source, dtype_nam
 __all__ = ["TARGETS", "ConvertReport", "Progress", "Saved", "Target", "Weights", "convert", "save"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ConvertReport:
     """What was written. Truthy; ``str()`` is one line.
 
@@ -66,6 +66,9 @@ class ConvertReport:
         assumed = [f"assumed, as the source does not say it: {', '.join(self.assumed)}"] if self.assumed else []
         what = f"{self.destination}: {self.form}, {dtype_name(self.dtype)}, {counts}, {exact}"
         return "; ".join([what, *assumed, *self.notes])
+
+    def __repr__(self) -> str:
+        return f"<ConvertReport {self.destination}: {self.form}, {self.tensors} tensors>"
 
 
 def convert(

@@ -23,7 +23,7 @@ class Stored:
     dtype: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Contents:
     """What is there, where nothing opens as a GPT-2. ``str()`` is the problem.
 
@@ -57,6 +57,9 @@ class Contents:
             spelled: how options are written where the user is.
         """
         return ": ".join(filter(None, [self.hint, spelled(self.options) if self.options else ""]))
+
+    def __repr__(self) -> str:
+        return f"<Contents {self.source}: {len(self.tensors)} tensors, not opened>"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

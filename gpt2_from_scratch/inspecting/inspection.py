@@ -13,7 +13,7 @@ from gpt2_from_scratch.tokenizer import tokenizer_files
 VERSION = 1  # of `to_dict`: raised when a field changes its meaning or goes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """What `inspect_checkpoint` found.
 
@@ -58,6 +58,9 @@ class Inspection:
     warnings: tuple[str, ...]
     identity: str | None
     official_files: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"<Inspection {self.source}: {self.form}, layout {self.layout}, {self.parameters:,} parameters>"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, with the version of this form."""

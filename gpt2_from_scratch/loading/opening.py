@@ -61,7 +61,7 @@ class OpenOptions(HubOptions, total=False):
 _FROM_OUTSIDE = ("file_layout", "config", "overrides", "strip_prefix", "key")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
     """An opened checkpoint: configuration known, every tensor matched, no weight read yet.
 
@@ -88,6 +88,9 @@ class Checkpoint:
     options: OpenOptions = field(default_factory=OpenOptions)
     facts: Mapping[str, Fact] = field(default_factory=dict)
     renamed: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.located.source}: {self.container.form}, {self.config.num_parameters:,} parameters>"
 
     @property
     def as_found(self) -> bool:

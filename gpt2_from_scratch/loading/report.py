@@ -2,16 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 
 import torch
 
 from gpt2_from_scratch.checkpoint import Located
+from gpt2_from_scratch.errors import printable
 from gpt2_from_scratch.loading.opening import Checkpoint
 from gpt2_from_scratch.loading.values import dtype_name
 from gpt2_from_scratch.mapping import Layout, listed
 
+_REPR = 199  # characters: one line or two in a notebook
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class LoadReport:
     """What became of every tensor. Truthy; ``str()`` is one line.
 
@@ -55,6 +59,13 @@ class LoadReport:
             count = sum(reason == why for reason in self.ignored.values())
             parts.append(f"{count} ignored ({why})")
         return "; ".join([*parts, *self.notes])
+
+    def __repr__(self) -> str:
+        return f"<LoadReport {printable(str(self), most=_REPR - 40, lines=False)}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return f"<p>{escape(printable(str(self)))}</p>"
 
 
 def report_of(

@@ -23,7 +23,7 @@ REAL = {
     "negative/training_args.bin": ("the arguments of a training run", ""),
     "negative/lfs_pointer_model.safetensors": ("Git-LFS pointer", ""),
     "negative/html_page_named_model.safetensors": ("is a web page", ""),
-    "negative/near_miss_TinyPeLLM_config.json": ("is a file of JSON", ""),
+    "negative/near_miss_TinyPeLLM_config.json": ("it is JSON", ""),
     "negative/vocab.bpe.crlf": ("a tokenizer's file", ""),
     "negative": ("several checkpoints", ""),
     "gpt2-tokenizer": ("has no weights", ""),

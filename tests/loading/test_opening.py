@@ -3,7 +3,7 @@
 import inspect
 from collections import Counter
 from pathlib import Path
-from typing import Unpack
+from typing import get_args
 
 import pytest
 
@@ -11,7 +11,9 @@ import gpt2_from_scratch
 from gpt2_from_scratch import GPTModel, load_into, load_tokenizer, open_checkpoint, verify
 from gpt2_from_scratch.converting import convert
 from gpt2_from_scratch.diagnose.grade import grade
+from gpt2_from_scratch.inspecting import inspect_checkpoint
 from gpt2_from_scratch.loading import OpenOptions, opening
+from gpt2_from_scratch.mapping import Link, unrolling
 from tests.test_cli import run
 
 BUILDS = """
@@ -46,10 +48,31 @@ def test_verify_opens_its_checkpoint_and_its_tokenizer_once(
     code = tmp_path / "mine.py"
     code.write_text(BUILDS.format(config=open_checkpoint("tiny").config.to_hf()))
     asked.clear()
+    unrolling.unrolled.cache_clear()
+    tables: Counter[object] = Counter()
+    genuine = unrolling._with_whole_shapes
+
+    def counted_table(table: unrolling.Table, links: list[Link]) -> tuple[Link, ...]:
+        tables[table, len(links)] += 1
+        return genuine(table, links)
+
+    monkeypatch.setattr(unrolling, "_with_whole_shapes", counted_table)
     layout = "gpt2_from_scratch"
     exit_code, out, _ = run(capsys, "verify", "tiny", "--model", f"{code}:build()", "--layout", layout)
     assert exit_code == 0, out
     assert asked == {"locate": 1, "open_container": 1, "infer_config": 1, "tokenizer_at": 1}
+    names = {table.name for table, _ in tables}
+    assert {"huggingface", layout} <= names and max(tables.values()) == 1  # the file's side, and the module's
+
+
+def test_what_is_public_has_a_short_repr(tmp_path: Path) -> None:
+    opened = open_checkpoint("tiny")
+    report = load_into(GPTModel(opened.config), opened, layout="gpt2_from_scratch")
+    written = convert(opened, tmp_path / "out", "huggingface")
+    shown = [opened, report, written, inspect_checkpoint(opened, statistics=False), inspect_checkpoint(tmp_path)]
+    assert [len(repr(each)) < 200 and "tiny" in repr(each) for each in shown[:2]] == [True, True]
+    assert all(len(repr(each)) < 200 and "\n" not in repr(each) for each in shown[2:])
+    assert report._repr_html_().startswith("<p>tiny: 148 tensors")
 
 
 def test_an_opened_checkpoint_is_taken_wherever_a_source_is(tmp_path: Path) -> None:
@@ -76,7 +99,8 @@ def test_an_unknown_option_is_refused_by_name() -> None:
 def test_the_options_have_types_and_are_spelled_once(name: str) -> None:
     """Law: what opens a checkpoint takes `OpenOptions`, so that a type checker helps whoever calls it."""
     parameters = inspect.signature(getattr(gpt2_from_scratch, name)).parameters
-    assert parameters["options"].annotation == Unpack[OpenOptions]
+    (options,) = get_args(parameters["options"].annotation)
+    assert OpenOptions.__annotations__.keys() <= options.__annotations__.keys()
     assert not OpenOptions.__annotations__.keys() & parameters.keys()
 
 
