@@ -54,6 +54,7 @@ ROOMS = (
     "mapping",
     "checkpoint",
     "building",
+    "asking",
     "generation_config",
     "config",
     "trace",

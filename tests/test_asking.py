@@ -1,0 +1,130 @@
+"""A model is asked in the way that it takes, and its logits are found in what it returns."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gpt2_from_scratch.asking import Way, logits_in, mixes_rows, ways
+from gpt2_from_scratch.config import GPTConfig
+from tests.foreign import STYLES
+
+CONFIG = GPTConfig(vocab_size=31, n_positions=13, n_embd=24, n_layer=2, n_head=3)
+IDS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
+
+
+def weights() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = CONFIG.tensor_shapes().items()
+    return {name: 0.3 * torch.randn(shape, generator=generator) + ("ln_" in name) for name, shape in shapes}
+
+
+def first_that_works(model: Any) -> tuple[Way, Tensor]:
+    for way in ways(model):
+        try:
+            found = way.logits(way.ask(IDS.clone()), tuple(IDS.shape))
+            mixes = mixes_rows(way, CONFIG.vocab_size, CONFIG.n_positions, torch.device("cpu"))
+        except Exception:  # the next way
+            continue
+        if found is not None and found.shape[:2] == IDS.shape and not mixes:
+            return way, found
+    raise AssertionError("no way works")
+
+
+@pytest.mark.parametrize("name", [name for name, style in STYLES.items() if not style.fixed and not style.functions])
+def test_every_style_is_asked_as_its_author_asks_it(name: str):
+    style = STYLES[name]
+    model = style.load(weights(), CONFIG)
+    _, found = first_that_works(model)
+    torch.testing.assert_close(found, style.logits(model, IDS))
+
+
+EXPECTED = {
+    "sequence_first": "it is called with ids [tokens, batch]",
+    "hparams": "it is called with {'input_ids': ids}",
+    "needs_targets": "it is called with targets, too, which it insists on",
+    "nanogpt": "",
+}
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_what_is_unusual_is_said(name: str):
+    way, _ = first_that_works(STYLES[name].load(weights(), CONFIG))
+    assert way.about == EXPECTED[name]
+
+
+LOGITS = torch.randn(2, 5, 31)
+
+
+class Output:
+    logits = LOGITS
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        LOGITS,
+        LOGITS.numpy(),
+        (LOGITS, torch.tensor(1.5)),
+        (torch.tensor(1.5), LOGITS),
+        (None, LOGITS),
+        (torch.randn(2, 5), LOGITS, [torch.randn(2, 3, 5, 8)]),
+        {"logits": LOGITS, "loss": None},
+        {"loss": torch.tensor(1.5), "scores": LOGITS},
+        Output(),
+        LOGITS.view(10, 31),
+        [LOGITS],
+    ],
+    ids=lambda output: type(output).__name__,
+)
+def test_logits_are_found(output: object):
+    found = logits_in(output, (2, 5))
+    assert found is not None
+    assert torch.equal(found, LOGITS)
+
+
+@pytest.mark.parametrize("output", [None, "text", {}, (), {"loss": None}, (IDS,)])
+def test_where_there_are_none_none_are_found(output: object):
+    assert logits_in(output, (2, 5)) is None
+
+
+def test_arguments_are_filled_by_their_names():
+    def model(ids: Tensor, attention_mask: Tensor, position_ids: Tensor, *, use_cache: bool, past: None, device: Any):
+        assert torch.equal(attention_mask, torch.ones_like(ids))
+        assert torch.equal(position_ids, torch.arange(5).expand(2, 5))
+        assert (use_cache, past, device) == (False, None, torch.device("cpu"))
+        return LOGITS
+
+    way = next(ways(model))
+    assert way.about == (
+        "it is called with attention_mask, position_ids, use_cache, past, device, too, which it insists on"
+    )
+    assert torch.equal(way.ask(IDS), LOGITS)
+
+
+def test_what_nobody_knows_is_not_made_up():
+    assert next(ways(lambda ids, temperature: ids)).about == ""
+
+
+def test_functions_are_asked_with_numpy_arrays_last():
+    *_, last = ways(lambda ids: np.zeros((*ids.shape, 31)))
+    assert last.about == "it is called with numpy arrays"
+    assert type(last.ask(IDS)) is np.ndarray
+
+
+class Mixing(nn.Module):
+    """Right with one row; with several, the first row's logits are the mean of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(31, 31)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.table(ids).mean(0, keepdim=True).expand(len(ids), -1, -1)
+
+
+def test_rows_that_mix_are_seen():
+    way = Way("", Mixing())
+    assert mixes_rows(way, 31, 13, torch.device("cpu"))
