@@ -8,7 +8,7 @@ logits in an answer.
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy
 import torch
@@ -23,11 +23,13 @@ class Way:
         about: what is unusual about it, for people; empty for the usual way.
         ask: takes ids ``[B, T]`` and keyword arguments, and returns what the model returns.
         tokens_first: whether the answer has the axes ``[T, B, ...]``.
+        arrays: whether the ids are given as a numpy array.
     """
 
     about: str
     ask: Callable[..., Any]
     tokens_first: bool = False
+    arrays: bool = False
 
     def logits(self, output: Any, shape: tuple[int, ...]) -> Tensor | None:
         """The logits in an answer for ids of this shape, ``[B, T, V]``, or ``[B, 1, V]`` of the last position."""
@@ -35,12 +37,28 @@ class Way:
         return found.transpose(0, 1) if found is not None and self.tokens_first and found.dim() == 3 else found
 
 
-# What arguments that a model insists on are given, by their names without underscores.
-_TARGETS = ("targets", "target", "labels", "label", "y", "tgt", "trg", "targetids", "yb")
-_ONES = ("mask", "attentionmask", "attnmask", "paddingmask", "padmask", "srcmask", "inputmask")
-_NOTHING = ("cache", "past", "pastkeyvalues", "kvcache", "layerpast", "state", "headmask", "inputsembeds", "labelsmask")
-_OFF = ("usecache", "training", "train", "istraining", "returndict", "verbose", "returnattn", "returnattention")
-_ON = ("deterministic", "inference", "isinference")
+_Filling: TypeAlias = tuple[str, Callable[[Tensor], Any]]
+_IDS: _Filling = ("the ids", torch.clone)
+_ONES: _Filling = ("a mask of ones", torch.ones_like)
+_PLACES: _Filling = ("0, 1, 2, ...", lambda ids: torch.arange(ids.size(1), device=ids.device).expand_as(ids))
+_NOTHING: _Filling = ("None", lambda ids: None)
+_NO: _Filling = ("False", lambda ids: False)
+_YES: _Filling = ("True", lambda ids: True)
+_ZERO: _Filling = ("0", lambda ids: 0)
+
+_TARGETS = ("targets", "target", "labels", "label", "y", "tgt", "trg", "yb", "targetids")
+
+# What people demand beside the ids, in lower case without underscores -> what it is given, and how that is made.
+_FILLINGS: Mapping[str, _Filling] = {
+    **dict.fromkeys(_TARGETS, _IDS),
+    **dict.fromkeys(("mask", "attentionmask", "attnmask", "paddingmask", "padmask", "srcmask", "inputmask"), _ONES),
+    **dict.fromkeys(("positionids", "positions", "position", "pos", "posids"), _PLACES),
+    **dict.fromkeys(("pastkeyvalues", "past", "layerpast", "kvcache", "cache", "state", "rng", "generator"), _NOTHING),
+    **dict.fromkeys(("usecache", "training", "train", "istraining", "outputattentions", "returndict", "verbose"), _NO),
+    **dict.fromkeys(("deterministic", "inference", "isinference"), _YES),
+    **dict.fromkeys(("startpos", "offset", "pastlength", "dropout", "dropoutp"), _ZERO),
+    "device": ("where its parameters are", lambda ids: ids.device),
+}
 
 
 def ways(model: Callable[..., Any]) -> Iterator[Way]:
@@ -49,15 +67,22 @@ def ways(model: Callable[..., Any]) -> Iterator[Way]:
     Args:
         model: a module, or a function.
     """
-    if required := _required(model):
-        given = {name: _filling(name) for name in required}
-        if all(filling is not None for filling in given.values()):
-            names = ", ".join(required)
+    others = _parameters(model)[1:]
+    required = [each.name for each in others if each.default is each.empty]
+    if required and all(_plain(name) in _FILLINGS for name in required):
+        fillings = {name: _FILLINGS[_plain(name)] for name in required}
+        about = ", ".join(f"{name}: {what}" for name, (what, _) in fillings.items())
+        yield Way(
+            f"it is called with what it demands beside the ids, {about}",
+            lambda ids, **options: model(ids, **{name: make(ids) for name, (_, make) in fillings.items()} | options),
+        )
+    yield _usual(model)
+    for name in [each.name for each in others]:
+        if _plain(name) in _TARGETS and name not in required:
             yield Way(
-                f"it is called with {names}, too, which it insists on",
-                lambda ids, **options: model(ids, **{n: f(ids) for n, f in given.items() if f} | options),
+                f"it is called with {name}: without, it gives the last position's logits only",
+                lambda ids, name=name, **options: model(ids, **{name: ids.clone()} | options),
             )
-    yield Way("", lambda ids, **options: model(ids, **options))
     yield Way("it is called with {'input_ids': ids}", lambda ids, **options: model({"input_ids": ids}, **options))
     yield Way(
         "it is called with ids [tokens, batch]",
@@ -65,27 +90,55 @@ def ways(model: Callable[..., Any]) -> Iterator[Way]:
         tokens_first=True,
     )
     if not isinstance(model, nn.Module):
-        yield Way("it is called with numpy arrays", lambda ids, **options: model(ids.cpu().numpy(), **options))
+        about = "it is called with numpy arrays"
+        yield Way(about, lambda ids, **options: model(ids.cpu().numpy(), **options), arrays=True)
 
 
-def mixes_rows(way: Way, vocab_size: int, context: int, device: torch.device) -> bool:
-    """Whether a row's logits depend on the other rows: a batch that is not one, or tokens that are taken for rows.
+def _usual(model: Callable[..., Any]) -> Way:
+    return Way("", lambda ids, **options: model(ids, **options))
+
+
+def find_way(
+    model: Callable[..., Any], alike: Callable[..., Any], vocab_size: int, context: int, device: torch.device
+) -> Way:
+    """The first way in which a model gives logits at every position that do not depend on the other rows.
+
+    If there is none: the first in which it gives logits, or else the usual one.
 
     Args:
-        way: to ask.
-        vocab_size: ids are below it.
+        model: to ask.
+        alike: what is tried instead, such as the module inside a compiled one.
+        vocab_size: ids are below it, and logits have at least as many columns.
         context: the most tokens that may be asked.
         device: of the model.
     """
     length = min(3, context)
     ids = torch.arange(2 * length, device=device).remainder(vocab_size).view(2, length)
-    together = way.logits(way.ask(ids.clone()), (2, length))
-    alone = way.logits(way.ask(ids[1:].clone()), (1, length))  # the last row: as a second token it has a first
-    if together is None or alone is None or together.shape[1:] != alone.shape[1:]:
-        return True
-    scale = alone.detach().abs().max()
-    # Rounding in another order is 1e-6 of the largest logit, 1e-2 in bfloat16; another row's tokens change all of it.
-    return not bool((together[1:] - alone).detach().abs().max() <= 0.05 * scale)
+    gives_logits = []
+    for way, tried in zip(ways(model), ways(alike), strict=True):
+        try:
+            output = tried.ask(ids.clone())
+            together = tried.logits(output, (2, length))
+            if together is None or tuple(together.shape[:2]) != (2, length) or together.shape[-1] < vocab_size:
+                continue
+            if isinstance(output, numpy.ndarray) and not way.arrays:
+                continue  # numpy takes some tensors for arrays, and those of one element for a number
+            gives_logits.append(way)
+            # The last row, as a second token has a first. And its first token: rows that mix are no later tokens.
+            alone = tried.logits(tried.ask(ids[1:].clone()), (1, length))
+            first = tried.logits(tried.ask(ids[1:, :1].clone()), (1, 1)) if way.tokens_first else None
+        except Exception:  # not this way
+            continue
+        if _same(together[1:], alone) and (not way.tokens_first or _same(together[1:, :1], first)):
+            return way
+    return next(iter(gives_logits), _usual(model))
+
+
+def _same(some: Tensor, others: Tensor | None) -> bool:
+    """Whether two answers differ by rounding at most: 1e-6 of the largest logit, 1e-2 in bfloat16."""
+    if others is None or some.shape != others.shape:
+        return False
+    return bool((some - others).detach().abs().max() <= 0.05 * others.detach().abs().max())
 
 
 def logits_in(output: Any, shape: tuple[int, ...]) -> Tensor | None:
@@ -103,12 +156,13 @@ def logits_in(output: Any, shape: tuple[int, ...]) -> Tensor | None:
     """
     if hasattr(output, "logits"):
         output = output.logits
-    elif isinstance(output, Mapping):
-        output = output["logits"] if "logits" in output else list(output.values())
-    if isinstance(output, tuple | list):
-        tensors = [found for each in output if (found := _as_tensor(each)) is not None and found.is_floating_point()]
+    elif isinstance(output, Mapping) and "logits" in output:
+        output = output["logits"]
+    elif isinstance(output, Mapping | tuple | list):
+        several = output.values() if isinstance(output, Mapping) else output
+        tensors = [found for each in several if (found := _as_tensor(each)) is not None and found.is_floating_point()]
         fitting = [each for each in tensors if tuple(each.shape[:-1]) in (shape, (shape[0], 1))]
-        output = next(iter(fitting or tensors), None)
+        output = next(iter(fitting if isinstance(output, Mapping) else fitting or tensors), None)
     found = _as_tensor(output)
     rows = shape[0] * shape[1] if len(shape) == 2 else 0
     if found is not None and found.dim() == 2 and rows > shape[0] and found.shape[0] == rows:
@@ -122,30 +176,15 @@ def _as_tensor(value: Any) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
-def _required(model: Callable[..., Any]) -> list[str]:
-    """Names of the arguments that the model insists on, behind the first."""
+def _parameters(model: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The named parameters of a model, that of the ids among them."""
     try:
         signature = inspect.signature(model.forward if isinstance(model, nn.Module) else model)
     except (TypeError, ValueError):
         return []
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    named = [each for each in signature.parameters.values() if each.kind in kinds]
-    return [each.name for each in named[1:] if each.default is each.empty]
+    return [each for each in signature.parameters.values() if each.kind in kinds]
 
 
-def _filling(name: str) -> Callable[[Tensor], Any] | None:
-    """What an argument of this name is given, made from the ids; None if nobody knows."""
-    word = name.lower().replace("_", "")
-    if word in _TARGETS:
-        return lambda ids: ids.clone()
-    if word in _ONES:
-        return torch.ones_like
-    if word in ("positionids", "positions", "pos", "posids"):
-        return lambda ids: torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
-    if word == "device":
-        return lambda ids: ids.device
-    if word in _NOTHING:
-        return lambda ids: None
-    if word in _OFF or word in _ON:
-        return lambda ids: word in _ON
-    return None
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "")

@@ -1,11 +1,10 @@
 """The model under test, whoever wrote it: a torch module, or any function from ids to logits.
 
-The one idea: a candidate is adapted or refused *by name*. What returns a tuple, a dictionary or numpy arrays is
-understood; what returns last-position logits or a padded vocabulary is named as such; nothing is compared that is not
-logits ``[B, T, V]``.
+A candidate is asked in the way that it takes (see `asking`), and whatever is unusual about that is in the report. What
+returns last-position logits or a padded vocabulary is named as such. Nothing is compared that is not logits
+``[B, T, V]``.
 """
 
-import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gpt2_from_scratch.asking import Way, find_way
 from gpt2_from_scratch.building import Loaded, Setting
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError, crash_report
@@ -64,8 +64,7 @@ class Candidate:
         self.adaptations: dict[str, None] = {}  # what had to be done to get logits, in words, each once
         if built_with:
             self.adaptations["built with " + ", ".join(map(str, built_with))] = None
-        self._as_numpy = self._with_targets = False
-        self._demands: set[str] | None = None
+        self._way: Way | None = None
         self._output_dtype: torch.dtype | None = None  # the finest that its logits need
         self._arithmetic: torch.dtype | None = None  # the coarsest that torch was seen computing with
 
@@ -80,7 +79,8 @@ class Candidate:
     def uncompiled(self) -> "Candidate":
         """The same, with all that was found out about it, but of the module that was compiled."""
         other = copy.copy(self)
-        other.model = self.module or self.model
+        other.model, other._way = self.module or self.model, None
+        other.settle()
         return other
 
     @property
@@ -139,6 +139,7 @@ class Candidate:
         for module in modes:
             module.training = False
         try:
+            self.settle()
             yield
         finally:
             for module, mode in modes.items():
@@ -154,10 +155,7 @@ class Candidate:
         Raises:
             CandidateError: it crashed, or returned something else; says what.
         """
-        output = self.call(input_ids, **options)
-        if self._wants_targets(output, input_ids):
-            output = self.call(input_ids, **options)
-        return self.logits_in(output, input_ids)
+        return self.logits_in(self.call(input_ids, **options), input_ids)
 
     def greedy(self, input_ids: Tensor) -> Tensor:
         """The ids ``[B]`` that it would choose next: among all its columns, those beyond the vocabulary included.
@@ -166,10 +164,8 @@ class Candidate:
             CandidateError: as `logits`.
         """
         output = self.call(input_ids)
-        if self._wants_targets(output, input_ids):
-            output = self.call(input_ids)
         self.logits_in(output, input_ids)  # insists on logits
-        all_columns = _logits_in(output)
+        all_columns = self.way.logits(output, tuple(input_ids.shape))
         assert all_columns is not None
         return all_columns.detach().reshape(len(input_ids), -1, all_columns.size(-1))[:, -1].argmax(-1).cpu()
 
@@ -199,7 +195,7 @@ class Candidate:
             input_ids: int64 ``[B, T]``.
             last_suffices: take those of the last position, ``[B, 1, V]``, where there are no others.
         """
-        if last_suffices and self._last_only(output, input_ids):
+        if last_suffices and self._last_only(self.way.logits(output, tuple(input_ids.shape)), input_ids):
             input_ids = input_ids[:, -1:]
         logits = self._found_in(output, input_ids)
         if self._output_dtype is None or torch.finfo(self._output_dtype).bits < 32:
@@ -213,25 +209,29 @@ class Candidate:
             CandidateError: it returned no logits.
             Exception: whatever it raised.
         """
-        output = self._asked(input_ids)
-        if self._wants_targets(output, input_ids):
-            output = self._asked(input_ids)
-        return self._found_in(output, input_ids)
+        return self._found_in(self.way.ask(self._copy(input_ids)), input_ids)
 
-    def _wants_targets(self, output: Any, input_ids: Tensor) -> bool:
-        """Whether it is to be asked again, with targets from now on, as it gives all logits only then."""
-        if self._with_targets or "targets" not in self.parameters or not self._last_only(output, input_ids):
-            return False
-        self._with_targets = True
-        self.adaptations["it is called with targets: without, it gives the last position's logits only"] = None
-        return True
+    def settle(self) -> None:
+        """Finds out now how it is asked, so that nobody who watches it run sees the attempts."""
+        with torch.inference_mode():
+            assert self.way is not None
 
-    def _last_only(self, output: Any, input_ids: Tensor) -> bool:
-        logits, (batch, length) = _logits_in(output), input_ids.shape
+    @property
+    def way(self) -> Way:
+        """How it is asked, found out at the first question."""
+        if self._way is None:
+            alike = self.module or self.model
+            self._way = find_way(self.model, alike, self.config.vocab_size, self.config.n_positions, self.device)
+            if self._way.about:
+                self.adaptations[self._way.about] = None
+        return self._way
+
+    def _last_only(self, logits: Tensor | None, input_ids: Tensor) -> bool:
+        batch, length = input_ids.shape
         return logits is not None and length > 1 and tuple(logits.shape[:-1]) in ((batch, 1), (batch,))
 
     def _found_in(self, output: Any, input_ids: Tensor) -> Tensor:
-        logits = _logits_in(output)
+        logits = self.way.logits(output, tuple(input_ids.shape))
         if logits is None:
             raise CandidateError(
                 f"{self.name} returned {_describe(output)}, in which there are no logits",
@@ -250,9 +250,10 @@ class Candidate:
         """
         try:
             with torch.inference_mode():
+                ask = self.way.ask
                 if self._arithmetic is None and self.model is (self.module or self.model):
-                    return self._seen(input_ids, **options)
-                return self._asked(input_ids, **options)
+                    return self._seen(ask, input_ids, **options)
+                return ask(self._copy(input_ids), **options)
         except Exception as error:
             raise CandidateError(
                 f"{self.name} crashed on ids of shape {list(input_ids.shape)}: {crash_report(error)}",
@@ -261,46 +262,17 @@ class Candidate:
                 else "",
             ) from error
 
-    def _seen(self, input_ids: Tensor, **options: Any) -> Any:
+    def _seen(self, ask: Callable[..., Any], input_ids: Tensor, **options: Any) -> Any:
         """The first answer, and what precision torch computes it in."""
         with seeing_arithmetic() as seen:
-            output = self._asked(input_ids, **options)
+            output = ask(self._copy(input_ids), **options)
         if seen:
             self._arithmetic = _coarsest(seen)
         return output
 
-    def _asked(self, input_ids: Tensor, **options: Any) -> Any:
-        """Modules get tensors. A function gets a tensor too, and numpy arrays from the first tensor that fails.
-
-        The ids are a copy each time: a candidate that writes into them changes nobody's question.
-        """
-        ids = input_ids.to(self.device, copy=True)
-        options = self._demanded(ids, options) | options
-        if self._with_targets:
-            options["targets"] = ids.clone()
-        if self._as_numpy:
-            return self.model(ids.numpy(), **options)
-        try:
-            return self.model(ids, **options)
-        except Exception:
-            if self.module is not None:
-                raise
-            with contextlib.suppress(Exception):
-                output = self.model(input_ids.cpu().clone().numpy(), **options)
-                self._as_numpy = True
-                why = f"a tensor {list(input_ids.shape)} failed"
-                self.adaptations[f"it is called with numpy arrays, as {why}"] = None
-                return output
-            raise
-
-    def _demanded(self, ids: Tensor, options: Mapping[str, Any]) -> dict[str, Any]:
-        """What its signature demands besides ids, where that has a usual meaning; each is told."""
-        if self._demands is None:
-            demanded = _required(self.module.forward if self.module is not None else self.model)
-            self._demands = set(_USUAL).intersection(demanded)
-            for name in sorted(self._demands):
-                self.adaptations[f"it is called with {name}, which it demands: {_USUAL[name][0]}"] = None
-        return {name: _USUAL[name][1](ids) for name in self._demands if name not in options}
+    def _copy(self, input_ids: Tensor) -> Tensor:
+        """The ids on the candidate's device. A candidate that writes into them changes nobody's question."""
+        return input_ids.to(self.device, copy=True)
 
     def _adapted(self, logits: Tensor, input_ids: Tensor) -> Tensor:
         """Logits of the right shape out of those that have another known one; refuses all else by name."""
@@ -323,36 +295,6 @@ class Candidate:
         raise CandidateError(f"{what}; expected floating-point logits {[batch, length, vocab]}")
 
 
-def _required(function: Any) -> list[str]:
-    """Names of the arguments after the first that have no default."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):
-        return []
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [each.name for each in parameters[1:] if each.default is each.empty and each.kind in kinds]
-
-
-_Usual = tuple[str, Callable[[Tensor], Any]]
-_ONES: _Usual = ("a mask of ones", torch.ones_like)
-_IDS: _Usual = ("the ids", torch.clone)
-_PLACES: _Usual = ("0, 1, 2, ...", lambda ids: torch.arange(ids.size(1), device=ids.device).expand_as(ids))
-_NOTHING: _Usual = ("None", lambda ids: None)
-_NO: _Usual = ("False", lambda ids: False)
-_ZERO: _Usual = ("0", lambda ids: 0)
-
-# What people demand beside ids -> what it is, and how to make it for some ids.
-_USUAL: Mapping[str, _Usual] = {
-    **dict.fromkeys(("attention_mask", "attn_mask", "mask", "padding_mask", "pad_mask"), _ONES),
-    **dict.fromkeys(("targets", "target", "labels", "y"), _IDS),
-    **dict.fromkeys(("position_ids", "positions", "pos", "position"), _PLACES),
-    **dict.fromkeys(("past_key_values", "past", "layer_past", "kv_cache", "cache", "rng", "generator"), _NOTHING),
-    **dict.fromkeys(("use_cache", "training", "train", "is_training", "output_attentions"), _NO),
-    **dict.fromkeys(("start_pos", "offset", "past_length", "dropout", "dropout_p"), _ZERO),
-    "device": ("where its parameters are", lambda ids: ids.device),
-}
-
-
 def _coarsest(dtypes: Iterable[torch.dtype]) -> torch.dtype:
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
@@ -367,21 +309,6 @@ def _grid(logits: Tensor) -> torch.dtype:
         if torch.equal(logits.to(dtype).to(logits.dtype), logits):
             return dtype
     return logits.dtype
-
-
-def _logits_in(output: Any) -> Tensor | None:
-    """The logits in what a model returned: itself, `.logits`, ``["logits"]``, or the first item of a tuple."""
-    if hasattr(output, "logits"):
-        output = output.logits
-    elif isinstance(output, Mapping):
-        output = output.get("logits")
-    elif isinstance(output, tuple | list) and output:  # a loss may come first
-        output = next((item for item in output if getattr(item, "ndim", 0) > 1), output[0])
-    if hasattr(output, "__array__") and not isinstance(output, Tensor):
-        import numpy
-
-        output = torch.from_numpy(numpy.ascontiguousarray(output))
-    return output if isinstance(output, Tensor) else None
 
 
 def _describe(value: Any) -> str:
