@@ -1,6 +1,6 @@
 """Records inputs and outputs of named modules during one forward pass, and leaves the model as it was.
 
-The one idea: both sides of a module are kept. A module is at fault where its *inputs agree and its output does not*;
+Both sides of a module are kept. A module is at fault where its *inputs agree and its output does not*;
 an output alone cannot tell a culprit from a victim. Copies are taken at once, so later in-place changes cannot reach
 them. A module that stands under several names (shared weights) is told apart by its calls: the first call belongs to
 its first name, the second to the next.

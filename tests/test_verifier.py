@@ -37,6 +37,7 @@ from gpt2_from_scratch.verifier import (
     locate,
     verify,
 )
+from tests.foreign import STYLES as FOREIGN
 from tests.foreign import book, numpy_gpt2
 from tests.modules import STYLES, book_config
 from tests.mutants import LEGITIMATE, MUTANTS, Mutant, _replace
@@ -858,3 +859,27 @@ def test_differing_weights_are_told_by_name_and_number(book_checkpoint: Path) ->
         model.out_head.weight.copy_(model.tok_emb.weight)
     weights = check_weights(fit(Candidate(model, opened.config), opened.config, BOOK), opened)
     assert weights.untied == (("out_head.weight", "tok_emb.weight"),) and len(weights.differing) == 4
+
+
+@pytest.mark.parametrize("name", ["sequence_first", "torch_mha", "encoder_layers", "parallel_heads", "interleaved"])
+@pytest.mark.parametrize("prompt", [2, -1], ids=["a row", "rows"])
+def test_other_orders_of_axes_are_no_divergence(
+    name: str, prompt: int, book_reference: Remembering, book_tensors: dict[str, Tensor]
+) -> None:
+    """What cannot be compared as it is, is compared as it is meant, or nothing is said of it."""
+    style = FOREIGN[name]
+    model = style.load(book_tensors, book_reference.config)
+    if name == "sequence_first":  # ids [T, B], logits [T, B, V]
+        inner = model.forward
+        model.forward = lambda ids: inner(ids.t()).transpose(0, 1)
+    assert style.layout is not None
+    candidate = Candidate(model, book_reference.config)
+    right = find_divergence(candidate, book_reference, battery(book_reference.config)[prompt], [style.layout])
+    assert right.first is None and right.gap is None, str(right)
+    called = [site for site in right.sites if site.called]
+    assert len(called) > 24 and all(math.isfinite(site.output) for site in called), "two sites per layer at least"
+    with torch.no_grad():
+        norm = next(layer for layer in reversed(list(model.modules())) if isinstance(layer, nn.LayerNorm))
+        norm.weight[1] += 0.5
+    wrong = find_divergence(candidate, book_reference, battery(book_reference.config)[prompt], [style.layout])
+    assert wrong.first is not None or wrong.gap is not None

@@ -253,6 +253,7 @@ def _cut(seen: Mapping[str, Site], logits: Tensor, traced: Traced) -> tuple[Pass
             entering = seen[stage].input if stage in seen else seen[NORM].output
         else:
             entering = seen[stage].input if stage in seen else leaving
+        entering = batch_first(entering, (*traced.prompt.ids.shape, traced.fitted.config.n_embd))
         cut.append(Passage(stage, entering.cpu().contiguous(), leaving.cpu().contiguous()))
         leaving = entering
     return tuple(reversed(cut))
@@ -305,8 +306,12 @@ def _compared(traced: Traced, reference: Reference, precision: torch.dtype, exac
         elif not all(name in traced.sites for name in names):
             results.append(SiteResult(site, math.nan, math.nan, called=False, modules=names))
         else:
-            pairs[site] = _Pair([traced.sites[name] for name in names], expected, limits[site])
-            results.append(replace(_compare(site, pairs[site]), modules=names))
+            pair = _Pair([traced.sites[name] for name in names], expected, limits[site])
+            if not pair.comparable:
+                absent.append(site)
+                continue
+            pairs[site] = pair
+            results.append(replace(_compare(site, pair), modules=names))
     walked = [place for result in results for place in (*_before(result.site, pairs), result)]
     absent = [site for site in absent if site not in {place.site for place in walked}]
     return Divergence(tuple(walked), tuple(collapse(absent)), traced.prompt.name)
@@ -355,6 +360,12 @@ class _Pair:
     @property
     def output(self) -> Tensor:
         return torch.cat([part.output for part in self.parts], dim=-1) if len(self.parts) > 1 else self.parts[0].output
+
+    @property
+    def comparable(self) -> bool:
+        """Whether both sides are as large as the reference's. If not, a number would say nothing."""
+        received = not self.expected.input.is_floating_point() or self.input.numel() == self.expected.input.numel()
+        return received and self.output.numel() == self.expected.output.numel()
 
 
 def _compare(site: str, pair: _Pair) -> SiteResult:
@@ -410,17 +421,26 @@ def _of_heads(actual: Tensor, expected: Tensor) -> float:
 
 def _wrong_parts(actual: Tensor, expected: Tensor, limit: float) -> tuple[str, ...]:
     """Which of query, key and value are wrong, if not all of them."""
-    if actual.numel() != expected.numel():
-        return ()
-    thirds = zip(_QKV, actual.cpu().reshape(expected.shape).chunk(3, -1), expected.chunk(3, -1), strict=True)
+    thirds = zip(_QKV, _aligned(actual, expected).chunk(3, -1), expected.chunk(3, -1), strict=True)
     wrong = tuple(part for part, mine, theirs in thirds if not _relative(mine, theirs) <= limit)
     return wrong if len(wrong) < len(_QKV) else ()
+
+
+def _aligned(actual: Tensor, expected: Tensor) -> Tensor:
+    """The candidate's numbers in the reference's order of axes: some code keeps positions before rows."""
+    return batch_first(actual.cpu(), expected.shape).reshape(expected.shape)
+
+
+def batch_first(values: Tensor, shape: Sequence[int]) -> Tensor:
+    """``[T, B, E]`` as ``[B, T, E]``, where that is the shape wanted; anything else as it is."""
+    swapped = values.dim() == len(shape) == 3 and tuple(values.shape[:2]) == (shape[1], shape[0])
+    return values.transpose(0, 1) if swapped and tuple(values.shape) != tuple(shape) else values
 
 
 def _relative(actual: Tensor, expected: Tensor) -> float:
     if actual.numel() != expected.numel():
         return math.inf
-    return compare(actual.cpu().reshape(expected.shape), expected).relative
+    return compare(_aligned(actual, expected), expected).relative
 
 
 def _by_position(actual: Tensor, expected: Tensor) -> tuple[float, ...]:
@@ -428,6 +448,6 @@ def _by_position(actual: Tensor, expected: Tensor) -> tuple[float, ...]:
     if expected.dim() != 3 or actual.numel() != expected.numel():
         return ()
     expected = expected.double()
-    gap = (actual.cpu().double().reshape(expected.shape) - expected).square().sum((0, 2)).sqrt()
+    gap = (_aligned(actual, expected).double() - expected).square().sum((0, 2)).sqrt()
     errors = gap / expected.square().sum((0, 2)).sqrt().clamp_min(torch.finfo(torch.float64).tiny)
     return tuple(float(error) for error in errors)

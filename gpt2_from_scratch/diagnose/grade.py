@@ -1,6 +1,6 @@
 """How many of the known faults does somebody's own test miss?
 
-The one idea: a test is judged by what it lets pass. The right model must pass; then every fault of the table is made
+A test is judged by what it lets pass. The right model must pass; then every fault of the table is made
 in a model that is otherwise right, and the test is asked again. A fault that does not move the logits on these weights
 counts for nobody.
 """
@@ -21,7 +21,7 @@ from gpt2_from_scratch.diagnose.fault import Cause, Fault
 from gpt2_from_scratch.diagnose.simulation import Simulation, inject, simulated
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
 from gpt2_from_scratch.diagnose.table.changes import formula
-from gpt2_from_scratch.errors import CandidateError
+from gpt2_from_scratch.errors import CandidateError, crash_report
 from gpt2_from_scratch.loading import TINY, Checkpoint, OpenOptions, Source, open_checkpoint
 from gpt2_from_scratch.model import GPTModel
 
@@ -160,7 +160,7 @@ def _objection(check: Check, model: GPTModel) -> str | None:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # pytest's own failures are no Exceptions
-        return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        return crash_report(error)
 
 
 class _Scale:
