@@ -106,16 +106,28 @@ class Reference:
                 parameter.data = data
 
     @contextlib.contextmanager
-    def with_weights_in(self, dtype: torch.dtype) -> Iterator[None]:
-        """Inside, the weights are rounded to a lower precision; arithmetic stays float32."""
+    def with_weights_in(self, precision: torch.dtype | Mapping[str, torch.dtype]) -> Iterator[None]:
+        """Inside, weights are rounded to a lower precision; arithmetic stays float32.
+
+        Args:
+            precision: of all weights, or canonical name -> that of this tensor; others stay as they are.
+        """
         exact = {parameter: parameter.data for parameter in self.model.parameters()}
         try:
-            for parameter, data in exact.items():
-                parameter.data = data.to(dtype).to(data.dtype)
+            for name, parameter in self.model.named_parameters():
+                canonical = name.removeprefix("transformer.")
+                dtype = precision if isinstance(precision, torch.dtype) else precision.get(canonical)
+                if dtype is not None:
+                    parameter.data = parameter.data.to(dtype).to(parameter.data.dtype)
             yield
         finally:
             for parameter, data in exact.items():
                 parameter.data = data
+
+    def matrices_in(self, dtype: torch.dtype) -> Mapping[str, torch.dtype]:
+        """The precision of each matrix where vectors stay as they are, as in GGUF files; see `with_weights_in`."""
+        named = self.model.named_parameters()
+        return {name.removeprefix("transformer."): dtype for name, parameter in named if parameter.dim() > 1}
 
     def gradients(self, input_ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
         """Loss of the next tokens, nats per token, and the gradient of each tensor by canonical name."""

@@ -20,7 +20,9 @@ class Remembering:
         self.config = reference.config
         self.attention = reference.attention
         self._memory: dict[Any, Any] = {}
-        self._memories: dict[torch.dtype, dict[Any, Any]] = {}
+        self._memories: dict[Any, dict[Any, Any]] = {}
+        self._rounded: tuple[Any, ...] = ()
+        self.matrices_in = reference.matrices_in
 
     def _once(self, kind: Any, ids: Tensor, compute: Callable[[], Any]) -> Any:
         key = (kind, ids.shape, tuple(ids.flatten().tolist()))
@@ -44,13 +46,16 @@ class Remembering:
         return self._once("float64", ids, lambda: self.reference.in_float64(ids))
 
     @contextmanager
-    def with_weights_in(self, dtype: torch.dtype) -> Iterator[None]:
-        remembered, self._memory = self._memory, self._memories.setdefault(dtype, {})
+    def with_weights_in(self, precision: torch.dtype | Mapping[str, torch.dtype]) -> Iterator[None]:
+        outer = self._rounded
+        key = precision if isinstance(precision, torch.dtype) else tuple(sorted(precision.items(), key=str))
+        self._rounded = (*outer, key)
+        remembered, self._memory = self._memory, self._memories.setdefault(self._rounded, {})
         try:
-            with self.reference.with_weights_in(dtype):
+            with self.reference.with_weights_in(precision):
                 yield
         finally:
-            self._memory = remembered
+            self._memory, self._rounded = remembered, outer
 
     def gradients(self, ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
         return self._once("gradients", ids, lambda: self.reference.gradients(ids))

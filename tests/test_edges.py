@@ -201,6 +201,26 @@ def test_the_first_answer_of_a_recording_does_not_decide_its_precision(
     assert not undiagnosed(Recording("x.npz", prompts, tuple(wrong)), book_checkpoint)
 
 
+@pytest.mark.parametrize("layout", ["llms_from_scratch", None])
+@pytest.mark.parametrize("what", ["matrices", "one tensor"])
+def test_each_tensor_is_rounded_as_the_candidates_was(
+    what: str, layout: str | None, book_checkpoint: Path, remembered: Remembering
+) -> None:
+    """GGUF files keep vectors in float32; and one tensor may be rounded alone."""
+    for wrong in (False, True):
+        model = model_of(book_checkpoint, remembered.config, wrong)
+        chosen = [p for p in model.parameters() if p.dim() > 1] if what == "matrices" else [model.tok_emb.weight]
+        if what == "one tensor":
+            chosen.append(model.out_head.weight)
+        for parameter in chosen:
+            parameter.data = parameter.data.half().float()
+        verdict = undiagnosed(model, book_checkpoint, layout, skip=("self-tests", "generation"))
+        passes = not wrong and (layout is not None or what == "matrices")
+        assert bool(verdict) is passes, verdict.report()
+        if layout is not None and wrong and verdict.divergence is not None:
+            assert verdict.divergence.first is not None and verdict.divergence.first.site == "h.0.mlp.act"
+
+
 def test_weights_that_were_folded_are_judged_by_rounding(book_checkpoint: Path, book_reference: Remembering) -> None:
     """A norm's gain multiplied into the layer after it: the same mathematics, other last bits."""
     model = model_of(book_checkpoint, book_reference.config)

@@ -8,9 +8,10 @@ says why.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, LINE, NEAR, USABLE, WORTH_A_LONG_RUN, Comparison
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.reference import Reference
+
+Precision: TypeAlias = torch.dtype | Mapping[str, torch.dtype]  # of all weights, or of each tensor by canonical name
 
 _SLAB = 16  # tokens whose logits are in float64 at once: 6 MB at GPT-2's vocabulary, which caches hold
 _WORST = 8  # tokens per prompt that a report can show
@@ -123,6 +126,7 @@ class Logits:
         dtype: the precision in which the candidate computes, and by whose floor it is judged.
         line: multiples of the floor that pass.
         weights_dtype: the precision that the candidate's weights were rounded to, where arithmetic is finer.
+        rounded: the same, of all weights or by canonical name.
         exact: the float64 run, where it was needed and possible.
         inexact: why there is no float64 run to decide, where one was wanted.
         tolerance: (atol, rtol) that the user set instead of the line.
@@ -133,6 +137,7 @@ class Logits:
     dtype: torch.dtype = torch.float32
     line: float = LINE
     weights_dtype: torch.dtype | None = None
+    rounded: Precision | None = None
     exact: Exact | None = None
     inexact: str = ""
     tolerance: tuple[float, float] | None = None
@@ -502,8 +507,11 @@ def _with_rounded_weights(logits: Logits, candidate: Candidate, reference: Refer
     A function in float32 whose weights went through bfloat16 cannot be told by its types. It is told by its numbers:
     they are those of the rounded reference, down to the floor.
     """
-    for dtype in (torch.bfloat16, torch.float16):
-        with reference.with_weights_in(dtype):
+    lower = (torch.bfloat16, torch.float16)
+    ways: list[tuple[torch.dtype, Precision]] = [(dtype, dtype) for dtype in lower]
+    ways += [(dtype, reference.matrices_in(dtype)) for dtype in lower]
+    for dtype, precision in ways:
+        with reference.with_weights_in(precision):
             results = []
             for before in logits.results:
                 ids = before.prompt.ids
@@ -512,7 +520,9 @@ def _with_rounded_weights(logits: Logits, candidate: Candidate, reference: Refer
                     break
                 results.append(replace(result, floors=before.floors))
             else:
-                rounded = replace(logits, results=tuple(results), weights_dtype=dtype, exact=None, inexact="")
+                rounded = replace(
+                    logits, results=tuple(results), weights_dtype=dtype, rounded=precision, exact=None, inexact=""
+                )
                 if rounded := _looked_at_closely(rounded, candidate, reference):
                     return rounded
     return None

@@ -6,7 +6,7 @@ means is not asked here: the fault table in `diagnose` recognises it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,8 @@ class Weights:
     Args:
         equal: number of canonical tensors that are equal.
         differing: canonical name -> by how much it differs.
-        rounded: the lower precision through which the equal ones went, or None.
+        rounded: the lowest precision through which the equal ones went, or None.
+        roundings: canonical name -> the lower precision that this tensor went through; files mix them.
         untied: copies of a parameter that GPT-2 has once, as (name of the copy, name of the original). Equal now;
             training would part them.
         identity: whose weights the checkpoint holds, where that is known.
@@ -98,6 +99,7 @@ class Weights:
     rounded: torch.dtype | None = None
     untied: tuple[tuple[str, str], ...] = ()
     identity: Identity | None = None
+    roundings: Mapping[str, torch.dtype] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return not self.differing and self.equal > 0
@@ -118,7 +120,7 @@ def check_weights(fitted: Fitted, checkpoint: Checkpoint) -> Weights:
     """
     config, parameters = fitted.config, fitted.parameters
     equal, differing = 0, {}
-    rounded: set[torch.dtype] = set()
+    roundings: dict[str, torch.dtype] = {}
     for link in fitted.links:
         name = link.tied_to if link.tied_to and config.tie_word_embeddings else link.canonical
         if link.canonical is None or name is None:
@@ -130,10 +132,10 @@ def check_weights(fitted: Fitted, checkpoint: Checkpoint) -> Weights:
             differing[link.canonical] = compare(actual, expected.to(actual.dtype))
             continue
         equal += 1
-        rounded |= rounding
-    lowest = max(rounded, key=lambda dtype: torch.finfo(dtype).eps, default=None)
+        roundings.update((name, dtype) for dtype in rounding)
+    lowest = max(roundings.values(), key=lambda dtype: torch.finfo(dtype).eps, default=None)
     identity = identify(checkpoint) if is_official_size(config) else None
-    return Weights(equal, differing, lowest, tuple(_untied(fitted)), identity)
+    return Weights(equal, differing, lowest, tuple(_untied(fitted)), identity, roundings)
 
 
 def _rounding(actual: Tensor, expected: Tensor) -> set[torch.dtype] | None:

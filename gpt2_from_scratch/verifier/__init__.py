@@ -236,10 +236,12 @@ class _Run:
         return self.reference
 
     def _rounded_alike(self) -> AbstractContextManager[None]:
-        """The reference's weights go through the precision that the candidate's went through."""
+        """The reference's weights go through the precisions that the candidate's went through, each tensor its own."""
         logits, weights = self.verdict.logits, self.verdict.weights
-        rounded = (logits.weights_dtype if logits is not None else None) or (weights.rounded if weights else None)
-        return nullcontext() if rounded is None else self._loaded.with_weights_in(rounded)
+        rounded = (logits.rounded if logits is not None else None) or (
+            weights.roundings if weights is not None else None
+        )
+        return self._loaded.with_weights_in(rounded) if rounded else nullcontext()
 
     def enter(self, phase: str) -> None:
         self.phase = phase
@@ -296,15 +298,19 @@ class _Run:
                 "every prompt is one token, which shows no attention score, no mask and no position but the first",
                 hint="give a prompt of several tokens, too",
             )
-        logits = check_logits(
-            self.subject,
-            self._loaded,
-            self.prompts,
-            self.asked.threshold,
-            tolerance=self.asked.tolerance,
-            weights_equal=bool(self.verdict.weights),
-            progress=self.enter,
-        )
+        weights = self.verdict.weights
+        with self._rounded_alike():
+            logits = check_logits(
+                self.subject,
+                self._loaded,
+                self.prompts,
+                self.asked.threshold,
+                tolerance=self.asked.tolerance,
+                weights_equal=bool(weights),
+                progress=self.enter,
+            )
+        if weights is not None and weights.roundings and logits.dtype == torch.float32:
+            logits = replace(logits, weights_dtype=weights.rounded, rounded=weights.roundings)
         self.verdict = replace(self.verdict, logits=logits)
         if torch.finfo(logits.dtype).bits < 32 and logits.exact is None:
             name = str(logits.dtype).removeprefix("torch.")
