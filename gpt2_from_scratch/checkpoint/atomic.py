@@ -18,7 +18,7 @@ except ModuleNotFoundError:  # Windows, where a folder cannot be locked
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, overwrite: bool = True) -> Iterator[BinaryIO]:
     """Opens a temporary file beside `path` that takes its place when the block ends without an error.
 
     Example:
@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         ...     (Path(folder) / "a").read_bytes()
         b'new'
     """
-    with replacing_all(path.parent, alone=False) as create:
+    with replacing_all(path.parent, overwrite=overwrite, alone=False) as create:
         yield create(path.name)
 
 
@@ -56,10 +56,13 @@ def replacing_all(
     """
     files: list[_New] = []
 
-    def create(name: str) -> BinaryIO:
-        path = folder / name
+    def check_free(path: Path) -> None:
         if os.path.lexists(path) and not overwrite:
             raise FileExistsError(errno.EEXIST, "it is there already", str(path))
+
+    def create(name: str) -> BinaryIO:
+        path = folder / name
+        check_free(path)
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
         if lock.held:
@@ -80,6 +83,8 @@ def replacing_all(
                 os.chmod(new.temporary, mode)
                 os.fsync(new.file.fileno())
                 new.file.close()
+            for new in files:
+                check_free(new.path)  # somebody else may have been faster
             _replace(files, [folder / name for name in remove])
         except BaseException:
             for new in files:

@@ -299,7 +299,11 @@ def _dequantise(path: Path, name: str, info: _Info, packed: StoredTensor) -> Ten
 
 
 def write(
-    path: Path, tensors: Mapping[str, StoredTensor], config: GPTConfig, vocabulary: Vocabulary | None = None
+    path: Path,
+    tensors: Mapping[str, StoredTensor],
+    config: GPTConfig,
+    vocabulary: Vocabulary | None = None,
+    overwrite: bool = True,
 ) -> None:
     """Writes a GGUF file for llama.cpp, with llama.cpp's own package. One tensor is in memory at a time.
 
@@ -310,6 +314,7 @@ def write(
         tensors: GGUF's name -> tensor, float32, float16 or bfloat16.
         config: of a model that llama.cpp computes: `Program.check` says so.
         vocabulary: the tokenizer; without it, the file works with token ids only.
+        overwrite: whether the file may be there.
 
     Raises:
         CheckpointError: a dtype that llama.cpp does not compute with, more tokens than the model has rows, or the
@@ -333,7 +338,7 @@ def write(
         kind = library.GGMLQuantizationType(_WRITTEN[dtype])
         nbytes = math.prod(tensor.shape) * dtype.itemsize
         writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), nbytes, raw_dtype=kind)  # `kind` counts
-    with replacing(path) as file:
+    with replacing(path, overwrite=overwrite) as file:
         writer.write_header_to_file(Path(file.name))
         try:
             writer.write_kv_data_to_file()

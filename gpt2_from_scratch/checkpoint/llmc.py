@@ -80,13 +80,14 @@ def read(path: Path, mmap: bool = True) -> Container:
     return Container(f"llm.c, version {number}", (path,), tensors, "llm.c", fields)
 
 
-def write(path: Path, tensors: Mapping[str, StoredTensor], config: GPTConfig) -> None:
+def write(path: Path, tensors: Mapping[str, StoredTensor], config: GPTConfig, overwrite: bool = True) -> None:
     """Writes an llm.c model: version 3 (float32) or 5 (bfloat16). One tensor is in memory at a time.
 
     Args:
         path: replaced when, and only when, the new file is complete on disk.
         tensors: llm.c's name -> tensor; all float32 or all bfloat16.
         config: of a model that llm.c computes: `Program.check` says so.
+        overwrite: whether the file may be there.
 
     Raises:
         CheckpointError: dtypes that llm.c has no version for.
@@ -99,7 +100,7 @@ def write(path: Path, tensors: Mapping[str, StoredTensor], config: GPTConfig) ->
     rows = _padded(config.vocab_size)
     sizes = (config.n_positions, config.vocab_size, config.n_layer, config.n_head, config.n_embd, rows)
     ranges = _ranges(config, rows, _VERSIONS[version], _HEADER.size)
-    with replacing(path) as file:
+    with replacing(path, overwrite=overwrite) as file:
         file.write(_HEADER.pack(_MAGIC, version, *sizes, *[0] * 248))
         for name, at in ranges.items():
             file.seek(at.start)  # over the rows that pad the vocabulary, which leaves zeros

@@ -355,6 +355,7 @@ def write(
     tensors: Mapping[str, StoredTensor],
     config: GPTConfig,
     files: Mapping[str, bytes] = MappingProxyType({}),
+    overwrite: bool = True,
 ) -> None:
     """Writes a directory as OpenAI's: data, index, `checkpoint` and `hparams.json`. One tensor is in memory at a time.
 
@@ -363,6 +364,7 @@ def write(
         tensors: OpenAI's name -> tensor, float32.
         config: of a model that OpenAI's code computes: `Program.check` says so.
         files: what else belongs there, such as the tokenizer's: name -> content.
+        overwrite: whether files of these names may be there.
 
     Raises:
         CheckpointError: a tensor is not float32.
@@ -372,7 +374,7 @@ def write(
             raise CheckpointError(f"{name} is {tensor.dtype}; OpenAI's code reads float32", hint="convert to float32")
     directory.mkdir(parents=True, exist_ok=True)
     hparams = {theirs: getattr(config, ours) for theirs, ours in _FIELDS.items()}
-    with replacing_all(directory) as create:
+    with replacing_all(directory, overwrite=overwrite) as create:
         file, offset = create(f"{PREFIX}.data-00000-of-00001"), 0
         entries: dict[str, _Entry] = {}
         for name in sorted(tensors, key=str.encode):

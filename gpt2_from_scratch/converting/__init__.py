@@ -131,13 +131,8 @@ def convert(
         Weights(checkpoint.located.source, config, checkpoint.read, target_dtype, bias), target, progress
     )
     _check_way(checkpoint, target, path, travelling.files, overwrite)
-    write(
-        path,
-        outgoing,
-        target,
-        config,
-        replace(travelling, files=_without_equal_config(path, target, travelling, config)),
-    )
+    files = _without_equal_config(path, target, travelling, config)
+    write(path, outgoing, target, config, replace(travelling, files=files), overwrite)
     return ConvertReport(
         source=checkpoint.located.source,
         destination=path,

@@ -17,7 +17,11 @@ CONFIG = "config.json"
 
 
 def write_directory(
-    folder: Path, tensors: Mapping[str, StoredTensor], max_shard_size: int | str, files: Mapping[str, bytes]
+    folder: Path,
+    tensors: Mapping[str, StoredTensor],
+    max_shard_size: int | str,
+    files: Mapping[str, bytes],
+    overwrite: bool = True,
 ) -> None:
     """Writes a Hugging Face directory, complete or not at all, and removes what an earlier save left in it.
 
@@ -26,13 +30,16 @@ def write_directory(
         tensors: Hugging Face's name -> tensor.
         max_shard_size: bytes of weights per file, or text such as ``"500MB"``.
         files: what else belongs there, `config.json` and the tokenizer's: name -> content.
+        overwrite: whether files of these names may be there.
 
     Raises:
         ValueError: `max_shard_size` is no size.
     """
     shards = shards_of(tensors, max_shard_size)
     stale = {path.name for path in folder.iterdir() if safetensors.is_shard_or_index(path.name)} - shards.keys()
-    with replacing_all(folder, remove=sorted(stale)) as create:  # an old index must never be seen beside new shards
+    with replacing_all(
+        folder, remove=sorted(stale), overwrite=overwrite
+    ) as create:  # an old index must never be seen beside new shards
         for name, names in shards.items():
             safetensors.write_to(create(name), {each: tensors[each] for each in names})
         if len(shards) > 1:

@@ -86,7 +86,7 @@ class Target(ABC):
         return ()
 
     @abstractmethod
-    def write(self, path: Path, tensors: Tensors, config: GPTConfig, companions: Companions) -> None:
+    def write(self, path: Path, tensors: Tensors, config: GPTConfig, companions: Companions, overwrite: bool) -> None:
         """Writes tensors, and what travels with them, complete or not at all.
 
         Args:
@@ -94,6 +94,10 @@ class Target(ABC):
             tensors: the layout's name -> tensor.
             config: the model's; `check` has passed it.
             companions: what travels with them.
+            overwrite: whether files of these names may be there by then.
+
+        Raises:
+            FileExistsError: one is there that may not be.
         """
 
 
@@ -106,8 +110,8 @@ class HuggingFace(Target):
     def replaces(self, path: Path) -> list[str]:
         return [name for name in os.listdir(path) if safetensors.is_shard_or_index(name)] if path.is_dir() else []
 
-    def write(self, path: Path, tensors: Tensors, config: GPTConfig, companions: Companions) -> None:
-        write_directory(path, tensors, self.max_shard_size, companions.files)
+    def write(self, path: Path, tensors: Tensors, config: GPTConfig, companions: Companions, overwrite: bool) -> None:
+        write_directory(path, tensors, self.max_shard_size, companions.files, overwrite)
 
 
 @dataclass(frozen=True)
@@ -124,16 +128,16 @@ class OpenAI(Target):
                 hint="choose another directory",
             )
 
-    def write(self, path: Path, tensors: Tensors, config: GPTConfig, companions: Companions) -> None:
-        tensor_bundle.write(path, tensors, config, companions.files)
+    def write(self, path: Path, tensors: Tensors, config: GPTConfig, companions: Companions, overwrite: bool) -> None:
+        tensor_bundle.write(path, tensors, config, companions.files, overwrite)
 
 
 @dataclass(frozen=True)
 class LlmC(Target):
     """One file without names, in the order of llm.c's struct."""
 
-    def write(self, path: Path, tensors: Tensors, config: GPTConfig, companions: Companions) -> None:
-        llmc.write(path, tensors, config)
+    def write(self, path: Path, tensors: Tensors, config: GPTConfig, companions: Companions, overwrite: bool) -> None:
+        llmc.write(path, tensors, config, overwrite)
 
 
 @dataclass(frozen=True)
@@ -143,16 +147,16 @@ class Gguf(Target):
     def dtype_of(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.dtype:
         return gguf.written_dtype(name, shape, dtype)
 
-    def write(self, path: Path, tensors: Tensors, config: GPTConfig, companions: Companions) -> None:
-        gguf.write(path, tensors, config, companions.vocabulary)
+    def write(self, path: Path, tensors: Tensors, config: GPTConfig, companions: Companions, overwrite: bool) -> None:
+        gguf.write(path, tensors, config, companions.vocabulary, overwrite)
 
 
 @dataclass(frozen=True)
 class StateDict(Target):
     """Named tensors in one file: safetensors, or what `torch.save` writes; its suffix says which."""
 
-    def write(self, path: Path, tensors: Tensors, config: GPTConfig, companions: Companions) -> None:
-        with replacing_all(path.parent) as create:
+    def write(self, path: Path, tensors: Tensors, config: GPTConfig, companions: Companions, overwrite: bool) -> None:
+        with replacing_all(path.parent, overwrite=overwrite) as create:
             if path.suffix == _SAFETENSORS:
                 safetensors.write_to(create(path.name), tensors)
             else:

@@ -112,7 +112,9 @@ def prepare(weights: Weights, target: Target, progress: Progress | None = None) 
     return result
 
 
-def write(path: Path, outgoing: Outgoing, target: Target, config: GPTConfig, companions: Companions) -> None:
+def write(
+    path: Path, outgoing: Outgoing, target: Target, config: GPTConfig, companions: Companions, overwrite: bool = True
+) -> None:
     """Writes a prepared model, complete or not at all.
 
     Args:
@@ -121,6 +123,7 @@ def write(path: Path, outgoing: Outgoing, target: Target, config: GPTConfig, com
         target: the same target.
         config: the model's.
         companions: what travels with the weights.
+        overwrite: whether files of these names may be there by then.
 
     Raises:
         CheckpointError: it cannot be written there, or a value is not finite or too large for the dtype. The old files
@@ -128,7 +131,7 @@ def write(path: Path, outgoing: Outgoing, target: Target, config: GPTConfig, com
     """
     try:
         (path.parent if target.file else path).mkdir(parents=True, exist_ok=True)
-        target.write(path, outgoing.tensors, config, companions)
+        target.write(path, outgoing.tensors, config, companions, overwrite)
     except OSError as error:
         raise CheckpointError(f"cannot write {path}: {error.strerror or error}") from None
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gpt2_from_scratch import GPTModel, load_tokenizer
-from gpt2_from_scratch.converting import convert
+from gpt2_from_scratch.converting import TARGETS, convert
 from gpt2_from_scratch.errors import CheckpointError, MappingError
 
 NAME = r"h\.3\.mlp\.c_fc\.weight"
@@ -99,3 +99,20 @@ def test_what_the_source_does_not_say_is_called_assumed(tmp_path: Path) -> None:
     assert [text.split(" (")[0] for text in report.assumed] == ["activation_function gelu", "layer_norm_epsilon 1e-05"]
     assert "assumed, as the source does not say it: activation_function gelu (nanoGPT's since" in str(report)
     assert convert("tiny", tmp_path / "said", "huggingface").assumed == ()
+
+
+@pytest.mark.parametrize("to", TARGETS)
+def test_of_two_writers_to_one_place_the_second_is_refused(to: str, tmp_path: Path) -> None:
+    """Both looked when nothing was there; the other one was done first, and its files stay."""
+    convert("tiny", tmp_path / "other", to)
+    names = sorted(path.name for path in (tmp_path / "other").iterdir())
+    out = tmp_path / "out"
+
+    def progress(done: int, of: int) -> None:
+        if done == of:
+            for name in names:
+                (out / name).write_bytes(b"theirs")
+
+    with pytest.raises(CheckpointError, match=r"cannot write .*it is there already"):
+        convert("tiny", out, to, progress=progress)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == dict.fromkeys(names, b"theirs")
