@@ -500,6 +500,12 @@ def test_an_id_without_a_token_is_shown_as_a_number(verdicts: dict[str, Verdict]
 
 def test_every_kind_of_verdict_has_a_short_repr_and_a_summary_for_notebooks(verdict: Verdict) -> None:
     assert len(repr(verdict)) < 200 and verdict.outcome in repr(verdict)
+    results = [part.result for part in verdict.parts if part.result is not None]
+    if verdict.logits is not None:
+        results += [*verdict.logits.results, verdict.logits.results[0].prompt]
+    if verdict.diagnosis is not None:
+        results += [verdict.diagnosis, *verdict.diagnosis.faults]
+    assert all(len(repr(result)) < 200 and "\n" not in repr(result) for result in results)
     fragment = Page(verdict._repr_html_())
     assert verdict.candidate in fragment.text and not fragment.tags & {"html", "body", "script"}
     assert len(verdict._repr_html_()) < 10_000

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import torch
 
 from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.reference import Reference
 
 
-@dataclass(frozen=True)
-class Generation:
+@dataclass(frozen=True, repr=False)
+class Generation(Result):
     """Greedy continuations compared. Truthy when they are the same, or part ways at a tie.
 
     Args:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.checks.weights import Fitted
 from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, GRADIENT_SHARE, LINE, LOSS_RTOL, NEAR
@@ -21,8 +22,8 @@ from gpt2_from_scratch.precision import parameters_in_float64, run_in_float64
 from gpt2_from_scratch.reference import Reference
 
 
-@dataclass(frozen=True)
-class Gradients:
+@dataclass(frozen=True, repr=False)
+class Gradients(Result):
     """Truthy when the loss and every tensor's gradient are within the line.
 
     Args:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, LINE, NEAR, USABLE, WORTH_A_LONG_RUN, Comparison
 from gpt2_from_scratch.errors import CandidateError
@@ -55,8 +56,8 @@ class Token:
     kl: float
 
 
-@dataclass(frozen=True)
-class PromptResult:
+@dataclass(frozen=True, repr=False)
+class PromptResult(Result):
     """One prompt: how far the candidate, and the reference's other roundings, are from the reference.
 
     Args:
@@ -83,14 +84,17 @@ class PromptResult:
     worst: tuple[Token, ...]
     excess: float | None = None
 
+    def __str__(self) -> str:
+        return f"{self.prompt.name}, {self.comparison}"
+
     @property
     def floor(self) -> float:
         """The largest distance of the reference from itself on this prompt."""
         return float(self.floors.max())
 
 
-@dataclass(frozen=True)
-class Exact:
+@dataclass(frozen=True, repr=False)
+class Exact(Result):
     """The candidate's own float64 run against the reference's.
 
     Args:
@@ -116,8 +120,8 @@ class Exact:
         return f"{self.multiple:.2g} x floor in float64 (threshold {self.threshold:.1g} x{constants}): {verdict}"
 
 
-@dataclass(frozen=True)
-class Logits:
+@dataclass(frozen=True, repr=False)
+class Logits(Result):
     """The candidate's logits against the reference's. Truthy within the line.
 
     Args:

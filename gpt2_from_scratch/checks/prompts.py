@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.loading import Checkpoint
 
@@ -28,12 +29,15 @@ TEXT = (
 )
 
 
-@dataclass(frozen=True)
-class Prompt:
+@dataclass(frozen=True, repr=False)
+class Prompt(Result):
     """Token ids int64 ``[B, T]`` and what to call them in a report."""
 
     name: str
     ids: Tensor
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.ids.size(0)} x {self.ids.size(1)} tokens"
 
     @property
     def tokens(self) -> int:

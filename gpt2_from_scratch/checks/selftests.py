@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.checks.candidate import Candidate
-from gpt2_from_scratch.checks.parts import Status
+from gpt2_from_scratch.checks.parts import Result, Status
 from gpt2_from_scratch.checks.stepping import stepper
 from gpt2_from_scratch.compare import SELF_RTOL
 from gpt2_from_scratch.config import GPTConfig
@@ -27,8 +27,8 @@ _STEPS = 40  # single steps from the beginning: beyond the first sizes at which 
 _LAST = 4  # single steps before the end of the context
 
 
-@dataclass(frozen=True)
-class SelfTest:
+@dataclass(frozen=True, repr=False)
+class SelfTest(Result):
     """One test. Truthy when the candidate agrees with itself.
 
     Args:
@@ -84,8 +84,8 @@ class SelfTest:
         return f"{self.name} ({self.what}): {found}; {self.fault}{died}"
 
 
-@dataclass(frozen=True)
-class SelfTests:
+@dataclass(frozen=True, repr=False)
+class SelfTests(Result):
     """All of them. Truthy when none fails."""
 
     results: tuple[SelfTest, ...]

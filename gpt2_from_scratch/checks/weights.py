@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.compare import Comparison, compare
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
@@ -80,8 +81,8 @@ def fit(candidate: Candidate, config: GPTConfig, layouts: Sequence[Layout]) -> F
     return Fitted(module, config, matching.layout, matching.links, matching.zeros)
 
 
-@dataclass(frozen=True)
-class Weights:
+@dataclass(frozen=True, repr=False)
+class Weights(Result):
     """What was found. Truthy when every tensor is equal, or rounded to the precision that all are rounded to.
 
     Args:

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
+from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.fault import Cause, Causes, Remedy
 from gpt2_from_scratch.mapping import Ignore, Layout, collapse
@@ -22,8 +23,8 @@ Reason: TypeAlias = Literal[
 ]
 
 
-@dataclass(frozen=True)
-class Finding:
+@dataclass(frozen=True, repr=False)
+class Finding(Result):
     """One fault that was found.
 
     Args:
@@ -61,8 +62,8 @@ class Closest:
     multiple: float
 
 
-@dataclass(frozen=True)
-class Diagnosis:
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Result):
     """Which faults explain the candidate's numbers. Truthy when that is proven.
 
     Args:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.checks.weights import Fitted
 from gpt2_from_scratch.compare import EXACT_SITE_RTOL, LINE, SITE_RTOL, compare
@@ -78,8 +79,8 @@ class SiteResult:
         return f"{theirs} ({', '.join((self.site, *self.parts))})" if theirs not in ("", self.site) else self.name
 
 
-@dataclass(frozen=True)
-class Divergence:
+@dataclass(frozen=True, repr=False)
+class Divergence(Result):
     """Where the candidate leaves the reference.
 
     Args:

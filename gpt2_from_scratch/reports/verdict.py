@@ -11,20 +11,17 @@ from typing import TypeAlias
 from gpt2_from_scratch.checks.generation import Generation
 from gpt2_from_scratch.checks.gradients import Gradients
 from gpt2_from_scratch.checks.logits import Logits
-from gpt2_from_scratch.checks.parts import PARTS, PartName, Status
+from gpt2_from_scratch.checks.parts import PARTS, PartName, Status, short_repr
 from gpt2_from_scratch.checks.selftests import SelfTests
 from gpt2_from_scratch.checks.weights import Weights
 from gpt2_from_scratch.diagnose import Diagnosis
 from gpt2_from_scratch.diagnose.divergence import Divergence
-from gpt2_from_scratch.errors import printable
 
-Result: TypeAlias = Weights | SelfTests | Logits | Generation | Gradients | Divergence
+PartResult: TypeAlias = Weights | SelfTests | Logits | Generation | Gradients | Divergence
 Fact: TypeAlias = str | int | float | bool | None
 
 # Why a part is not checked where nothing more is to be said.
 _USUAL: Mapping[PartName, str] = {"gradients": "not asked for", "where": "the logits agree"}
-
-_REPR = 199  # characters: one line or two in a notebook, and less than 200
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Part:
     name: PartName
     status: Status
     reason: str = ""
-    result: Result | None = None
+    result: PartResult | None = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,7 +81,7 @@ class Verdict:
     error: str | None = None
 
     @property
-    def _results(self) -> Mapping[PartName, Result | None]:
+    def _results(self) -> Mapping[PartName, PartResult | None]:
         return {
             "weights": self.weights,
             "self-tests": self.self_tests,
@@ -165,8 +162,7 @@ class Verdict:
 
     def __repr__(self) -> str:
         what = f"{self.candidate}, {self.cause}" if not self else f"{self.candidate} is GPT-2 as in {self.checkpoint}"
-        text = printable(f"<Verdict {self.outcome}: {what}", lines=False, most=10 * _REPR)
-        return f"{text[: _REPR - 4]}...>" if len(text) > _REPR - 1 else f"{text}>"
+        return short_repr(f"Verdict {self.outcome}", what)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
