@@ -25,7 +25,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 def test_verify_ends_with_passed(capsys: pytest.CaptureFixture[str], perturbed_checkpoint: Path) -> None:
     code, out, err = run(capsys, "verify", perturbed_checkpoint)
     assert code == 0 and out.splitlines()[-1].startswith("PASSED") and err == ""
-    assert "149 of 149 tensors equal" in out and "identical = 0.00 x floor" in out
+    assert "149 of 149 tensors equal" in out and "identical = 0.00 x the noise floor" in out
 
 
 @pytest.fixture

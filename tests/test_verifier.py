@@ -338,7 +338,7 @@ def test_a_fault_below_the_line_fails_in_float64(quiet_last_layer: tuple[Path, R
     logits = logits_of(model, reference)
     assert logits.multiple < LINE, "as rounding, it would pass"
     assert logits.exact is not None and not logits.exact and not logits
-    assert "x floor in float64 (threshold 1e-05 x): more than rounding" in str(logits)
+    assert "x the noise floor in float64 (threshold 1e-05 x): more than rounding" in str(logits)
     assert logits.exact.tokens == 1 + 2 + 17 + 37 + 2 * 3 + 3 * 17
 
 
@@ -366,7 +366,9 @@ def test_where_float64_is_impossible_the_line_decides(book_checkpoint: Path, boo
         logits = logits_of(model, book_reference)
         assert bool(logits) is passes and logits.exact is None
         assert 0.3 < logits.multiple < 30, "near enough to be asked for float64"
-        assert "line 4 x, as in float64 it fails: aten.add_.Tensor writes into a tensor of torch.float32" in str(logits)
+        assert "threshold 4 x, as in float64 it fails: aten.add_.Tensor writes into a tensor of torch.float32" in str(
+            logits
+        )
 
 
 def test_a_function_is_judged_by_the_line(book_checkpoint: Path, book_reference: Remembering) -> None:
@@ -400,7 +402,7 @@ def test_lower_precision_is_recognised_by_the_parameters_or_by_the_answers(
             logits = check_logits(subject, book_reference, battery(config))
         assert logits.dtype == subject.precision == dtype, what
         assert logits, f"{what}: {logits}"
-        assert f"x floor of {str(dtype).removeprefix('torch.')}" in str(logits)
+        assert f"x the noise floor of {str(dtype).removeprefix('torch.')}" in str(logits)
     assert Candidate(load_into_book(book_checkpoint).double(), config).precision == torch.float32
 
 

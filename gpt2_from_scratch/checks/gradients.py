@@ -61,13 +61,13 @@ class Gradients(Result):
 
     def __str__(self) -> str:
         name, error = self.worst
-        judged = f"line {self.line:g} x" + (f", as {self.inexact}" if self.inexact else "")
+        judged = f"threshold {self.line:g} x" + (f", as {self.inexact}" if self.inexact else "")
         if self.exact is not None:
-            judged = f"judged by {self.exact:.2g} x floor in float64 (threshold {self.threshold:.1g} x)"
+            judged = f"judged by {self.exact:.2g} x the noise floor in float64 (threshold {self.threshold:.1g} x)"
         count = f"{len(self.errors)} gradients" + (f" ({len(self.failed)} differ)" if self.failed else "")
         return (
             f"loss {self.loss[0]:.6f} (reference {self.loss[1]:.6f}), {count}, largest relative error {error:.1e} at "
-            f"{name} = {error / self.floor:.2f} x floor (floor {self.floor:.1e}, {judged})"
+            f"{name} = {error / self.floor:.2f} x the noise floor ({self.floor:.1e}; {judged})"
         )
 
 

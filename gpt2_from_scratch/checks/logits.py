@@ -117,7 +117,9 @@ class Exact(Result):
     def __str__(self) -> str:
         verdict = "only rounding" if self else "more than rounding"
         constants = ", as it keeps constants in float32" if self.constants else ""
-        return f"{self.multiple:.2g} x floor in float64 (threshold {self.threshold:.1g} x{constants}): {verdict}"
+        return (
+            f"{self.multiple:.2g} x the noise floor in float64 (threshold {self.threshold:.1g} x{constants}): {verdict}"
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -224,7 +226,7 @@ class Logits(Result):
         if not math.isfinite(self.max_abs):
             return f"not finite, prompt {self.worst.prompt.name!r}, at {list(self.worst.comparison.at)}"
         same = "identical" if self.max_abs == 0 else f"max difference {self.max_abs:.2e}"
-        judged = f"line {self.line:g} x" + (f", as {self.inexact}" if self.inexact else "")
+        judged = f"threshold {self.line:g} x" + (f", as {self.inexact}" if self.inexact else "")
         if self.tolerance is not None:
             judged = f"judged by atol {self.tolerance[0]:g}, rtol {self.tolerance[1]:g}"
         elif self.exact is not None:
@@ -232,7 +234,7 @@ class Logits(Result):
         precision = "" if self.dtype == torch.float32 else f" of {_name(self.dtype)}"
         if self.weights_dtype is not None:
             precision += f" with weights in {_name(self.weights_dtype)}"
-        return f"{same} = {self.multiple:.2f} x floor{precision} (floor {self.floor:.2e}, {judged})"
+        return f"{same} = {self.multiple:.2f} x the noise floor{precision} ({self.floor:.2e}; {judged})"
 
 
 def check_logits(
