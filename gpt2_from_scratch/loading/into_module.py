@@ -5,11 +5,10 @@ from functools import reduce
 from typing import Unpack
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
-from gpt2_from_scratch.infer_layout import find_layout
 from gpt2_from_scratch.layouts import LayoutChoice, fitting_layout, layout_variants
 from gpt2_from_scratch.loading.opening import (
     Checkpoint,
@@ -48,11 +47,32 @@ def load_into(
         True
     """
     checkpoint = open_checkpoint(source, **options)
-    config = checkpoint.config
-    found = find_layout(module, config) if layout is None else None
-    layout = found.layout if found is not None else layout
-    assert layout is not None
+    how: tuple[str, ...] = ()
+    if layout is None:
+        # Imported here: a tracer and its proofs, which loading by a known layout does not need.
+        from gpt2_from_scratch.infer_layout import find_layout
+
+        found = find_layout(module, checkpoint.config)
+        layout, how = found.layout, (f"written by {found.how}",)
+    matching = _matched(module, checkpoint, layout)
     parameters = dict(module.named_parameters(remove_duplicate=False))
+    tensors = _tensors(parameters, matching, checkpoint)
+    _write(module, parameters, tensors)
+    tied_names = {name for link in matching.links if link.tied_to for name in link.theirs}
+    tied = tuple(sorted(tied_names)) if checkpoint.config.tie_word_embeddings else ()
+    loaded = tuple(name for name in tensors if name not in tied)
+    dtype = reduce(torch.promote_types, (parameters[name].dtype for name in tensors))
+    notes = (*how, *_module_notes(module, matching, checkpoint))
+    return report_of(checkpoint, matching.layout, dtype, loaded, tied, notes)
+
+
+def _matched(module: nn.Module, checkpoint: Checkpoint, layout: LayoutChoice) -> Matching:
+    """Which of the module's parameters is which of GPT-2's.
+
+    Raises:
+        MappingError: they do not fit, all problems at once.
+    """
+    config = checkpoint.config
     matching = match_module(module, config, layout_variants(layout))
     if not matching:
         raise MappingError(
@@ -60,11 +80,26 @@ def load_into(
             f"configuration): {matching}",
             hint=_module_remedy(module, matching, config),
         )
+    return matching
+
+
+def _tensors(parameters: Mapping[str, nn.Parameter], matching: Matching, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """What will be written, by the names of the parameters: views where possible, and checked.
+
+    Raises:
+        MappingError: two tensors belong into one parameter, or a value does not.
+    """
+    config = checkpoint.config
     _check_sharing(parameters, matching, config)
     reads = write_theirs(matching.layout, config, checkpoint.read, wanted=parameters.__contains__)
-    tensors = {name: read() for name, read in reads.items()}  # views where possible; nothing written yet
+    tensors = {name: read() for name, read in reads.items()}
     for name, tensor in tensors.items():
         check_values(checkpoint.located.source, name, tensor, parameters[name].dtype)
+    return tensors
+
+
+def _write(module: nn.Module, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
+    """Writes into the parameters; one on the meta device is replaced, under all of its names."""
     replaced: dict[nn.Parameter, nn.Parameter] = {}  # one for one, so that tied parameters stay tied
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -76,13 +111,6 @@ def load_into(
                 owner, _, attribute = name.rpartition(".")
                 setattr(module.get_submodule(owner), attribute, parameter)
             parameter.copy_(tensor)
-    tied_names = {name for link in matching.links if link.tied_to for name in link.theirs}
-    tied = tuple(sorted(tied_names)) if config.tie_word_embeddings else ()
-    loaded = tuple(name for name in tensors if name not in tied)
-    dtype = reduce(torch.promote_types, (parameters[name].dtype for name in tensors))
-    notes = _module_notes(module, matching, checkpoint)
-    notes = notes if found is None else (f"written by {found.how}", *notes)
-    return report_of(checkpoint, matching.layout, dtype, loaded, tied, notes)
 
 
 def _allocated(parameter: nn.Parameter) -> nn.Parameter:
