@@ -55,6 +55,7 @@ def _verdict(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> "Verdic
             tolerance=tolerance,
             skip=arguments.skip,
             gradients=arguments.gradients,
+            train=arguments.train,
             always_trace=arguments.html is not None,
             diagnose_seconds=0.0 if arguments.no_diagnose else arguments.diagnose_seconds,
             progress=report,

@@ -26,6 +26,7 @@ from gpt2_from_scratch.checks.prompts import TEXT, Prompt, battery, special_ids
 from gpt2_from_scratch.checks.recording import Recording, read_recording, record
 from gpt2_from_scratch.checks.selftests import SelfTest, SelfTests, check_itself
 from gpt2_from_scratch.checks.surroundings import kept_as_it_is
+from gpt2_from_scratch.checks.training import check_training
 from gpt2_from_scratch.checks.weights import Weights, check_weights, fit
 from gpt2_from_scratch.compare import LINE
 from gpt2_from_scratch.diagnose import Diagnosis, diagnose
@@ -101,6 +102,7 @@ class VerifyOptions(OpenOptions, total=False):
         tolerance: (atol, rtol) to judge the logits by, instead of the threshold.
         skip: names from `PARTS`. Without logits, generation and gradients, transformers is not needed.
         gradients: compare the loss and every parameter's gradient, too.
+        train: run a module in training mode, too: the same without dropout, dropout's places and rates, gradients.
         always_trace: compare inside even when the logits agree, for the report.
         diagnose_seconds: time to search for the fault when weights or logits fail (60); 0 does not search.
         progress: called with the name of each phase as it begins.
@@ -111,6 +113,7 @@ class VerifyOptions(OpenOptions, total=False):
     tolerance: tuple[float, float] | None
     skip: Collection[str]
     gradients: bool
+    train: bool
     always_trace: bool
     diagnose_seconds: float
     progress: Callable[[str], None]
@@ -125,6 +128,7 @@ class _Asked:
     tolerance: tuple[float, float] | None = None
     skip: Collection[str] = ()
     gradients: bool = False
+    train: bool = False
     always_trace: bool = False
     diagnose_seconds: float = DIAGNOSE_SECONDS
     progress: Callable[[str], None] = lambda phase: None
@@ -266,9 +270,14 @@ class _Run:
             return
         self.enter("self-tests")
         tests = check_itself(self.subject, full_context="logits" not in self.wanted)
+        if self.asked.train and self.subject.module is not None:
+            tests = SelfTests((*tests.results, *check_training(self.subject)))
+        else:
+            why = "only a torch module has one" if self.subject.module is None else "not asked for"
+            self.unchecked["training mode"] = why
         for test in tests.told:
             told = str(test).splitlines()[0]
-            self.subject.adaptations[f"{told}; the verdict is on what GPT-2 needs, one token a step"] = None
+            self.subject.adaptations[f"{told}; it is not held against the model"] = None
         self.verdict = replace(self.verdict, self_tests=tests)
 
     def load_reference(self) -> None:

@@ -1,0 +1,173 @@
+"""A torch module in training mode, compared with itself in eval mode: what only training would show.
+
+A mask that is missing in training, dropout in a wrong place or at a wrong rate, and a gradient that is cut off change
+no logit of a model in eval mode. Dropout itself is random, so it is watched and answered with its input.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.selftests import SelfTest
+from gpt2_from_scratch.compare import SELF_RTOL
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import CandidateError
+from gpt2_from_scratch.precision import parameters_in_float64
+
+_LENGTH = 96  # tokens: beyond 64, where some code takes another way
+_STEP = 1e-6  # of the numeric derivative, relative to the weights: its error in float64 is 1e-8 or less
+_SLOPE_RTOL = 1e-4  # a gradient that is cut off somewhere is off by a tenth and more
+_ATTENTION_DROPOUT = 4  # dropout_p is the fifth argument of scaled_dot_product_attention
+
+Dropped = tuple[str, float]  # a place, and the rate there
+
+
+def check_training(candidate: Candidate) -> tuple[SelfTest, ...]:
+    """Runs the module in training mode; it is given back in eval mode, and no gradient of it changes.
+
+    Args:
+        candidate: a torch module in eval mode.
+
+    Returns:
+        Tests of the same kind as the self-tests: the same logits without dropout, dropout at GPT-2's places and
+        rates, and gradients that are those of the function computed.
+
+    Raises:
+        CandidateError: it cannot be run in training mode.
+    """
+    module, config = candidate.module, candidate.config
+    assert module is not None, "only a module has a training mode"
+    length = min(_LENGTH, config.n_positions)
+    if length == config.n_embd:  # so that scores [T, T] and streams [T, C] are told apart
+        length -= 1
+    ids = torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(29))
+    expected = candidate.logits(ids)
+    with _training(module), _Dropout(length, config.n_embd) as dropout:
+        actual = candidate.logits(ids)
+    limit = SELF_RTOL[candidate.precision]
+    share = float((actual.double() - expected.double()).abs().max()) / max(float(expected.abs().max()), 1e-30)
+    fault = "training computes something else than eval: look at what depends on self.training"
+    return (
+        SelfTest("training", "in training mode without dropout", share, limit, fault),
+        _at_its_places(dropout.calls, config),
+        _slopes(candidate, ids),
+    )
+
+
+def _at_its_places(calls: Sequence[Dropped], config: GPTConfig) -> SelfTest:
+    """GPT-2 drops the embeddings once, and in each layer the probabilities and what both halves add."""
+    what = "GPT-2's three places, at the checkpoint's rates"
+    if not calls:
+        told = f"it drops nothing, where the checkpoint says {_rates(config)}"
+        return SelfTest("dropout", what, 1.0, 0.0, told, advisory=True)
+    wrong = [f"{place} at {rate:g}" for place, rate in calls if rate not in _allowed(config).get(place, ())]
+    streams = sum(place == "the stream" for place, _ in calls)
+    if not wrong and streams not in (0, 1 + 2 * config.n_layer):
+        wrong = [f"the stream {streams} times"]
+    fault = f"it drops {', '.join(dict.fromkeys(wrong))}; the checkpoint says {_rates(config)}"
+    return SelfTest("dropout", what, float(len(wrong)), 0.0, fault)
+
+
+def _allowed(config: GPTConfig) -> Mapping[str, tuple[float, ...]]:
+    return {"the stream": (config.embd_pdrop, config.resid_pdrop), "the probabilities": (config.attn_pdrop,)}
+
+
+def _rates(config: GPTConfig) -> str:
+    return f"embeddings {config.embd_pdrop:g}, probabilities {config.attn_pdrop:g}, streams {config.resid_pdrop:g}"
+
+
+def _slopes(candidate: Candidate, ids: Tensor) -> SelfTest:
+    """The gradient along a random direction against the difference of two losses beside it, in float64."""
+    what, fault = "the gradient against a numeric derivative", "a gradient is cut off: look for detach and no_grad"
+    module = candidate.module
+    assert module is not None
+    parameters = list({id(each): each for each in module.parameters() if each.is_floating_point()}.values())
+    generator = torch.Generator().manual_seed(31)
+    required = [parameter.requires_grad for parameter in parameters]
+
+    def loss() -> Tensor:
+        logits = candidate.differentiable(ids)
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten().to(logits.device))
+
+    try:
+        with _training(module), parameters_in_float64(module), torch.inference_mode(False), torch.enable_grad():
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            with _Dropout(ids.size(1), candidate.config.n_embd):
+                slopes = torch.autograd.grad(loss(), parameters, materialize_grads=True)
+                steps = [_direction(each, generator) for each in parameters]
+                sides = []
+                for sign in (1, -1):
+                    with torch.no_grad():
+                        _move(parameters, steps, sign * _STEP)
+                        sides.append(float(loss()))
+                        _move(parameters, steps, -sign * _STEP)
+    except Exception as error:  # whatever the user's code raises
+        raise CandidateError(f"{candidate.name} cannot be differentiated: {type(error).__name__}: {error}") from error
+    finally:
+        for parameter, before in zip(parameters, required, strict=True):
+            parameter.requires_grad_(before)
+    numeric = (sides[0] - sides[1]) / (2 * _STEP)
+    analytic = sum(float((slope * step).sum()) for slope, step in zip(slopes, steps, strict=True))
+    scale = max(abs(numeric), abs(analytic), 1e-30)
+    return SelfTest("slopes", what, abs(numeric - analytic) / scale, _SLOPE_RTOL, fault)
+
+
+def _direction(parameter: nn.Parameter, generator: torch.Generator) -> Tensor:
+    direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return direction.to(parameter.device) * parameter.detach().abs().mean()
+
+
+def _move(parameters: Sequence[nn.Parameter], steps: Sequence[Tensor], by: float) -> None:
+    for parameter, step in zip(parameters, steps, strict=True):
+        parameter.data = parameter.data + by * step
+
+
+@contextmanager
+def _training(module: nn.Module) -> Iterator[None]:
+    modes = {each: each.training for each in module.modules()}
+    for each in modes:
+        each.training = True
+    try:
+        yield
+    finally:
+        for each, mode in modes.items():
+            each.training = mode
+
+
+class _Dropout(TorchFunctionMode):
+    """Answers dropout with its input, and remembers where it was called and at which rate."""
+
+    def __init__(self, length: int, width: int) -> None:
+        super().__init__()
+        self.length, self.width = length, width
+        self.calls: list[Dropped] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (F.dropout, torch.dropout, F.dropout1d, F.alpha_dropout):
+            x = args[0] if args else kwargs["input"]
+            rate = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
+            training = args[2] if len(args) > 2 else kwargs.get("training", kwargs.get("train", True))
+            if training and rate:
+                self.calls.append((self._place(x), rate))
+            return x
+        if func is F.scaled_dot_product_attention:
+            rate = args[_ATTENTION_DROPOUT] if len(args) > _ATTENTION_DROPOUT else kwargs.pop("dropout_p", 0.0)
+            args = (*args[:_ATTENTION_DROPOUT], *((0.0,) if len(args) > _ATTENTION_DROPOUT else ()), *args[5:])
+            if rate:
+                self.calls.append(("the probabilities", rate))
+        return func(*args, **kwargs)
+
+    def _place(self, x: Tensor) -> str:
+        if x.dim() > 1 and x.size(-1) == x.size(-2) == self.length:
+            return "the probabilities"
+        return "the stream" if x.size(-1) == self.width else f"a tensor {list(x.shape)}"
