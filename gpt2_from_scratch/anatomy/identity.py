@@ -138,10 +138,21 @@ class Table:
             )
         return found
 
+    def entry_of(self, value: Tensor) -> Identity:
+        """The same, for a floating-point value that is asked about entries alone: much cheaper where it is none."""
+        value = value.detach().double()
+        if value.numel() < _FEWEST:
+            return UNKNOWN
+        return self._number(value)
+
     def _floating(self, value: Tensor) -> Identity:
-        constant = self._constant(value)
-        if constant is not None:
-            return constant
+        flat = value.reshape(-1)
+        if flat.numel() == 0 or bool((flat == flat[0]).all()):
+            return self._constant(value) or UNKNOWN
+        found = self._number(value)
+        return found if found.kind not in ("unknown", "not finite") else self._constant(value) or found
+
+    def _number(self, value: Tensor) -> Identity:
         if bool(torch.isnan(value).any()):
             return Identity("not finite", detail="not a number")
         filled = value <= _FILL

@@ -184,6 +184,7 @@ class _Case:
         self.call = call
         self.numpy = False
         self.repairs: dict[Site, list[Explanation]] = {}
+        self.layers: Explanation | None = None  # blocks in another order: then all weights are of another block
         source.forget()
 
     def accusation(self) -> Accusation:
@@ -208,14 +209,14 @@ class _Case:
                 between = True
                 findings.append(self._between(culprit, trial))
                 break
-            lines = Namer(self.module, following).lines(explained)
+            lines = Namer(self.module, following, self.table).lines(explained)
             trial = following
             if explained.kind != "rounding":
                 first = lines[0] if lines else None
                 findings.append(
                     Finding(tuple(lines), explained.kind, first.says if first else "", first.expected if first else "")
                 )
-            if trial.right:
+            if trial.right or (explained.kind == "module" and _other_part(explained)):
                 break
         notes = trial.recording.missing
         unknown, count = base.unknown(), len(base.recording.operations)
@@ -292,6 +293,14 @@ class _Case:
     ) -> Tensor | None:
         known = self.repairs.get(_site(operation), [])
         is_target = operation.index == target and position == 0
+        if (
+            self.layers is not None
+            and position == 0
+            and any(
+                label.entry is not None and label.entry.weight for label in (labels[each] for each in operation.inputs)
+            )
+        ):
+            known = [*known, self.layers]
         if not is_target and not known:
             return None
         label = self.table.identify(content)
@@ -308,6 +317,8 @@ class _Case:
         if found is None:
             return None
         self.explanation, output = found
+        if self.explanation.kind == "module" and _other_layer(self.explanation):
+            self.layers = self.explanation
         self.repairs.setdefault(_site(operation), []).append(self.explanation)
         return output if output.shape == content.shape else None
 
@@ -324,6 +335,31 @@ class _Case:
             says = f"GPT-2's numbers end here: it takes {takes} and gives a value that is not known"
             lines.append(Line(frame.file, frame.line, frame.column, frame.text, "made here", says, ""))
         return Finding(tuple(lines), "between", lines[0].says if lines else "", "")
+
+
+def _other_part(explained: Explanation) -> bool:
+    """Whether the weights are of another block and another module: what follows runs out of step with GPT-2."""
+    found, wanted = explained.found, explained.wanted
+    return (
+        isinstance(found, Identity)
+        and isinstance(wanted, Identity)
+        and found.entry is not None
+        and wanted.entry is not None
+        and found.entry.layer != wanted.entry.layer
+        and found.entry.place != wanted.entry.place
+    )
+
+
+def _other_layer(explained: Explanation) -> bool:
+    found, wanted = explained.found, explained.wanted
+    return (
+        isinstance(found, Identity)
+        and isinstance(wanted, Identity)
+        and found.entry is not None
+        and wanted.entry is not None
+        and found.entry.layer != wanted.entry.layer
+        and found.entry.place == wanted.entry.place
+    )
 
 
 def _once(findings: Sequence[Finding]) -> list[Finding]:

@@ -27,8 +27,8 @@ Kind = Literal[
     "constant", "mask", "factor", "order", "module", "operand", "exchange", "operation", "extra", "rounding", "value"
 ]
 KINDS: tuple[Kind, ...] = (
-    "constant",
     "mask",
+    "constant",
     "factor",
     "order",
     "module",
@@ -150,7 +150,7 @@ class Explainer:
         """What changed outputs are, if they are a later number of GPT-2's than the inputs."""
         if not outputs or not outputs[0].is_floating_point():
             return None
-        label = self.table.identify(outputs[0])
+        label = self.table.entry_of(outputs[0])
         if label.kind != "entry" or not label.known or label.entry is None or label.entry.weight:
             return None
         for each in inputs:
@@ -248,7 +248,7 @@ class Explainer:
     ) -> Iterator[_Found]:
         """All weights that an operation takes exchanged for those of another module."""
         mine = {position: each for position, each in enumerate(inputs) if each.entry is not None and each.entry.weight}
-        if len(mine) < 2:
+        if len(mine) < (2 if only is None else 1):
             return
         first = next(iter(mine))
         entry = mine[first].entry

@@ -13,7 +13,7 @@ from typing import Literal
 
 from torch import nn
 
-from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
+from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity, Table
 from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
@@ -59,10 +59,11 @@ class Namer:
     Args:
         root: the candidate's module, None for functions.
         trial: the run in which the operation was explained.
+        table: GPT-2's values.
     """
 
-    def __init__(self, root: nn.Module | None, trial: Trial) -> None:
-        self.root, self.trial = root, trial
+    def __init__(self, root: nn.Module | None, trial: Trial, table: Table) -> None:
+        self.root, self.trial, self.table = root, trial, table
 
     def lines(self, explained: Explanation) -> list[Line]:
         """The lines, the accused first."""
@@ -286,6 +287,8 @@ class Namer:
             same = isinstance(inner.node, ast.Name) and isinstance(argument.node, ast.Name)
             if same and inner.node.id == argument.node.id:  # type: ignore[attr-defined]
                 continue
+            if isinstance(value, ast.GeneratorExp | ast.ListComp):  # what it runs over has the order
+                value = value.generators[0].iter
             return [(Spot(argument.file, value.lineno, value.col_offset), "made here")]
         return []
 
@@ -308,6 +311,13 @@ class Namer:
             return [(made, "made here"), (use, "used here")]
         if label.entry is not None and label.entry.weight and wanted.entry.weight:
             return self._weights(explained, label, wanted)
+        if label.entry is wanted.entry and label.fixed != wanted.fixed:
+            rows = trial.made(number)
+            taken = [each for each in rows.inputs if trial.recording.values[each].dtype == "int64"] if rows else []
+            if taken:
+                first = self._first(taken[0])
+                made = self._use(first) if first is not None else self._owner(taken[0])
+                return [(made, "made here"), (self._use(rows), "used here")]
         maker = trial.made(number)
         made = self._use(maker) if maker is not None and maker.frames else self._owner(number)
         exists = any(
@@ -350,6 +360,10 @@ class Namer:
             return [(built, "made here"), (made, "made here"), (use, "used here")]
         if label.entry.key.rsplit(".", 1)[0] == wanted.entry.key.rsplit(".", 1)[0] and place[-2:] in (".q", ".k", ".v"):
             return [(made, "made here"), (use, "used here")]
+        if place.endswith(".masked"):
+            unmasked = self._not_given(operation.frames)
+            if unmasked is not None:
+                return [(unmasked, "used here"), (use, "used here")]
         others = [
             user.frames for user in trial.consumers.get(number, ()) if user.name != operation.name and user.frames
         ]
@@ -367,14 +381,24 @@ class Namer:
         assert explained.position is not None
         use = self._use(operation)
         frames = operation.frames
+        owner = self._owner_of_both(label.entry.key, wanted.entry.key)
         if label.entry.layer != wanted.entry.layer:
+            shared = self._shared_blocks()
+            if shared is not None:
+                return [(shared, "made here"), (use, "used here")]
             loop = self._loop(frames)
-            if loop is not None:
+            if loop is not None and label.entry.place == wanted.entry.place:
                 return [(loop, "used here"), (use, "used here")]
+            inside = self._in_class(frames, owner)
+            if inside is not None:
+                return [(inside, "used here"), (use, "used here")]
             return [(use, "used here"), (_spot(frames[-1]), "used here")]
         module, wanted_module = label.entry.key.rsplit(".", 1)[0], wanted.entry.key.rsplit(".", 1)[0]
         if module == wanted_module:
             return [(use, "used here")]
+        inside = self._in_class(frames, owner)
+        if inside is not None:
+            return [(inside, "used here"), (use, "used here")]
         here = source.at(frames[0])
         if operation.module is None and here is not None:
             argument = source.operand(here, operation.places[explained.position])
@@ -398,6 +422,71 @@ class Namer:
                     return [(argument.spot, "used here"), (use, "used here")]
                 argument = outer
         return [(use, "used here")]
+
+    def _not_given(self, frames: Sequence[Frame]) -> Spot | None:
+        """The call that does not hand on what the code around an operation would have masked with."""
+        here = source.at(frames[0])
+        scope = source.enclosing(here.file, here.node) if here is not None else None
+        if here is None or scope is None:
+            return None
+        for name in source.guards(scope):
+            wanted = name
+            for depth in range(1, len(frames)):
+                outer = source.at(frames[depth], depth)
+                if outer is None or not isinstance(outer.node, ast.Call) or scope is None:
+                    break
+                given = source.given(outer.node, scope, wanted)
+                if given is None or (isinstance(given, ast.Constant) and given.value is None):
+                    return _spot(frames[depth])
+                if not isinstance(given, ast.Name):
+                    break
+                inner = source.enclosing(outer.file, outer.node)
+                if inner is None or source.is_parameter(Expression(outer.file, given, depth)) is None:
+                    break
+                scope, wanted = inner, given.id
+        return None
+
+    def _in_class(self, frames: Sequence[Frame], names: Sequence[str] | None) -> Spot | None:
+        """The innermost line in a method of a class."""
+        for depth, frame in enumerate(frames):
+            here = source.at(frame, depth)
+            around = source.class_around(here.node) if here is not None else None
+            if names is not None and around is not None and around.name in names:
+                return _spot(frame)
+        return None
+
+    def _owner_of_both(self, one: str, other: str) -> list[str] | None:
+        """Names of the class (and its bases) of the innermost module that holds two of GPT-2's weights."""
+        if self.root is None:
+            return None
+        names: dict[str, str] = {}
+        for name, parameter in self.root.named_parameters():
+            label = self.table.identify(parameter)
+            if label.kind == "entry" and label.entry is not None:
+                names.setdefault(label.entry.key, name)
+        if one not in names or other not in names:
+            return None
+        first, second = names[one].split("."), names[other].split(".")
+        count = next((at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), 0)
+        while count >= 0:
+            owner = self.root.get_submodule(".".join(first[:count]))
+            if not type(owner).__module__.startswith("torch."):
+                return [each.__name__ for each in type(owner).__mro__]
+            count -= 1
+        return None
+
+    def _shared_blocks(self) -> Spot | None:
+        """Where a list of blocks is built that holds one block several times."""
+        for name, module in self.root.named_modules() if self.root is not None else ():
+            inside = list(module._modules.values())
+            if len(inside) < 2 or len({id(each) for each in inside}) == len(inside) or self.root is None:
+                continue
+            parent, _, attribute = name.rpartition(".")
+            owner = type(self.root.get_submodule(parent))
+            found = source.attribute_in(owner, attribute)
+            if found is not None:
+                return source.returned(found).spot
+        return None
 
     def _loop(self, frames: Sequence[Frame]) -> Spot | None:
         """The loop over the blocks: its head if the block is the loop's variable, otherwise the line in its body."""

@@ -474,6 +474,43 @@ def _last_name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
+def returned(expression: Expression) -> Expression:
+    """What a call of a function in the same file returns, if it has one return; otherwise the call."""
+    node = expression.node
+    module = tree(expression.file)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or module is None:
+        return expression
+    for each in ast.walk(module):
+        if isinstance(each, Function) and each.name == node.func.id:
+            values = [part.value for part in ast.walk(each) if isinstance(part, ast.Return) and part.value is not None]
+            if len(values) == 1:
+                return Expression(expression.file, values[0], None)
+    return expression
+
+
+def guards(scope: Function) -> list[str]:
+    """Parameters of a function of which an ``if`` in it asks whether they were given."""
+    names = set(_parameters(scope))
+    tests = [each.test for each in ast.walk(scope) if isinstance(each, ast.If | ast.IfExp)]
+    return sorted({each.id for test in tests for each in ast.walk(test) if isinstance(each, ast.Name)} & names)
+
+
+def given(call: ast.Call, scope: Function, name: str) -> ast.expr | None:
+    """What a call gives for a parameter of the function that it ends up in."""
+    names = _parameters(scope)
+    return passed(call, scope, name, bool(names) and names[0] in ("self", "cls"))
+
+
+def attribute_in(owner: type, name: str) -> Expression | None:
+    """What a class of the user's assigns to one of its attributes."""
+    try:
+        file = inspect.getsourcefile(owner)
+    except TypeError:
+        return None
+    around = class_named(file, owner.__name__) if file else None
+    return attribute_of(file, around, name) if file and around is not None else None
+
+
 def constructions(kind: type, inside: type, attribute: str) -> list[Expression]:
     """Where a class of the user's builds a module of torch's: the calls in its source that may have built it.
 

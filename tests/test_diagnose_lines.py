@@ -1,0 +1,148 @@
+"""The line that makes somebody's GPT-2 wrong is named; right code is never accused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.lines import Accusation, accuse, prompts_for
+from gpt2_from_scratch.layers import EXACT, EXACT_EAGER, FUSED, TEXTBOOK, Compute
+from tests.bugs import Bug
+from tests.bugs.development import COMBINED, SINGLE
+from tests.foreign import STYLES
+from tests.perturbed import ours, perturbed
+
+# One bug of each sort of rule: these run by default. All of them run with `-m slow`.
+SHORT = (
+    "head_list/relu",  # a module of torch's: where it was built
+    "head_list/mask_fill_zero",  # a constant
+    "head_list/scale_by_model_width",  # a factor
+    "head_list/positions_from_one",  # a constant tensor
+    "head_list/feed_forward_not_normalised",  # a missing step
+    "head_list/same_norm_twice",  # a stale value
+    "head_list/query_key_swapped",  # another order
+)
+
+
+@pytest.fixture(scope="module")
+def config() -> GPTConfig:
+    return GPTConfig.from_hf(perturbed(n_inner=None).config.to_dict())
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, Tensor]:
+    state = perturbed(n_inner=None).state_dict()
+    return {name.removeprefix("transformer."): each for name, each in state.items() if name != "lm_head.weight"}
+
+
+def accused(style: str, model: object, config: GPTConfig, tensors: dict[str, Tensor]) -> Accusation:
+    call = STYLES[style].logits
+    return accuse(model, config, tensors, call=lambda ids: call(model, ids))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_right_code_is_not_accused_and_no_operation_is_unknown(
+    style: str, config: GPTConfig, tensors: dict[str, Tensor]
+):
+    found = accused(style, STYLES[style].load(tensors, config), config, tensors)
+    assert found.status == "nothing wrong", str(found)
+    assert found.unknown == 0
+    assert found.operations > 100
+
+
+@pytest.mark.parametrize("compute", [TEXTBOOK, EXACT, EXACT_EAGER, FUSED], ids=str)
+def test_our_own_model_is_not_accused(compute: Compute):
+    reference = perturbed()
+    model = ours(reference, compute)
+    found = accuse(model, model.config, dict(model.named_parameters()))
+    assert (found.status, found.unknown) == ("nothing wrong", 0)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_transformers_is_not_accused(attention: str):
+    reference = perturbed(attention=attention)
+    config = GPTConfig.from_hf(reference.config.to_dict())
+    weights = {name.removeprefix("transformer."): tensor for name, tensor in reference.state_dict().items()}
+    found = accuse(reference, config, weights)
+    assert (found.status, found.unknown) == ("nothing wrong", 0)
+
+
+@pytest.mark.parametrize("style", ["book", "mingpt"])
+def test_constants_in_float32_are_not_accused(
+    style: str, config: GPTConfig, tensors: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+):
+    model = STYLES[style].load(tensors, config)
+    rounded = torch.tensor(0.044715)  # float32, made before the recording
+
+    class Rounded(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 0.5 * x * (1.0 + torch.tanh(torch.tensor(0.7978845608) * (x + rounded * x**3)))
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if "GELU" in type(child).__name__:
+                setattr(module, name, Rounded())
+    found = accused(style, model, config, tensors)
+    assert found.status == "nothing wrong", str(found)
+
+
+def names_it(found: Accusation, bug: Bug) -> bool:
+    first = found.findings[0].lines[0] if found.findings else None
+    return first is not None and Path(first.file).stem == bug.style and first.line in bug.lines
+
+
+@pytest.mark.parametrize("bug", [bug for bug in SINGLE if bug.id in SHORT], ids=lambda bug: bug.id)
+def test_the_line_of_a_bug_is_named_and_proven(bug: Bug, config: GPTConfig, tensors: dict[str, Tensor], tmp_path: Path):
+    found = accused(bug.style, bug.load(tensors, config, tmp_path), config, tensors)
+    assert names_it(found, bug), str(found)
+    assert found.proven
+
+
+def test_the_words_say_what_stands_there_and_what_gpt2_has(
+    config: GPTConfig, tensors: dict[str, Tensor], tmp_path: Path
+):
+    bug = next(bug for bug in SINGLE if bug.id == "head_list/feed_forward_not_normalised")
+    found = accused(bug.style, bug.load(tensors, config, tmp_path), config, tensors)
+    line = found.lines[0]
+    assert "the stream after attention" in line.says
+    assert "the output of the second norm" in line.expected
+    assert line.role == "used here"
+
+
+def test_accusing_changes_nothing(config: GPTConfig, tensors: dict[str, Tensor], tmp_path: Path):
+    bug = next(bug for bug in SINGLE if bug.id == "head_list/relu")
+    model = bug.load(tensors, config, tmp_path).train()
+    before = {name: each.clone() for name, each in model.state_dict().items()}
+    accused(bug.style, model, config, tensors)
+    assert model.training
+    for name, each in model.state_dict().items():
+        assert torch.equal(each, before[name]), name
+
+
+def test_what_cannot_be_run_is_said():
+    config = GPTConfig(vocab_size=11, n_positions=8, n_embd=6, n_layer=1, n_head=3)
+    weights = {name: torch.randn(shape) for name, shape in config.tensor_shapes().items()}
+
+    def broken(ids: Tensor) -> Tensor:
+        raise ValueError("no logits today")
+
+    found = accuse(broken, config, weights)
+    assert found.status == "could not record"
+    assert "no logits today" in found.why
+
+
+def test_prompts_have_a_length_that_no_size_has():
+    config = GPTConfig(vocab_size=211, n_positions=37, n_embd=13 * 4, n_layer=1, n_head=4)
+    assert prompts_for(config).shape == (2, 11)
+
+
+@pytest.mark.slow
+def test_most_bugs_are_named_on_their_line(config: GPTConfig, tensors: dict[str, Tensor], tmp_path: Path):
+    found = [
+        (bug, accused(bug.style, bug.load(tensors, config, tmp_path / str(number)), config, tensors))
+        for number, bug in enumerate((*SINGLE, *COMBINED))
+    ]
+    missed = [f"{bug.id}\n{each}" for bug, each in found if not names_it(each, bug)]
+    assert len(missed) <= 0.15 * len(found), "\n\n".join(missed)
