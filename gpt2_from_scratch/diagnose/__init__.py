@@ -24,6 +24,7 @@ from gpt2_from_scratch.diagnose.diagnosis import Closest, Diagnosis, Finding, Re
 from gpt2_from_scratch.diagnose.divergence import Traced, passages, record
 from gpt2_from_scratch.diagnose.evidence import Evidence, Explained, Laboratory
 from gpt2_from_scratch.diagnose.fault import Cause, Causes, Fault, Remedy
+from gpt2_from_scratch.diagnose.lines import lines_of
 from gpt2_from_scratch.diagnose.search import Clock, Hypothesis, Search, Searched, proven, simplest
 from gpt2_from_scratch.diagnose.simulation import simulated
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
@@ -86,7 +87,13 @@ def diagnose_in(
         if failing is not None and not evidence.differs:
             laboratory = laboratory.asking(failing)
             evidence = Evidence(candidate, laboratory)
-        return _Case(evidence, inside, base, clock, progress).diagnosis()
+        case = _Case(evidence, inside, base, clock, progress)
+        found = case.diagnosis()
+        if case.weights_wrong:  # wrong weights read like wrong lines
+            return found
+        progress("lines")
+        accusation = lines_of(candidate, laboratory.config, dict(laboratory.model.named_parameters()))
+        return replace(found, lines=accusation if accusation else None)
 
 
 class _Case:
@@ -104,6 +111,7 @@ class _Case:
         self.laboratory, self.candidate = evidence.laboratory, evidence.candidate
         self.inside, self.base, self.clock, self.progress = inside, base, clock, progress
         self.weights_right = False
+        self.weights_wrong = False
         self.unexplained: list[str] = []
 
     @property
@@ -114,6 +122,7 @@ class _Case:
         if self._fitted is not None:
             self.progress("weights")
             weights = wrong_weights(self.laboratory, self._fitted.canonical(), self.clock)
+            self.weights_wrong = bool(weights.causes or weights.whole or weights.left)
             self.weights_right = not any(not cause.fault.harmless for cause in weights.whole)
             for base in dict.fromkeys((weights.causes, weights.whole)):
                 self.progress("stage by stage")

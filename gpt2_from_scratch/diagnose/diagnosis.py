@@ -10,6 +10,7 @@ from torch import Tensor
 from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.fault import Cause, Causes, Remedy
+from gpt2_from_scratch.diagnose.lines import Accusation
 from gpt2_from_scratch.mapping import Ignore, Layout, collapse
 
 # Why no fault is named.
@@ -77,6 +78,7 @@ class Diagnosis(Result):
         closest: where nothing is proven, what came nearest, if anything came near.
         seconds: the time that the search was given.
         tried: share of the fault table that was tried, each fault by itself.
+        lines: the lines of the candidate's source that make its logits wrong; None where none could be named.
     """
 
     faults: tuple[Finding, ...] = ()
@@ -89,6 +91,7 @@ class Diagnosis(Result):
     closest: Closest | None = None
     seconds: float | None = None
     tried: float = 1.0
+    lines: Accusation | None = None
 
     def __bool__(self) -> bool:
         return bool(self.faults)

@@ -255,6 +255,7 @@ def _diagnosis(diagnosis: Diagnosis) -> _Fields:
         "closest": None if closest is None else {"faults": closest.faults, "multiple": closest.multiple},
         "seconds": diagnosis.seconds,
         "tried": diagnosis.tried,
+        "lines": [] if diagnosis.lines is None else diagnosis.lines.to_list(),
     }
 
 

@@ -7,7 +7,8 @@ and a line is proven when the logits are right after it.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from gpt2_from_scratch.anatomy import Anatomy
 from gpt2_from_scratch.anatomy.entries import entries
 from gpt2_from_scratch.anatomy.forward import Weights
 from gpt2_from_scratch.anatomy.identity import Identity, Table
+from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.explain import Explainer, Explanation
@@ -25,7 +27,7 @@ from gpt2_from_scratch.diagnose.lines.naming import Line, Namer
 from gpt2_from_scratch.diagnose.lines.trial import Trial, run
 from gpt2_from_scratch.recorder import Again, Frame, Operation
 
-__all__ = ["Accusation", "Finding", "Line", "accuse", "prompts_for"]
+__all__ = ["Accusation", "Finding", "Line", "accuse", "lines_of", "prompts_for"]
 
 Status = Literal["named", "between", "nothing wrong", "could not record"]
 
@@ -80,6 +82,22 @@ class Accusation:
     def lines(self) -> tuple[Line, ...]:
         """All lines, the accused first."""
         return tuple(line for finding in self.findings for line in finding.lines)
+
+    def to_list(self) -> list[dict[str, object]]:
+        """For JSON: one object for each line, the accused first."""
+        return [
+            {
+                "file": line.file,
+                "line": line.line,
+                "column": line.column,
+                "text": line.text,
+                "role": line.role,
+                "says": line.says,
+                "expected": line.expected,
+                "likely": line.likely,
+            }
+            for line in self.lines
+        ]
 
     def __str__(self) -> str:
         if not self.findings:
@@ -143,6 +161,23 @@ def accuse(
         return case.accusation()
     except _Unrecordable as error:
         return Accusation("could not record", why=str(error))
+
+
+def lines_of(candidate: Candidate, config: GPTConfig, weights: Weights) -> Accusation:
+    """The same for a candidate of the verifier's, which knows how it is called and where its logits are.
+
+    Args:
+        candidate: whose logits are wrong.
+        config: of the checkpoint.
+        weights: the checkpoint's, canonical name -> tensor.
+    """
+    ids = prompts_for(config)
+    model = candidate.uncompiled()
+
+    def logits_in(output: object) -> Tensor:
+        return model.logits_in(output, ids, last_suffices=True)
+
+    return accuse(candidate.module or candidate.model, config, weights, ids, logits_in=logits_in, call=model.call)
 
 
 class _Unrecordable(Exception):
@@ -218,6 +253,10 @@ class _Case:
                 )
             if trial.right or (explained.kind == "module" and _other_part(explained)):
                 break
+        if not findings and not between and not trial.right:
+            final = Namer(self.module, trial, self.table).logits()
+            if final:
+                findings.append(Finding(tuple(final), "logits", final[0].says, final[0].expected))
         notes = trial.recording.missing
         unknown, count = base.unknown(), len(base.recording.operations)
         findings = _once(findings)
@@ -264,10 +303,7 @@ class _Case:
         ) -> Tensor | None:
             return self._hook(target, operation, position, content, again, labels)
 
-        modes = {each: each.training for each in self.module.modules()} if self.module is not None else {}
-        for each in modes:
-            each.training = False
-        try:
+        with _kept(self.module):
             return run(
                 called,
                 self.table,
@@ -278,9 +314,6 @@ class _Case:
                 arrays=self.candidate if self.module is None else None,
                 before=before,
             )
-        finally:
-            for each, mode in modes.items():
-                each.training = mode
 
     def _hook(
         self,
@@ -335,6 +368,23 @@ class _Case:
             says = f"GPT-2's numbers end here: it takes {takes} and gives a value that is not known"
             lines.append(Line(frame.file, frame.line, frame.column, frame.text, "made here", says, ""))
         return Finding(tuple(lines), "between", lines[0].says if lines else "", "")
+
+
+@contextmanager
+def _kept(root: nn.Module | None) -> Iterator[None]:
+    """In eval mode; afterwards each module has the attributes that it had: what it caches is made anew in each run."""
+    modules = list(root.modules()) if root is not None else []
+    states = [(vars(module).copy(), module._buffers.copy()) for module in modules]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, (attributes, buffers) in zip(modules, states, strict=True):
+            vars(module).clear()
+            vars(module).update(attributes)
+            module._buffers.clear()
+            module._buffers.update(buffers)
 
 
 def _other_part(explained: Explanation) -> bool:

@@ -230,11 +230,16 @@ class Explainer:
                 continue
             if label.entry is None or (label.entry.weight and value.dim() > 3):
                 continue
+            if operation.name in _MOVING and position == 0 and label.kind == "entry":
+                fixed = dict(label.fixed)
+                for content, shown, cut in self.arranged(label.entry, tuple(output.shape), fixed):
+                    same = Identity("entry", label.entry, label.factor, shown, cut)
+                    yield _Found((9.0,), position, None, label, shown, same, label.factor * content)
             axes = tuple(range(value.dim()))
             for order in permutations(axes):
                 if order == axes:
                     continue
-                for outputs in _tried(again, {position: value.permute(order)}, {}):
+                for outputs in _tried(again, {position: value.permute(order).contiguous()}, {}):
                     if outputs[0].shape != output.shape:
                         continue
                     became = self._accepted(outputs, inputs, same=operation.name in _MOVING)
@@ -283,14 +288,13 @@ class Explainer:
         self, operation: Operation, again: Again, inputs: Sequence[Identity], output: Tensor, only: int | None = None
     ) -> Iterator[_Found]:
         """Operands in another order."""
-        data = [
-            position
-            for position, each in enumerate(inputs)
-            if each.kind == "entry" and each.entry is not None and not each.entry.weight
+        entries = {position: each.entry for position, each in enumerate(inputs) if each.kind == "entry"}
+        groups = [
+            [position for position, entry in entries.items() if entry is not None and entry.weight == weight]
+            for weight in (False, True)
         ]
-        if not 2 <= len(data) <= 3:
-            return
-        for order in permutations(data):
+        orders = [(data, order) for data in groups if 2 <= len(data) <= 3 for order in permutations(data)]
+        for data, order in orders:
             if order == tuple(data):
                 continue
             changed = {position: again.inputs[other] for position, other in zip(data, order, strict=True)}
@@ -307,6 +311,7 @@ class Explainer:
     def _operands(
         self, operation: Operation, again: Again, inputs: Sequence[Identity], output: Tensor, only: int | None = None
     ) -> Iterator[_Found]:
+        yield from self._biases(again, inputs, output)
         for position, value in enumerate(again.inputs):
             label = inputs[position]
             if only is not None and position != only:
@@ -317,20 +322,54 @@ class Explainer:
                 continue
             if value.numel() < 2:
                 continue
+            twins = [
+                index
+                for index, each in enumerate(inputs)
+                if index != position
+                and each.entry is not None
+                and each.entry is label.entry
+                and each.order == label.order
+            ]
+            others = [each for each in others if not twins or each.entry is not label.entry]
             for entry, identity, content in self._candidates(label, others, value):
-                for outputs in _tried(again, {position: content}, {}):
+                changed = {position: label.factor * content if twins else content}
+                changed |= {index: inputs[index].factor * content for index in twins}
+                for outputs in _tried(again, changed, {}):
                     if outputs[0].shape != output.shape:
                         continue
                     became = self._accepted(outputs, [*others, identity])
                     if became is None or became.entry is None:
                         continue
-                    back = label.entry is not None and not label.entry.weight and became.entry.order < label.entry.order
+                    if operation.name == "add" and _of_next_block(label, identity):
+                        continue
+                    data = label.entry is not None and not label.entry.weight
+                    back = data and label.entry is not None and became.entry.order < label.entry.order
                     apart = abs(entry.order - label.entry.order) if label.entry is not None else 0
-                    score = self._score(became, others)
-                    yield _Found(
-                        (float(back), float(not entry.main and not entry.weight), *score, apart),
-                        position, None, label, identity, became, outputs[0],
-                    )  # fmt: skip
+                    form = not entry.main and not entry.weight
+                    score = (float(back), float(_turned(became)), float(form), *self._score(became, others), apart)
+                    yield _Found(score, position, None, label, identity, became, outputs[0])
+
+    def _biases(self, again: Again, inputs: Sequence[Identity], output: Tensor) -> Iterator[_Found]:
+        """All operands that lack a bias exchanged for those that have it."""
+        contents: dict[int, Tensor] = {}
+        first: tuple[int, Identity] | None = None
+        for position, label in enumerate(inputs):
+            if label.entry is None or not label.entry.key.endswith("_without"):
+                continue
+            whole = self.table.by_key.get(label.entry.key.removesuffix("_without"))
+            shape = tuple(again.inputs[position].shape)
+            found = next(iter(self.arranged(whole, shape, dict(label.fixed), label.order)), None) if whole else None
+            if whole is not None and found is not None:
+                contents[position] = label.factor * found[0]
+                first = first or (position, Identity("entry", whole, label.factor, found[1], found[2]))
+        if len(contents) < 2 or first is None:
+            return
+        for outputs in _tried(again, contents, {}):
+            rest = [each for position, each in enumerate(inputs) if position not in contents]
+            became = self._accepted(outputs, [*rest, first[1]])
+            if became is not None and outputs[0].shape == output.shape:
+                position, wanted = first
+                yield _Found((-1.0,), position, None, inputs[position], wanted, became, outputs[0])
 
     def _indices(
         self, position: int, value: Tensor, label: Identity, again: Again, others: Sequence[Identity]
@@ -356,10 +395,15 @@ class Explainer:
         near = {layer + step for layer in layers if layer is not None for step in (-1, 0, 1)} | {None}
         fixed = dict(next((each.fixed for each in (label, *others) if each.kind == "entry" and each.fixed), ()))
         count = 0
-        for entry in self.table.entries:
+        orders = [each.entry.order for each in others if each.entry is not None]
+        here = label.entry.order if label.entry is not None else max(orders, default=0)
+        nearest = sorted(self.table.entries, key=lambda each: (not (each.main or each.weight), abs(each.order - here)))
+        for entry in nearest:
             if (entry.weight != weight and label.kind == "entry") or (not weight and entry.layer not in near):
                 continue
             for content, order, cut in self.arranged(entry, tuple(value.shape), fixed, label.order):
+                if weight and label.entry is entry and "DH" in order.replace(" ", ""):
+                    continue  # rows of a weight in another order: then its operand is in the wrong one
                 if (
                     label.entry is entry
                     and order == label.order
@@ -383,7 +427,7 @@ class Explainer:
         count = math.prod(shape)
         cuts: list[tuple[tuple[str, int], ...]] = [()]
         if fixed and value.numel() != count:
-            cuts = [tuple((letter, index) for letter, index in fixed.items() if letter in letters)]
+            cuts.append(tuple((letter, index) for letter, index in fixed.items() if letter in letters))
         repeats = value.numel() < count and shape[0] == self.table.ids.shape[0]
         for cut in cuts:
             sliced, left = value, letters
@@ -423,7 +467,7 @@ class Explainer:
             if content.shape != output.shape:
                 continue
             became = self._accepted([content], inputs)
-            if became is not None:
+            if became is not None and became.entry is not None and not became.entry.key.endswith(_TRIVIAL):
                 yield _Found(self._score(became, inputs), None, None, operation.name, name, became, content)
 
     def _extras(
@@ -471,6 +515,19 @@ class Explainer:
 UNLIKE = "not a number of GPT-2's"
 
 
+def _turned(label: Identity) -> bool:
+    """Whether scores have keys before queries."""
+    flat = label.order.replace(" ", "")
+    return "S" in flat and "T" in flat and flat.index("S") < flat.index("T")
+
+
+def _of_next_block(label: Identity, wanted: Identity) -> bool:
+    """Whether what is wanted belongs to a later block than what is there."""
+    if label.entry is None or wanted.entry is None or label.entry.layer is None or wanted.entry.layer is None:
+        return False
+    return wanted.entry.layer > label.entry.layer
+
+
 def _one_step(one: Entry, other: Entry) -> bool:
     """Whether two entries are forms of one step: their keys begin alike."""
     return one.layer == other.layer and one.key.rsplit(".", 1)[0] == other.key.rsplit(".", 1)[0]
@@ -496,6 +553,7 @@ def _FACTORS(config: GPTConfig) -> tuple[float, ...]:
     return (d**-0.5, d**0.5, d**-0.25, 0.5, 2.0)
 
 
+_TRIVIAL = (".square", ".mean_square", ".cube", ".odds_plain", ".odds_plain_open")  # of any input they are an entry
 _MOVING_NAMES = "view reshape transpose permute swapaxes flatten unflatten movedim split chunk unbind getitem"
 _MOVING = frozenset(_MOVING_NAMES.split())
 
@@ -532,7 +590,6 @@ _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "variance over the last axis": lambda a: a.var(-1, keepdim=True, unbiased=False),
     "sum over the last axis": lambda a: a.sum(-1, keepdim=True),
     "maximum over the last axis": lambda a: a.amax(-1, keepdim=True),
-    "itself": lambda a: a + 0,
 }
 
 

@@ -125,7 +125,7 @@ class Namer:
         assert explained.position is not None
         number = operation.inputs[explained.position]
         label = self.trial.labels[number]
-        right = label.order in ("up to", "beyond") and label.detail and _is_causal(label)
+        right = _is_right(label)
         spots: list[tuple[Spot | None, Role]] = []
         if not right:
             pattern = self._pattern(number)
@@ -154,7 +154,8 @@ class Namer:
             if maker.name not in VIEWS or best is None:
                 best = self._use(maker)
             inside = [each for each in maker.inputs if self.trial.labels[each].kind == "mask"]
-            if not inside:
+            labels = self.trial.labels
+            if not inside or (_is_right(labels[inside[0]]) and not _is_right(labels[current])):
                 return self._use(maker)
             current = inside[0]
 
@@ -188,9 +189,13 @@ class Namer:
         if maker is None or not maker.frames:
             return [(use, "used here")]
         spots: list[tuple[Spot | None, Role]] = []
-        same = [each for each in maker.inputs if trial.labels[each].entry is trial.labels[number].entry]
+        gave = trial.labels[maker.outputs[0]]
+        same = [each for each in maker.inputs if trial.labels[each].entry is gave.entry]
         here = source.at(maker.frames[0])
-        if same and here is not None:
+        numbers = [each for each in maker.constants.values() if isinstance(each, float)]
+        root = self.table.sizes.get("D", 1) ** 0.5
+        right = any(min(abs(each * root - 1), abs(each / root - 1)) < ROUNDED for each in numbers)  # wrongly used
+        if same and here is not None and not right:
             for place in maker.constants:
                 argument = source.operand(here, place)
                 if argument is not None and not isinstance(argument.node, ast.Slice | ast.Tuple):
@@ -242,6 +247,8 @@ class Namer:
             return [(use, "used here")]
         number = operation.inputs[explained.position]
         label = self.trial.labels[number]
+        if label.kind == "entry" and label.entry is not None and label.order.replace(" ", "") == label.entry.axes:
+            return [(use, "used here")]  # it is made in its usual order
         maker = self.trial.recording.maker(number)
         made: Spot | None = None
         if label.kind == "scrambled":
@@ -304,13 +311,23 @@ class Namer:
         label, wanted = trial.labels[number], explained.wanted
         use = self._use(operation)
         if not isinstance(wanted, Identity) or wanted.entry is None:  # ids, positions
-            maker = trial.recording.maker(number)
-            made = (
-                self._use(self._first(number) or maker) if maker is not None and maker.frames else self._owner(number)
-            )
+            first = self._first(number) or trial.recording.maker(number)
+            made = self._use(first) if first is not None and first.frames else self._owner(number)
+            here = source.at(first.frames[0]) if first is not None and first.frames else None
+            if first is not None and here is not None and first.name == "arange" and 1 in first.constants:
+                start = source.operand(here, 0)
+                if start is not None and isinstance(start.node, ast.Name):
+                    made = source.origin(start, first.frames).spot
             return [(made, "made here"), (use, "used here")]
         if label.entry is not None and label.entry.weight and wanted.entry.weight:
             return self._weights(explained, label, wanted)
+        if label.entry is wanted.entry and "DH" in label.order.replace(" ", ""):
+            turned = self._turned(number)
+            if turned is not None:
+                return [(turned, "made here"), (use, "used here")]
+        last = trial.recording.maker(number)
+        if label.entry is wanted.entry and label.fixed == wanted.fixed and last is not None and last.name in VIEWS:
+            return [(self._use(last), "made here"), (use, "used here")]
         if label.entry is wanted.entry and label.fixed != wanted.fixed:
             rows = trial.made(number)
             taken = [each for each in rows.inputs if trial.recording.values[each].dtype == "int64"] if rows else []
@@ -318,6 +335,8 @@ class Namer:
                 first = self._first(taken[0])
                 made = self._use(first) if first is not None else self._owner(taken[0])
                 return [(made, "made here"), (self._use(rows), "used here")]
+        if last is not None and last.name == "alias":  # written through another name
+            return [(self._use(last), "made here"), (use, "used here")]
         maker = trial.made(number)
         made = self._use(maker) if maker is not None and maker.frames else self._owner(number)
         exists = any(
@@ -328,12 +347,16 @@ class Namer:
             for value in trial.recording.values
             if value.operation is not None and value.operation < operation.index
         )
+        normed = wanted.entry.place.endswith(("ln_1", "ln_2", "ln_f"))
+        unused = self._unused(wanted, operation) if normed else None
+        if unused is not None:
+            return [(unused, "made here"), (use, "used here")]
         if exists:
             return self._other_name(operation, explained.position, wanted, use, made)
         place, there = wanted.entry.place, label.entry.place if label.entry is not None else ""
         if maker is None or not maker.frames or label.entry is None:
             return [(made, "made here"), (use, "used here")]
-        if _is_sum(place):
+        if _is_sum(place) and not _lacks(there, place):
             parts = _SUMS[place]
             others = [
                 frames
@@ -349,6 +372,10 @@ class Namer:
             ]
             shared = self._shared(maker.frames, *others) if others else None
             return [(shared or made, "made here"), (use, "used here")]
+        if there.endswith(".mean_square") and place.endswith(".variance"):
+            return [(made, "made here"), (use, "used here")]
+        if _lacks(place, there):  # what is added later is there already
+            return [(made, "made here"), (use, "used here")]
         if _lacks(there, place):
             while True:
                 earlier = next((each for each in maker.inputs if _is_bare(trial.labels[each])), None)
@@ -361,6 +388,10 @@ class Namer:
         if label.entry.key.rsplit(".", 1)[0] == wanted.entry.key.rsplit(".", 1)[0] and place[-2:] in (".q", ".k", ".v"):
             return [(made, "made here"), (use, "used here")]
         if place.endswith(".masked"):
+            last = trial.recording.maker(number)
+            masking = last is not None and last.name in ("masked_fill", "masked_fill_", "where", "add", "sub", "copyto")
+            if last is not None and masking and any(trial.labels[each].entry is label.entry for each in last.inputs):
+                return [(self._use(last), "made here"), (use, "used here")]  # a mask that hides nothing
             unmasked = self._not_given(operation.frames)
             if unmasked is not None:
                 return [(unmasked, "used here"), (use, "used here")]
@@ -373,6 +404,38 @@ class Namer:
                 return [(loop, "used here"), (made, "made here")]
         shared = self._shared(operation.frames, maker.frames, *others)
         return [(shared or use, "used here"), (made, "made here")]
+
+    def _unused(self, wanted: Identity, operation: Operation) -> Spot | None:
+        """Where the right value is made, if nothing takes it."""
+        for earlier in reversed(self.trial.recording.operations[: operation.index]):
+            for number in earlier.outputs:
+                label = self.trial.labels[number]
+                if label.entry is wanted.entry and label.kind == "entry" and abs(label.factor - 1) <= ROUNDED:
+                    return None if self.trial.consumers.get(number) else self._use(earlier)
+        return None
+
+    def _turned(self, number: int) -> Spot | None:
+        """The operation that put the width of a head before the heads."""
+        trial = self.trial
+        while (maker := trial.recording.maker(number)) is not None and maker.inputs:
+            before = trial.labels[maker.inputs[0]]
+            if before.entry is not trial.labels[number].entry or "DH" not in before.order.replace(" ", ""):
+                return self._use(maker)
+            number = maker.inputs[0]
+        return None
+
+    def logits(self) -> list[Line]:
+        """The lines for logits that are a multiple of GPT-2's, or another number of GPT-2's."""
+        trial = self.trial
+        label = trial.labels[trial.logits]
+        if label.entry is None:
+            return []
+        maker = self._where_factor(trial.logits) if abs(label.factor - 1) > ROUNDED else trial.made(trial.logits)
+        spot = self._use(maker)
+        if spot is None:
+            return []
+        says = f"the candidate returns {label}"
+        return [Line(spot.file, spot.line, spot.column, spot.text, "made here", says, "GPT-2 returns the logits")]
 
     def _weights(self, explained: Explanation, label: Identity, wanted: Identity) -> "Spots":
         operation = explained.operation
@@ -441,7 +504,7 @@ class Namer:
                 if not isinstance(given, ast.Name):
                     break
                 inner = source.enclosing(outer.file, outer.node)
-                if inner is None or source.is_parameter(Expression(outer.file, given, depth)) is None:
+                if inner is None or given.id not in source.parameters(inner):
                     break
                 scope, wanted = inner, given.id
         return None
@@ -499,11 +562,10 @@ class Namer:
                 continue
             called = here.node.func if isinstance(here.node, ast.Call) else None
             targets = source._targets(loop.target)
-            used = {each.id for each in ast.walk(here.node) if isinstance(each, ast.Name)}
             plain = isinstance(called, ast.Name) and called.id in targets
             arguments = here.node.args if isinstance(here.node, ast.Call) else []
             plain = plain or any(isinstance(each, ast.Name) and each.id in targets for each in arguments)
-            if plain or not (used & targets):
+            if plain:
                 return Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
             return _spot(frame)
         return None
@@ -588,12 +650,16 @@ class Namer:
         return None
 
     def _shared(self, mine: Sequence[Frame], *others: Sequence[Frame]) -> Spot | None:
-        """My line in the innermost function that others are in, too."""
-        functions = {(frame.file, frame.function, frame.first_line) for frames in others for frame in frames}
-        for frame in mine:
-            if (frame.file, frame.function, frame.first_line) in functions:
-                return _spot(frame)
-        return None
+        """My line in the innermost call of a function that others are in, too."""
+        deepest = -1
+        for frames in others:
+            for depth, (frame, other) in enumerate(zip(reversed(mine), reversed(frames), strict=False)):
+                if (frame.file, frame.function, frame.first_line) != (other.file, other.function, other.first_line):
+                    break
+                deepest = max(deepest, depth)
+                if frame != other:  # from here on they are in different calls
+                    break
+        return _spot(mine[len(mine) - 1 - deepest]) if deepest >= 0 else None
 
 
 Spots = list[tuple[Spot | None, Role]]
@@ -603,9 +669,9 @@ def _spot(frame: Frame) -> Spot:
     return Spot(frame.file, frame.line, frame.column, frame.function)
 
 
-def _is_causal(label: Identity) -> bool:
+def _is_right(label: Identity) -> bool:
     """Whether a mask's pattern is the causal one, in either sense."""
-    return label.factor == 0
+    return label.order in ("up to", "beyond") and label.factor == 0
 
 
 _SUMS = {
@@ -626,7 +692,7 @@ def _same_step(one: Identity, other: Identity) -> bool:
 
 def _is_bare(label: Identity) -> bool:
     """Whether a value lacks a bias that GPT-2 adds."""
-    return label.entry is not None and label.entry.place.endswith("_without")
+    return label.entry is not None and label.entry.place.endswith(("_without", ".projected"))
 
 
 def _role_of(label: Identity) -> str:

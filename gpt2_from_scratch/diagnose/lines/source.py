@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import torch
+
 from gpt2_from_scratch.recorder import Frame
 
 _DEEPEST = 8  # steps that a constant or a name is followed: through arguments, attributes, defaults
@@ -152,12 +154,27 @@ def operand(found: Expression, place: int | str) -> Expression | None:
 
 def _argument(call: ast.Call, place: int | str) -> ast.expr | None:
     if isinstance(place, str):
-        return next((keyword.value for keyword in call.keywords if keyword.arg == place), None)
+        written = next((keyword.value for keyword in call.keywords if keyword.arg == place), None)
+        position = _position(_last_name(call.func), place)
+        return written if written is not None or position is None else _argument(call, position)
     positional: list[ast.expr] = list(call.args)
     if isinstance(call.func, ast.Attribute) and not _is_module(call.func.value):
         positional.insert(0, call.func.value)
     if place < len(positional) and not any(isinstance(each, ast.Starred) for each in positional[: place + 1]):
         return positional[place]
+    return None
+
+
+@lru_cache(maxsize=512)
+def _position(function: str, keyword: str) -> int | None:
+    """Where torch's function takes an argument that it hands on by keyword."""
+    for room in (torch.nn.functional, torch):
+        try:
+            names = list(inspect.signature(getattr(room, function)).parameters)
+        except (AttributeError, TypeError, ValueError):
+            continue
+        if keyword in names:
+            return names.index(keyword)
     return None
 
 
@@ -257,7 +274,7 @@ def is_parameter(expression: Expression) -> str | None:
     if not isinstance(node, ast.Name):
         return None
     scope = scope_of(node)
-    if not isinstance(scope, Function | ast.Lambda) or node.id not in _parameters(scope):
+    if not isinstance(scope, Function | ast.Lambda) or node.id not in parameters(scope):
         return None
     statement = _statement(node)
     for each, _ in bindings(expression):
@@ -266,7 +283,8 @@ def is_parameter(expression: Expression) -> str | None:
     return node.id
 
 
-def _parameters(scope: Function | ast.Lambda) -> list[str]:
+def parameters(scope: Function | ast.Lambda) -> list[str]:
+    """Names of a function's parameters."""
     arguments = scope.args
     return [each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
 
@@ -289,7 +307,7 @@ def passed(call: ast.Call, scope: Function | ast.Lambda, name: str, bound: bool)
     for keyword in call.keywords:
         if keyword.arg == name:
             return keyword.value
-    names = _parameters(scope)
+    names = parameters(scope)
     if name not in names:
         return None
     index = names.index(name) - (1 if bound else 0)
@@ -307,7 +325,7 @@ def caller(expression: Expression, frames: Sequence[Frame]) -> Expression | None
     outer = at(frames[expression.depth + 1], expression.depth + 1)
     if outer is None or not isinstance(outer.node, ast.Call) or not isinstance(scope, Function | ast.Lambda):
         return None
-    names = _parameters(scope)
+    names = parameters(scope)
     given = passed(outer.node, scope, name, bool(names) and names[0] in ("self", "cls"))
     return Expression(outer.file, given, outer.depth) if given is not None else None
 
@@ -330,6 +348,8 @@ def origin(expression: Expression, frames: Sequence[Frame], classes: Sequence[ty
         following = _followed(expression, frames)
         if following is None or following.node is expression.node:
             return expression
+        if isinstance(following.node, ast.Attribute) and _is_self(following.node.value):
+            return following  # a size that other code uses, too
         expression = following
     return expression
 
@@ -344,7 +364,7 @@ def _followed(expression: Expression, frames: Sequence[Frame]) -> Expression | N
         if given is not None:
             return given
         scope = scope_of(node)
-        if isinstance(scope, Function | ast.Lambda) and node.id in _parameters(scope):
+        if isinstance(scope, Function | ast.Lambda) and node.id in parameters(scope):
             call = _only_call_with(file, scope, node.id)
             if call is not None:
                 return Expression(file, call, None)
@@ -490,14 +510,14 @@ def returned(expression: Expression) -> Expression:
 
 def guards(scope: Function) -> list[str]:
     """Parameters of a function of which an ``if`` in it asks whether they were given."""
-    names = set(_parameters(scope))
+    names = set(parameters(scope))
     tests = [each.test for each in ast.walk(scope) if isinstance(each, ast.If | ast.IfExp)]
     return sorted({each.id for test in tests for each in ast.walk(test) if isinstance(each, ast.Name)} & names)
 
 
 def given(call: ast.Call, scope: Function, name: str) -> ast.expr | None:
     """What a call gives for a parameter of the function that it ends up in."""
-    names = _parameters(scope)
+    names = parameters(scope)
     return passed(call, scope, name, bool(names) and names[0] in ("self", "cls"))
 
 
