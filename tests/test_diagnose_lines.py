@@ -1,5 +1,6 @@
 """The line that makes somebody's GPT-2 wrong is named; right code is never accused."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,16 @@ def test_what_cannot_be_run_is_said():
     found = accuse(broken, config, weights)
     assert found.status == "could not record"
     assert "no logits today" in found.why
+
+
+def test_a_module_compiled_by_jit_is_named():
+    config = GPTConfig(vocab_size=11, n_positions=8, n_embd=6, n_layer=1, n_head=3)
+    weights = {name: torch.randn(shape) for name, shape in config.tensor_shapes().items()}
+    with warnings.catch_warnings(action="ignore"):  # torch.jit is deprecated, and people have it
+        traced = torch.jit.trace(nn.Linear(3, 3), torch.ones(2, 3))
+    found = accuse(nn.Sequential(traced), config, weights)
+    assert found.status == "could not record"
+    assert "torch.jit" in found.why
 
 
 def test_prompts_have_a_length_that_no_size_has():

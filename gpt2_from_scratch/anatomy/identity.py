@@ -158,7 +158,9 @@ class Table:
         filled = value <= _FILL
         some = bool(filled.any())
         if some:
-            value = value.masked_fill(filled, 0.0)
+            rest = value.masked_fill(filled, 0.0)
+            some = bool(rest.abs().max() < -_FILL / 5)  # otherwise these are just large numbers
+            value = rest if some else value
         if not bool(torch.isfinite(value).all()):
             return Identity("not finite", detail="infinite numbers")
         return self._entry(value, filled if some else None)

@@ -104,8 +104,8 @@ class TorchCalls(TorchFunctionMode):
             return func(*args, **kwargs)
         call = _Call(self, name, raw, args, kwargs)
         if call.batched:
-            self.tape.missing["operations inside vmap"] = None
-            return func(*args, **kwargs)
+            self.tape.missing["operations inside torch.vmap"] = None
+            return func(*call.args, **call.kwargs)
         if name in _LEAVING or raw in _LEAVING:
             for number in call.inputs[:1]:
                 self.tape.leave(name, number)
@@ -174,7 +174,6 @@ class _Call:
         if isinstance(value, Tensor):
             if torch._C._functorch.is_batchedtensor(value):
                 self.batched = True
-            if self.batched:
                 return value
             holder = self.calls.holder(value)
             wide = self.calls.wide(value, holder)

@@ -187,6 +187,14 @@ def test_equal_code_in_different_files_keeps_its_file(tmp_path: Path):
         assert record(call).operations[-1].frame.file == str(file)  # type: ignore[arg-type]
 
 
+def test_what_happens_inside_vmap_is_said_not_to_be_recorded():
+    weight = torch.randn(3, 3)
+    recording = record(lambda: torch.vmap(lambda row: (row @ weight).sin())(torch.randn(4, 3)) + 1)
+    assert recording.missing == ("operations inside torch.vmap",)
+    assert names(recording)[-1] == "add"
+    assert recording.result.dtype == torch.float64
+
+
 # -- numpy
 
 

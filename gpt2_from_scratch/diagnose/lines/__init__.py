@@ -21,6 +21,7 @@ from gpt2_from_scratch.anatomy.forward import Weights
 from gpt2_from_scratch.anatomy.identity import Identity, Table
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.explain import Explainer, Explanation
 from gpt2_from_scratch.diagnose.lines.naming import Line, Namer
@@ -142,6 +143,7 @@ def accuse(
     *,
     logits_in: Callable[[object], Tensor] | None = None,
     call: Callable[[Tensor], object] | None = None,
+    seconds: float = 60,
 ) -> Accusation:
     """Names the lines of a candidate that make its logits others than GPT-2's.
 
@@ -154,11 +156,16 @@ def accuse(
         prompts: int64 ``[B, T]``; by default `prompts_for`.
         logits_in: finds the logits in what the candidate returns.
         call: how the candidate is called with ids, where it is not ``candidate(ids)``.
+        seconds: after which no further bug is looked for.
     """
     ids = prompts if prompts is not None else prompts_for(config)
+    compiled = [name for name, each in _modules(candidate) if isinstance(each, torch.jit.ScriptModule)]
+    if compiled:
+        where = compiled[0] or type(candidate).__name__
+        return Accusation("could not record", why=f"{where} is compiled by torch.jit: check the Python module instead")
     case = _Case(candidate, config, weights, ids, logits_in or _logits, call)
     try:
-        return case.accusation()
+        return case.accusation(Clock(seconds))
     except _Unrecordable as error:
         return Accusation("could not record", why=str(error))
 
@@ -222,7 +229,7 @@ class _Case:
         self.layers: Explanation | None = None  # blocks in another order: then all weights are of another block
         source.forget()
 
-    def accusation(self) -> Accusation:
+    def accusation(self, clock: Clock) -> Accusation:
         trial = self._first()
         base = trial
         if trial.right:
@@ -232,7 +239,7 @@ class _Case:
         tried: set[int] = set()
         for _ in range(_MOST):
             culprit = next((each for each in trial.culprits() if each.index not in tried), None)
-            if culprit is None:
+            if culprit is None or clock.over:
                 break
             tried.add(culprit.index)
             explained, following = self._explained(culprit, trial)
@@ -270,7 +277,11 @@ class _Case:
                     notes=(*notes, "constants are rounded to float32"),
                 )
             return Accusation(
-                "between", why="no operation could be found", unknown=unknown, operations=count, notes=notes
+                "between",
+                why="the search ran out of time" if clock.over else "no operation could be found",
+                unknown=unknown,
+                operations=count,
+                notes=notes,
             )
         status: Status = "between" if between and len(findings) == 1 else "named"
         return Accusation(status, tuple(findings), trial.right, "", unknown, count, notes)
@@ -368,6 +379,10 @@ class _Case:
             says = f"GPT-2's numbers end here: it takes {takes} and gives a value that is not known"
             lines.append(Line(frame.file, frame.line, frame.column, frame.text, "made here", says, ""))
         return Finding(tuple(lines), "between", lines[0].says if lines else "", "")
+
+
+def _modules(candidate: object) -> list[tuple[str, nn.Module]]:
+    return list(candidate.named_modules()) if isinstance(candidate, nn.Module) else []
 
 
 @contextmanager
