@@ -201,6 +201,8 @@ def _logits(logits: Logits, verbose: bool) -> Iterator[Row]:
 
 
 def _diagnosis(diagnosis: Diagnosis, divergence: Divergence | None) -> Iterator[Row]:
+    for index, row in enumerate(str(diagnosis.lines).splitlines() if diagnosis.lines else ()):
+        yield "" if index else "line", row
     if not diagnosis:
         yield "diagnosis", why_unnamed(diagnosis, divergence)
     for index, finding in enumerate(diagnosis.faults):

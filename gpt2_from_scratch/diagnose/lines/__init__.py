@@ -7,6 +7,7 @@ and a line is proven when the logits are right after it.
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from gpt2_from_scratch.anatomy.forward import Weights
 from gpt2_from_scratch.anatomy.identity import Identity, Table
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.explain import Explainer, Explanation
 from gpt2_from_scratch.diagnose.lines.naming import Line, Namer
@@ -165,7 +165,7 @@ def accuse(
         return Accusation("could not record", why=f"{where} is compiled by torch.jit: check the Python module instead")
     case = _Case(candidate, config, weights, ids, logits_in or _logits, call)
     try:
-        return case.accusation(Clock(seconds))
+        return case.accusation(time.monotonic() + seconds)
     except _Unrecordable as error:
         return Accusation("could not record", why=str(error))
 
@@ -229,7 +229,7 @@ class _Case:
         self.layers: Explanation | None = None  # blocks in another order: then all weights are of another block
         source.forget()
 
-    def accusation(self, clock: Clock) -> Accusation:
+    def accusation(self, end: float) -> Accusation:
         trial = self._first()
         base = trial
         if trial.right:
@@ -239,7 +239,7 @@ class _Case:
         tried: set[int] = set()
         for _ in range(_MOST):
             culprit = next((each for each in trial.culprits() if each.index not in tried), None)
-            if culprit is None or clock.over:
+            if culprit is None or time.monotonic() >= end:
                 break
             tried.add(culprit.index)
             explained, following = self._explained(culprit, trial)
@@ -278,7 +278,7 @@ class _Case:
                 )
             return Accusation(
                 "between",
-                why="the search ran out of time" if clock.over else "no operation could be found",
+                why="the search ran out of time" if time.monotonic() >= end else "no operation could be found",
                 unknown=unknown,
                 operations=count,
                 notes=notes,
