@@ -104,6 +104,17 @@ def test_a_file_in_the_folder_one_stands_in_takes_no_modules_place(tmp_path: Pat
 # ----------------------------------------------------------------------------------------------------------- interrupts
 
 
+@pytest.fixture(autouse=True)
+def interrupts_are_heard() -> Iterator[None]:
+    """A shell starts what runs in its background with SIGINT ignored, and the programs started here would inherit it."""
+    if os.name != "posix":
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def busy(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A command whose child has loaded code that goes on for an hour."""
