@@ -106,7 +106,7 @@ def test_a_file_in_the_folder_one_stands_in_takes_no_modules_place(tmp_path: Pat
 
 @pytest.fixture(autouse=True)
 def interrupts_are_heard() -> Iterator[None]:
-    """A shell starts what runs in its background with SIGINT ignored, and the programs started here would inherit it."""
+    """A shell starts what runs in its background with SIGINT ignored, which the programs started here would inherit."""
     if os.name != "posix":
         yield
         return
