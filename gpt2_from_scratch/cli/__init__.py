@@ -53,7 +53,7 @@ def _failed(error: BaseException) -> int:
             return BROKEN_PIPE
         case CheckpointError() | CandidateError():
             hint = error.hint_in(as_flags)
-            print(f"gpt2: {error.message}" + (f"\n  hint: {hint}" if hint else ""), file=sys.stderr)
+            print(f"gpt2: {error.message}" + (f"\n  hint: {printable(hint)}" if hint else ""), file=sys.stderr)
         case ValueError() | OSError():  # a user's mistake, a report that cannot be written, a disk that is full
             print(f"gpt2: {printable(str(error))}", file=sys.stderr)
         case SystemExit():  # of code that was given as a model: its 0 would read as "verified"

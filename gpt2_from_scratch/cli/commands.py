@@ -231,5 +231,5 @@ def convert(arguments: argparse.Namespace) -> int:
             overwrite=arguments.overwrite,
             progress=progress,
         )
-    print(report)
+    print(printable(str(report)))
     return VERIFIED

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpt2_from_scratch.cli.exit_codes import VERIFIED
 from gpt2_from_scratch.cli.options import device_choice, dtype_choice, opened
+from gpt2_from_scratch.errors import printable
 
 if TYPE_CHECKING:
     from gpt2_from_scratch.generation import Decoding
@@ -44,7 +45,7 @@ def generate(arguments: argparse.Namespace) -> int:
     if request.tokenizer is not None and request.tokenizer.assumed:
         notes.append(request.tokenizer.assumed)
     for note in notes:
-        print(f"gpt2: note: {note}", file=sys.stderr)
+        print(f"gpt2: note: {printable(note)}", file=sys.stderr)
     if arguments.json:
         fields = {"checkpoint": arguments.checkpoint, "prompt": request.prompt, "prompt_ids": request.ids}
         found = [_sample(request, decoding) for decoding in request.decodings]

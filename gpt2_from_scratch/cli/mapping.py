@@ -6,7 +6,7 @@ import json
 import sys
 
 from gpt2_from_scratch.cli.options import opened, settings
-from gpt2_from_scratch.errors import CandidateError
+from gpt2_from_scratch.errors import CandidateError, printable
 
 PROVEN, UP_TO, NOT_FOUND = 0, 1, 2
 
@@ -46,9 +46,9 @@ def find(arguments: argparse.Namespace) -> int:
     elif text is not None:
         print(text, end="")
     if loaded.settings:
-        print("built with " + ", ".join(map(str, loaded.settings)), file=sys.stderr)
+        print(printable("built with " + ", ".join(map(str, loaded.settings))), file=sys.stderr)
     if arguments.verbose:
         for line in inferred.evidence:
-            print(line, file=sys.stderr)
-    print(inferred, file=sys.stderr)
+            print(printable(line), file=sys.stderr)
+    print(printable(str(inferred)), file=sys.stderr)
     return {Status.PROVEN: PROVEN, Status.PROVEN_UP_TO: UP_TO, Status.NOT_FOUND: NOT_FOUND}[inferred.status]
