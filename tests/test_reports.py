@@ -181,7 +181,7 @@ def test_every_part_is_there_and_says_why_it_was_not_checked(verdicts: dict[str,
     assert reasons["weights"].startswith("the candidate is a recording")
     assert "a recording cannot be continued" in reasons["generation"]
     others = [case for case in cases(verdicts["passed"]) if case.part == "unchecked"]
-    assert [case.name for case in others] == ["natural text"]
+    assert [case.name for case in others] == ["training mode", "natural text"]
     for verdict in verdicts.values():
         assert [part.name for part in verdict.parts] == list(PARTS)
         assert all(bool(part.reason) is (part.status == "not checked") for part in verdict.parts)
