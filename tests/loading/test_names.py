@@ -136,6 +136,10 @@ def test_a_tie_that_safetensors_keeps_under_the_heads_name(folder: Path, perturb
     save_model(GPT2LMHeadModel.from_pretrained(perturbed_checkpoint), str(folder / "model.safetensors"))
     assert "transformer.wte.weight" not in load_file(folder / "model.safetensors")
     assert_same_weights(folder, perturbed_checkpoint)
+    (folder / "config.json").unlink()  # then nothing but the file says that the head is tied
+    checkpoint = open_checkpoint(folder, overrides={"n_head": 4})
+    assert checkpoint.notes[0] == "transformer.wte.weight is lm_head.weight, as the file's metadata says"
+    assert checkpoint.config.tie_word_embeddings
 
 
 def test_a_tie_under_the_heads_name_without_metadata(folder: Path, perturbed_checkpoint: Path) -> None:
