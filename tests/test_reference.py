@@ -108,3 +108,17 @@ def test_sites_are_canonical_and_in_execution_order(reference: Reference) -> Non
     sites = list(reference.trace(battery(reference.config)[1].ids))
     assert sites == [site for site, _ in LAYOUTS["huggingface"][0].sites(reference.config)]
     assert json.dumps(sites[:4]) == '["wte", "wpe", "drop", "h.0.ln_1"]'
+
+
+def test_a_prompt_is_run_in_float64_once(book_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The noise floor and the verdict ask for the same; with rounded weights the answer is another."""
+    reference = load_reference(open_checkpoint(book_checkpoint))
+    ids, runs = torch.tensor([[3, 5, 8]]), []
+    run = Reference._in_float64
+    monkeypatch.setattr(Reference, "_in_float64", lambda self, ids: (runs.append(ids), run(self, ids))[1])
+    exact = reference.in_float64(ids)
+    *_, (name, again) = reference.other_roundings(ids)
+    assert name == "float64" and again is exact and len(runs) == 1
+    with reference.with_weights_in(torch.bfloat16):
+        assert not torch.equal(reference.in_float64(ids), exact)
+    assert torch.equal(reference.in_float64(ids), exact) and len(runs) == 3
