@@ -1,12 +1,14 @@
 """The layout of a module: a built-in one whose names fit, otherwise the inferred one."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.infer_layout.inference import infer_layout
+from gpt2_from_scratch.infer_layout.recognition import recognise
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.mapping import Layout, match_module
 
@@ -24,15 +26,16 @@ class FoundLayout:
     how: str
 
 
-def find_layout(module: nn.Module, config: GPTConfig) -> FoundLayout:
+def find_layout(module: nn.Module, config: GPTConfig, read: Callable[[str], Tensor] | None = None) -> FoundLayout:
     """Finds the layout of a module of which nobody has said it.
 
-    A built-in layout is taken if every name and every shape of the module's parameters fits it. Otherwise the layout is
-    inferred from what the module computes.
+    A built-in layout is taken if every name and every shape of the module's parameters fits it. Otherwise, a module
+    that holds the checkpoint's weights is known by their values, and any other by what it computes.
 
     Args:
         module: somebody's GPT-2.
         config: of the checkpoint that belongs to it.
+        read: canonical name -> the checkpoint's tensor, where the module may hold the weights already.
 
     Raises:
         MappingError: no layout was found; says why.
@@ -46,6 +49,8 @@ def find_layout(module: nn.Module, config: GPTConfig) -> FoundLayout:
     matching = match_module(module, config, [layout for variants in LAYOUTS.values() for layout in variants])
     if matching:
         return FoundLayout(matching.layout, f"the built-in layout {matching.layout.name!r}, by its names")
+    if read is not None and (layout := recognise(module, config, read)) is not None:
+        return FoundLayout(layout, "a layout known by the values of the weights in the module")
     inferred = infer_layout(module, config)
     if inferred.layout is None:
         raise MappingError(
@@ -53,7 +58,5 @@ def find_layout(module: nn.Module, config: GPTConfig) -> FoundLayout:
             f"{'; '.join(inferred.because)}",
             hint="describe its names with a Layout of your own",
         )
-    status = str(inferred)
-    return FoundLayout(
-        inferred.layout, f"an inferred layout, {status[0].lower() + status[1:].replace('ROVEN', 'roven', 1)}"
-    )
+    words = str(inferred).replace("PROVEN UP TO", "proven up to").replace("PROVEN", "proven")
+    return FoundLayout(inferred.layout, f"an inferred layout, {words}")

@@ -38,7 +38,7 @@ def trace(module: nn.Module, call: Call, ids: Tensor, values: bool = False) -> t
         The record; the numbers of the logits, int32 in their shape, or None if nothing of them depends on a parameter;
         and the logits.
     """
-    parameters, memory, last = _numbered(module)
+    parameters, memory, last = numbered(module)
     tracer = Tracer(Record(parameters, last), memory, ids, values)
     with _unfused(), torch.no_grad(), tracer:
         logits = call(ids)
@@ -64,7 +64,7 @@ def trace_tables(module: nn.Module, call: Call, ids: Tensor, record: Record) -> 
         Whether the passes began alike. If not, the record was left as it was.
     """
     beginning = next((place for place, event in enumerate(record.events) if event.kind not in ("lookup", "sum")), 0)
-    parameters, memory, last = _numbered(module)
+    parameters, memory, last = numbered(module)
     tracer = Tracer(Record(parameters, last), memory, ids, False, beginning)
     try:
         with _unfused(), torch.no_grad(), tracer:
@@ -94,7 +94,7 @@ def _unfused() -> Any:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def _numbered(module: nn.Module) -> tuple[Mapping[str, Placed], "Memory", int]:
+def numbered(module: nn.Module) -> tuple[Mapping[str, Placed], "Memory", int]:
     """Gives every element of every storage that a parameter lies in a number, from 1 on."""
     memory = Memory()
     firsts: dict[int, int] = {}
@@ -106,7 +106,9 @@ def _numbered(module: nn.Module) -> tuple[Mapping[str, Placed], "Memory", int]:
         key = storage._cdata
         if key not in firsts:
             firsts[key] = free
-            memory.own(parameter, torch.arange(free, free + size, dtype=torch.int32, device=parameter.device))
+            numbers = torch.arange(free, free + size, dtype=torch.int32, device=parameter.device)
+            memory.own(parameter, numbers)
+            memory.of_parameters.add(numbers.untyped_storage()._cdata)
             free += size
         first = firsts[key] + int(parameter.storage_offset())
         parameters[name] = Placed(name, int(first), tuple(parameter.shape), tuple(parameter.stride()))
@@ -119,6 +121,7 @@ class Memory:
     def __init__(self) -> None:
         self._entries: dict[int, tuple[StorageWeakRef, Tensor]] = {}
         self._sweep_at = 64
+        self.of_parameters: set[int] = set()  # storages of numbers, all of which are elements
 
     def own(self, tensor: Tensor, flat: Tensor) -> None:
         """Sets the numbers of a tensor's whole storage."""
@@ -137,6 +140,8 @@ class Memory:
         if entry is None:
             return None
         numbers = entry[1].as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
+        if entry[1].untyped_storage()._cdata in self.of_parameters:
+            return numbers
         return numbers if bool(numbers.any()) else None
 
     def write(self, tensor: Tensor, numbers: Tensor | None) -> None:
@@ -330,7 +335,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None
         if base == "index_select" and args[1] not in (0, -2):
             return None
-        if not self.record.are_elements(table) or not torch.equal(indices.flatten(), self.ids):
+        if not self._are_elements(table) or not torch.equal(indices.flatten(), self.ids):
             return None
         made = self._event("lookup", base, (table,), table.shape[1])
         return made.expand(*indices.shape, -1)
@@ -393,7 +398,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         a, b = left.expand(result.shape), right.expand(result.shape)
         if torch.equal(a, b):
             return a
-        a_elements, b_elements = self.record.are_elements(a), self.record.are_elements(b)
+        a_elements, b_elements = self._are_elements(a), self._are_elements(b)
         if a_elements and b_elements:
             return self._unknown(operation, [a, b], result)
         if a_elements:
@@ -459,7 +464,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         owner = self._owner(numbers)
         if not dims & set(axes) or (owner is not None and owner.kind == "scores"):
             made = first
-        elif self.record.are_elements(numbers):
+        elif self._are_elements(numbers):
             made = self._event("unknown", base, (distinct(numbers.flatten()),), 1).expand(first.shape)
         elif base == "sum" and left:
             operands = tuple(features(each, left) for each in _slices(numbers, sorted(dims & set(axes))))
@@ -550,7 +555,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """The result; zeros where a parameter is a factor and only numbers are wanted."""
         weights = [each for each in map(self.memory.read, (left, right)) if each is not None]
         skipped = not self.values and base in ("mm", "bmm", "addmm", "baddbmm") and "out" not in kwargs
-        if skipped and any(self.record.are_elements(each) for each in weights):
+        if skipped and any(self._are_elements(each) for each in weights):
             return left.new_zeros(*left.shape[:-1], right.shape[-1])
         result: Tensor = func(*args, **kwargs)
         return result
@@ -617,10 +622,13 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         )
         return made.reshape(batch, positions, 1).expand(batch, positions, others)
 
+    def _are_elements(self, numbers: Tensor) -> bool:
+        return numbers.untyped_storage()._cdata in self.memory.of_parameters or self.record.are_elements(numbers)
+
     def _what(self, numbers: Tensor | None) -> str:
         if numbers is None:
             return "nothing"
-        if self.record.are_elements(numbers):
+        if self._are_elements(numbers):
             return "elements"
         if int(numbers.min()) <= self.record.last_element:
             return "mixed"
@@ -630,7 +638,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _chosen(self, base: str, chooser: Tensor | None, right: Tensor) -> Tensor:
         """A table times rows with a single one: the rows that they choose."""
         rows = right[0]
-        if chooser is not None and len(right) == 1 and self.record.are_elements(rows):
+        if chooser is not None and len(right) == 1 and self._are_elements(rows):
             values, indices = chooser[0].max(dim=-1)
             if bool((values == 1).all()) and bool((chooser[0].abs().sum(-1) == 1).all()):
                 if torch.equal(indices, self.ids):
