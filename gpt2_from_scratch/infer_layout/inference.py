@@ -79,7 +79,7 @@ def infer_layout(
     needed: the sizes say enough.
 
     Args:
-        module: somebody's GPT-2, on any device but meta.
+        module: somebody's GPT-2, on the CPU.
         config: the sizes and options of the GPT-2 that it is expected to be.
         call: ids ``[1, T]`` to logits ``[1, n, V]`` by way of the module, where it is called in a way of its own. None
             tries the usual ways.
@@ -97,6 +97,8 @@ def infer_layout(
     """
     if any(parameter.is_meta for parameter in module.parameters()):
         return _not_found(["parameters are on the meta device, so the module cannot be run"])
+    if any(parameter.device.type != "cpu" for parameter in module.parameters()):
+        return _not_found(["parameters are not on the CPU, where they can be followed: call module.cpu() first"])
     if not any(True for _ in module.parameters()):
         return _not_found(["the module has no parameters"])
     with proof.untouched(module), _quiet_generator():
