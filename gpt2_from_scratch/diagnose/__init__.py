@@ -109,19 +109,18 @@ class _Case:
     ) -> None:
         self.evidence = evidence
         self.laboratory, self.candidate = evidence.laboratory, evidence.candidate
-        self.inside, self.base, self.clock, self.progress = inside, base, clock, progress
+        self.base, self.clock, self.progress = base, clock, progress
+        self.traced = inside if isinstance(inside, Traced) else None
+        self.fitted = inside.fitted if isinstance(inside, Traced) else inside
         self.weights_right = False
         self.weights_wrong = False
         self.unexplained: list[str] = []
 
-    @property
-    def _fitted(self) -> Fitted | None:
-        return self.inside.fitted if isinstance(self.inside, Traced) else self.inside
-
     def diagnosis(self) -> Diagnosis:
-        if self._fitted is not None:
+        if self.fitted is not None:
             self.progress("weights")
-            weights = wrong_weights(self.laboratory, self._fitted.canonical(), self.clock)
+            weights = wrong_weights(self.laboratory, self.fitted.canonical(), self.clock)
+            self.traced = self.traced or self._record(self.fitted)
             self.weights_wrong = bool(weights.causes or weights.whole or weights.left)
             self.weights_right = not any(not cause.fault.harmless for cause in weights.whole)
             for base in dict.fromkeys((weights.causes, weights.whole)):
@@ -139,23 +138,20 @@ class _Case:
         return self._named(list(searched.proven)) if searched.proven else self._unknown(searched)
 
     def _stage_by_stage(self, base: Causes, most: int) -> list[Hypothesis]:
-        traced = self._traced()
-        cut = passages(traced) if traced is not None else None
-        if traced is None or cut is None:
+        cut = passages(self.traced) if self.traced is not None else None
+        if self.traced is None or cut is None:
             return []
-        white_box = WhiteBox(self.laboratory, cut, traced.rounding, base, most, self.clock)
+        white_box = WhiteBox(self.laboratory, cut, self.traced.rounding, base, most, self.clock)
         found = [self._judged(white_box, causes) for causes in self.clock.during(white_box.run())]
         self.unexplained = white_box.unexplained()
         return simplest([each for each in found if each is not None])
 
-    def _traced(self) -> Traced | None:
-        if isinstance(self.inside, Fitted):
-            prompt = Prompt("the prompt of the search", self.laboratory.prompts.text)
-            try:
-                self.inside = record(self.candidate, self.inside, prompt)
-            except CandidateError:  # it bears no hooks, or fails on this prompt: its logits are left
-                self.inside = None
-        return self.inside
+    def _record(self, fitted: Fitted) -> Traced | None:
+        """A run of the module on the prompt of the search; None where it bears no hooks, or fails on this prompt."""
+        try:
+            return record(self.candidate, fitted, Prompt("the prompt of the search", self.laboratory.prompts.text))
+        except CandidateError:
+            return None
 
     def _judged(self, white_box: WhiteBox, causes: Causes) -> Hypothesis | None:
         if not self.evidence.finite:  # logits that are all NaN prove nothing; the stage before NaN spread does
@@ -194,7 +190,7 @@ class _Case:
         )
 
     def _named(self, found: Sequence[Hypothesis]) -> Diagnosis:
-        layout = self._fitted.layout if self._fitted is not None else None
+        layout = self.fitted.layout if self.fitted is not None else None
         config = self.laboratory.config
         best, *others = (tuple(cause for cause in each.causes if not cause.fault.harmless) for each in found)
         harmless = findings(tuple(cause for cause in found[0].causes if cause.fault.harmless), config, layout)
