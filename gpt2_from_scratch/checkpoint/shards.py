@@ -49,7 +49,7 @@ def read(index: Path, mmap: bool, open_shard: Callable[[Path, bool], Container])
         absent, extra = listed - shard.tensors.keys(), shard.tensors.keys() - listed
         if absent or extra:
             raise FormatError(
-                f"{index.name} and {name} disagree: "
+                f"{index} and {name} disagree: "
                 + "; ".join(
                     f"{len(those)} tensors {what}, such as {min(those)!r}"
                     for those, what in ((absent, "listed and not there"), (extra, "there and not listed"))
