@@ -24,7 +24,7 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.explain import Explainer, Explanation
-from gpt2_from_scratch.diagnose.lines.naming import Line, Namer
+from gpt2_from_scratch.diagnose.lines.naming import Line, Namer, is_sum
 from gpt2_from_scratch.diagnose.lines.trial import Trial, run
 from gpt2_from_scratch.recorder import Again, Frame, Operation
 
@@ -226,6 +226,7 @@ class _Case:
         self.call = call
         self.numpy = False
         self.repairs: dict[Site, list[Explanation]] = {}
+        self.sums: dict[Site, tuple[str, str]] = {}  # where a sum is missing: the place of a part, and of the sum
         self.layers: Explanation | None = None  # blocks in another order: then all weights are of another block
         source.forget()
 
@@ -252,7 +253,7 @@ class _Case:
                 findings.append(self._between(culprit, trial))
                 break
             lines = Namer(self.module, following, self.table).lines(explained)
-            trial = following
+            trial = self._with_sum(explained, following) or following
             if explained.kind != "rounding":
                 first = lines[0] if lines else None
                 findings.append(
@@ -320,7 +321,7 @@ class _Case:
                 self.table,
                 self.expected,
                 found=self.logits_in,
-                hook=hook if target is not None or self.repairs else None,
+                hook=hook if target is not None or self.repairs or self.sums else None,
                 packages=self.packages,
                 arrays=self.candidate if self.module is None else None,
                 before=before,
@@ -335,6 +336,11 @@ class _Case:
         again: Again,
         labels: list[Identity],
     ) -> Tensor | None:
+        missing = self.sums.get(_site(operation))
+        if missing is not None:
+            added = self._added(missing, operation, content)
+            if added is not None:
+                return added
         known = self.repairs.get(_site(operation), [])
         is_target = operation.index == target and position == 0
         if (
@@ -369,6 +375,42 @@ class _Case:
     def _explained(self, culprit: Operation, before: Trial) -> tuple[Explanation | None, Trial]:
         trial = self._run(culprit.index, (before, culprit.outputs[0]))
         return self.explanation, trial
+
+    def _added(self, missing: tuple[str, str], operation: Operation, content: Tensor) -> Tensor | None:
+        """The sum in the place of a part of it, in the same order of axes."""
+        label = self.table.identify(content)
+        part, whole = missing
+        if label.entry is None or label.entry.place != part or not label.known:
+            return None
+        layer = "" if label.entry.layer is None else str(label.entry.layer)
+        entry = self.table.by_key.get(whole.replace("*", layer))
+        found = self.explainer.arranged(entry, tuple(content.shape), dict(label.fixed), label.order) if entry else ()
+        return next((value.clone() for value, order, _ in found if order == label.order), None)
+
+    def _with_sum(self, explained: Explanation, trial: Trial) -> Trial | None:
+        """The run in which a missing sum is made where its part is made: then all that takes it is right."""
+        found, wanted = explained.found, explained.wanted
+        if explained.kind != "operand" or explained.position is None:
+            return None
+        if not isinstance(found, Identity) or not isinstance(wanted, Identity) or not found.entry or not wanted.entry:
+            return None
+        maker = trial.made(explained.operation.inputs[explained.position])
+        if not is_sum(wanted.entry.place) or maker is None or found.entry.weight:
+            return None
+        if any(
+            label.entry is wanted.entry
+            for label in trial.labels[: trial.recording.operations[explained.operation.index].outputs[0]]
+        ):
+            return None
+        site = _site(maker)
+        self.sums[site] = (found.entry.place, wanted.entry.place)
+        repairs = self.repairs.pop(_site(explained.operation), [])
+        following = self._run(None)
+        if following.right or following.unknown() < trial.unknown():
+            return following
+        del self.sums[site]
+        self.repairs[_site(explained.operation)] = repairs
+        return None
 
     def _between(self, culprit: Operation, trial: Trial) -> Finding:
         known = [trial.labels[number] for number in culprit.inputs]

@@ -356,7 +356,7 @@ class Namer:
         place, there = wanted.entry.place, label.entry.place if label.entry is not None else ""
         if maker is None or not maker.frames or label.entry is None:
             return [(made, "made here"), (use, "used here")]
-        if _is_sum(place) and not _lacks(there, place):
+        if is_sum(place) and not _lacks(there, place):
             parts = _SUMS[place]
             others = [
                 frames
@@ -718,7 +718,7 @@ def _role_in(name: str) -> str:
     return plain[0] if plain[:1] in ("q", "k", "v") and len(plain) <= 3 else ""
 
 
-def _is_sum(place: str) -> bool:
+def is_sum(place: str) -> bool:
     """Whether a step adds two values that are steps themselves."""
     return place in ("embedding", "h.*.middle", "h.*.output")
 
