@@ -118,9 +118,10 @@ class Explainer:
         inputs = [labels[number] for number in operation.inputs]
         if len(inputs) != len(again.inputs):
             return None
-        kind = "operand" if known.kind == "rounding" and known.position is not None else known.kind
-        if kind == "rounding":
-            kind = "value"
+        if known.kind == "rounding":
+            again_found = self.explain(operation, again, labels, output, ("factor", "operand", "order", "value"))
+            return again_found[1] if again_found is not None and again_found[0].kind == "rounding" else None
+        kind = known.kind
         best: _Found | None = None
         for found in _SEARCHES[kind](self, operation, again, inputs, output, known.position):
             if kind == "constant" and (found.place != known.place or found.wanted != known.wanted):
@@ -550,7 +551,7 @@ def _tried(again: Again, inputs: dict[int, Tensor], constants: dict[int | str, o
 
 def _FACTORS(config: GPTConfig) -> tuple[float, ...]:
     d = config.head_dim
-    return (d**-0.5, d**0.5, d**-0.25, 0.5, 2.0)
+    return (d**-0.5, d**0.5, d**-0.25, 0.5, 2.0, CUBIC, ROOT, ROOT * CUBIC)
 
 
 _TRIVIAL = (".square", ".mean_square", ".cube", ".odds_plain", ".odds_plain_open")  # of any input they are an entry
