@@ -25,6 +25,7 @@ from types import MethodType
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -608,6 +609,19 @@ ROWS: dict[str, tuple[str, Any]] = {
     "lm_head_random": ("lm_head_not_tied", None),
     "pos_plus1": ("pos_offset", 1),
 }
+
+
+def by_turns(mutants: Sequence[Mutant], turn: int, of: int) -> list[Any]:
+    """These mutants as parameters of a test, every `of`-th in the default tier, the others marked `slow`.
+
+    Several tests put every fault through a different check. With another `turn` in each of them, the default tier as a
+    whole still meets (nearly) every fault, and ``-m slow`` meets every fault in every test.
+    """
+    number = {mutant.name: index for index, mutant in enumerate((*MUTANTS, *BEYOND))}
+    return [
+        pytest.param(each, id=each.name, marks=() if number[each.name] % of == turn else pytest.mark.slow)
+        for each in mutants
+    ]
 
 
 def row_of(mutant: Mutant) -> tuple[str, Any]:

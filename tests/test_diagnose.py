@@ -31,7 +31,7 @@ from gpt2_from_scratch.reference import load_reference
 from gpt2_from_scratch.verifier import Candidate
 from tests.foreign import book, nanogpt, numpy_gpt2
 from tests.modules import STYLES, book_config
-from tests.mutants import BEYOND, LEGITIMATE, MUTANTS, Mutant, is_named, row_of
+from tests.mutants import BEYOND, LEGITIMATE, MUTANTS, Mutant, by_turns, is_named, row_of
 from tests.mutants_nanogpt import in_nanogpt
 from tests.perturbed import perturbed, save
 from tests.remembering import Remembering
@@ -125,7 +125,7 @@ NOTHING_BUT_NAN = "mask_no_self"
 ONLY_FROM_INSIDE = {"tensors_differ", "key_bias_dropped", NOTHING_BUT_NAN}
 
 
-@pytest.mark.parametrize("mutant", NUMPY, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", by_turns(NUMPY, 0, 5))
 def test_a_fault_in_a_numpy_function_is_named(mutant: Mutant, small: Bench) -> None:
     if mutant.name in ONLY_FROM_INSIDE:
         assert not small.diagnosis(small.mutant_in_numpy(mutant), seconds=2)

@@ -40,7 +40,7 @@ from gpt2_from_scratch.verifier import (
 from tests.foreign import STYLES as FOREIGN
 from tests.foreign import book, numpy_gpt2
 from tests.modules import STYLES, book_config
-from tests.mutants import LEGITIMATE, MUTANTS, Mutant, _replace
+from tests.mutants import LEGITIMATE, MUTANTS, Mutant, _replace, by_turns
 from tests.remembering import Remembering
 
 undiagnosed = partial(verify, diagnose_seconds=0)  # naming the fault costs seconds, and has tests of its own
@@ -119,7 +119,7 @@ def load_into_book(checkpoint: Path) -> book.GPTModel:
 # ---------------------------------------------------------------------------------------------- no blind spot
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", by_turns(MUTANTS, 1, 4))
 def test_every_fault_fails_and_is_located(
     mutant: Mutant, book_checkpoint: Path, book_reference: Remembering, book_tensors: dict[str, Tensor]
 ) -> None:
@@ -814,7 +814,7 @@ def test_probabilities_with_heads_first_are_compared_as_they_are_meant(
 
 
 @pytest.mark.parametrize("style", ["nanogpt", "book_fused", "parallel_heads"])
-@pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.weights], ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", by_turns([m for m in MUTANTS if m.weights], 2, 4))
 def test_wrong_weights_fail_in_other_styles(
     mutant: Mutant, style: str, book_reference: Remembering, book_tensors: dict[str, Tensor], book_checkpoint: Path
 ) -> None:
