@@ -19,6 +19,7 @@ from gpt2_from_scratch.loading import TINY
 
 PROGRAM = (sys.executable, "-m", "gpt2_from_scratch")
 PATIENCE = 90.0  # seconds until a process that hangs is given up; the slowest measured, under load: 13
+slow = pytest.mark.slow  # two seconds of CPU for each process
 posix = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
 
@@ -39,11 +40,13 @@ WRONG = "import torch\ndef f(ids): return torch.zeros(*ids.shape, 512)\n"
     ("code", "command", "how"),
     [
         ("import os; os._exit(0)", (), "exit code 0"),
-        ("import os; os._exit(1)", (), "exit code 1"),
-        ("import os, sys; os.execv(sys.executable, [sys.executable, '-c', ''])", (), "exit code 0"),
+        pytest.param("import os; os._exit(1)", (), "exit code 1", marks=slow),
+        pytest.param(
+            "import os, sys; os.execv(sys.executable, [sys.executable, '-c', ''])", (), "exit code 0", marks=slow
+        ),
         ("import os, threading; threading.Thread(target=os._exit, args=(0,)).start()", (), "exit code 0"),
-        ("import os; os._exit(0)", ("grade", "FILE:f"), "exit code 0"),
-        pytest.param("import ctypes; ctypes.string_at(0)", (), "SIGSEGV", marks=posix),
+        pytest.param("import os; os._exit(0)", ("grade", "FILE:f"), "exit code 0", marks=slow),
+        pytest.param("import ctypes; ctypes.string_at(0)", (), "SIGSEGV", marks=[posix, slow]),
         pytest.param("import os; os.kill(os.getpid(), 9)", (), "SIGKILL", marks=posix),
     ],
     ids=["exit 0", "exit 1", "exec", "thread", "grade", "crash", "killed"],

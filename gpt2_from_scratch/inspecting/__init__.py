@@ -17,6 +17,7 @@ from gpt2_from_scratch.inspecting.contents import Contents, Stored, contents_of
 from gpt2_from_scratch.inspecting.inspection import VERSION, Inspection, inspect_opened
 from gpt2_from_scratch.inspecting.official import Identity, crc32c, identify, identify_file, is_official_size
 from gpt2_from_scratch.inspecting.statistics import Statistics
+from gpt2_from_scratch.layouts import layout_variants
 from gpt2_from_scratch.loading import Checkpoint, OpenOptions, Source, hub_options, open_checkpoint
 
 __all__ = [
@@ -56,13 +57,16 @@ def inspect_checkpoint(
         An `Inspection` of a checkpoint that opens; of anything else its `Contents`, with the reason.
 
     Raises:
-        CheckpointError: there is no such file or folder.
+        CheckpointError: there is no such file or folder, or no such layout as `file_layout` names.
 
     Example:
         >>> inspection = inspect_checkpoint("tiny")
         >>> inspection.layout, len(inspection.statistics), inspection.warnings
         ('huggingface', 148, ())
     """
+    file_layout = options.get("file_layout")
+    if file_layout is not None:
+        layout_variants(file_layout)  # a misspelt name is a mistake in the question, not something the file is
     try:
         checkpoint = open_checkpoint(source, **options)
     except CheckpointError as error:
