@@ -83,7 +83,7 @@ def infer_layout(
         config: the sizes and options of the GPT-2 that it is expected to be.
         call: ids ``[1, T]`` to logits ``[1, n, V]`` by way of the module, where it is called in a way of its own. None
             tries the usual ways.
-        name: what the layout is called; None: the module's class.
+        name: what the layout is called, unless it is a built-in one; None: the module's class.
 
     Returns:
         An `InferredLayout`.
@@ -93,7 +93,7 @@ def infer_layout(
         >>> config = GPTConfig(vocab_size=11, n_positions=8, n_embd=6, n_layer=2, n_head=3)
         >>> inferred = infer_layout(GPTModel(config), config)
         >>> inferred.status, inferred.layout.name
-        (<Status.PROVEN: 'proven'>, 'GPTModel')
+        (<Status.PROVEN: 'proven'>, 'gpt2_from_scratch')
     """
     if any(parameter.is_meta for parameter in module.parameters()):
         return _not_found(["parameters are on the meta device, so the module cannot be run"])

@@ -43,7 +43,7 @@ def to_summary(verdict: Verdict) -> str:
 
     Example:
         >>> to_summary(Verdict("a|b", "checkpoint")).splitlines()[2]
-        'FAILED  a&#124;b is not GPT-2 as in checkpoint&#58; nothing was compared'
+        'NO VERDICT  on a&#124;b&#58; nothing was compared'
     """
     found = cases(verdict)
     outcome = "no verdict" if worst(found) == "error" else "passed" if verdict else "failed"

@@ -8,7 +8,7 @@ from torch import nn
 
 from gpt2_from_scratch import verify
 from gpt2_from_scratch.checks.candidate import Candidate
-from gpt2_from_scratch.checks.weights import check_weights
+from gpt2_from_scratch.checks.weights import check_weights, fit
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose import diagnose
 from gpt2_from_scratch.errors import MappingError
@@ -113,7 +113,7 @@ def test_only_the_bias_of_the_key_may_be_absent_as_it_changes_no_logit() -> None
     restored = link.to_canonical([model.get_parameter(name) for name in link.theirs])
     assert torch.equal(restored, link.without_absent(bias))
     assert not torch.equal(restored, bias)
-    weights = check_weights(Candidate(model, checkpoint.config), checkpoint, [KEY_WITHOUT_BIAS])
+    weights = check_weights(fit(Candidate(model, checkpoint.config), checkpoint.config, [KEY_WITHOUT_BIAS]), checkpoint)
     assert weights, weights.details()
 
 
@@ -188,9 +188,10 @@ def test_a_remedy_speaks_of_modules_that_the_candidate_has() -> None:
             query, key, value = block.att.qkv.bias.clone().chunk(3)
             block.att.qkv.bias.copy_(torch.cat([key, query, value]))
     variants, reference = LAYOUTS["llms_from_scratch"], load_reference(checkpoint)
-    found = diagnose(Candidate(model, config), checkpoint, reference, layouts=variants)
-    assert found, found.why
-    remedies = " ".join(finding.remedy for finding in found.faults)
+    candidate = Candidate(model, config)
+    found = diagnose(candidate, checkpoint, reference, inside=fit(candidate, config, variants))
+    assert found, str(found)
+    remedies = " ".join(f"{finding.remedy.text} {finding.remedy.code}" for finding in found.faults)
     assert "trf_blocks.*.att.qkv" in remedies
     assert "W_query" not in remedies
 
