@@ -1,7 +1,7 @@
 """Diagnosis: the right name for every known fault, in models that share no code with the simulator; else no name.
 
-Default runs use a model of three layers, where a simulation takes a millisecond or two. Marked `slow`: the matrices of
-seeds, shapes and styles, and the pairs.
+Default runs use a model of three layers, where a simulation takes a millisecond or two, and take every few of each long
+matrix. Marked `slow`: the rest of each, the matrices of seeds, shapes and styles, and the pairs.
 """
 
 import contextlib
@@ -113,6 +113,11 @@ def deep(folder: Path) -> Bench:
 
 def told(diagnosis: Diagnosis) -> str:
     return f"{diagnosis}\n{diagnosis!r}"
+
+
+def by_default(default: bool, *values: Any, id: str) -> Any:
+    """A case of a long matrix: of the default tier or only of the slow one."""
+    return pytest.param(*values, id=id, marks=() if default else pytest.mark.slow)
 
 
 # -------------------------------------------------------------------------------------------------- one fault
@@ -245,8 +250,14 @@ ONE_LAYER: Mapping[str, Callable[[Any], None]] = {
 }
 
 
-@pytest.mark.parametrize("layer", [0, 1, 2])
-@pytest.mark.parametrize("fault", ONE_LAYER)
+@pytest.mark.parametrize(
+    ("fault", "layer"),
+    [
+        by_default(turn % 3 == layer, fault, layer, id=f"{fault}-{layer}")
+        for turn, fault in enumerate(ONE_LAYER)
+        for layer in range(3)
+    ],
+)
 def test_a_fault_in_one_layer_is_named_with_the_layer(fault: str, layer: int, small: Bench) -> None:
     model = small.book_model()
     ONE_LAYER[fault](model.trf_blocks[layer])
@@ -312,7 +323,13 @@ def is_masked(bench: Bench, mutants: Sequence[Mutant]) -> bool:
 POOL = [m for m in MUTANTS if m in NUMPY and m.name not in ONLY_FROM_INSIDE]
 
 
-@pytest.mark.parametrize("mutants", list(pairs(5, 12, 2, POOL)), ids=lambda mutants: "+".join(m.name for m in mutants))
+@pytest.mark.parametrize(
+    "mutants",
+    [
+        by_default(turn < 4, mutants, id="+".join(mutant.name for mutant in mutants))
+        for turn, mutants in enumerate(pairs(5, 12, 2, POOL))
+    ],
+)
 def test_two_faults_at_once(mutants: tuple[Mutant, ...], small: Bench) -> None:
     if not is_masked(small, mutants):
         diagnosis = small.diagnosis(small.mutant_in_numpy(*mutants))
@@ -495,8 +512,14 @@ UNKNOWN: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
 }
 
 
-@pytest.mark.parametrize("inside", [True, False], ids=["inside", "outside"])
-@pytest.mark.parametrize("what", UNKNOWN)
+@pytest.mark.parametrize(
+    ("what", "inside"),
+    [
+        by_default((turn - 2 * inside) % 4 == 0, what, inside, id=f"{what}-{'inside' if inside else 'outside'}")
+        for turn, what in enumerate(UNKNOWN)
+        for inside in (True, False)
+    ],
+)
 def test_an_unknown_fault_gets_no_name(what: str, inside: bool, small: Bench) -> None:
     stage, breaks = UNKNOWN[what]
     model = small.book_model()
