@@ -133,11 +133,13 @@ def _read_stream(path: Path, file: BinaryIO) -> Any:
     keys = _scan(path, pickles).strings  # one for each storage, whose data follow: their number, and they themselves
     content = _load(path, file, pickled)
     storages = _storages(content)
-    # A storage that no key announces would keep whatever was in memory before.
-    empty = keys - len(storages)
+    # A storage that no key announces would keep whatever was in memory before. Views share one storage, and its key;
+    # they touch each other in memory, which storages of their own never do: the allocator's header lies between them.
+    ends = {start + size for start, size in storages.items()}
+    unannounced = sum(start not in ends for start in storages) > keys
     expected = pickles.tell() + 8 * keys + sum(storages.values())
     size = path.stat().st_size
-    if empty < 0 or expected != size:
+    if unannounced or expected != size:
         raise FormatError(f"{path} is damaged: {size:,} bytes, and its tensors call for {expected:,}", TRUNCATED)
     return content
 
