@@ -31,7 +31,8 @@ from gpt2_from_scratch.checks.weights import Weights, check_weights, fit
 from gpt2_from_scratch.compare import LINE
 from gpt2_from_scratch.diagnose import Diagnosis, diagnose
 from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult, Traced, locate
-from gpt2_from_scratch.errors import CandidateError, CheckpointError, TokenizerError
+from gpt2_from_scratch.errors import CandidateError, CheckpointError, MappingError, TokenizerError
+from gpt2_from_scratch.infer_layout import find_layout
 from gpt2_from_scratch.layouts import LayoutChoice, layout_variants
 from gpt2_from_scratch.loading import (
     TINY,
@@ -148,7 +149,7 @@ def verify(
         checkpoint: a file, a directory, a Hub id or an opened `Checkpoint`; the default is ``tiny``, the small trained
             model inside the package.
         layout: of the candidate, for modules: a name from `LAYOUTS` or a `Layout`. With it the weights are compared
-            too, and a failure is located.
+            too, and a failure is located. None: it is found by names, by values, or by what the module computes.
         **options: what is looked at, see `VerifyOptions`; and how the checkpoint is opened, see `OpenOptions`.
 
     Returns:
@@ -182,6 +183,8 @@ def verify(
     run = _Run(candidate, opened, layouts, asked)
     try:
         with kept_as_it_is(), run.subject.evaluating():
+            if layout is None:
+                run.find_layout()
             run.check_weights()
             run.check_itself()
             if run.needs_reference:
@@ -219,6 +222,7 @@ class _Run:
         environment = _environment(self.subject)
         self.verdict = Verdict(self.subject.name, name, environment=environment, assumed=checkpoint.assumed)
         self.fitted = None
+        self.no_layout = "no layout was given"
         if self.subject.module is not None and layouts:
             self.fitted = fit(self.subject, checkpoint.config, layouts)
         self.reference: Reference | None = None
@@ -251,12 +255,26 @@ class _Run:
         self.phase = phase
         self.asked.progress(phase)
 
+    def find_layout(self) -> None:
+        """Looks for the layout of a module of which nobody said it; without one, only its outputs can be checked."""
+        module = self.subject.module
+        if module is None or not self.wanted & {"weights", "gradients", "where"}:
+            return
+        self.enter("layout")
+        try:
+            found = find_layout(module, self.checkpoint.config, self.checkpoint.read)
+        except MappingError as error:
+            self.no_layout = error.message
+            return
+        self.fitted = fit(self.subject, self.checkpoint.config, (found.layout,))
+        self.subject.adaptations[f"its weights are found by {found.how}"] = None
+
     def check_weights(self) -> None:
         if "weights" not in self.wanted:
             return
         if self.fitted is None:
             kind = "recording" if self.recording else "function"
-            why = "no layout was given" if self.subject.module is not None else f"the candidate is a {kind}"
+            why = self.no_layout if self.subject.module is not None else f"the candidate is a {kind}"
             self.unchecked["weights"] = f"{why} (a dropped key bias cannot be seen in logits)"
             return
         self.enter("weights")
