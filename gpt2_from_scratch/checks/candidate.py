@@ -51,6 +51,7 @@ class Candidate:
     """
 
     def __init__(self, model: Any, config: GPTConfig) -> None:
+        self.loaded = model if isinstance(model, Loaded) else None
         built_with: tuple[Setting, ...] = ()
         if isinstance(model, Loaded):
             model, built_with = model.object, model.settings

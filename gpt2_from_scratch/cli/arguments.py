@@ -70,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", metavar="FILE", help="write the verdict as JSON; the schema is in the package")
     verify.add_argument("--junit-xml", metavar="FILE", help="write it as JUnit XML")
     verify.add_argument("--html", metavar="FILE", help="write it as a page, with pictures")
+    verify.add_argument("--fix", action="store_true", help="write the patch, if one was found and proven")
     verify.add_argument("--no-diagnose", action="store_true", help="do not search for the bug when logits differ")
     verify.add_argument(
         "--diagnose-seconds", type=float, default=60.0, metavar="S", help="for that search, at most (%(default)g)"

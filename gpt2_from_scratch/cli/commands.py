@@ -37,7 +37,21 @@ def verify(arguments: argparse.Namespace) -> int:
         _publish_failure(error, arguments)
         raise
     _publish(verdict, arguments, checkpoint)
+    if arguments.fix:
+        _fix(verdict)
     return VERIFIED if verdict else DIVERGED
+
+
+def _fix(verdict: "Verdict") -> None:
+    """Writes the patch of a verdict, and says where the old file is."""
+    from gpt2_from_scratch.diagnose.repair import write_patch
+
+    patch = None if verdict.diagnosis is None else verdict.diagnosis.patch
+    if patch is None:
+        print("nothing to fix" if verdict else "no patch was found, so nothing was written")
+        return
+    old = write_patch(patch)
+    print(f"wrote the patch into {patch.path}; what it was before is in {old}. Verify it again: the check starts anew.")
 
 
 def _verdict(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> "Verdict":

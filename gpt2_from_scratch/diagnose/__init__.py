@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,20 +21,26 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.checks.weights import Fitted
 from gpt2_from_scratch.compare import LINE
+from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.diagnosis import Closest, Diagnosis, Finding, Reason, findings
 from gpt2_from_scratch.diagnose.divergence import Traced, passages, record
 from gpt2_from_scratch.diagnose.evidence import Evidence, Explained, Laboratory
 from gpt2_from_scratch.diagnose.fault import Cause, Causes, Fault, Remedy
-from gpt2_from_scratch.diagnose.lines import lines_of
+from gpt2_from_scratch.diagnose.lines import Accusation, lines_of
+from gpt2_from_scratch.diagnose.patch import Patch
+from gpt2_from_scratch.diagnose.repair import repair
 from gpt2_from_scratch.diagnose.search import Clock, Hypothesis, Search, Searched, proven, simplest
 from gpt2_from_scratch.diagnose.simulation import simulated
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
 from gpt2_from_scratch.diagnose.white_box import WhiteBox, wrong_weights
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.loading import Checkpoint
+from gpt2_from_scratch.mapping import Layout
 from gpt2_from_scratch.reference import Reference
 
 __all__ = ["FAULTS", "Closest", "Diagnosis", "Fault", "Finding", "Laboratory", "Remedy", "diagnose", "diagnose_in"]
+
+_PATCHING = 30  # seconds; a toy model takes less than one for most bugs, 124M some seconds for each edit
 
 _HALF = 0.5  # of the difference: a hypothesis that leaves more explains nothing, and is not worth a word
 
@@ -92,8 +99,29 @@ def diagnose_in(
         if case.weights_wrong:  # wrong weights read like wrong lines
             return found
         progress("lines")
-        accusation = lines_of(candidate, laboratory.config, dict(laboratory.model.named_parameters()))
-        return replace(found, lines=accusation if accusation else None)
+        weights = {name: parameter.detach() for name, parameter in laboratory.model.named_parameters()}
+        if not (accusation := lines_of(candidate, laboratory.config, weights)):
+            return found
+        progress("patch")
+        layout = None if inside is None else (inside.fitted if isinstance(inside, Traced) else inside).layout
+        patch = _patch(candidate, accusation, laboratory.config, weights, layout)
+        return replace(found, lines=accusation, patch=patch)
+
+
+def _patch(
+    candidate: Candidate,
+    accusation: Accusation,
+    config: GPTConfig,
+    weights: Mapping[str, Tensor],
+    layout: Layout | None,
+) -> Patch | None:
+    """A proven edit of the accused lines, where the candidate was loaded from a file that can be run again."""
+    loaded = candidate.loaded
+    if loaded is None or loaded.file is None:
+        return None
+    file = loaded.file.resolve()
+    lines = [line.line for line in accusation.lines if Path(line.file).resolve() == file]
+    return repair(loaded, list(dict.fromkeys(lines)), config, weights, layout, seconds=_PATCHING) if lines else None
 
 
 class _Case:

@@ -11,6 +11,7 @@ from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.fault import Cause, Causes, Remedy
 from gpt2_from_scratch.diagnose.lines import Accusation
+from gpt2_from_scratch.diagnose.patch import Patch
 from gpt2_from_scratch.mapping import Ignore, Layout, collapse
 
 # Why no fault is named.
@@ -79,6 +80,7 @@ class Diagnosis(Result):
         seconds: the time that the search was given.
         tried: share of the fault table that was tried, each fault by itself.
         lines: the lines of the candidate's source that make its logits wrong; None where none could be named.
+        patch: an edit of these lines with which the logits are right; None where none was found, or nobody looked.
     """
 
     faults: tuple[Finding, ...] = ()
@@ -92,6 +94,7 @@ class Diagnosis(Result):
     seconds: float | None = None
     tried: float = 1.0
     lines: Accusation | None = None
+    patch: Patch | None = None
 
     def __bool__(self) -> bool:
         return bool(self.faults)

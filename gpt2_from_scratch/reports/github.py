@@ -7,6 +7,7 @@ every character that could mean something becomes an entity, and so means itself
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 from gpt2_from_scratch.errors import printable
 from gpt2_from_scratch.reports.cases import Case, cases, diagnosis_lines, worst
@@ -79,6 +80,18 @@ def _annotations(verdict: Verdict) -> Iterator[str]:
         lines = list(dict.fromkeys(lines))
         more = [f"and {len(lines) - _LINES} more"] if len(lines) > _LINES else []
         yield _command("error", f"{_TITLE}: {part.name}", "\n".join(lines[:_LINES] + more))
+    if verdict.diagnosis is not None and verdict.diagnosis.lines is not None:
+        for line in verdict.diagnosis.lines.lines:
+            message = (
+                f"{line.role}: {line.says}; GPT-2 has {line.expected}" if line.expected else line.says or line.role
+            )
+            yield _command("error", f"{_TITLE}: line", message, _place(line.file), line.line)
+
+
+def _place(file: str) -> str:
+    """The path as the runner knows it: relative to the folder that the job runs in, if it is in there."""
+    path = Path(file).resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _prompts(found: tuple[Case, ...]) -> list[str]:
@@ -90,13 +103,19 @@ def _folded(title: str, lines: list[str]) -> list[str]:
     return [f"<details><summary>{title}</summary>", "", *lines, "", "</details>"] if lines else []
 
 
-def _command(kind: str, title: str, message: str) -> str:
+def _command(kind: str, title: str, message: str, file: str | None = None, line: int = 1) -> str:
     """A workflow command. The runner decodes these escapes, and two more in properties."""
-    title, message = printable(title, lines=False), printable(message)
-    for character, code in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
-        title, message = title.replace(character, code), message.replace(character, code)
-    title = title.replace(":", "%3A").replace(",", "%2C")
-    return f"::{kind} title={title}::{message}"
+
+    def encoded(text: str) -> str:
+        for character, code in (("%", "%25"), ("\r", "%0D"), ("\n", "%0A")):
+            text = text.replace(character, code)
+        return text
+
+    def value(text: str) -> str:
+        return encoded(printable(text, lines=False)).replace(":", "%3A").replace(",", "%2C")
+
+    place = "" if file is None else f"file={value(file)},line={line},"
+    return f"::{kind} {place}title={value(title)}::{encoded(printable(message))}"
 
 
 def _escaped(text: str) -> str:

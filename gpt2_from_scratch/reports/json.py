@@ -22,6 +22,7 @@ from gpt2_from_scratch.checks.weights import Weights
 from gpt2_from_scratch.compare import Comparison
 from gpt2_from_scratch.diagnose import Diagnosis, Finding
 from gpt2_from_scratch.diagnose.divergence import Divergence
+from gpt2_from_scratch.diagnose.patch import Patch
 from gpt2_from_scratch.reports.text import why_unnamed
 from gpt2_from_scratch.reports.verdict import Part, Verdict
 
@@ -256,7 +257,12 @@ def _diagnosis(diagnosis: Diagnosis) -> _Fields:
         "seconds": diagnosis.seconds,
         "tried": diagnosis.tried,
         "lines": [] if diagnosis.lines is None else diagnosis.lines.to_list(),
+        "patch": None if diagnosis.patch is None else _patch(diagnosis.patch),
     }
+
+
+def _patch(patch: Patch) -> _Fields:
+    return {"file": str(patch.path), "lines": patch.lines, "diff": str(patch), "proof": patch.proof}
 
 
 def _finding(finding: Finding) -> _Fields:

@@ -203,6 +203,10 @@ def _logits(logits: Logits, verbose: bool) -> Iterator[Row]:
 def _diagnosis(diagnosis: Diagnosis, divergence: Divergence | None) -> Iterator[Row]:
     for index, row in enumerate(str(diagnosis.lines).splitlines() if diagnosis.lines else ()):
         yield "" if index else "line", row
+    if diagnosis.patch is not None:
+        for index, row in enumerate(str(diagnosis.patch).splitlines()[2:]):
+            yield "" if index else "patch", row
+        yield "", f"tried: the logits are then GPT-2's, on {' and on '.join(diagnosis.patch.proof)}; --fix writes it"
     if not diagnosis:
         yield "diagnosis", why_unnamed(diagnosis, divergence)
     for index, finding in enumerate(diagnosis.faults):
