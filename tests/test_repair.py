@@ -7,7 +7,8 @@ import torch
 
 from gpt2_from_scratch import load_into, open_checkpoint
 from gpt2_from_scratch.building import Loaded, load_object
-from gpt2_from_scratch.diagnose.patch import Patch
+from gpt2_from_scratch.diagnose import patch as patch_module
+from gpt2_from_scratch.diagnose.patch import Edit, Patch
 from gpt2_from_scratch.diagnose.repair import repair, write_patch
 from gpt2_from_scratch.loading import Checkpoint
 from tests.foreign import STYLES
@@ -54,6 +55,16 @@ def test_a_bug_in_a_method_is_repaired_in_two_sizes(checkpoint: Checkpoint, tmp_
     assert backup.read_text() == patch.before
     with pytest.raises(ValueError, match="has changed since"):
         write_patch(patch)
+
+
+def test_numbers_that_are_not_finite_are_never_right(checkpoint: Checkpoint, tmp_path: Path, monkeypatch):
+    """Scores divided by zero make NaN, which no comparison finds too large."""
+    loaded, line = buggy("book", "GPTModel", "keys.transpose(2, 3)", "keys.transpose(2, 3) * 2", checkpoint, tmp_path)
+    source = loaded.file.read_text()
+    nan = source.replace("keys.transpose(2, 3) * 2", "keys.transpose(2, 3) * float('nan')")
+    monkeypatch.setattr(patch_module, "edits", lambda *_, **__: iter([Edit(0, len(source), nan)]))
+    monkeypatch.setattr(patch_module, "_twice", lambda *_: iter([]))
+    assert repaired(loaded, line, checkpoint, STYLES["book"].layout) is None
 
 
 def test_what_was_not_loaded_from_a_file_cannot_be_repaired(checkpoint: Checkpoint):

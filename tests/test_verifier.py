@@ -224,10 +224,29 @@ def test_nobody_is_diagnosed_who_is_right_or_cannot_be_asked(book_checkpoint: Pa
 
 def test_what_was_not_checked_is_said(book_checkpoint: Path, remembered: Remembering) -> None:
     model = load_into_book(book_checkpoint)
-    verdict = undiagnosed(model, book_checkpoint)
-    assert verdict and "no layout was given" in verdict.unchecked["weights"]
     verdict = undiagnosed(lambda ids: model.eval()(ids), book_checkpoint)
     assert verdict and "the candidate is a function" in verdict.report()
+
+
+def test_a_layout_is_found_where_none_is_given(book_checkpoint: Path, remembered: Remembering) -> None:
+    verdict = undiagnosed(load_into_book(book_checkpoint), book_checkpoint)
+    assert verdict and verdict.weights
+    assert "its weights are found by the built-in layout 'llms_from_scratch', by its names" in verdict.notes
+
+
+def test_without_a_layout_weights_are_not_checked(book_checkpoint: Path, remembered: Remembering) -> None:
+    class Opaque(torch.nn.Module):
+        """Calls a model that is none of its own modules, so it has no parameters."""
+
+        def __init__(self, model: torch.nn.Module) -> None:
+            super().__init__()
+            self.ask = model.eval().forward
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.ask(ids)
+
+    verdict = undiagnosed(Opaque(load_into_book(book_checkpoint)), book_checkpoint)
+    assert verdict and "no layout of Opaque was given" in verdict.unchecked["weights"]
 
 
 def test_nan_never_passes(perturbed_checkpoint: Path) -> None:
@@ -545,8 +564,8 @@ def test_nothing_left_to_check_is_an_error(book_checkpoint: Path) -> None:
     model = load_into_book(book_checkpoint)
     with pytest.raises(CandidateError, match="nothing of GPTModel was checked: weights: as asked"):
         undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=PARTS)
-    with pytest.raises(CandidateError, match=r"nothing of .*self-tests: as asked; .*no layout was given"):
-        undiagnosed(model, book_checkpoint, skip=("self-tests", "logits", "generation"))
+    with pytest.raises(CandidateError, match=r"nothing of .*self-tests: as asked; .*the candidate is a function"):
+        undiagnosed(model.forward, book_checkpoint, skip=("self-tests", "logits", "generation"))
     with pytest.raises(ValueError, match="cannot skip logit; the parts are weights, self-tests, logits"):
         undiagnosed(model, book_checkpoint, skip=("logit",))
 
@@ -556,7 +575,7 @@ def test_gradients_are_taken_on_request_only(book_checkpoint: Path, remembered: 
     assert undiagnosed(model, book_checkpoint, "llms_from_scratch").gradients is None
     verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", gradients=True)
     assert verdict and verdict.gradients and "gradients" in verdict.report()
-    verdict = undiagnosed(model, book_checkpoint, gradients=True)
+    verdict = undiagnosed(lambda ids: model.eval()(ids), book_checkpoint, gradients=True)
     assert verdict.unchecked["gradients"] == "that takes a torch module and its layout"
 
 

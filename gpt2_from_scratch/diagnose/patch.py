@@ -508,6 +508,10 @@ def _rewrites(code: _Code, place: _Place) -> Iterator[Edit]:
                 head = code.source[code.span(call)[0] : code.span(x)[0]]
                 tail = code.source[code.span(x)[1] : code.span(call)[1]]
                 yield code.replace(node, f"{code.text(left)} + {head}{code.text(norm)}({code.text(x)}){tail}")
+            case ast.BinOp(left=ast.Name() as size, op=ast.Pow()) | ast.Call(args=[ast.Name() as size]) if (
+                isinstance(node, ast.BinOp) or _called(node) == "sqrt"
+            ):
+                yield from (code.replace(size, f"{name}.shape[-1]") for name in code.names_in_scope(place))
             case ast.Call(func=table, args=[x, *_]) if "pos" in code.text(table).lower():
                 arange = "np.arange" if "import torch" not in code.source else "torch.arange"
                 for name in code.names_in_scope(place):

@@ -97,9 +97,10 @@ class _Trial:
                     with candidate.evaluating(), in_float64(candidate.module) as met:
                         found = candidate.logits(ids).double()
                     error = float((found - expected).abs().max() / expected.abs().max())
-                    worst = max(worst, error * (RIGHT / _RIGHT_WITH_CONSTANTS if met.constants else 1.0))
-                    if not worst <= RIGHT:
-                        return worst if math.isfinite(worst) else math.inf
+                    error *= RIGHT / _RIGHT_WITH_CONSTANTS if met.constants else 1.0
+                    if not error <= RIGHT:  # NaN fails every comparison
+                        return error if math.isfinite(error) else math.inf
+                    worst = max(worst, error)
         except Exception:  # an edit may do anything
             return math.inf
         return worst
