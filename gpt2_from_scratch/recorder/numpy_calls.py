@@ -168,7 +168,7 @@ class NumpyCalls(AbstractContextManager["NumpyCalls"]):
             shadow = holder.shadow
             other = self.tape.changed(operation, len(numbers), _tensor(shadow), again)
             if other is not None:
-                np.copyto(shadow, other.numpy())  # type: ignore[arg-type]
+                np.copyto(shadow, _array(other))  # type: ignore[arg-type]
             holder.number = self.tape.output(len(numbers), _tensor(shadow), holder.storage)
             numbers.append(holder.number)
         if outs is not None:
@@ -191,7 +191,7 @@ class NumpyCalls(AbstractContextManager["NumpyCalls"]):
             wide = wide.astype(_wide(wide.dtype))
         other = self.tape.changed(operation, len(numbers), _tensor(wide), again)
         if other is not None:
-            wide = np.ascontiguousarray(other.numpy())
+            wide = np.ascontiguousarray(_array(other))
         array = wide.view(RecordedArray)
         storage = _storage(wide)
         number = self.tape.output(len(numbers), _tensor(wide), storage)
@@ -257,7 +257,7 @@ def _again(
     constants: Any,
     writes: bool,
 ) -> tuple[Tensor, ...]:
-    operands = iter([inputs.get(position, value).numpy() for position, value in enumerate(before)])
+    operands = iter([_array(inputs.get(position, value)) for position, value in enumerate(before)])
     first: list[Array] = []
 
     def filled(given: Any, wide: Any) -> Any:
@@ -315,7 +315,13 @@ def _tensor(array: object) -> Tensor:
         plain = plain.astype(np.int64)
     if any(stride < 0 for stride in plain.strides) or not plain.flags.writeable:
         plain = plain.copy()
-    return torch.from_numpy(plain)
+    with torch._C.DisableTorchFunction():  # no call of the code's, so it must not be recorded
+        return torch.from_numpy(plain)
+
+
+def _array(tensor: Tensor) -> Array:
+    with torch._C.DisableTorchFunction():  # the same
+        return tensor.numpy()
 
 
 def _storage(array: Array) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from gpt2_from_scratch.precision import seeing_arithmetic
 from gpt2_from_scratch.recorder import Again, Operation, Recording, Value, record
 
 HERE = Path(__file__).name
@@ -238,6 +239,19 @@ def test_numpy_values_can_be_replaced():
 
     result = record(gelu_of_recorded, change=change, arrays=gelu_of_recorded).result
     assert np.asarray(result).tolist() == [0.5, 0.5, 0.5]
+
+
+def test_what_the_recorder_computes_is_no_value():
+    """A replaced output, and a mode that sees torch's arithmetic, bring torch into numpy code."""
+
+    def change(operation: Operation, position: int, value: Tensor, again: Again) -> Tensor | None:
+        return value.clone() if operation.name == "tanh" else None
+
+    ids = np.array([2, 0])
+    plain = record(lambda: model(ids), arrays=model)
+    with seeing_arithmetic():
+        replaced = record(lambda: model(ids), change=change, arrays=model)
+    assert [each.operation for each in replaced.values] == [each.operation for each in plain.values]
 
 
 HELD = {"x": np.ones(3)}
