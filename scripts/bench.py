@@ -13,7 +13,7 @@
     python scripts/bench.py verify --sizes 124M --tokens 128 512 2048     # and how it grows with its prompts
     python scripts/bench.py diagnose                      # seconds until a bug is named, over the faults of the tests
     python scripts/bench.py startup                       # imports and `gpt2 --help`
-    python scripts/bench.py readme results.jsonl          # the README's table, from what --save has gathered
+    python scripts/bench.py readme results.jsonl          # the table in BENCH.md, from what --save has gathered
 
 How to read it. Machines are noisy and differ, so no number means much by itself: contenders take turns (A B C A B C
 ...), ratios are of neighbours in time, and medians over the rounds are the result. What the machine allows, bytes read
@@ -48,7 +48,7 @@ from typing import Any
 
 from benchmarks import contenders, diagnosing, files, limits, measuring, processes, readme, speed
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+PAGE = Path(__file__).resolve().parent / "BENCH.md"
 SIZES = "124M 355M 774M 1558M tiny"
 
 
@@ -164,9 +164,9 @@ def command_line() -> argparse.ArgumentParser:
     diagnose.add_argument("--threads", type=int, default=default_threads(), help="for computing (%(default)s)")
     diagnose.add_argument("--save", metavar="FILE", help="append the JSON document to a file, too")
 
-    table = command("readme", readme.write, "the README's table, between its two marks")
+    table = command("readme", readme.write, "the table in BENCH.md, between its two marks")
     table.add_argument("results", metavar="FILE", help="lines of JSON, from --save; a later one replaces an earlier")
-    table.add_argument("--readme", metavar="FILE", default=README, help="(%(default)s)")
+    table.add_argument("--readme", metavar="FILE", default=PAGE, help="(%(default)s)")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The README's table of speed and memory, from results that `--save` has gathered: written between two marks.
+"""The table of speed and memory in `BENCH.md`, from results that `--save` has gathered: written between two marks.
 
 One row per claim, one column per size. Results of different machines or versions do not go into one table.
 """
