@@ -43,13 +43,24 @@ def accused(style: str, model: object, config: GPTConfig, tensors: dict[str, Ten
     return accuse(model, config, tensors, call=lambda ids: call(model, ids))  # type: ignore[arg-type]
 
 
+# Right code with values that GPT-2 does not have, so no name is known for them. A style that comes to be known leaves.
+NOT_ALL_KNOWN = {
+    "hardcoded": "one projection to keys, queries and values, in this order",
+    "needs_targets": "one projection to keys and values",
+    "pre_norm": "the same",
+    "padded_context": "every value is as long as the context, whatever the prompt",
+    "head_sum": "one projection to queries and keys, and sums over the first few heads",
+    "token_by_token": "scores of one query at a time",
+}
+
+
 @pytest.mark.parametrize("style", STYLES)
-def test_right_code_is_not_accused_and_no_operation_is_unknown(
+def test_right_code_is_not_accused_and_its_operations_are_known(
     style: str, config: GPTConfig, tensors: dict[str, Tensor]
 ):
     found = accused(style, STYLES[style].load(tensors, config), config, tensors)
     assert found.status == "nothing wrong", str(found)
-    assert found.unknown == 0
+    assert (found.unknown > 0) == (style in NOT_ALL_KNOWN), f"{found.unknown} operations are unknown"
     assert found.operations > 100
 
 
