@@ -107,13 +107,13 @@ def assert_named(verdict: Verdict, fault: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL_CASTS)
-@pytest.mark.parametrize("style", ["book", "nanogpt"])
+@pytest.mark.parametrize("style", ["book", pytest.param("nanogpt", marks=pytest.mark.slow)])
 def test_right_code_with_a_cast_passes(style: str, name: str, folder: Path) -> None:
     assert_passed(judged(style, ALL_CASTS[name], checkpoint(folder, 0)))
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-@pytest.mark.parametrize("name", ["softmax(x.float())", "autocast on"])
+@pytest.mark.parametrize("name", ["softmax(x.float())", pytest.param("autocast on", marks=pytest.mark.slow)])
 def test_wrong_code_with_a_cast_is_named(name: str, wrong: str, folder: Path) -> None:
     change, fault = WRONG[wrong]
     assert_named(judged("mingpt", ALL_CASTS[name], checkpoint(folder, 0), change), fault)

@@ -130,7 +130,7 @@ NOTHING_BUT_NAN = "mask_no_self"
 ONLY_FROM_INSIDE = {"tensors_differ", "key_bias_dropped", NOTHING_BUT_NAN}
 
 
-@pytest.mark.parametrize("mutant", by_turns(NUMPY, 0, 5))
+@pytest.mark.parametrize("mutant", by_turns(NUMPY, 0, 8))
 def test_a_fault_in_a_numpy_function_is_named(mutant: Mutant, small: Bench) -> None:
     if mutant.name in ONLY_FROM_INSIDE:
         assert not small.diagnosis(small.mutant_in_numpy(mutant), seconds=2)
@@ -139,7 +139,7 @@ def test_a_fault_in_a_numpy_function_is_named(mutant: Mutant, small: Bench) -> N
     assert is_named(diagnosis, row_of(mutant)), told(diagnosis)
 
 
-@pytest.mark.parametrize("mutant", by_turns(ALL, 1, 3))
+@pytest.mark.parametrize("mutant", by_turns(ALL, 1, 5))
 def test_a_fault_in_a_module_is_named(mutant: Mutant, small: Bench) -> None:
     if mutant.name == "layers_lexicographic":  # no fault with three layers
         return
@@ -515,7 +515,7 @@ UNKNOWN: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
 @pytest.mark.parametrize(
     ("what", "inside"),
     [
-        by_default((turn - 2 * inside) % 4 == 0, what, inside, id=f"{what}-{'inside' if inside else 'outside'}")
+        by_default((turn - 3 * inside) % 6 == 0, what, inside, id=f"{what}-{'inside' if inside else 'outside'}")
         for turn, what in enumerate(UNKNOWN)
         for inside in (True, False)
     ],

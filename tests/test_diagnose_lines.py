@@ -54,7 +54,10 @@ NOT_ALL_KNOWN = {
 }
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    "style",
+    [style if turn % 4 == 0 else pytest.param(style, marks=pytest.mark.slow) for turn, style in enumerate(STYLES)],
+)
 def test_right_code_is_not_accused_and_its_operations_are_known(
     style: str, config: GPTConfig, tensors: dict[str, Tensor]
 ):

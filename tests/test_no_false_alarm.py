@@ -243,7 +243,13 @@ def assert_passed(style: Style, verdict: Verdict) -> None:
         assert verdict.gradients is not None
 
 
-@pytest.mark.parametrize("style", STYLE.values(), ids=STYLE)
+@pytest.mark.parametrize(
+    "style",
+    [
+        pytest.param(style, id=name, marks=() if turn % 3 == 0 else pytest.mark.slow)
+        for turn, (name, style) in enumerate(STYLE.items())
+    ],
+)
 def test_right_code_passes(style: Style, folder: Path) -> None:
     assert_passed(style, judged(style, *small(folder)))
 
