@@ -60,11 +60,13 @@ def worst(found: tuple[Case, ...]) -> CaseStatus:
 
 
 def diagnosis_lines(diagnosis: Diagnosis) -> tuple[str, ...]:
-    """A diagnosis as lines: the faults, why they are believed, and the repair."""
+    """A diagnosis as lines: the accused lines, the patch, the faults, why they are believed, and the repair."""
+    accused = () if diagnosis.lines is None else tuple(str(diagnosis.lines).splitlines())
+    patch = () if diagnosis.patch is None else tuple(str(diagnosis.patch).splitlines())
     if not diagnosis:
-        return (why_unnamed(diagnosis),)
+        return (*accused, *patch, why_unnamed(diagnosis))
     remedies = dict.fromkeys(f"fix: {finding.remedy}" for finding in diagnosis.faults)
-    return (*map(fault, diagnosis.faults), evidence_for(diagnosis), *remedies)
+    return (*accused, *patch, *map(fault, diagnosis.faults), evidence_for(diagnosis), *remedies)
 
 
 def _cases(verdict: Verdict) -> Iterator[Case]:

@@ -5,16 +5,20 @@ what is drawn is SVG, what is folded is ``<details>``, and light or dark is the 
 in ``templates``; here is what it says. Every text goes through `printable` and is escaped by the template engine.
 """
 
+import linecache
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gpt2_from_scratch.checks.logits import Logits
 from gpt2_from_scratch.checks.selftests import SelfTests
 from gpt2_from_scratch.checks.weights import Weights
 from gpt2_from_scratch.compare import SITE_RTOL
+from gpt2_from_scratch.diagnose.lines import Accusation
 from gpt2_from_scratch.errors import printable
 from gpt2_from_scratch.reports.cases import Case, CaseStatus, cases
 from gpt2_from_scratch.reports.numbers import percent, scientific, times
@@ -25,6 +29,7 @@ from gpt2_from_scratch.reports.verdict import Part, Verdict
 if TYPE_CHECKING:
     import jinja2
 
+_AROUND = 3  # lines of the source before and behind an accused one
 _WORST_PROMPTS = 3
 
 Decode = Callable[[int], str]
@@ -115,6 +120,30 @@ def to_fragment(verdict: Verdict) -> str:
     return _rendered("summary.html", verdict)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """An accused line with the lines around it: (number, text, whether it is the one)."""
+
+    place: str
+    role: str
+    says: str
+    expected: str
+    around: list[tuple[int, str, bool]]
+
+
+def _sources(accusation: Accusation) -> list[_Source]:
+    sources = []
+    for line in accusation.lines:
+        texts = [*linecache.getlines(line.file)] or [""] * (line.line - 1) + [line.text]
+        numbers = range(max(1, line.line - _AROUND), min(len(texts), line.line + _AROUND) + 1)
+        around = [
+            (number, printable(texts[number - 1].rstrip(), lines=False), number == line.line) for number in numbers
+        ]
+        place = printable(f"{Path(line.file).name}, line {line.line}", lines=False)
+        sources.append(_Source(place, line.role, line.says, line.expected, around))
+    return sources
+
+
 def _rendered(template: str, verdict: Verdict, **more: Any) -> str:
     diagnosis = verdict.diagnosis
     return (
@@ -128,6 +157,7 @@ def _rendered(template: str, verdict: Verdict, **more: Any) -> str:
             failed=[part.name for part in verdict.failed if part.name != "where"],
             evidence_rows=[_evidence(part) for part in verdict.parts],
             diagnosis=diagnosis,
+            source_lines=[] if diagnosis is None or diagnosis.lines is None else _sources(diagnosis.lines),
             alternatives="" if diagnosis is None else alternatives(diagnosis),
             evidence="" if diagnosis is None else evidence_for(diagnosis),
             remedies=[] if diagnosis is None else list(dict.fromkeys(found.remedy for found in diagnosis.faults)),
