@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gpt2_from_scratch import load_into, open_checkpoint, verify
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.lines import Accusation, accuse, prompts_for
 from gpt2_from_scratch.layers import EXACT, EXACT_EAGER, FUSED, TEXTBOOK, Compute
@@ -171,3 +172,34 @@ def test_most_bugs_are_named_on_their_line(config: GPTConfig, tensors: dict[str,
     ]
     missed = [f"{bug.id}\n{each}" for bug, each in found if not names_it(each, bug)]
     assert len(missed) <= 0.15 * len(found), "\n\n".join(missed)
+
+
+def wrong_scale(checkpoint: Path) -> nn.Module:
+    """The book's model with a wrong scale in its code and the right weights."""
+    style = STYLES["book"]
+    source = style.path.read_text()
+    assert source.count("keys.transpose(2, 3)") == 1
+    file = checkpoint.parent / f"wrong_{checkpoint.name}.py"  # beside it, for the lines to be read from
+    file.write_text(source.replace("keys.transpose(2, 3)", "keys.transpose(2, 3) * 1.5"))
+    model: nn.Module = style.build(style.python(file), open_checkpoint(checkpoint).config)
+    load_into(model, checkpoint, layout="llms_from_scratch")
+    return model
+
+
+def test_no_line_is_named_while_weights_differ(book_checkpoint: Path):
+    model = wrong_scale(book_checkpoint)
+    right = verify(model, book_checkpoint, skip=("self-tests", "generation"), diagnose_seconds=5)
+    assert right.diagnosis is not None and right.diagnosis.lines is not None
+    assert "keys.transpose(2, 3) * 1.5" in right.diagnosis.lines.lines[0].text
+    with torch.no_grad():
+        model.get_parameter("trf_blocks.0.att.W_key.weight").mul_(1.1)
+    wrong = verify(model, book_checkpoint, skip=("self-tests", "generation"), diagnose_seconds=5)
+    assert not wrong and wrong.diagnosis is not None
+    assert wrong.diagnosis.lines is None
+
+
+def test_where_weights_cannot_be_compared_that_is_said(book_checkpoint: Path):
+    model = wrong_scale(book_checkpoint).eval()
+    verdict = verify(lambda ids: model(ids), book_checkpoint, skip=("self-tests", "generation"), diagnose_seconds=1)
+    assert verdict.diagnosis is not None and verdict.diagnosis.lines is not None
+    assert "weights were not compared" in verdict.report()

@@ -40,6 +40,8 @@ from gpt2_from_scratch.reference import Reference
 
 __all__ = ["FAULTS", "Closest", "Diagnosis", "Fault", "Finding", "Laboratory", "Remedy", "diagnose", "diagnose_in"]
 
+NAMING = 20  # seconds for a fault's name, once the line is proven
+
 _PATCHING = 30  # seconds; a toy model takes less than one for most bugs, 124M some seconds for each edit
 
 _HALF = 0.5  # of the difference: a hypothesis that leaves more explains nothing, and is not worth a word
@@ -52,6 +54,7 @@ def diagnose(
     *,
     inside: Traced | Fitted | None = None,
     failing: Tensor | None = None,
+    weights_right: bool | None = None,
     seconds: float = 60,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> Diagnosis:
@@ -63,12 +66,35 @@ def diagnose(
         reference: the same, running.
         inside: if it is a module with a layout: that, or a record of a run of it, to be looked into stage by stage.
         failing: ids ``[B, T]`` on which it is known to be wrong; searched on where the usual prompts show nothing.
+        weights_right: whether its weights are the checkpoint's; None where nobody knows. If they are, the line comes
+            first, and once that is proven, the search for a name takes at most `NAMING` seconds. If they are not, no
+            line is named: wrong weights read like wrong lines.
         seconds: the time it may take.
         progress: called with what is being tried.
     """
     progress("measuring the noise floor")
     laboratory = Laboratory(simulated(checkpoint.config, checkpoint.read), reference)
-    return diagnose_in(laboratory, candidate, inside=inside, failing=failing, seconds=seconds, progress=progress)
+    weights = {name: parameter.detach() for name, parameter in laboratory.model.named_parameters()}
+    accusation = None
+    if weights_right:
+        progress("lines")
+        accusation = lines_of(candidate, checkpoint.config, weights)
+        if accusation.proven:
+            seconds = min(seconds, NAMING)
+    found = diagnose_in(laboratory, candidate, inside=inside, failing=failing, seconds=seconds, progress=progress)
+    if weights_right is False or found.reason == "random":
+        return found
+    if accusation is None:
+        progress("lines")
+        accusation = lines_of(candidate, checkpoint.config, weights)
+        if weights_right is None:
+            unknown = "Its weights were not compared with the checkpoint's; wrong weights read like wrong lines."
+            accusation = replace(accusation, notes=(*accusation.notes, unknown))
+    if not accusation:
+        return found
+    progress("patch")
+    layout = None if inside is None else (inside.fitted if isinstance(inside, Traced) else inside).layout
+    return replace(found, lines=accusation, patch=_patch(candidate, accusation, checkpoint.config, weights, layout))
 
 
 def diagnose_in(
@@ -94,18 +120,7 @@ def diagnose_in(
         if failing is not None and not evidence.differs:
             laboratory = laboratory.asking(failing)
             evidence = Evidence(candidate, laboratory)
-        case = _Case(evidence, inside, base, clock, progress)
-        found = case.diagnosis()
-        if case.weights_wrong:  # wrong weights read like wrong lines
-            return found
-        progress("lines")
-        weights = {name: parameter.detach() for name, parameter in laboratory.model.named_parameters()}
-        if not (accusation := lines_of(candidate, laboratory.config, weights)):
-            return found
-        progress("patch")
-        layout = None if inside is None else (inside.fitted if isinstance(inside, Traced) else inside).layout
-        patch = _patch(candidate, accusation, laboratory.config, weights, layout)
-        return replace(found, lines=accusation, patch=patch)
+        return _Case(evidence, inside, base, clock, progress).diagnosis()
 
 
 def _patch(
@@ -141,7 +156,6 @@ class _Case:
         self.traced = inside if isinstance(inside, Traced) else None
         self.fitted = inside.fitted if isinstance(inside, Traced) else inside
         self.weights_right = False
-        self.weights_wrong = False
         self.unexplained: list[str] = []
 
     def diagnosis(self) -> Diagnosis:
@@ -149,7 +163,6 @@ class _Case:
             self.progress("weights")
             weights = wrong_weights(self.laboratory, self.fitted.canonical(), self.clock)
             self.traced = self.traced or self._record(self.fitted)
-            self.weights_wrong = bool(weights.causes or weights.whole or weights.left)
             self.weights_right = not any(not cause.fault.harmless for cause in weights.whole)
             for base in dict.fromkeys((weights.causes, weights.whole)):
                 self.progress("stage by stage")

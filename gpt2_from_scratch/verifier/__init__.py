@@ -408,6 +408,7 @@ class _Run:
                 self.reference,
                 inside=self.traced if self.traced is not None else self.fitted,
                 failing=failing,
+                weights_right=None if self.verdict.weights is None else bool(self.verdict.weights),
                 seconds=self.asked.diagnose_seconds,
                 progress=lambda phase: self.asked.progress(f"diagnosis: {phase}"),
             )

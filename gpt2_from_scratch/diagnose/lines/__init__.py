@@ -109,6 +109,7 @@ class Accusation:
                 rows.append(str(line) if line is finding.lines[0] else f"    {line.role}: {line}")
         if self.proven:
             rows.append("With GPT-2's values in these places the logits are GPT-2's.")
+        rows += self.notes
         return "\n".join(rows)
 
 
