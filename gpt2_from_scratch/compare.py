@@ -1,6 +1,6 @@
 """Two tensors in, a truthy result with statistics out; and the one table of tolerances, each with its reason.
 
-The one idea: a difference means nothing by itself. It is judged in multiples of a *floor*: how far the reference is
+A difference means nothing by itself. It is judged in multiples of a *noise floor*: how far the reference is
 from itself when only its rounding changes. NaN never passes, and comparing nothing is an error.
 """
 

@@ -1,8 +1,8 @@
 """The reference: transformers' `GPT2LMHeadModel`, built from the file by transformers itself, and imported only here.
 
-The one idea: independence. Wherever transformers can read a checkpoint, it reads it; our loader is not asked. And the
-reference is run in more than one way (eager and SDPA attention, float32 and float64), because the distance of the
-reference from itself is the floor that every other difference is measured against.
+The reference is independent of our loader: wherever transformers can read a checkpoint, it reads it. It is run in more
+than one way (eager and SDPA attention, float32 and float64), because its distance from itself is the noise floor that
+every other difference is measured against.
 
 Traps avoided here: transformers follows the file's dtype unless told otherwise; it answers a tensor it cannot find
 with random numbers and a log line; its eager attention differs from itself with and without a cache.

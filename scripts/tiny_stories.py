@@ -1,6 +1,6 @@
 """Writes the children's stories that the small model in `gpt2_from_scratch/tiny/` learns from. No text from elsewhere.
 
-The one idea: a story is a template with two kinds of holes. ``[this|that]`` is a free choice, made anew each time it
+A story is a template with two kinds of holes. ``[this|that]`` is a free choice, made anew each time it
 is met; ``{hero}`` is a fact, drawn once per story, so that names, pronouns, numbers, weather and places agree from the
 first sentence to the last. How many are left after giving some away, which colour two paints make and what a cow says
 are facts too: there is something to learn that is not spelling.

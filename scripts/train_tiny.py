@@ -1,6 +1,6 @@
 """Makes `gpt2_from_scratch/tiny/`: the small trained GPT-2 that every command uses when it is given no checkpoint.
 
-The one idea: nothing comes from elsewhere. The text is `tiny_stories`, the tokenizer is trained on that text, and the
+Nothing comes from elsewhere. The text is `tiny_stories`, the tokenizer is trained on that text, and the
 model is the package's own `GPTModel` in training mode. On two CPU cores it takes about 20 minutes:
 
     python scripts/train_tiny.py --out /tmp/tiny

@@ -1,6 +1,6 @@
 """Chromium without a window, asked over a pipe: no driver, no port, no network.
 
-The one idea: with ``--remote-debugging-pipe`` the browser reads commands from file descriptor 3 and answers on 4, JSON
+With ``--remote-debugging-pipe`` the browser reads commands from file descriptor 3 and answers on 4, JSON
 that ends in a zero byte. So a page can be loaded at any width, light or dark, questioned and photographed, and what it
 complains about is heard.
 

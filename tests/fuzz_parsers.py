@@ -2,7 +2,7 @@
 
     pip install atheris && python -m tests.fuzz_parsers -runs=100000 [FORM ...]
 
-The one idea: a mutation that respects the format gets past the first check. So each form in the table below says what
+A mutation that respects the format gets past the first check. So each form in the table below says what
 its units are (words of JSON, opcodes of a pickle, numbers of a header), which are dropped, repeated, exchanged and
 replaced; and how a file is made of the result, so that lengths and checksums are right again and do not end every
 attempt. `tests/test_fuzz.py` tries a few hundred such files of each form with every run of the tests; as a program,

@@ -1,6 +1,6 @@
 """Every torch module that a layout describes, built from our configuration: ours, transformers', and other people's.
 
-The one idea: a style is a layout's name and how to build the module it describes; what a test does with the two is the
+A style is a layout's name and how to build the module it describes; what a test does with the two is the
 same for all.
 """
 

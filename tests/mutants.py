@@ -615,7 +615,7 @@ def by_turns(mutants: Sequence[Mutant], turn: int, of: int) -> list[Any]:
     """These mutants as parameters of a test, every `of`-th in the default tier, the others marked `slow`.
 
     Several tests put every fault through a different check. With another `turn` in each of them, the default tier as a
-    whole still meets (nearly) every fault, and ``-m slow`` meets every fault in every test.
+    whole meets most faults, and ``-m slow`` meets every fault in every test.
     """
     number = {mutant.name: index for index, mutant in enumerate((*MUTANTS, *BEYOND))}
     return [

@@ -1,6 +1,6 @@
 """The models that tests compare with: transformers' GPT-2 with every parameter perturbed.
 
-The one idea: a freshly initialised GPT-2 has biases that are all 0 and gains that are all 1, so swapped norms, dropped
+A freshly initialised GPT-2 has biases that are all 0 and gains that are all 1, so swapped norms, dropped
 biases and the wrong GELU leave its logits as they are, and a test that passes on it proves little. Here normal noise is
 added to every parameter. There are 12 layers, because with fewer than 11 the lexicographic order of ``h.10`` and
 ``h.2`` is the right one, and no two sizes are equal, because equal sizes hide transposed and exchanged axes.

@@ -1,6 +1,6 @@
 """Files that say little of their model: nanoGPT's, build-nanogpt's, minGPT's, the book's, TransformerLens'.
 
-The one idea: what such a file says is used, what its tensors show is measured, what is assumed is noted, and what
+What such a file says is used, what its tensors show is measured, what is assumed is noted, and what
 nobody can know is asked for. The models are other people's styles of GPT-2 with every parameter perturbed; each is
 saved as its own scripts do, and the loaded model has to give the logits that it gave itself.
 """

@@ -1,6 +1,6 @@
 """A hundred mutated files of each form: read, or refused with a reason, at once and within bounded memory.
 
-The one idea: forms, mutations and bounds are those of `tests/fuzz_parsers.py`, which tries a million of them.
+Forms, mutations and bounds are those of `tests/fuzz_parsers.py`, which tries a million of them.
 """
 
 import time

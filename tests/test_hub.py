@@ -1,6 +1,6 @@
 """The Hub, without the Hub: a server on this machine that answers as huggingface.co does.
 
-The one idea: `huggingface_hub` does the talking, so what is tested is which files we ask for, that a second run needs
+`Huggingface_hub` does the talking, so what is tested is which files we ask for, that a second run needs
 no network, and that each way it can fail is put into words.
 """
 

@@ -1,6 +1,6 @@
 """Loading and saving: the parameters are the file, every tensor is accounted for, and what we save others load.
 
-The one idea: transformers is the judge. It writes the checkpoint that our code, and other people's, must load to the
+Transformers is the judge. It writes the checkpoint that our code, and other people's, must load to the
 same logits; it reads what we write, bit for bit. What must be refused is in `test_refusals.py`.
 """
 

@@ -1,6 +1,6 @@
 """No false alarm: right code passes, whatever its style, precision, cache, compiler, size and weights.
 
-The one idea: a style is a function from a checkpoint to something that `verify` takes. All of them go through the whole
+A style is a function from a checkpoint to something that `verify` takes. All of them go through the whole
 of `verify`, against one reference per checkpoint that computes each prompt once. By default on one small checkpoint;
 ``-m slow`` runs all styles on five seeds of perturbed weights in three sizes.
 """

@@ -1,6 +1,6 @@
 """What is wrong with a checkpoint is said, whole and at once, and the module stays as it was.
 
-The one idea: each case below damages one good checkpoint in one way. Whatever the damage, `from_pretrained` and
+Each case below damages one good checkpoint in one way. Whatever the damage, `from_pretrained` and
 `load_into` raise a `CheckpointError` that names the culprit and the remedy, at once and within bounded memory, and no
 parameter has changed.
 """

@@ -1,6 +1,6 @@
 """PyTorch files: what `torch.load` would give, and nothing that a hostile file wants.
 
-The one idea: a good file is made by `torch.save`, and each hostile one from a good one by the single change that its
+A good file is made by `torch.save`, and each hostile one from a good one by the single change that its
 name says. Whatever it is, mapped or read, the answer is a `FormatError` that names the trick, at once, and no code of
 the file has run.
 """

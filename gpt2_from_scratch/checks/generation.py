@@ -1,6 +1,6 @@
 """Greedy continuations, token by token: what a user would see.
 
-The one idea: where both part ways, the reference's two best logits say whether that is a difference or a tie that
+Where both part ways, the reference's two best logits say whether that is a difference or a tie that
 rounding decides.
 """
 

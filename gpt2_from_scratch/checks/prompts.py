@@ -1,6 +1,6 @@
 """The prompts that a candidate is checked on.
 
-The one idea: no position and no score path stays untested. One token hides every score, mask and position fault; a
+No position and no score path stays untested. One token hides every score, mask and position fault; a
 short prompt hides positions; one row hides batching; frequent ids hide rows of the embedding. So lengths run from 1
 to the full context, and ids are drawn from the whole vocabulary.
 """

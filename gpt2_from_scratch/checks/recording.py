@@ -1,6 +1,6 @@
 """Verifies what cannot be called from Python: a port in another language answers prompts from a file.
 
-The one idea: `record` writes the prompts, the port adds its logits beside them, and the file is a candidate like any
+`Record` writes the prompts, the port adds its logits beside them, and the file is a candidate like any
 other. Tensors are called ``ids.0``, ``ids.1``, ... (int64 ``[B, T]``) and ``logits.0``, ``logits.1``, ... (floating
 point ``[B, T, V]``), in `.safetensors` or `.npz`.
 """

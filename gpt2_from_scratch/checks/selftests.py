@@ -1,6 +1,6 @@
 """What a GPT-2 must do whatever its weights are: no reference is asked, and transformers is not needed.
 
-The one idea: each test compares the candidate with itself, in two ways of asking that cannot matter to a causal
+Each test compares the candidate with itself, in two ways of asking that cannot matter to a causal
 language model. What differs is a fault, and the way of asking names it: dropout, the mask, positions, the batch, the
 padding, the cache.
 """

@@ -1,6 +1,6 @@
 """How to feed a candidate some tokens after others, for the caches that people write.
 
-The one idea: a cache is recognised by what the model can be called with, never by its class. One row per convention.
+A cache is recognised by what the model can be called with, never by its class. One row per convention.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

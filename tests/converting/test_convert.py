@@ -1,6 +1,6 @@
 """Every writable form: what is written is read again bit for bit, by us and by those whose form it is.
 
-The one idea: canonical tensors before and after are compared, so a form, a writer and a reader are judged at once, and
+Canonical tensors before and after are compared, so a form, a writer and a reader are judged at once, and
 a pair of forms needs no test of its own beyond the two. What cannot be written is refused before a file appears.
 """
 

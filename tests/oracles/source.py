@@ -2,7 +2,7 @@
 
     python source.py        # needs numpy and safetensors; writes files/source again
 
-The one idea: its weights were drawn once and lie here as plain numbers, so what another program's file must hold is
+Its weights were drawn once and lie here as plain numbers, so what another program's file must hold is
 known without that program. Every parameter is noise, there are 12 layers, and no two sizes are equal: see
 `tests/perturbed.py`, which says why. It is as narrow as that allows, because each oracle adds a file of its size.
 """
