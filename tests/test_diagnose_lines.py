@@ -11,6 +11,7 @@ from gpt2_from_scratch import load_into, open_checkpoint, verify
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.lines import Accusation, accuse, prompts_for
 from gpt2_from_scratch.layers import EXACT, EXACT_EAGER, FUSED, TEXTBOOK, Compute
+from gpt2_from_scratch.reports import to_annotations, to_html
 from tests.bugs import Bug
 from tests.bugs.development import COMBINED, SINGLE
 from tests.foreign import STYLES
@@ -191,6 +192,11 @@ def test_no_line_is_named_while_weights_differ(book_checkpoint: Path):
     right = verify(model, book_checkpoint, skip=("self-tests", "generation"), diagnose_seconds=5)
     assert right.diagnosis is not None and right.diagnosis.lines is not None
     assert "keys.transpose(2, 3) * 1.5" in right.diagnosis.lines.lines[0].text
+    line = right.diagnosis.lines.lines[0]
+    (annotation,) = [each for each in to_annotations(right).splitlines() if f"line={line.line}," in each]
+    assert annotation.startswith("::error file=")
+    assert annotation.count("GPT-2 has") == 1
+    assert f'<span class="marked">{line.line:4d}  ' in to_html(right)
     with torch.no_grad():
         model.get_parameter("trf_blocks.0.att.W_key.weight").mul_(1.1)
     wrong = verify(model, book_checkpoint, skip=("self-tests", "generation"), diagnose_seconds=5)

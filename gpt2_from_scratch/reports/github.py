@@ -82,9 +82,7 @@ def _annotations(verdict: Verdict) -> Iterator[str]:
         yield _command("error", f"{_TITLE}: {part.name}", "\n".join(lines[:_LINES] + more))
     if verdict.diagnosis is not None and verdict.diagnosis.lines is not None:
         for line in verdict.diagnosis.lines.lines:
-            message = (
-                f"{line.role}: {line.says}; GPT-2 has {line.expected}" if line.expected else line.says or line.role
-            )
+            message = "; ".join(part for part in (f"{line.role}: {line.says}", line.expected) if part)
             yield _command("error", f"{_TITLE}: line", message, _place(line.file), line.line)
 
 

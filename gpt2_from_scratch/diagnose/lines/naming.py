@@ -50,7 +50,7 @@ class Line:
     def __str__(self) -> str:
         name = self.file.rsplit("/", 1)[-1]
         said = "; ".join(part for part in (self.says, self.expected) if part)
-        return f"{name}:{self.line}  {self.text}   {said}"
+        return f"{name}:{self.line}  {self.text}   {said}".rstrip()
 
 
 class Namer:
