@@ -260,7 +260,7 @@ class _Case:
                 findings.append(
                     Finding(tuple(lines), explained.kind, first.says if first else "", first.expected if first else "")
                 )
-            if trial.right or (explained.kind == "module" and _other_part(explained)):
+            if trial.right or (explained.kind == "module" and _other_layer(explained, same_place=False)):
                 break
         if not findings and not between and not trial.right:
             final = Namer(self.module, trial, self.table).logits()
@@ -368,7 +368,7 @@ class _Case:
         if found is None:
             return None
         self.explanation, output = found
-        if self.explanation.kind == "module" and _other_layer(self.explanation):
+        if self.explanation.kind == "module" and _other_layer(self.explanation, same_place=True):
             self.layers = self.explanation
         self.repairs.setdefault(_site(operation), []).append(self.explanation)
         return output if output.shape == content.shape else None
@@ -445,8 +445,11 @@ def _kept(root: nn.Module | None) -> Iterator[None]:
             module._buffers.update(buffers)
 
 
-def _other_part(explained: Explanation) -> bool:
-    """Whether the weights are of another block and another module: what follows runs out of step with GPT-2."""
+def _other_layer(explained: Explanation, same_place: bool) -> bool:
+    """Whether the weights are of another block: of the same module there, or of another one.
+
+    After weights of another module, what follows runs out of step with GPT-2.
+    """
     found, wanted = explained.found, explained.wanted
     return (
         isinstance(found, Identity)
@@ -454,19 +457,7 @@ def _other_part(explained: Explanation) -> bool:
         and found.entry is not None
         and wanted.entry is not None
         and found.entry.layer != wanted.entry.layer
-        and found.entry.place != wanted.entry.place
-    )
-
-
-def _other_layer(explained: Explanation) -> bool:
-    found, wanted = explained.found, explained.wanted
-    return (
-        isinstance(found, Identity)
-        and isinstance(wanted, Identity)
-        and found.entry is not None
-        and wanted.entry is not None
-        and found.entry.layer != wanted.entry.layer
-        and found.entry.place == wanted.entry.place
+        and (found.entry.place == wanted.entry.place) is same_place
     )
 
 
