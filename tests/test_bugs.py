@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.config import GPTConfig
-from tests.bugs import Bug, development, held_out
+from tests.bugs import Bug, development, held_out, more_styles
 from tests.foreign import STYLES
 from tests.perturbed import SIZES, perturbed
 
-BUGS = development.BUGS + held_out.BUGS
+BUGS = development.BUGS + more_styles.BUGS + held_out.BUGS
 # Relative to the largest logit. Right code was measured at 2e-15, the smallest bug at 5e-5.
 WRONG = 1e-9
 
@@ -61,12 +61,16 @@ def test_the_set_is_as_large_as_it_claims() -> None:
 
 
 def test_no_combination_tells_of_a_bug_that_is_held_out() -> None:
-    for bugs in (development, held_out):
+    for bugs in (development, more_styles, held_out):
         single = {bug.id for bug in bugs.SINGLE}
         assert {f"{bug.style}/{part}" for bug in bugs.COMBINED for part in bug.parts} <= single
 
 
-@pytest.mark.parametrize("bugs", [development.BUGS, held_out.BUGS], ids=["development", "held_out"])
+@pytest.mark.parametrize(
+    "bugs",
+    [development.BUGS, more_styles.BUGS, held_out.BUGS],
+    ids=["development", "more_styles", "held_out"],
+)
 def test_every_edit_fits_its_file_and_names_a_line(bugs: tuple[Bug, ...]) -> None:
     for bug in bugs:
         compile(bug.source, bug.id, "exec")

@@ -1,7 +1,8 @@
 """Bugs that people write into a right GPT-2: edits of the styles in `tests.foreign`, and the lines that are guilty.
 
-`tests.bugs.development` is there to build and tune a diagnosis with. `tests.bugs.held_out` is there to measure it:
-whoever writes rules does not read that file. Both were drawn by chance from one list, by style and by kind::
+`tests.bugs.development` and `tests.bugs.more_styles` are there to build and tune a diagnosis with. `tests.bugs.held_out`
+is there to measure it: whoever writes rules does not read that file. It and `development` were drawn by chance from one
+list, by style and by kind; `more_styles` has the styles that this list left out. ``python -m tests.bugs`` measures::
 
     model = bug.load(tensors, config, folder)   # the edited file is in the folder, so its lines can be named
     bug.lines                                   # the lines that a reviewer would point at
@@ -74,8 +75,11 @@ class Bug:
 
 def changed(style: Style, source: Iterable[str]) -> set[int]:
     """Lines of an edited source that are not in the style's file."""
-    lines = list(source)
-    matcher = SequenceMatcher(None, style.path.read_text().splitlines(), lines, autojunk=False)
+    return _changed(style.path.read_text().splitlines(), list(source))
+
+
+def _changed(before: list[str], lines: list[str]) -> set[int]:
+    matcher = SequenceMatcher(None, before, lines, autojunk=False)
     return {
         number + 1
         for tag, _, _, start, stop in matcher.get_opcodes()
@@ -83,3 +87,14 @@ def changed(style: Style, source: Iterable[str]) -> set[int]:
         for number in range(start, stop)
         if lines[number].strip()
     }
+
+
+def lines_of_part(combined: Bug, part: Bug) -> tuple[int, ...]:
+    """Guilty lines of one part of a combination, as numbers in the combination's file."""
+    source = combined.source
+    if part.guilty and all(source.count(text) == 1 for text in part.guilty):
+        return tuple(sorted(source[: source.index(text) + len(text)].count("\n") + 1 for text in part.guilty))
+    without = Bug(
+        combined.style, "rest", "several", "", tuple(each for each in combined.edits if each not in part.edits)
+    )
+    return tuple(sorted(_changed(without.source.splitlines(), source.splitlines())))
