@@ -12,10 +12,10 @@ from torch import Tensor
 
 # ------------------------------------------------------------------------------------------------------ tolerances
 
-# Logits pass within this many floors. Measured on 124M shapes at 1,024 tokens: correct third-party code in three
-# styles lies at 0 to 1.2 floors; the mildest faults of the catalogue (erf GELU, epsilon 1e-6) at 9 to 93. In between,
-# with room on the side of false alarms.
-LINE = 4.0
+# Logits pass within this many noise floors. Measured on 124M shapes at 1,024 tokens: correct third-party code in three
+# styles lies at 0 to 1.2 noise floors; the mildest faults of the catalogue (erf GELU, epsilon 1e-6) lie at 9 to 93.
+# The threshold is between them, with room on the side of right code.
+THRESHOLD = 4.0
 
 # Up to here a torch module's own float64 run decides, whatever its precision: with rounding taken away, right code and
 # wrong code are far apart. Beyond, no correct code was ever measured.
@@ -28,7 +28,7 @@ WORTH_A_LONG_RUN = 2.0
 # Where the float64 run is float64 throughout, a module passes within this share of a float32 noise floor. Float64
 # rounds 2^29 times finer than float32, so correct code lies at 1e-9 to 1e-8 (measured on 200 pairs of code and
 # checkpoint); the mildest fault, epsilon 1e-6 in the final norm alone, at 0.06.
-EXACT_LINE = 1e-5
+EXACT_THRESHOLD = 1e-5
 
 # An explanation of a fault is run in float64, too. It must leave less than this share of the difference, and less than
 # `EXPLAINED` noise floors: what is left may come from a fitted value that is not the exact one.

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from gpt2_from_scratch import load_into, verifier, verify
-from gpt2_from_scratch.compare import EXACT_LINE
+from gpt2_from_scratch.compare import EXACT_THRESHOLD
 from gpt2_from_scratch.diagnose import Diagnosis
 from gpt2_from_scratch.loading import open_checkpoint
 from gpt2_from_scratch.reference import load_reference
@@ -97,7 +97,7 @@ def assert_passed(verdict: Verdict) -> None:
     assert logits is not None
     assert logits.max_abs == 0 or (logits.exact is not None and logits.exact)
     if logits.exact is not None and not logits.exact.constants:
-        assert logits.exact.threshold == EXACT_LINE and logits.exact.multiple < EXACT_LINE / 100
+        assert logits.exact.threshold == EXACT_THRESHOLD and logits.exact.multiple < EXACT_THRESHOLD / 100
 
 
 def assert_named(verdict: Verdict, fault: str) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt2_from_scratch.checks.weights import Fitted, fit
-from gpt2_from_scratch.compare import LINE
+from gpt2_from_scratch.compare import THRESHOLD
 from gpt2_from_scratch.diagnose import Diagnosis, Laboratory, Remedy, diagnose, diagnose_in, search
 from gpt2_from_scratch.diagnose.evidence import gap
 from gpt2_from_scratch.diagnose.simulation import simulated
@@ -696,7 +696,7 @@ def test_single_faults_in_foreign_code(style: str, shape: str, seed: int, folder
             layouts = ()
         logits = Candidate(model, bench.config).logits(bench.laboratory.prompts.text)
         effect = gap(logits, bench.laboratory.expected[0]) / bench.laboratory.floor
-        if not layouts and (not LINE < effect < math.inf or mutant.name in ONLY_FROM_INSIDE):
+        if not layouts and (not THRESHOLD < effect < math.inf or mutant.name in ONLY_FROM_INSIDE):
             excluded[mutant.name] = effect
             continue
         diagnosis = bench.diagnosis(model, layouts, seconds=600)

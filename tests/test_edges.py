@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from gpt2_from_scratch import CandidateError, CheckpointError, load_into, verify
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.logits import Logits, check_logits
-from gpt2_from_scratch.checks.prompts import Prompt, battery
+from gpt2_from_scratch.checks.prompts import Prompt, choose_prompts
 from gpt2_from_scratch.checks.recording import Recording
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.loading import open_checkpoint
@@ -46,7 +46,7 @@ def model_of(path: Path, config: GPTConfig, wrong: bool = False, style: str = "b
 def logits_of(model: Any, reference: Remembering, prompts: Any = None) -> Logits:
     candidate = Candidate(model, reference.config)
     with candidate.evaluating():
-        return check_logits(candidate, reference, prompts or battery(reference.config))
+        return check_logits(candidate, reference, prompts or choose_prompts(reference.config))
 
 
 # ------------------------------------------------------------------------------------- what it is asked with
@@ -129,7 +129,7 @@ def test_what_a_signature_demands_is_given_and_told(
     for wrong in (False, True):
         model = model_of(book_checkpoint, book_reference.config, wrong).eval()
         candidate = Candidate(DEMANDS[what](model), book_reference.config)
-        assert bool(check_logits(candidate, book_reference, battery(book_reference.config))) is not wrong
+        assert bool(check_logits(candidate, book_reference, choose_prompts(book_reference.config))) is not wrong
         assert "what it demands beside the ids, " in (told := " ".join(candidate.adaptations))
         assert f": {what}" in told
 
@@ -195,7 +195,7 @@ def test_a_module_in_bfloat16_is_seen_through(book_checkpoint: Path, book_refere
 def test_the_first_answer_of_a_recording_does_not_decide_its_precision(
     book_checkpoint: Path, book_reference: Remembering
 ) -> None:
-    prompts = battery(book_reference.config)
+    prompts = choose_prompts(book_reference.config)
     answers = [book_reference.logits(prompt.ids) for prompt in prompts]
     wrong = [answers[0].bfloat16().float(), *(answer + 0.02 for answer in answers[1:])]
     assert not undiagnosed(Recording("x.npz", prompts, tuple(wrong)), book_checkpoint)
@@ -312,7 +312,7 @@ def test_a_floor_near_the_size_of_the_logits_is_refused(book_reference: Remember
     vague = Vague(book_reference.reference)
     model = book_reference.model
     with pytest.raises(CandidateError, match="there is no floor"):
-        check_logits(Candidate(lambda ids: model(ids), vague.config), vague, battery(vague.config))
+        check_logits(Candidate(lambda ids: model(ids), vague.config), vague, choose_prompts(vague.config))
 
 
 # ------------------------------------------------------------------------------------------------ the process

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch import CandidateError, GPTModel, load_into
-from gpt2_from_scratch.compare import EXACT_LINE, LINE
+from gpt2_from_scratch.compare import EXACT_THRESHOLD, THRESHOLD
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.layouts import layout_variants
 from gpt2_from_scratch.loading import open_checkpoint
-from gpt2_from_scratch.verifier import Candidate, Gradients, battery, check_gradients, check_logits, fit
+from gpt2_from_scratch.verifier import Candidate, Gradients, check_gradients, check_logits, choose_prompts, fit
 from tests.foreign import book, nanogpt
 from tests.modules import STYLES, Style
 from tests.remembering import Remembering
 
-PROMPT = battery(GPTConfig(vocab_size=211, n_positions=37))[2]  # 17 tokens
+PROMPT = choose_prompts(GPTConfig(vocab_size=211, n_positions=37))[2]  # 17 tokens
 
 
 def loaded(style: Style, checkpoint: Path) -> nn.Module:
@@ -42,8 +42,8 @@ def test_right_code_has_the_right_gradients(style: Style, book_checkpoint: Path,
     gradients = gradients_of(loaded(style, book_checkpoint), book_reference, style.layout)
     assert gradients, str(gradients)
     assert len(gradients.errors) == 148, "the head is the embedding"
-    assert gradients.exact is None or gradients.exact < EXACT_LINE
-    assert gradients.worst[1] < LINE * gradients.floor
+    assert gradients.exact is None or gradients.exact < EXACT_THRESHOLD
+    assert gradients.worst[1] < THRESHOLD * gradients.floor
     if style.layout == "gpt2_from_scratch":
         assert gradients.worst[1] == 0
 
@@ -129,7 +129,7 @@ def test_near_the_line_float64_decides(book_checkpoint: Path, book_reference: Re
     model = in_book(book_checkpoint)
     model.embed = lambda ids: (book.GPTModel.embed(model, ids) + 30) - 30
     gradients = gradients_of(model, book_reference)
-    assert gradients and gradients.failed and gradients.exact is not None and gradients.exact < EXACT_LINE
+    assert gradients and gradients.failed and gradients.exact is not None and gradients.exact < EXACT_THRESHOLD
 
 
 def test_where_float64_is_impossible_the_line_decides(book_checkpoint: Path, book_reference: Remembering) -> None:

@@ -53,7 +53,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 # A correct float32 program is about one floor from the truth, so two of them are two apart at most; twice that is the
 # line. Measured here: 1.8 for logits, 1.5 for gradients. The nearest fault, epsilon 1e-6 instead of 1e-5, is at 260.
-LINE = 4
+THRESHOLD = 4
 
 # In float64 correct programs were measured 1e-13 apart (6e-12 where gelu_fast meets sqrt(2/pi) with all its digits),
 # and that epsilon at 7e-4.
@@ -200,7 +200,7 @@ def test_textbook_and_fused_are_within_the_noise_of_float32_and_exact_in_float64
     floor = max((expected - exact).abs().max().item(), (expected - eager).abs().max().item())
     assert 0 < floor < 1e-4 * exact.abs().max()  # noise, and not a bug of the comparison
     for name, compute in ROUNDED.items():
-        assert_close(battery(ours(reference, compute)), expected, atol=LINE * floor, rtol=0, msg=explain(name))
+        assert_close(battery(ours(reference, compute)), expected, atol=THRESHOLD * floor, rtol=0, msg=explain(name))
         assert_close(battery(ours(truth, compute)), exact, **FLOAT64, msg=explain(f"{name} in float64"))
 
 
@@ -212,7 +212,7 @@ def test_textbook_and_fused_are_within_the_noise_of_bfloat16(option: str):
     floor = max((expected - exact).abs().max().item(), (expected - battery(eager)).abs().max().item())
     assert 0 < floor < 0.05 * exact.abs().max()
     for name, compute in ROUNDED.items():
-        assert_close(battery(ours(reference, compute)), expected, atol=LINE * floor, rtol=0, msg=explain(name))
+        assert_close(battery(ours(reference, compute)), expected, atol=THRESHOLD * floor, rtol=0, msg=explain(name))
 
 
 @pytest.mark.parametrize("way", ["textbook", "exact", "fused"])
@@ -304,7 +304,7 @@ def test_gradients_of_textbook_and_fused_are_within_the_noise(option: str):
     assert 0 < floor < 1e-4
     for compute in ROUNDED.values():
         model = ours(reference, compute)
-        assert furthest(gradients(model), expected) < LINE * floor
+        assert furthest(gradients(model), expected) < THRESHOLD * floor
         assert furthest(gradients(ours(truth, compute)), exact) < FLOAT64["atol"]
 
 

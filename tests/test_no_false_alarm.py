@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt2_from_scratch import EXACT, FUSED, TEXTBOOK, GPTModel, load_into, verifier, verify
-from gpt2_from_scratch.compare import EXACT_LINE, LINE
+from gpt2_from_scratch.compare import EXACT_THRESHOLD, THRESHOLD
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.layers import EXACT_EAGER, Compute
 from gpt2_from_scratch.loading import open_checkpoint
@@ -236,7 +236,7 @@ def assert_passed(style: Style, verdict: Verdict) -> None:
     assert verdict.summary.startswith("PASSED")
     logits = verdict.logits
     assert logits is not None and logits.dtype == style.precision
-    assert logits.multiple <= LINE or logits.exact
+    assert logits.multiple <= THRESHOLD or logits.exact
     assert verdict.generation is not None and verdict.self_tests is not None
     assert (verdict.weights is None) == (style.layout is None)
     if style.layout is not None and style.precision == torch.float32:
@@ -283,7 +283,9 @@ def test_what_is_asked_of_a_style_is_really_asked(folder: Path) -> None:
 def test_right_code_passes_on_all_weights(style: Style, seed: int, size: str, folder: Path) -> None:
     verdict = judged(style, *small(folder, size, seed))
     assert_passed(style, verdict)
-    assert verdict.logits is not None and (verdict.logits.exact is None or verdict.logits.exact.multiple < EXACT_LINE)
+    assert verdict.logits is not None and (
+        verdict.logits.exact is None or verdict.logits.exact.multiple < EXACT_THRESHOLD
+    )
 
 
 @pytest.mark.slow

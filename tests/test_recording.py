@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpt2_from_scratch import CandidateError, CheckpointError, verify
-from gpt2_from_scratch.verifier import Prompt, battery, read_recording, record
+from gpt2_from_scratch.verifier import Prompt, choose_prompts, read_recording, record
 from tests.remembering import Remembering
 
 ENDINGS = (".safetensors", ".npz")
@@ -40,7 +40,7 @@ def answer(book_reference: Remembering, tmp_path: Path) -> Callable[..., Path]:
         change: Callable[[dict[str, Tensor]], object] = lambda tensors: None, ending: str = ".safetensors"
     ) -> Path:
         path = tmp_path / f"answers{ending}"
-        record(battery(book_reference.config), path)
+        record(choose_prompts(book_reference.config), path)
         tensors = load(path)
         for index in range(len(tensors)):
             tensors[f"logits.{index}"] = book_reference.logits(tensors[f"ids.{index}"]).clone()
@@ -51,7 +51,7 @@ def answer(book_reference: Remembering, tmp_path: Path) -> Callable[..., Path]:
 
 
 def read(path: Path, reference: Remembering) -> object:
-    return read_recording(path, reference.config, battery(reference.config))
+    return read_recording(path, reference.config, choose_prompts(reference.config))
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -90,7 +90,7 @@ def test_without_ids_the_standard_prompts_are_meant(
     assert (
         verdict
         and verdict.logits is not None
-        and verdict.logits.worst.prompt.name in {prompt.name for prompt in battery(remembered.config)}
+        and verdict.logits.worst.prompt.name in {prompt.name for prompt in choose_prompts(remembered.config)}
     )
 
 

@@ -13,7 +13,7 @@ from gpt2_from_scratch.errors import CheckpointError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import open_checkpoint
 from gpt2_from_scratch.reference import Reference, load_reference
-from gpt2_from_scratch.verifier import battery
+from gpt2_from_scratch.verifier import choose_prompts
 from tests.perturbed import perturbed, save
 
 
@@ -27,7 +27,7 @@ def state(reference: Reference) -> dict[str, torch.Tensor]:
 
 
 def test_it_is_the_model_in_the_file(reference: Reference, perturbed_reference: Any) -> None:
-    ids = battery(reference.config)[2].ids
+    ids = choose_prompts(reference.config)[2].ids
     with torch.inference_mode():
         assert torch.equal(reference.logits(ids), perturbed_reference(ids, use_cache=False).logits)
     assert not reference.model.training
@@ -35,7 +35,7 @@ def test_it_is_the_model_in_the_file(reference: Reference, perturbed_reference: 
 
 def test_float64_block_by_block_is_float64(perturbed_checkpoint: Path, reference: Reference) -> None:
     """Against a copy of the whole model in float64: equal up to the order of the head's sums."""
-    ids = battery(reference.config)[3].ids
+    ids = choose_prompts(reference.config)[3].ids
     before = state(reference)
     logits = dict(reference.other_roundings(ids))["float64"]
     whole = load_reference(open_checkpoint(perturbed_checkpoint)).model.double()
@@ -51,7 +51,7 @@ def test_settings_that_only_eager_attention_honours(options: dict[str, bool], tm
     model = perturbed(attention="eager", **options)
     reference = load_reference(open_checkpoint(save(model, tmp_path)))
     assert reference.model.config._attn_implementation == "eager"
-    ids = battery(reference.config)[2].ids
+    ids = choose_prompts(reference.config)[2].ids
     with torch.inference_mode():
         assert torch.equal(reference.logits(ids), model(ids, use_cache=False).logits)
         exact = model.double()
@@ -68,7 +68,7 @@ def test_settings_that_only_eager_attention_honours(options: dict[str, bool], tm
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_lower_precision_run_leaves_the_weights_alone(reference: Reference, dtype: torch.dtype) -> None:
-    ids = battery(reference.config)[2].ids
+    ids = choose_prompts(reference.config)[2].ids
     before, exact = state(reference), reference.logits(ids)
     low = reference.logits_in(dtype, ids)
     assert low.dtype == torch.float32 and not torch.equal(low, exact)
@@ -89,7 +89,7 @@ def test_forms_that_transformers_cannot_read_are_handed_over(
     save_file(tensors, tmp_path / "model.safetensors")
     shutil.copy(perturbed_checkpoint / "config.json", tmp_path)
     handed = load_reference(open_checkpoint(tmp_path, strip_prefix="_orig_mod."))
-    ids = battery(reference.config)[2].ids
+    ids = choose_prompts(reference.config)[2].ids
     assert torch.equal(handed.logits(ids), reference.logits(ids))
 
 
@@ -105,7 +105,7 @@ def test_random_numbers_are_never_a_reference(perturbed_checkpoint: Path, tmp_pa
 
 
 def test_sites_are_canonical_and_in_execution_order(reference: Reference) -> None:
-    sites = list(reference.trace(battery(reference.config)[1].ids))
+    sites = list(reference.trace(choose_prompts(reference.config)[1].ids))
     assert sites == [site for site, _ in LAYOUTS["huggingface"][0].sites(reference.config)]
     assert json.dumps(sites[:4]) == '["wte", "wpe", "drop", "h.0.ln_1"]'
 

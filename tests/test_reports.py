@@ -41,7 +41,7 @@ from gpt2_from_scratch.reports import (
     write,
 )
 from gpt2_from_scratch.reports.pictures import _colour
-from gpt2_from_scratch.verifier import Divergence, Interrupted, Recording, SiteResult, Verdict, battery
+from gpt2_from_scratch.verifier import Divergence, Interrupted, Recording, SiteResult, Verdict, choose_prompts
 from tests.chromium import CHROMIUM, chromium
 
 KINDS = ("passed", "failed", "not finite", "interrupted", "self-tests", "recording", "by float64", "by tolerance",
@@ -96,7 +96,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
         broken.h[1].ln_2.bias[3] = torch.nan
     with pytest.raises(Interrupted) as interrupted:
         check(right, progress=stop_at)
-    prompts = battery(right.config)[:3]
+    prompts = choose_prompts(right.config)[:3]
     with torch.no_grad():
         answers = tuple(right(prompt.ids) for prompt in prompts)
     passed = check(right, always_trace=True, gradients=True)
@@ -164,7 +164,7 @@ def test_the_prompts_that_failed_are_named(verdicts: dict[str, Verdict]) -> None
         verdict = verdicts[kind]
         assert verdict.logits is not None
         found = {case.name: case.status for case in cases(verdict) if case.part == "logits"}
-        limit = verdict.logits.line * verdict.logits.floor
+        limit = verdict.logits.threshold * verdict.logits.floor
         if verdict.logits.tolerance is not None:
             limit = verdict.logits.tolerance[0]
         beyond = {result.prompt.name: result.comparison.max_abs > limit for result in verdict.logits.results}

@@ -19,7 +19,7 @@ from gpt2_from_scratch.loading import TINY, open_checkpoint
 from gpt2_from_scratch.mapping import write_theirs
 from gpt2_from_scratch.reference import load_reference
 from gpt2_from_scratch.tokenizer import Tokenizer
-from gpt2_from_scratch.verifier import Reference, battery, check_logits
+from gpt2_from_scratch.verifier import Reference, check_logits, choose_prompts
 from tests.foreign import book
 from tests.modules import book_config
 from tests.mutants import MUTANTS, Mutant, by_turns
@@ -57,14 +57,14 @@ def test_its_logits_show_every_fault(mutant: Mutant, reference: Reference, tenso
     candidate = Candidate(mutant.in_book(in_the_books_style(edited, reference)), config)
     with candidate.evaluating(), torch.random.fork_rng():
         torch.manual_seed(0)
-        logits = check_logits(candidate, reference, battery(config))
+        logits = check_logits(candidate, reference, choose_prompts(config))
     assert not logits, f"{mutant.name} moves the logits by only {logits.multiple:.1f} floors"
 
 
 def test_correct_code_passes_on_it(reference: Reference, tensors: dict[str, Tensor]) -> None:
     candidate = Candidate(in_the_books_style(tensors, reference), reference.config)
     with candidate.evaluating():
-        assert check_logits(candidate, reference, battery(reference.config))
+        assert check_logits(candidate, reference, choose_prompts(reference.config))
 
 
 def test_it_is_small_and_has_twelve_layers() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch import EXACT, FUSED, TEXTBOOK, CandidateError, CheckpointError, GPTModel, load_into
-from gpt2_from_scratch.compare import EXACT_LINE, LINE
+from gpt2_from_scratch.compare import EXACT_THRESHOLD, THRESHOLD
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.layers import EXACT_EAGER
@@ -29,10 +29,10 @@ from gpt2_from_scratch.verifier import (
     Divergence,
     Interrupted,
     Logits,
-    battery,
     check_generation,
     check_logits,
     check_weights,
+    choose_prompts,
     fit,
     locate,
     verify,
@@ -45,7 +45,7 @@ from tests.remembering import Remembering
 
 undiagnosed = partial(verify, diagnose_seconds=0)  # naming the fault costs seconds, and has tests of its own
 BOOK = LAYOUTS["llms_from_scratch"]
-PROMPT = battery(GPTConfig(vocab_size=211, n_positions=37))[2]  # 17 tokens
+PROMPT = choose_prompts(GPTConfig(vocab_size=211, n_positions=37))[2]  # 17 tokens
 
 
 def find_divergence(candidate: Candidate, reference: Any, prompt: Any, layouts: Sequence[Layout]) -> Divergence:
@@ -106,7 +106,7 @@ def test_another_precision_is_no_bug(mutant: Mutant, book_checkpoint: Path, book
         mutant.in_book(model)
     candidate = Candidate(model, book_reference.config)
     with candidate.evaluating():
-        logits = check_logits(candidate, book_reference, battery(book_reference.config))
+        logits = check_logits(candidate, book_reference, choose_prompts(book_reference.config))
     assert logits, str(logits)
 
 
@@ -129,7 +129,7 @@ def test_every_fault_fails_and_is_located(
     candidate = Candidate(model, config)
     with candidate.evaluating(), torch.random.fork_rng():
         torch.manual_seed(0)
-        logits = check_logits(candidate, book_reference, battery(config))
+        logits = check_logits(candidate, book_reference, choose_prompts(config))
         assert bool(logits) is not mutant.visible, str(logits)
         if not mutant.visible:  # mathematics hides it from the logits; the weights do not
             assert not check_weights(fit(candidate, config, BOOK), open_checkpoint(book_checkpoint))
@@ -138,7 +138,7 @@ def test_every_fault_fails_and_is_located(
             with pytest.raises(MappingError, match=r"out_head\.bias"):
                 fit(candidate, config, BOOK)
             return
-        divergence = find_divergence(candidate, book_reference, battery(config)[2], BOOK)
+        divergence = find_divergence(candidate, book_reference, choose_prompts(config)[2], BOOK)
     assert divergence is not None
     if mutant.where == "logits":
         assert divergence.first is None and "after the last" in str(divergence)
@@ -153,7 +153,7 @@ def test_every_fault_fails_in_a_numpy_function(
 ) -> None:
     config = reference.config
     model = numpy_gpt2.gpt2(mutant.checkpoint(tensors, config.n_head), config.n_head, **mutant.in_numpy())
-    assert not check_logits(Candidate(model, config), reference, battery(config))
+    assert not check_logits(Candidate(model, config), reference, choose_prompts(config))
 
 
 def test_one_token_prompts_would_hide_score_faults(reference: Remembering, tensors: dict[str, Tensor]) -> None:
@@ -161,8 +161,8 @@ def test_one_token_prompts_would_hide_score_faults(reference: Remembering, tenso
     mutant = next(m for m in MUTANTS if m.name == "no_scale")
     config = reference.config
     candidate = Candidate(numpy_gpt2.gpt2(tensors, config.n_head, **mutant.in_numpy()), config)
-    assert check_logits(candidate, reference, battery(config)[:1])
-    assert not check_logits(candidate, reference, battery(config)[1:2])
+    assert check_logits(candidate, reference, choose_prompts(config)[:1])
+    assert not check_logits(candidate, reference, choose_prompts(config)[1:2])
 
 
 # ------------------------------------------------------------------------------------------- end to end, words
@@ -258,7 +258,7 @@ def test_nan_never_passes(perturbed_checkpoint: Path) -> None:
 
 
 def test_a_tie_is_no_difference(reference: Remembering) -> None:
-    prompt = battery(reference.config)[2]
+    prompt = choose_prompts(reference.config)[2]
     expected = reference.logits(prompt.ids)[:, -1]
     best, second = expected[0].topk(2).indices
     gap = float(expected[0, best] - expected[0, second])
@@ -319,11 +319,11 @@ def test_a_module_of_other_sizes_is_an_error_not_a_verdict(perturbed_checkpoint:
 
 
 def test_the_line_separates_correct_code_from_the_mildest_fault() -> None:
-    assert 1.2 < LINE < 9, "correct third-party code lies below 1.2 floors, the mildest known fault at 9"
+    assert 1.2 < THRESHOLD < 9, "correct third-party code lies below 1.2 floors, the mildest known fault at 9"
 
 
-def test_battery_covers_the_context_and_the_vocabulary() -> None:
-    prompts = battery(GPTConfig(n_positions=300, vocab_size=128))
+def test_prompts_cover_the_context_and_the_vocabulary() -> None:
+    prompts = choose_prompts(GPTConfig(n_positions=300, vocab_size=128))
     assert max(prompt.ids.size(1) for prompt in prompts) == 300
     assert {prompt.ids.size(0) for prompt in prompts} == {1, 2, 3}
     assert len(set(torch.cat([prompt.ids.flatten() for prompt in prompts]).tolist())) == 128
@@ -347,7 +347,7 @@ def quiet_last_layer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Re
 def logits_of(model: nn.Module, reference: Remembering) -> Logits:
     candidate = Candidate(model, reference.config)
     with candidate.evaluating():
-        return check_logits(candidate, reference, battery(reference.config))
+        return check_logits(candidate, reference, choose_prompts(reference.config))
 
 
 def test_a_fault_below_the_line_fails_in_float64(quiet_last_layer: tuple[Path, Remembering]) -> None:
@@ -355,7 +355,7 @@ def test_a_fault_below_the_line_fails_in_float64(quiet_last_layer: tuple[Path, R
     model = load_into_book(checkpoint)
     model.trf_blocks[11].ff.layers[1] = nn.GELU()  # erf, in the last layer alone
     logits = logits_of(model, reference)
-    assert logits.multiple < LINE, "as rounding, it would pass"
+    assert logits.multiple < THRESHOLD, "as rounding, it would pass"
     assert logits.exact is not None and not logits.exact and not logits
     assert "x the noise floor in float64 (threshold 1e-05 x): more than rounding" in str(logits)
     assert logits.exact.tokens == 1 + 2 + 17 + 37 + 2 * 3 + 3 * 17
@@ -366,8 +366,8 @@ def test_rounding_above_the_line_passes_in_float64(book_checkpoint: Path, book_r
     model = load_into_book(book_checkpoint)
     model.embed = lambda ids: (book.GPTModel.embed(model, ids) + 30) - 30
     logits = logits_of(model, book_reference)
-    assert logits.multiple > LINE, "by the line, it would fail"
-    assert logits and logits.exact is not None and logits.exact.multiple < EXACT_LINE
+    assert logits.multiple > THRESHOLD, "by the line, it would fail"
+    assert logits and logits.exact is not None and logits.exact.multiple < EXACT_THRESHOLD
     assert "only rounding" in str(logits)
 
 
@@ -394,9 +394,11 @@ def test_a_function_is_judged_by_the_line(book_checkpoint: Path, book_reference:
     """Part of it may be numpy, whose float32 stays float32 in any mode of torch."""
     model = load_into_book(book_checkpoint).eval()
     logits = check_logits(
-        Candidate(lambda ids: model(ids), book_reference.config), book_reference, battery(book_reference.config)
+        Candidate(lambda ids: model(ids), book_reference.config),
+        book_reference,
+        choose_prompts(book_reference.config),
     )
-    assert logits and logits.exact is None and 0.3 < logits.multiple < LINE
+    assert logits and logits.exact is None and 0.3 < logits.multiple < THRESHOLD
 
 
 # --------------------------------------------------------------------------------------------------- lower precision
@@ -418,7 +420,7 @@ def test_lower_precision_is_recognised_by_the_parameters_or_by_the_answers(
     for what, candidate in candidates.items():
         subject = Candidate(candidate, config)
         with subject.evaluating():
-            logits = check_logits(subject, book_reference, battery(config))
+            logits = check_logits(subject, book_reference, choose_prompts(config))
         assert logits.dtype == subject.precision == dtype, what
         assert logits, f"{what}: {logits}"
         assert f"x the noise floor of {str(dtype).removeprefix('torch.')}" in str(logits)
@@ -494,7 +496,7 @@ def test_logits_that_are_all_zero_are_judged(book_reference: Remembering) -> Non
 
     reference = Zero(book_reference.reference)
     candidate = Candidate(lambda ids: torch.full((*ids.shape, 211), 1 / 3), reference.config)
-    assert not check_logits(candidate, reference, battery(reference.config))
+    assert not check_logits(candidate, reference, choose_prompts(reference.config))
 
 
 # ------------------------------------------------------------------------------- what a user may ask for, and stop
@@ -528,7 +530,7 @@ def test_a_tolerance_is_taken_by_its_word(
     off: Any, passes: tuple[float, float], fails: tuple[float, float], book_reference: Remembering
 ) -> None:
     candidate = Candidate(lambda ids: off(book_reference.logits(ids)), book_reference.config)
-    prompts = battery(book_reference.config)
+    prompts = choose_prompts(book_reference.config)
     assert check_logits(candidate, book_reference, prompts, tolerance=passes)
     assert not check_logits(candidate, book_reference, prompts, tolerance=fails)
 
@@ -822,7 +824,7 @@ def test_probabilities_with_heads_first_are_compared_as_they_are_meant(
         return weights(self, scores.transpose(0, 1)).transpose(0, 1)
 
     _replace(book.MultiHeadAttention, "attn_weights", heads_first)(model)
-    batch = battery(book_reference.config)[-1]
+    batch = choose_prompts(book_reference.config)[-1]
     assert batch.ids.shape[0] == 3
     divergence = find_divergence(Candidate(model, book_reference.config), book_reference, batch, BOOK)
     assert divergence is not None and divergence.first is None, str(divergence)
@@ -895,12 +897,12 @@ def test_other_orders_of_axes_are_no_divergence(
         model.forward = lambda ids: inner(ids.t()).transpose(0, 1)
     assert style.layout is not None
     candidate = Candidate(model, book_reference.config)
-    right = find_divergence(candidate, book_reference, battery(book_reference.config)[prompt], [style.layout])
+    right = find_divergence(candidate, book_reference, choose_prompts(book_reference.config)[prompt], [style.layout])
     assert right.first is None and right.gap is None, str(right)
     called = [site for site in right.sites if site.called]
     assert len(called) > 24 and all(math.isfinite(site.output) for site in called), "two sites per layer at least"
     with torch.no_grad():
         matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
         matrices[len(matrices) // 2].mul_(1.5)
-    wrong = find_divergence(candidate, book_reference, battery(book_reference.config)[prompt], [style.layout])
+    wrong = find_divergence(candidate, book_reference, choose_prompts(book_reference.config)[prompt], [style.layout])
     assert wrong.first is not None or wrong.gap is not None

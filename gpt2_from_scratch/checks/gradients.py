@@ -16,7 +16,7 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.checks.weights import Fitted
-from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, GRADIENT_SHARE, LINE, LOSS_RTOL, NEAR
+from gpt2_from_scratch.compare import EXACT_THRESHOLD, FLOAT32_ULP, GRADIENT_SHARE, LOSS_RTOL, NEAR, THRESHOLD
 from gpt2_from_scratch.errors import CandidateError, crash_report
 from gpt2_from_scratch.precision import parameters_in_float64, run_in_float64
 from gpt2_from_scratch.reference import Reference
@@ -24,24 +24,24 @@ from gpt2_from_scratch.reference import Reference
 
 @dataclass(frozen=True, repr=False)
 class Gradients(Result):
-    """Truthy when the loss and every tensor's gradient are within the line.
+    """Truthy when the loss and every tensor's gradient are within the threshold.
 
     Args:
         loss: the candidate's and the reference's, nats per token.
         errors: canonical name -> relative error, an L2 norm over the tensor.
         floor: largest relative error between two of the reference's own ways to compute them.
-        line: multiples of the floor that pass.
-        exact: largest relative error of float64 gradients, in floors, where it was needed and possible.
-        threshold: the largest `exact` that passes: `EXACT_LINE`, or what rounded constants can account for.
+        threshold: multiples of the noise floor that pass.
+        exact: largest relative error of float64 gradients, in noise floors, where it was needed and possible.
+        exact_threshold: the largest `exact` that passes: `EXACT_THRESHOLD`, or what rounded constants can account for.
         inexact: why there is no float64 run to decide, where one was wanted.
     """
 
     loss: tuple[float, float]
     errors: Mapping[str, float]
     floor: float
-    line: float = LINE
+    threshold: float = THRESHOLD
     exact: float | None = None
-    threshold: float = EXACT_LINE
+    exact_threshold: float = EXACT_THRESHOLD
     inexact: str = ""
 
     @property
@@ -51,19 +51,19 @@ class Gradients(Result):
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """Tensors beyond the line."""
-        return tuple(name for name, error in self.errors.items() if not error <= self.line * self.floor)
+        """Tensors beyond the threshold."""
+        return tuple(name for name, error in self.errors.items() if not error <= self.threshold * self.floor)
 
     def __bool__(self) -> bool:
         if not self.errors or not abs(self.loss[0] - self.loss[1]) <= LOSS_RTOL * abs(self.loss[1]):
             return False
-        return not self.failed if self.exact is None else self.exact <= self.threshold
+        return not self.failed if self.exact is None else self.exact <= self.exact_threshold
 
     def __str__(self) -> str:
         name, error = self.worst
-        judged = f"threshold {self.line:g} x" + (f", as {self.inexact}" if self.inexact else "")
+        judged = f"threshold {self.threshold:g} x" + (f", as {self.inexact}" if self.inexact else "")
         if self.exact is not None:
-            judged = f"judged by {self.exact:.2g} x the noise floor in float64 (threshold {self.threshold:.1g} x)"
+            judged = f"judged by {self.exact:.2g} x the noise floor in float64 (threshold {self.exact_threshold:.1g} x)"
         count = f"{len(self.errors)} gradients" + (f" ({len(self.failed)} differ)" if self.failed else "")
         return (
             f"loss {self.loss[0]:.6f} (reference {self.loss[1]:.6f}), {count}, largest relative error {error:.1e} at "
@@ -72,7 +72,7 @@ class Gradients(Result):
 
 
 def check_gradients(
-    candidate: Candidate, reference: Reference, prompt: Prompt, fitted: Fitted, line: float = LINE
+    candidate: Candidate, reference: Reference, prompt: Prompt, fitted: Fitted, threshold: float = THRESHOLD
 ) -> Gradients:
     """Differentiates the loss of one prompt through both models, without dropout. No parameter's `.grad` changes.
 
@@ -83,7 +83,7 @@ def check_gradients(
         reference: what it should be.
         prompt: its next tokens are the targets, so two tokens at least.
         fitted: its module and layout.
-        line: multiples of the floor that pass.
+        threshold: multiples of the noise floor that pass.
 
     Raises:
         CandidateError: it cannot be differentiated.
@@ -91,7 +91,7 @@ def check_gradients(
     loss, expected = reference.gradients(prompt.ids)
     floor = max(*_errors(reference.other_gradients(prompt.ids), expected).values(), FLOAT32_ULP)
     mine, actual = _gradients(candidate, prompt.ids, fitted)
-    gradients = Gradients((mine, loss), _errors(actual, expected), floor, line)
+    gradients = Gradients((mine, loss), _errors(actual, expected), floor, threshold)
     if not 0 < gradients.worst[1] <= NEAR * floor:
         return gradients
     del actual
@@ -103,7 +103,7 @@ def check_gradients(
         largest, moved = _in_float64(candidate, prompt.ids, fitted, exact)
     except NotImplementedError as why:
         return replace(gradients, inexact=str(why))
-    return replace(gradients, exact=largest / floor, threshold=max(EXACT_LINE, moved / floor))
+    return replace(gradients, exact=largest / floor, exact_threshold=max(EXACT_THRESHOLD, moved / floor))
 
 
 def _in_float64(candidate: Candidate, ids: Tensor, fitted: Fitted, exact: Mapping[str, Tensor]) -> tuple[float, float]:

@@ -1,10 +1,10 @@
-"""Logits against the reference's, in multiples of the floor.
+"""The candidate's logits against the reference's, in multiples of the noise floor.
 
-The floor is measured on the same prompts, in the precision in which the candidate computes, and pooled: at a single
-token correct code may be five floors of that token away, over a battery it is not. A torch module is then run in
-float64, where correct code and the mildest fault are a factor of a million apart, and that run decides. Where there is
-no such run, or it is not float64 throughout, the threshold of the candidate's own precision decides, and the result
-says why.
+The noise floor is measured on the same prompts, in the precision in which the candidate computes. It is pooled over
+all prompts: at a single token, correct code may be five times that token's own rounding away. A torch module is then
+run in float64, where correct code and the mildest fault are a factor of a million apart, and that run decides. Where
+there is no such run, or it is not float64 throughout, the threshold of the candidate's own precision decides, and the
+result says why.
 """
 
 import math
@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.checks.prompts import Prompt
-from gpt2_from_scratch.compare import EXACT_LINE, FLOAT32_ULP, LINE, NEAR, USABLE, WORTH_A_LONG_RUN, Comparison
+from gpt2_from_scratch.compare import (
+    EXACT_THRESHOLD,
+    FLOAT32_ULP,
+    NEAR,
+    THRESHOLD,
+    USABLE,
+    WORTH_A_LONG_RUN,
+    Comparison,
+)
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.reference import Reference
 
@@ -99,16 +107,16 @@ class Exact(Result):
 
     Args:
         max_abs: largest difference.
-        multiple: the same in float32 floors.
+        multiple: the same in float32 noise floors.
         tokens: compared.
-        threshold: the largest multiple that passes: `EXACT_LINE`, or what rounded constants can account for.
+        threshold: the largest multiple that passes: `EXACT_THRESHOLD`, or what rounded constants can account for.
         constants: the candidate keeps numbers in float32 that are no parameters, so float64 does not make it exact.
     """
 
     max_abs: float
     multiple: float
     tokens: int
-    threshold: float = EXACT_LINE
+    threshold: float = EXACT_THRESHOLD
     constants: bool = False
 
     def __bool__(self) -> bool:
@@ -128,9 +136,9 @@ class Logits(Result):
 
     Args:
         results: per prompt.
-        floor: pooled over the battery: the largest distance between the reference and its own other roundings.
+        floor: the largest distance between the reference and its own other roundings, over the tokens of all prompts.
         dtype: the precision in which the candidate computes, and by whose floor it is judged.
-        line: multiples of the floor that pass.
+        threshold: multiples of the noise floor that pass.
         weights_dtype: the precision that the candidate's weights were rounded to, where arithmetic is finer.
         rounded: the same, of all weights or by canonical name.
         exact: the float64 run, where it was needed and possible.
@@ -141,7 +149,7 @@ class Logits(Result):
     results: tuple[PromptResult, ...]
     floor: float
     dtype: torch.dtype = torch.float32
-    line: float = LINE
+    threshold: float = THRESHOLD
     weights_dtype: torch.dtype | None = None
     rounded: Precision | None = None
     exact: Exact | None = None
@@ -220,13 +228,13 @@ class Logits(Result):
             return all(result.excess is not None and result.excess <= 0 for result in self.results)
         if self.exact is not None:
             return self.multiple <= NEAR and bool(self.exact)
-        return self.multiple <= self.line
+        return self.multiple <= self.threshold
 
     def __str__(self) -> str:
         if not math.isfinite(self.max_abs):
             return f"not finite, prompt {self.worst.prompt.name!r}, at {list(self.worst.comparison.at)}"
         same = "identical" if self.max_abs == 0 else f"max difference {self.max_abs:.2e}"
-        judged = f"threshold {self.line:g} x" + (f", as {self.inexact}" if self.inexact else "")
+        judged = f"threshold {self.threshold:g} x" + (f", as {self.inexact}" if self.inexact else "")
         if self.tolerance is not None:
             judged = f"judged by atol {self.tolerance[0]:g}, rtol {self.tolerance[1]:g}"
         elif self.exact is not None:
@@ -241,13 +249,13 @@ def check_logits(
     candidate: Candidate,
     reference: Reference,
     prompts: Sequence[Prompt],
-    line: float = LINE,
+    threshold: float = THRESHOLD,
     *,
     tolerance: tuple[float, float] | None = None,
     weights_equal: bool = False,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> Logits:
-    """Runs the battery, one prompt at a time.
+    """Runs the prompts, one at a time.
 
     A candidate in lower precision is judged by the floor of that precision: the reference's own distance from itself
     when it is rounded alike. Rounding is never called a bug.
@@ -255,8 +263,8 @@ def check_logits(
     Args:
         candidate: the model under test.
         reference: what it should be.
-        prompts: the battery.
-        line: multiples of the floor that pass.
+        prompts: what is asked; usually `choose_prompts`.
+        threshold: multiples of the noise floor that pass.
         tolerance: (atol, rtol) instead of the line: every logit within ``atol + rtol * |expected|``.
         weights_equal: the candidate's weights are known to be the checkpoint's; otherwise its values are looked for
             there before its float64 run may fail it.
@@ -280,7 +288,7 @@ def check_logits(
             result = replace(result, floors=_floors(candidate.precision, reference, prompt, expected))
         results.append(result)
     floor = max(*(result.floor for result in results), FLOAT32_ULP * scale, torch.finfo(torch.float32).tiny)
-    logits = Logits(tuple(results), floor, candidate.precision, line, tolerance=tolerance)
+    logits = Logits(tuple(results), floor, candidate.precision, threshold, tolerance=tolerance)
     if not math.isfinite(logits.max_abs):
         return logits
     if not all(math.isfinite(result.floor) for result in results):  # every distance would be within it
@@ -484,7 +492,7 @@ def _run_in_float64(logits: Logits, candidate: Candidate, reference: Reference) 
         constants |= actual.constants is not None
         tokens += ids.numel()
     floor = max(logits.floor if logits.dtype == torch.float32 else rounding, FLOAT32_ULP * scale)
-    return Exact(largest, largest / floor, tokens, max(EXACT_LINE, moved / floor), constants)
+    return Exact(largest, largest / floor, tokens, max(EXACT_THRESHOLD, moved / floor), constants)
 
 
 def _same_values(module: nn.Module, reference: Reference) -> bool:
@@ -522,7 +530,7 @@ def _with_rounded_weights(logits: Logits, candidate: Candidate, reference: Refer
             for before in logits.results:
                 ids = before.prompt.ids
                 result = _measure(before.prompt, candidate.logits(ids), reference.logits(ids))
-                if not result.comparison.max_abs <= logits.line * logits.floor:
+                if not result.comparison.max_abs <= logits.threshold * logits.floor:
                     break
                 results.append(replace(result, floors=before.floors))
             else:

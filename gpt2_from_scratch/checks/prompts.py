@@ -45,7 +45,7 @@ class Prompt(Result):
         return self.ids.numel()
 
 
-def battery(config: GPTConfig, text: Tensor | None = None, special: Sequence[int] = ()) -> tuple[Prompt, ...]:
+def choose_prompts(config: GPTConfig, text: Tensor | None = None, special: Sequence[int] = ()) -> tuple[Prompt, ...]:
     """The standard prompts for a model: the same for the same configuration, on every machine.
 
     Args:
@@ -54,7 +54,7 @@ def battery(config: GPTConfig, text: Tensor | None = None, special: Sequence[int
         special: ids that are always asked, with the vocabulary's first and last: code may treat them in its own way.
 
     Example:
-        >>> [list(prompt.ids.shape) for prompt in battery(GPTConfig(n_positions=100))]
+        >>> [list(prompt.ids.shape) for prompt in choose_prompts(GPTConfig(n_positions=100))]
         [[1, 1], [1, 2], [1, 17], [1, 64], [1, 100], [2, 3], [3, 17]]
     """
     generator = torch.Generator().manual_seed(_SEED)

@@ -52,7 +52,7 @@ def record(prompts: Sequence[Prompt], path: str | os.PathLike[str]) -> None:
     """Writes prompts for a port to answer.
 
     Args:
-        prompts: the battery.
+        prompts: what is asked; usually `choose_prompts`.
         path: ends in `.safetensors` or `.npz`; replaced if it is there.
 
     Raises:

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.checks.weights import Fitted
-from gpt2_from_scratch.compare import LINE
+from gpt2_from_scratch.compare import THRESHOLD
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.diagnosis import Closest, Diagnosis, Finding, Reason, findings
 from gpt2_from_scratch.diagnose.divergence import Traced, passages, record
@@ -197,7 +197,7 @@ class _Case:
     def _judged(self, white_box: WhiteBox, causes: Causes) -> Hypothesis | None:
         if not self.evidence.finite:  # logits that are all NaN prove nothing; the stage before NaN spread does
             left = white_box.left_by(causes)
-            return Hypothesis(causes, Explained(left, left, math.inf, LINE))
+            return Hypothesis(causes, Explained(left, left, math.inf, THRESHOLD))
         known = Hypothesis(causes, self.evidence.explained(causes))
         if known.explained or (causes and self._invisible(known)):
             return known
@@ -205,7 +205,7 @@ class _Case:
 
     def _invisible(self, found: Hypothesis) -> bool:
         """Whether it is something that logits do not show: the weights, or two runs, are proof enough."""
-        return not self.evidence.differs and found.explained.multiple <= LINE
+        return not self.evidence.differs and found.explained.multiple <= THRESHOLD
 
     def _without_search(self) -> Diagnosis | None:
         """The cases in which there is nothing to search for, or no way to."""

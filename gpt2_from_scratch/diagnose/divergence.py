@@ -18,7 +18,7 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.checks.weights import Fitted
-from gpt2_from_scratch.compare import EXACT_SITE_RTOL, LINE, SITE_RTOL, compare
+from gpt2_from_scratch.compare import EXACT_SITE_RTOL, SITE_RTOL, THRESHOLD, compare
 from gpt2_from_scratch.diagnose.evidence import gap
 from gpt2_from_scratch.diagnose.fault import EMBED, HEAD, NORM, stages
 from gpt2_from_scratch.diagnose.simulation import Rounding
@@ -329,7 +329,7 @@ def _limits(right: Mapping[str, Site], rounded: Mapping[str, Site]) -> Mapping[s
         sides = ((other.input, one.input), (other.output, one.output), (other.probabilities, one.probabilities))
         for actual, expected in sides:
             if actual is not None and expected is not None and expected.is_floating_point():
-                limit = max(limit, LINE * _relative(actual, expected))
+                limit = max(limit, THRESHOLD * _relative(actual, expected))
         limits[site] = limit
     return limits
 

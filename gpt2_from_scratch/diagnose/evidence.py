@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.checks.candidate import Candidate
-from gpt2_from_scratch.compare import FLOAT32_ULP, LINE
+from gpt2_from_scratch.compare import FLOAT32_ULP, THRESHOLD
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.fault import HEAD, NORM, Cause, Causes, threshold
 from gpt2_from_scratch.diagnose.simulation import Rounding, Simulation
@@ -228,7 +228,7 @@ class Evidence:
         """Whether another last token changes what was said before it."""
         ids = self.laboratory.prompts.text.clone()
         ids[:, -1] = (ids[:, -1] + 1) % self.laboratory.config.vocab_size
-        return not gap(candidate.logits(ids)[:, :-1], self.logits[0][:, :-1]) <= LINE * self.laboratory.floor
+        return not gap(candidate.logits(ids)[:, :-1], self.logits[0][:, :-1]) <= THRESHOLD * self.laboratory.floor
 
     @property
     def differs(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 
-from gpt2_from_scratch.compare import EXACT_LINE, EXPLAINED, EXPLAINED_SHARE, LINE
+from gpt2_from_scratch.compare import EXACT_THRESHOLD, EXPLAINED, EXPLAINED_SHARE, THRESHOLD
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.mapping import collapse
 from gpt2_from_scratch.model import GPTModel
@@ -164,8 +164,8 @@ def threshold(causes: Causes, exact: bool, difference: float = math.inf) -> floa
         difference: in floors, what the faults are to explain.
     """
     if not exact or any(cause.fault.kept for cause in causes):
-        return LINE
-    return min(max(EXPLAINED_SHARE * difference, EXACT_LINE), EXPLAINED) if causes else EXACT_LINE
+        return THRESHOLD
+    return min(max(EXPLAINED_SHARE * difference, EXACT_THRESHOLD), EXPLAINED) if causes else EXACT_THRESHOLD
 
 
 def stages(config: GPTConfig) -> tuple[str, ...]:

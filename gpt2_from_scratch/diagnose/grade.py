@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt2_from_scratch.compare import LINE
+from gpt2_from_scratch.compare import THRESHOLD
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.evidence import gap, prompts_for
 from gpt2_from_scratch.diagnose.fault import Cause, Fault
@@ -145,7 +145,7 @@ def grade(
         effect = scale.effect(cause, model)
         if _objection(check, model) is not None:
             caught.append(str(cause))
-        elif effect.multiple <= LINE:
+        elif effect.multiple <= THRESHOLD:
             invisible.append(str(cause))
         else:
             missed.append(effect)
@@ -236,15 +236,15 @@ def _advice(missed: Sequence[Missed], invisible: Sequence[str], scale: _Scale) -
     least = min(each.difference for each in missed)
     tolerance = math.sqrt(least * scale.floor)  # half way, as floats go
     yield (
-        f"compare all logits of a prompt within {tolerance:.0e}: right code stays within {LINE * scale.floor:.0e}, and "
-        f"the mildest fault that was missed moves them by {least:.0e}"
+        f"compare all logits of a prompt within {tolerance:.0e}: right code stays within "
+        f"{THRESHOLD * scale.floor:.0e}, and the mildest fault that was missed moves them by {least:.0e}"
     )
 
 
 def _between_tokens(name: str, scale: _Scale) -> bool:
     """Whether a token by itself does not show the fault."""
     causes = next(((cause,) for cause in FAULT[name].causes(scale.single.model.config)), None)
-    return causes is not None and gap(scale.single.logits(causes), scale.single.logits()) <= LINE * scale.floor
+    return causes is not None and gap(scale.single.logits(causes), scale.single.logits()) <= THRESHOLD * scale.floor
 
 
 def _only_vectors(name: str) -> bool:

@@ -113,4 +113,4 @@ def _fails(result: PromptResult, logits: Logits) -> bool:
         return False
     if logits.tolerance is not None:
         return result.excess is None or not result.excess <= 0
-    return not result.comparison.max_abs <= logits.line * logits.floor
+    return not result.comparison.max_abs <= logits.threshold * logits.floor

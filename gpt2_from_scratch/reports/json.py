@@ -143,7 +143,7 @@ def _logits(part: Logits) -> _Fields:
         "dtype": part.dtype,
         "weights_dtype": part.weights_dtype,
         "noise_floor": part.floor,
-        "threshold": part.line,
+        "threshold": part.threshold,
         "multiple": part.multiple,
         "tolerance": None if part.tolerance is None else dict(zip(("atol", "rtol"), part.tolerance, strict=True)),
         "float64": None if exact is None else {"passed": bool(exact)} | vars(exact),
@@ -216,7 +216,7 @@ def _gradients(part: Gradients) -> _Fields:
     return {
         "loss": _loss(part.loss),
         "noise_floor": part.floor,
-        "threshold": part.line,
+        "threshold": part.threshold,
         "errors": part.errors,
         "failed": part.failed,
     }

@@ -292,10 +292,10 @@ def histogram(logits: Logits) -> Histogram:
     """
     mine = [value / logits.floor for result in logits.results for value in result.errors.flatten().tolist()]
     theirs = [value / logits.floor for result in logits.results for value in result.floors.flatten().tolist()]
-    axis = _axis_for(mine, theirs, logits.line)
+    axis = _axis_for(mine, theirs, logits.threshold)
     bars, outline = (_counts(map(axis.column, values), axis.columns) for values in (mine, theirs))
     highest = max(*bars, *outline)
-    threshold = axis.across(logits.line)
+    threshold = axis.across(logits.threshold)
 
     def height(count: int) -> float:
         return 100 * count / highest
@@ -315,7 +315,7 @@ def histogram(logits: Logits) -> Histogram:
         (("floor-line", f"M{axis.across(1.0):.3f} 0V100"), ("line", f"M{threshold:.3f} 0V100")),
         (
             Tick(_percent(axis.across(1.0), axis.columns), "noise floor"),
-            Tick(_percent(threshold, axis.columns), f"{logits.line:g} x"),
+            Tick(_percent(threshold, axis.columns), f"{logits.threshold:g} x"),
         ),
         tuple(axis.ticks()),
     )

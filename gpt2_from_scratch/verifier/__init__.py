@@ -22,13 +22,13 @@ from gpt2_from_scratch.checks.generation import Generation, check_generation
 from gpt2_from_scratch.checks.gradients import Gradients, check_gradients
 from gpt2_from_scratch.checks.logits import Logits, check_logits
 from gpt2_from_scratch.checks.parts import PARTS
-from gpt2_from_scratch.checks.prompts import TEXT, Prompt, battery, special_ids
+from gpt2_from_scratch.checks.prompts import TEXT, Prompt, choose_prompts, special_ids
 from gpt2_from_scratch.checks.recording import Recording, read_recording, record
 from gpt2_from_scratch.checks.selftests import SelfTest, SelfTests, check_itself
 from gpt2_from_scratch.checks.surroundings import kept_as_it_is
 from gpt2_from_scratch.checks.training import check_training
 from gpt2_from_scratch.checks.weights import Weights, check_weights, fit
-from gpt2_from_scratch.compare import LINE
+from gpt2_from_scratch.compare import THRESHOLD
 from gpt2_from_scratch.diagnose import Diagnosis, diagnose
 from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult, Traced, locate
 from gpt2_from_scratch.errors import CandidateError, CheckpointError, MappingError, TokenizerError
@@ -65,17 +65,16 @@ __all__ = [
     "Verdict",
     "VerifyOptions",
     "Weights",
-    "battery",
     "check_generation",
     "check_gradients",
     "check_itself",
     "check_logits",
     "check_weights",
+    "choose_prompts",
     "fit",
     "locate",
     "read_recording",
     "record",
-    "standard_prompts",
     "verify",
 ]
 
@@ -125,7 +124,7 @@ class _Asked:
     """What `verify` looks at, with what is meant where nothing is said."""
 
     prompts: Sequence[Prompt] | None = None
-    threshold: float = LINE
+    threshold: float = THRESHOLD
     tolerance: tuple[float, float] | None = None
     skip: Collection[str] = ()
     gradients: bool = False
@@ -352,7 +351,7 @@ class _Run:
             return
         self.enter("generation")
         logits = self.verdict.logits  # those that passed may each be off by as much as was let pass
-        tie = max(logits.line * logits.floor, 2 * logits.max_abs) if logits is not None else 0.0
+        tie = max(logits.threshold * logits.floor, 2 * logits.max_abs) if logits is not None else 0.0
         beginning = self.prompts[-1]  # natural text, where there is some
         single = Prompt(f"the beginning of {beginning.name}", beginning.ids[:1, :_GREEDY_PROMPT])
         with self._rounded_alike():
@@ -434,7 +433,7 @@ def standard_prompts(checkpoint: Checkpoint, unchecked: dict[str, str] | None = 
     except (CheckpointError, OSError, ValueError) as error:
         if unchecked is not None:
             unchecked["natural text"] = str(error).splitlines()[0]
-    return battery(checkpoint.config, text, special_ids(checkpoint))
+    return choose_prompts(checkpoint.config, text, special_ids(checkpoint))
 
 
 def _to_trace(logits: Logits | None, prompts: Sequence[Prompt]) -> Prompt:
@@ -442,8 +441,8 @@ def _to_trace(logits: Logits | None, prompts: Sequence[Prompt]) -> Prompt:
     if logits is None:
         return min(prompts, key=lambda prompt: abs(prompt.tokens - _GREEDY_PROMPT))
     short = [result for result in logits.results if 1 < result.prompt.ids.size(1) <= _TRACED] or logits.results
-    failing = [result for result in short if not result.comparison.max_abs <= logits.line * logits.floor]
-    only_long = not logits and not failing and logits.multiple > logits.line
+    failing = [result for result in short if not result.comparison.max_abs <= logits.threshold * logits.floor]
+    only_long = not logits and not failing and logits.multiple > logits.threshold
     return max(logits.results if only_long else failing or short, key=lambda result: result.comparison.max_abs).prompt
 
 

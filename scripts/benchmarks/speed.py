@@ -26,7 +26,7 @@ from benchmarks.tables import Column, print_columns, print_curve
 # Root mean square of the difference of logits, relative to their spread. float32, 124M: correct contenders 8e-7 from
 # each other, erf in place of tanh in the GELU 3e-4: the geometric mean. bfloat16, from float32: 1.7e-2, three times
 # that; it cannot see such a fault, but the same code has been seen in float32.
-LINE = {"float32": 2e-5, "bfloat16": 5e-2}
+THRESHOLD = {"float32": 2e-5, "bfloat16": 5e-2}
 CHECKED = 64  # tokens of that prompt, at most half the context
 
 BASES = ("transformers", "CTranslate2", "ONNX Runtime")  # whom everybody is compared with
@@ -116,8 +116,8 @@ class Field:
                 continue
             right = right or found
             difference = math.dist(found, right) / (statistics.pstdev(right) * math.sqrt(len(right)))
-            if not difference <= LINE[self.dtypes[label]]:
-                limit = f"more than {LINE[self.dtypes[label]]:.0e}, which is what rounding may do"
+            if not difference <= THRESHOLD[self.dtypes[label]]:
+                limit = f"more than {THRESHOLD[self.dtypes[label]]:.0e}, which is what rounding may do"
                 self.refuse(label, f"computes something else: its logits differ by {difference:.1e}, {limit}")
 
     def turns(
@@ -167,7 +167,9 @@ def contenders(size: str, arguments: argparse.Namespace) -> Iterator[Field]:
                 found.refuse(name, f"{contender.missing} is not installed")
             else:
                 paths[name] = prepared(name, source, folder)
-        for dtype in sorted(arguments.dtypes, key=list(LINE).index):  # float32 first: it is what others are held to
+        for dtype in sorted(
+            arguments.dtypes, key=list(THRESHOLD).index
+        ):  # float32 first: it is what others are held to
             for name, path in paths.items():
                 label = name if dtype == "float32" else f"{name}, {dtype}"
                 worker = Worker("contender", name, path, dtype, arguments.threads, arguments.device)
