@@ -1,7 +1,8 @@
 """What several test files share: the perturbed model, in memory and as files, and the folder of real checkpoints.
 
 transformers takes seconds to import, so only the fixtures that need it import it. One thread: the models are so small
-that several only wait for each other, ten times as long where the cores are busy.
+that several only wait for each other, ten times as long where the cores are busy. Whoever has more cores starts more
+processes (`pytest -n`), which share nothing: what is built once per session is built once in each of them.
 """
 
 import os
@@ -54,18 +55,9 @@ def book_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def book_reference(book_checkpoint: Path) -> "Remembering":
-    """The reference for it, which computes each prompt once for all tests."""
+    """The reference for it, which computes each prompt once for all tests: `verify(..., reference=book_reference)`."""
     from gpt2_from_scratch.loading import open_checkpoint
     from gpt2_from_scratch.reference import load_reference
     from tests.remembering import Remembering
 
     return Remembering(load_reference(open_checkpoint(book_checkpoint)))
-
-
-@pytest.fixture
-def remembered(book_reference: "Remembering", monkeypatch: pytest.MonkeyPatch) -> "Remembering":
-    """Inside the test, `verify` takes that reference instead of loading one."""
-    from gpt2_from_scratch import verifier
-
-    monkeypatch.setattr(verifier, "load_reference", lambda checkpoint: book_reference)
-    return book_reference

@@ -42,7 +42,7 @@ def tensors() -> dict[str, Tensor]:
 
 def accused(style: str, model: object, config: GPTConfig, tensors: dict[str, Tensor]) -> Accusation:
     call = STYLES[style].logits
-    return accuse(model, config, tensors, call=lambda ids: call(model, ids))  # type: ignore[arg-type]
+    return accuse(model, config, tensors, call=lambda ids: call(model, ids), seconds=600)  # type: ignore[arg-type]
 
 
 # Right code with values that GPT-2 does not have, so no name is known for them. A style that comes to be known leaves.

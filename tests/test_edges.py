@@ -53,10 +53,10 @@ def logits_of(model: Any, reference: Remembering, prompts: Any = None) -> Logits
 
 
 def test_a_candidate_that_writes_into_its_ids_changes_nobody_elses(
-    book_checkpoint: Path, remembered: Remembering
+    book_checkpoint: Path, book_reference: Remembering
 ) -> None:
     """It clamps them, off by one: the reference must be asked for what the candidate was asked for."""
-    config = remembered.config
+    config = book_reference.config
     model = model_of(book_checkpoint, config)
 
     def clamped(ids: Tensor) -> Tensor:
@@ -68,33 +68,33 @@ def test_a_candidate_that_writes_into_its_ids_changes_nobody_elses(
         ids.zero_()
         return logits  # type: ignore[no-any-return]
 
-    assert not undiagnosed(clamped, book_checkpoint)
-    assert undiagnosed(scratching, book_checkpoint)
+    assert not undiagnosed(clamped, book_checkpoint, reference=book_reference)
+    assert undiagnosed(scratching, book_checkpoint, reference=book_reference)
 
 
-def test_a_buffer_that_is_filled_again_is_no_answer(remembered: Remembering) -> None:
-    buffer = torch.empty(3, 37, remembered.config.vocab_size)
+def test_a_buffer_that_is_filled_again_is_no_answer(book_reference: Remembering) -> None:
+    buffer = torch.empty(3, 37, book_reference.config.vocab_size)
 
     def noise(ids: Tensor) -> Tensor:
         return buffer[: ids.size(0), : ids.size(1)].normal_()
 
-    verdict = verify(noise, book_of(remembered), skip=("logits", "generation"))
+    verdict = verify(noise, book_of(book_reference), skip=("logits", "generation"), reference=book_reference)
     assert verdict.self_tests is not None and verdict.self_tests.failed[0].name == "deterministic"
 
 
-def book_of(remembered: Remembering) -> str:
-    return str(remembered.model.config._name_or_path)
+def book_of(book_reference: Remembering) -> str:
+    return str(book_reference.model.config._name_or_path)
 
 
-def test_a_function_that_needs_numpy_is_adapted_by_name(book_checkpoint: Path, remembered: Remembering) -> None:
-    model = model_of(book_checkpoint, remembered.config).eval()
+def test_a_function_that_needs_numpy_is_adapted_by_name(book_checkpoint: Path, book_reference: Remembering) -> None:
+    model = model_of(book_checkpoint, book_reference.config).eval()
     calls: list[type] = []
 
     def of_arrays(ids: Any) -> Any:
         calls.append(type(ids))
         return model(torch.from_numpy(numpy.asarray(ids.astype("int64")))).detach().numpy()
 
-    candidate = Candidate(of_arrays, remembered.config)
+    candidate = Candidate(of_arrays, book_reference.config)
     candidate.logits(torch.tensor([[1, 2]]))
     assert calls[-1] is numpy.ndarray
     calls.clear()
@@ -107,7 +107,7 @@ def test_a_function_that_needs_numpy_is_adapted_by_name(book_checkpoint: Path, r
             raise ValueError("two tokens are too few")
         return model(torch.as_tensor(ids))  # type: ignore[no-any-return]
 
-    candidate = Candidate(fails_on_one_length, remembered.config)
+    candidate = Candidate(fails_on_one_length, book_reference.config)
     candidate.logits(torch.tensor([[1, 2, 3]]))
     with pytest.raises(CandidateError, match="two tokens are too few"):
         candidate.logits(torch.tensor([[1, 2]]))
@@ -204,17 +204,19 @@ def test_the_first_answer_of_a_recording_does_not_decide_its_precision(
 @pytest.mark.parametrize("layout", ["llms_from_scratch", None])
 @pytest.mark.parametrize("what", ["matrices", "one tensor"])
 def test_each_tensor_is_rounded_as_the_candidates_was(
-    what: str, layout: str | None, book_checkpoint: Path, remembered: Remembering
+    what: str, layout: str | None, book_checkpoint: Path, book_reference: Remembering
 ) -> None:
     """GGUF files keep vectors in float32; and one tensor may be rounded alone."""
     for wrong in (False, True):
-        model = model_of(book_checkpoint, remembered.config, wrong)
+        model = model_of(book_checkpoint, book_reference.config, wrong)
         chosen = [p for p in model.parameters() if p.dim() > 1] if what == "matrices" else [model.tok_emb.weight]
         if what == "one tensor":
             chosen.append(model.out_head.weight)
         for parameter in chosen:
             parameter.data = parameter.data.half().float()
-        verdict = undiagnosed(model, book_checkpoint, layout, skip=("self-tests", "generation"))
+        verdict = undiagnosed(
+            model, book_checkpoint, layout, skip=("self-tests", "generation"), reference=book_reference
+        )
         assert bool(verdict) is not wrong, verdict.report()
         if wrong and verdict.divergence is not None:
             assert verdict.divergence.first is not None and verdict.divergence.first.site == "h.0.mlp.act"
@@ -318,8 +320,8 @@ def test_a_floor_near_the_size_of_the_logits_is_refused(book_reference: Remember
 # ------------------------------------------------------------------------------------------------ the process
 
 
-def test_the_process_is_as_it_was(book_checkpoint: Path, remembered: Remembering) -> None:
-    model = model_of(book_checkpoint, remembered.config)
+def test_the_process_is_as_it_was(book_checkpoint: Path, book_reference: Remembering) -> None:
+    model = model_of(book_checkpoint, book_reference.config)
     forward = model.forward
 
     def untidy(ids: Tensor) -> Tensor:
@@ -350,17 +352,22 @@ def test_the_process_is_as_it_was(book_checkpoint: Path, remembered: Remembering
         torch.get_default_dtype,
     ]
     before = [get() for get in state]
-    verify(model, book_checkpoint, skip=("self-tests", "generation"), diagnose_seconds=0)
+    verify(model, book_checkpoint, skip=("self-tests", "generation"), diagnose_seconds=0, reference=book_reference)
     for get, value in zip(state, before, strict=True):
         after = get()
         assert torch.equal(after, value) if isinstance(value, Tensor) else after == value
 
 
-def test_gradients_are_recorded_whatever_is_switched_off(book_checkpoint: Path, remembered: Remembering) -> None:
-    model = model_of(book_checkpoint, remembered.config)
+def test_gradients_are_recorded_whatever_is_switched_off(book_checkpoint: Path, book_reference: Remembering) -> None:
+    model = model_of(book_checkpoint, book_reference.config)
     with torch.no_grad():
         verdict = undiagnosed(
-            model, book_checkpoint, "llms_from_scratch", gradients=True, skip=("self-tests", "logits", "generation")
+            model,
+            book_checkpoint,
+            "llms_from_scratch",
+            gradients=True,
+            skip=("self-tests", "logits", "generation"),
+            reference=book_reference,
         )
     assert verdict and verdict.gradients
 
@@ -383,21 +390,23 @@ def test_tf32_by_the_newer_switch_is_off_meanwhile_and_on_again() -> None:
 
 
 @pytest.mark.parametrize("options", [{"tolerance": (math.nan, 0)}, {"tolerance": (-1, 0)}, {"threshold": math.nan}])
-def test_a_threshold_that_is_no_number_is_refused(options: Any, remembered: Remembering) -> None:
+def test_a_threshold_that_is_no_number_is_refused(options: Any, book_reference: Remembering) -> None:
     with pytest.raises(CandidateError, match=r"threshold must|tolerance must"):
-        undiagnosed(lambda ids: ids, book_of(remembered), **options)
+        undiagnosed(lambda ids: ids, book_of(book_reference), **options, reference=book_reference)
 
 
-def test_columns_beyond_the_vocabulary_that_win_are_seen(book_checkpoint: Path, remembered: Remembering) -> None:
-    model = model_of(book_checkpoint, remembered.config).eval()
+def test_columns_beyond_the_vocabulary_that_win_are_seen(book_checkpoint: Path, book_reference: Remembering) -> None:
+    model = model_of(book_checkpoint, book_reference.config).eval()
     for value, passes in ((-1e4, True), (1e4, False)):
-        verdict = undiagnosed(lambda ids, value=value: F.pad(model(ids), (0, 5), value=value), book_checkpoint)
+        verdict = undiagnosed(
+            lambda ids, value=value: F.pad(model(ids), (0, 5), value=value), book_checkpoint, reference=book_reference
+        )
         assert verdict.logits and verdict.generation is not None
         assert bool(verdict.generation) is passes and bool(verdict) is passes
 
 
-def test_one_token_alone_is_too_little(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_one_token_alone_is_too_little(book_checkpoint: Path, book_reference: Remembering) -> None:
     single = [Prompt("one token", torch.tensor([[3]]))]
-    answers = (remembered.logits(single[0].ids),)
+    answers = (book_reference.logits(single[0].ids),)
     with pytest.raises(CandidateError, match="one token"):
-        undiagnosed(Recording("x.npz", tuple(single), answers), book_checkpoint)
+        undiagnosed(Recording("x.npz", tuple(single), answers), book_checkpoint, reference=book_reference)

@@ -1,7 +1,8 @@
 """The structure of the project: which room may import which, its dependencies, its scripts, its first impression.
 
 The plan is data (`ROOMS` below). The imports are read from the syntax trees. Whatever does not follow the plan is
-listed at once, each with its place. To change the structure, change the plan here.
+listed at once, each with its place. To change the structure, change the plan here. A rule is here only if breaking it
+harms somebody: files that are not added to git, a new folder at the top, a badge in the README break none.
 """
 
 import ast
@@ -13,6 +14,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import ZipFile
@@ -66,19 +68,20 @@ HEIGHT = {room: height for height, room in enumerate(reversed(ROOMS))}
 
 NAMELESS_IDEAS = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
 
+# What a stranger looks for at the top. More may stand there.
 TOP_LEVEL = {
-    ".ci", ".gitattributes", ".github", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CONTRIBUTING.md",
-    "LICENSE", "README.md", "constraints.txt", PACKAGE, "pyproject.toml", "scripts", "tests",
+    ".ci", ".gitattributes", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "constraints.txt",
+    PACKAGE, "pyproject.toml", "scripts", "tests",
 }  # fmt: skip
 
 # What no file of the project says, and why.
 FOREIGN_WORDS = {
-    r"(?<![\w.])/(?:work|root)/": "a path of one machine",
-    r"\b(?:pypi\.org|pythonhosted\.org|download\.pytorch\.org|index[-]url|find[-]links)\b": (
-        "about package registries; where pip looks is the user's choice"
-    ),
+    r"(?<![\w.:])/(?:work|root)/": "a path of one machine",
     r"\b(?:design|formats|faults|known_answers|anchors)\.md\b": "a document that does not ship",
 }
+# What no file that is executed says. Prose may: a badge, or how to install torch for a graphics card.
+REGISTRIES = r"\b(?:pypi\.org|pythonhosted\.org|download\.pytorch\.org|index[-]url|find[-]links)\b"
+WHOSE_CHOICE = "about package registries; where pip looks is the user's choice"
 
 # ----------------------------------------------------------------------------------------------------------
 # Reading the code
@@ -123,10 +126,15 @@ def objection(source: str, target: str) -> str | None:
 
 def module_files() -> list[tuple[str, Path]]:
     """All modules of the package: dotted name and file."""
-    files = sorted((ROOT / PACKAGE).rglob("*.py"))
+    files = [file for file in sorted((ROOT / PACKAGE).rglob("*.py")) if not is_hidden(file)]
     assert files, f"no package at {ROOT / PACKAGE}"
     names = [file.relative_to(ROOT).with_suffix("").parts for file in files]
     return [(".".join(name).removesuffix(".__init__"), file) for name, file in zip(names, files, strict=True)]
+
+
+def is_hidden(file: Path) -> bool:
+    """Whether a file is an editor's or an operating system's: `.ipynb_checkpoints/`, `.DS_Store`."""
+    return any(part.startswith(".") for part in file.relative_to(ROOT).parts)
 
 
 def is_ours(dotted: str) -> bool:
@@ -142,9 +150,9 @@ def package_imports() -> Iterator[tuple[str, str, Import]]:
 
 
 def repository_files() -> list[Path]:
-    """What git has or would take, relative to the top."""
+    """What git has, relative to the top. What lies beside it, not added, is nobody's business."""
     # safe.directory: CI often checks out as one user and tests as another.
-    command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "-c", "-o", "--exclude-standard"]
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "-c"]
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("what belongs to the repository is known to git only, and this is not a git checkout")
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
@@ -254,7 +262,7 @@ def test_the_library_never_prints():
 
 def test_every_name_is_an_idea():
     folders = (ROOT / name for name in (PACKAGE, "tests", "scripts"))
-    files = [file.relative_to(ROOT) for folder in folders for file in folder.rglob("*.py")]
+    files = [file.relative_to(ROOT) for folder in folders for file in folder.rglob("*.py") if not is_hidden(file)]
     fail_with(
         "a file without an idea of its own: name what it is for, or move its parts to the rooms they serve",
         [str(file) for file in files if NAMELESS_IDEAS & set(file.with_suffix("").parts)],
@@ -305,17 +313,24 @@ def test_dependencies_are_those_the_package_imports():
     known = packages_distributions()
     roots = {found.target.split(".")[0] for _, _, found in package_imports()}
     foreign = roots - sys.stdlib_module_names - {PACKAGE, "pytest"}  # whoever loads pytest_plugin has pytest
-    imported = {normal(name) for root in foreign for name in known.get(root, [root])}
+    # More than one installed package may bring a module of this name, its types for one.
+    brought_by = {root: {normal(name) for name in known.get(root, [root])} for root in foreign}
     fail_with(
         "dependencies and imports of the package disagree",
-        [f"{name}: imported, not in pyproject.toml" for name in sorted(imported - declared)]
-        + [f"{name}: in pyproject.toml, imported nowhere" for name in sorted(declared - imported)],
+        [
+            f"{root}: imported, not in pyproject.toml"
+            for root, names in sorted(brought_by.items())
+            if not names & declared
+        ]
+        + [
+            f"{name}: in pyproject.toml, imported nowhere" for name in sorted(declared.difference(*brought_by.values()))
+        ],
     )
 
 
 def test_every_dependency_is_pinned():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
+    pins = [pin for line in lines if (pin := re.split("[#;]", line)[0].strip())]  # without comments and conditions
     fail_with(
         "constraints.txt holds exact public versions (no `+cpu`: that build is not everywhere)",
         [pin for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", pin)],
@@ -328,10 +343,11 @@ def test_every_dependency_is_pinned():
     )
 
 
+@pytest.mark.skipif(find_spec("pip") is None or find_spec("setuptools") is None, reason="the wheel is built with both")
 def test_the_wheel_holds_the_types_and_the_trained_model(tmp_path: Path):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / PACKAGE, tmp_path / PACKAGE, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / PACKAGE, tmp_path / PACKAGE, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     # A copy, so that no build folder stays behind; no isolation, so that nothing is downloaded.
     build = [
         sys.executable,
@@ -371,17 +387,15 @@ def test_the_top_level_holds_what_it_should():
     found = {file.parts[0] for file in repository_files()}
     fail_with(
         "the top level of the repository is its table of contents",
-        [
-            f"not in the plan (TOP_LEVEL): {name}"
-            for name in sorted(name for name in found - TOP_LEVEL if not name.startswith("."))
-        ]
-        + [f"missing: {name}" for name in sorted(TOP_LEVEL - {".github"} - found)],
+        [f"missing: {name}" for name in sorted(TOP_LEVEL - found)],
     )
 
 
 def test_no_file_speaks_of_one_workplace():
-    wrong = []
-    for file in repository_files():
+    wrong, files = [], repository_files()
+    shipped = {file.name for file in files}
+    for file in files:
+        patterns = FOREIGN_WORDS | ({} if file.suffix == ".md" else {REGISTRIES: WHOSE_CHOICE})
         try:
             lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
         except UnicodeDecodeError:
@@ -389,27 +403,28 @@ def test_no_file_speaks_of_one_workplace():
         if file.name in {"vocab.json", "merges.txt", "tokenizer.json"}:
             continue  # the words of a trained vocabulary are not ours
         for number, line in enumerate(lines, start=1):
-            for pattern, what in FOREIGN_WORDS.items():
-                if match := re.search(pattern, line):
+            for pattern, what in patterns.items():
+                if (match := re.search(pattern, line)) and match[0] not in shipped:
                     wrong.append(f"{file}:{number}  `{match[0]}` is {what}")
     fail_with("text that means nothing outside one workplace", wrong)
 
 
 def test_readme_shows_the_commands_that_are_run():
-    lines = (ROOT / "README.md").read_text().splitlines()
-    shown = {line.partition("#")[0].strip().removeprefix("$ ") for line in lines}
+    shown = {line.partition("#")[0].strip() for line in (ROOT / "README.md").read_text().splitlines()}
     quickstart = (ROOT / "scripts" / "quickstart").read_text()
     ci = (ROOT / ".ci" / "run").read_text()
+    with_output = {line.removeprefix("$ ") for line in shown if line.startswith("$ gpt2 ")}
+    scripts = {line for line in shown if line.startswith("bash scripts/")}
+    assert with_output and scripts, "README.md does not say how to begin"
     run = re.findall(r"^gpt2 .+", quickstart, flags=re.MULTILINE)
     tested = re.findall(r"^check (bash scripts/.+)", ci, flags=re.MULTILINE)
-    assert run, "scripts/quickstart runs no gpt2 command"
-    assert sorted(tested) == ["bash scripts/quickstart", "bash scripts/test"], ".ci/run runs something else"
-    fail_with("run by scripts/quickstart or .ci/run, not shown in README.md", sorted({*run, *tested} - shown))
+    fail_with("README.md shows the output of what scripts/quickstart does not run", sorted(with_output.difference(run)))
+    fail_with("README.md shows a script that .ci/run does not run", sorted(scripts.difference(tested)))
 
     ask = [sys.executable, "-m", PACKAGE, "--help"]
     usage = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     known = set(re.findall(r"\w+", usage))
-    subcommands = {match[1] for line in shown if (match := re.match(r"gpt2 (\w+)", line))}
+    subcommands = {match[1] for line in shown if (match := re.match(r"(?:\$ )?gpt2 (\w+)", line))}
     fail_with("README.md shows a command that `gpt2 --help` does not name", sorted(subcommands - known))
 
 

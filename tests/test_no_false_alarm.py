@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt2_from_scratch import EXACT, FUSED, TEXTBOOK, GPTModel, load_into, verifier, verify
+from gpt2_from_scratch import EXACT, FUSED, TEXTBOOK, GPTModel, load_into, verify
 from gpt2_from_scratch.compare import EXACT_THRESHOLD, THRESHOLD
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.layers import EXACT_EAGER, Compute
@@ -213,10 +213,8 @@ COMPILED = Style(compiled, "nanogpt")
 
 def judged(style: Style, checkpoint: Path, reference: Remembering, **options: Any) -> Verdict:
     """The whole of `verify`, gradients included where there are some, with a reference that remembers."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(verifier, "load_reference", lambda _: reference)
-        candidate = style.build(checkpoint, reference.config)
-        return verify(candidate, checkpoint, style.layout, gradients=True, **options)
+    candidate = style.build(checkpoint, reference.config)
+    return verify(candidate, checkpoint, style.layout, reference=reference, gradients=True, **options)
 
 
 @cache

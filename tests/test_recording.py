@@ -56,9 +56,9 @@ def read(path: Path, reference: Remembering) -> object:
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_right_answers_pass(
-    ending: str, answer: Callable[..., Path], remembered: Remembering, book_checkpoint: Path
+    ending: str, answer: Callable[..., Path], book_reference: Remembering, book_checkpoint: Path
 ) -> None:
-    verdict = verify(read(answer(ending=ending), remembered), book_checkpoint)
+    verdict = verify(read(answer(ending=ending), book_reference), book_checkpoint, reference=book_reference)
     assert verdict and verdict.logits is not None and verdict.logits.max_abs == 0
     assert verdict.candidate == f"the recording answers{ending}"
     assert len(verdict.logits.results) == 6, "every prompt"
@@ -73,52 +73,52 @@ def test_right_answers_pass(
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_wrong_answers_fail(
-    ending: str, answer: Callable[..., Path], remembered: Remembering, book_checkpoint: Path
+    ending: str, answer: Callable[..., Path], book_reference: Remembering, book_checkpoint: Path
 ) -> None:
     path = answer(lambda tensors: tensors["logits.3"][0, 20].add_(torch.linspace(0, 1e-3, 211)), ending)
-    verdict = verify(read(path, remembered), book_checkpoint)
+    verdict = verify(read(path, book_reference), book_checkpoint, reference=book_reference)
     assert not verdict and verdict.logits is not None
     assert verdict.logits.worst.prompt.name.startswith("ids.3, 1 x 37")
     assert verdict.logits.worst.comparison.at == (0, 20, 210)
 
 
 def test_without_ids_the_standard_prompts_are_meant(
-    answer: Callable[..., Path], remembered: Remembering, book_checkpoint: Path
+    answer: Callable[..., Path], book_reference: Remembering, book_checkpoint: Path
 ) -> None:
     path = answer(lambda tensors: [tensors.pop(f"ids.{index}") for index in range(5)])
-    verdict = verify(read(path, remembered), book_checkpoint)
+    verdict = verify(read(path, book_reference), book_checkpoint, reference=book_reference)
     assert (
         verdict
         and verdict.logits is not None
-        and verdict.logits.worst.prompt.name in {prompt.name for prompt in choose_prompts(remembered.config)}
+        and verdict.logits.worst.prompt.name in {prompt.name for prompt in choose_prompts(book_reference.config)}
     )
 
 
-def test_other_prompts_may_be_asked(remembered: Remembering, book_checkpoint: Path, tmp_path: Path) -> None:
+def test_other_prompts_may_be_asked(book_reference: Remembering, book_checkpoint: Path, tmp_path: Path) -> None:
     ids = torch.tensor([[5, 9, 200]], dtype=torch.int32)
-    path = save(tmp_path / "own.npz", {"ids.0": ids, "logits.0": remembered.logits(ids.long())})
-    verdict = verify(read(path, remembered), book_checkpoint)
+    path = save(tmp_path / "own.npz", {"ids.0": ids, "logits.0": book_reference.logits(ids.long())})
+    verdict = verify(read(path, book_reference), book_checkpoint, reference=book_reference)
     assert verdict and verdict.logits is not None and verdict.logits.tokens == 3
 
 
 def test_answers_in_float16_are_judged_as_such(
-    answer: Callable[..., Path], remembered: Remembering, book_checkpoint: Path
+    answer: Callable[..., Path], book_reference: Remembering, book_checkpoint: Path
 ) -> None:
     def narrow(tensors: dict[str, Tensor]) -> None:
         tensors.update({name: tensor.half() for name, tensor in tensors.items() if "logits" in name})
 
-    verdict = verify(read(answer(narrow), remembered), book_checkpoint)
+    verdict = verify(read(answer(narrow), book_reference), book_checkpoint, reference=book_reference)
     assert verdict and verdict.logits is not None and verdict.logits.dtype == torch.float16
 
 
 def test_a_padded_vocabulary_is_cut(
-    answer: Callable[..., Path], remembered: Remembering, book_checkpoint: Path
+    answer: Callable[..., Path], book_reference: Remembering, book_checkpoint: Path
 ) -> None:
     def pad(tensors: dict[str, Tensor]) -> None:
         for name in [name for name in tensors if "logits" in name]:
             tensors[name] = torch.nn.functional.pad(tensors[name], (0, 5))
 
-    verdict = verify(read(answer(pad), remembered), book_checkpoint)
+    verdict = verify(read(answer(pad), book_reference), book_checkpoint, reference=book_reference)
     assert verdict and "5 columns beyond the vocabulary of 211 are not compared" in verdict.report()
 
 
@@ -160,13 +160,17 @@ def test_what_does_not_fit_is_refused(
 
 
 def test_logits_that_are_no_numbers_are_no_pass(
-    answer: Callable[..., Path], remembered: Remembering, book_checkpoint: Path
+    answer: Callable[..., Path], book_reference: Remembering, book_checkpoint: Path
 ) -> None:
-    verdict = verify(read(answer(lambda t: t["logits.0"].fill_(torch.nan)), remembered), book_checkpoint)
+    verdict = verify(
+        read(answer(lambda t: t["logits.0"].fill_(torch.nan)), book_reference),
+        book_checkpoint,
+        reference=book_reference,
+    )
     assert not verdict and "not finite" in verdict.summary
     integers = answer(lambda t: t.update({"logits.0": t["logits.0"].long()}))
     with pytest.raises(CandidateError, match="expected floating-point logits"):
-        verify(read(integers, remembered), book_checkpoint)
+        verify(read(integers, book_reference), book_checkpoint, reference=book_reference)
 
 
 class Hostile:

@@ -113,9 +113,12 @@ def test_what_only_training_shows(change: Any, name: str, checkpoint: Path) -> N
     assert failed(asked(checkpoint, change=change)) == [name]
 
 
-def test_verify_says_whether_it_looked(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_verify_says_whether_it_looked(book_checkpoint: Path, book_reference: Remembering) -> None:
     model = GPTModel.from_pretrained(book_checkpoint)
     skip = ("logits", "generation")
-    assert verify(model, book_checkpoint, skip=skip).unchecked["training mode"] == "not asked for"
-    verdict = verify(model, book_checkpoint, skip=skip, train=True)
+    assert (
+        verify(model, book_checkpoint, skip=skip, reference=book_reference).unchecked["training mode"]
+        == "not asked for"
+    )
+    verdict = verify(model, book_checkpoint, skip=skip, train=True, reference=book_reference)
     assert verdict and "training mode" not in verdict.unchecked and "slopes" in str(verdict.self_tests)

@@ -168,11 +168,11 @@ def test_one_token_prompts_would_hide_score_faults(reference: Remembering, tenso
 # ------------------------------------------------------------------------------------------- end to end, words
 
 
-def test_a_failed_verdict_says_what_and_where(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_a_failed_verdict_says_what_and_where(book_checkpoint: Path, book_reference: Remembering) -> None:
     model = load_into_book(book_checkpoint)
     model.trf_blocks[3].ff.layers[1] = nn.GELU()  # erf
     model.train()
-    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch")
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", reference=book_reference)
     assert not verdict and verdict.summary.startswith("FAILED")
     assert verdict.divergence is not None and verdict.divergence.first is not None
     assert verdict.divergence.first.site == "h.3.mlp.act"
@@ -184,57 +184,59 @@ def test_a_failed_verdict_says_what_and_where(book_checkpoint: Path, remembered:
     assert model.training and model.trf_blocks[0].att.dropout.training, "given back as it was"
 
 
-def test_wrong_weights_fail_even_where_logits_agree(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_wrong_weights_fail_even_where_logits_agree(book_checkpoint: Path, book_reference: Remembering) -> None:
     model = load_into_book(book_checkpoint)
     with torch.no_grad():
         model.trf_blocks[0].att.W_key.bias.zero_()  # adds the same to all scores of a query: softmax cannot see it
-    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch")
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", reference=book_reference)
     assert verdict.logits and not verdict
     assert "weights: 1 of 149 tensors differ" in verdict.summary
     assert "h.0.attn.c_attn.bias" in verdict.report()
 
 
-def test_a_wrong_model_is_diagnosed_without_being_asked(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_a_wrong_model_is_diagnosed_without_being_asked(book_checkpoint: Path, book_reference: Remembering) -> None:
     model = load_into_book(book_checkpoint)
     model.trf_blocks[3].ff.layers[1] = nn.GELU()  # erf
-    verdict = verify(model, book_checkpoint, "llms_from_scratch")
+    verdict = verify(model, book_checkpoint, "llms_from_scratch", reference=book_reference, diagnose_seconds=600)
     assert verdict.diagnosis is not None and [finding.name for finding in verdict.diagnosis.faults] == ["gelu_erf"]
     assert verdict.diagnosis.faults[0].where == ("h.3",)
     assert "erf" in str(verdict.report()) and "approximate='tanh'" in verdict.report()
 
 
-def test_weights_that_logits_cannot_see_are_diagnosed_too(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_weights_that_logits_cannot_see_are_diagnosed_too(book_checkpoint: Path, book_reference: Remembering) -> None:
     model = load_into_book(book_checkpoint)
     with torch.no_grad():
         for block in model.trf_blocks:
             block.att.W_key.bias.zero_()
-    verdict = verify(model, book_checkpoint, "llms_from_scratch")
+    verdict = verify(model, book_checkpoint, "llms_from_scratch", reference=book_reference, diagnose_seconds=600)
     assert verdict.logits and not verdict and verdict.diagnosis is not None
     assert [finding.name for finding in verdict.diagnosis.faults] == ["key_bias_dropped"]
 
 
-def test_nobody_is_diagnosed_who_is_right_or_cannot_be_asked(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_nobody_is_diagnosed_who_is_right_or_cannot_be_asked(
+    book_checkpoint: Path, book_reference: Remembering
+) -> None:
     model = load_into_book(book_checkpoint)
-    assert verify(model, book_checkpoint, "llms_from_scratch").diagnosis is None
+    assert verify(model, book_checkpoint, "llms_from_scratch", reference=book_reference).diagnosis is None
     with torch.no_grad():
         model.trf_blocks[0].ff.layers[0].bias.zero_()
-    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch")
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", reference=book_reference)
     assert verdict.diagnosis is None and verdict.unchecked["diagnosis"] == "as asked"
 
 
-def test_what_was_not_checked_is_said(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_what_was_not_checked_is_said(book_checkpoint: Path, book_reference: Remembering) -> None:
     model = load_into_book(book_checkpoint)
-    verdict = undiagnosed(lambda ids: model.eval()(ids), book_checkpoint)
+    verdict = undiagnosed(lambda ids: model.eval()(ids), book_checkpoint, reference=book_reference)
     assert verdict and "the candidate is a function" in verdict.report()
 
 
-def test_a_layout_is_found_where_none_is_given(book_checkpoint: Path, remembered: Remembering) -> None:
-    verdict = undiagnosed(load_into_book(book_checkpoint), book_checkpoint)
+def test_a_layout_is_found_where_none_is_given(book_checkpoint: Path, book_reference: Remembering) -> None:
+    verdict = undiagnosed(load_into_book(book_checkpoint), book_checkpoint, reference=book_reference)
     assert verdict and verdict.weights
     assert "its weights are found by the built-in layout 'llms_from_scratch', by its names" in verdict.notes
 
 
-def test_without_a_layout_weights_are_not_checked(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_without_a_layout_weights_are_not_checked(book_checkpoint: Path, book_reference: Remembering) -> None:
     class Opaque(torch.nn.Module):
         """Calls a model that is none of its own modules, so it has no parameters."""
 
@@ -245,7 +247,7 @@ def test_without_a_layout_weights_are_not_checked(book_checkpoint: Path, remembe
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
             return self.ask(ids)
 
-    verdict = undiagnosed(Opaque(load_into_book(book_checkpoint)), book_checkpoint)
+    verdict = undiagnosed(Opaque(load_into_book(book_checkpoint)), book_checkpoint, reference=book_reference)
     assert verdict and "no layout of Opaque was given" in verdict.unchecked["weights"]
 
 
@@ -296,10 +298,10 @@ def outputs(config: GPTConfig) -> Mapping[str, tuple[Any, str]]:
 
 
 @pytest.mark.parametrize("what", outputs(GPTConfig()))
-def test_what_is_not_logits_is_refused_by_name(what: str, book_checkpoint: Path, remembered: Remembering) -> None:
-    candidate, message = outputs(remembered.config)[what]
+def test_what_is_not_logits_is_refused_by_name(what: str, book_checkpoint: Path, book_reference: Remembering) -> None:
+    candidate, message = outputs(book_reference.config)[what]
     with pytest.raises(CandidateError, match=message):
-        undiagnosed(candidate, book_checkpoint)
+        undiagnosed(candidate, book_checkpoint, reference=book_reference)
 
 
 @pytest.mark.parametrize(
@@ -307,9 +309,9 @@ def test_what_is_not_logits_is_refused_by_name(what: str, book_checkpoint: Path,
     [lambda x: (x, None), lambda x: {"logits": x}, lambda x: x.numpy(), lambda x: [x], lambda x: x.double()],
     ids=["tuple", "dict", "numpy", "list", "float64"],
 )
-def test_logits_are_found_in_what_models_return(wrap: Any, book_checkpoint: Path, remembered: Remembering) -> None:
+def test_logits_are_found_in_what_models_return(wrap: Any, book_checkpoint: Path, book_reference: Remembering) -> None:
     model = GPTModel.from_pretrained(book_checkpoint)
-    assert undiagnosed(lambda ids: wrap(model(ids).detach()), book_checkpoint)
+    assert undiagnosed(lambda ids: wrap(model(ids).detach()), book_checkpoint, reference=book_reference)
 
 
 def test_a_module_of_other_sizes_is_an_error_not_a_verdict(perturbed_checkpoint: Path) -> None:
@@ -427,13 +429,15 @@ def test_lower_precision_is_recognised_by_the_parameters_or_by_the_answers(
     assert Candidate(load_into_book(book_checkpoint).double(), config).precision == torch.float32
 
 
-def test_a_verdict_in_lower_precision_says_what_it_cannot_see(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_a_verdict_in_lower_precision_says_what_it_cannot_see(
+    book_checkpoint: Path, book_reference: Remembering
+) -> None:
     model = load_into_book(book_checkpoint).bfloat16().eval()
-    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch")
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", reference=book_reference)
     assert verdict and verdict.weights is not None and verdict.weights.rounded == torch.bfloat16
     assert verdict.logits is not None and verdict.logits.exact, "a module's own float64 run sees everything"
     assert "rounding of bfloat16" not in verdict.report()
-    verdict = undiagnosed(lambda ids: model(ids), book_checkpoint)
+    verdict = undiagnosed(lambda ids: model(ids), book_checkpoint, reference=book_reference)
     assert verdict
     assert "unchecked   what is smaller than the rounding of bfloat16: verify in float32 to see it" in verdict.report()
 
@@ -441,24 +445,24 @@ def test_a_verdict_in_lower_precision_says_what_it_cannot_see(book_checkpoint: P
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", ["mask_leaks_one", "relu", "no_scale", "ln1_ln2_swapped", "merge_no_transpose"])
 def test_faults_fail_in_lower_precision_and_where_they_are(
-    name: str, dtype: torch.dtype, book_checkpoint: Path, remembered: Remembering, book_tensors: dict[str, Tensor]
+    name: str, dtype: torch.dtype, book_checkpoint: Path, book_reference: Remembering, book_tensors: dict[str, Tensor]
 ) -> None:
     """Rounding is everywhere, from the embeddings on, and would be the first divergence if it were not known."""
     mutant = next(mutant for mutant in MUTANTS if mutant.name == name)
-    edited = mutant.checkpoint(book_tensors, remembered.config.n_head)
+    edited = mutant.checkpoint(book_tensors, book_reference.config.n_head)
     model = mutant.in_book(load_book(edited, book_checkpoint)).to(dtype)
-    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=("self-tests",))
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=("self-tests",), reference=book_reference)
     assert not verdict and not verdict.logits
     assert verdict.divergence is not None and verdict.divergence.first is not None
     assert verdict.divergence.first.site == mutant.where, str(verdict.divergence)
 
 
-def test_a_fault_behind_rounded_weights_is_found(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_a_fault_behind_rounded_weights_is_found(book_checkpoint: Path, book_reference: Remembering) -> None:
     """Float32 code with weights that went through bfloat16, and the wrong GELU: neither hides the other."""
     model = load_into_book(book_checkpoint).bfloat16().float()
-    assert undiagnosed(model, book_checkpoint, "llms_from_scratch")
+    assert undiagnosed(model, book_checkpoint, "llms_from_scratch", reference=book_reference)
     model.trf_blocks[3].ff.layers[1] = nn.GELU()
-    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch")
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", reference=book_reference)
     assert verdict.weights and not verdict.logits and not verdict
     assert verdict.divergence is not None and verdict.divergence.first is not None
     assert verdict.divergence.first.site == "h.3.mlp.act"
@@ -502,19 +506,21 @@ def test_logits_that_are_all_zero_are_judged(book_reference: Remembering) -> Non
 # ------------------------------------------------------------------------------- what a user may ask for, and stop
 
 
-def test_a_tolerance_is_taken_instead_of_the_line(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_a_tolerance_is_taken_instead_of_the_line(book_checkpoint: Path, book_reference: Remembering) -> None:
     wrong = load_into_book(book_checkpoint)
     wrong.trf_blocks[3].ff.layers[1] = nn.GELU()
-    verdict = undiagnosed(wrong, book_checkpoint, tolerance=(1e-2, 0.0), skip=("generation",))
+    verdict = undiagnosed(wrong, book_checkpoint, tolerance=(1e-2, 0.0), skip=("generation",), reference=book_reference)
     assert verdict and "judged by atol 0.01, rtol 0" in verdict.summary
-    assert undiagnosed(wrong, book_checkpoint, tolerance=(0.0, 10.0), skip=("generation",)), "ten times each logit"
+    assert undiagnosed(wrong, book_checkpoint, tolerance=(0.0, 10.0), skip=("generation",), reference=book_reference), (
+        "ten times each logit"
+    )
     right = load_into_book(book_checkpoint)
-    verdict = undiagnosed(right, book_checkpoint, tolerance=(0.0, 0.0))
+    verdict = undiagnosed(right, book_checkpoint, tolerance=(0.0, 0.0), reference=book_reference)
     assert not verdict and "judged by atol 0, rtol 0" in verdict.summary
-    assert not undiagnosed(right, book_checkpoint, tolerance=(1e-9, 1e-9))
+    assert not undiagnosed(right, book_checkpoint, tolerance=(1e-9, 1e-9), reference=book_reference)
     with torch.no_grad():
         right.out_head.weight[7, 3] = torch.nan
-    assert not undiagnosed(right, book_checkpoint, tolerance=(1e9, 1e9))
+    assert not undiagnosed(right, book_checkpoint, tolerance=(1e9, 1e9), reference=book_reference)
 
 
 @pytest.mark.parametrize(
@@ -535,30 +541,34 @@ def test_a_tolerance_is_taken_by_its_word(
     assert not check_logits(candidate, book_reference, prompts, tolerance=fails)
 
 
-def test_what_a_tolerance_lets_pass_does_not_fail_as_generation(remembered: Remembering, book_checkpoint: Path) -> None:
+def test_what_a_tolerance_lets_pass_does_not_fail_as_generation(
+    book_reference: Remembering, book_checkpoint: Path
+) -> None:
     """Logits may be off by 3 each, so two that are 6 apart are a tie: rounding as the user defines it."""
 
     def narrowed(ids: Tensor) -> Tensor:
-        logits = remembered.logits(ids)
+        logits = book_reference.logits(ids)
         best, second = logits.topk(2).indices.split(1, dim=-1)
         down, up = torch.full(best.shape, -2.9), torch.full(best.shape, 2.9)
         return logits.scatter_add(-1, best, down).scatter_add(-1, second, up)
 
-    verdict = undiagnosed(narrowed, book_checkpoint, tolerance=(3.0, 0.0), skip=("self-tests",))
+    verdict = undiagnosed(
+        narrowed, book_checkpoint, tolerance=(3.0, 0.0), skip=("self-tests",), reference=book_reference
+    )
     assert verdict.logits and verdict.generation is not None and verdict.generation.parted is not None
     assert verdict, verdict.report()
 
 
-def test_each_part_can_be_skipped_and_is_named(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_each_part_can_be_skipped_and_is_named(book_checkpoint: Path, book_reference: Remembering) -> None:
     model = load_into_book(book_checkpoint)
     for part, name in (("weights", "weights"), ("self-tests", "self_tests"), ("generation", "generation")):
-        verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=(part,))
+        verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=(part,), reference=book_reference)
         assert verdict and getattr(verdict, name) is None and part not in [each.name for each in verdict.compared]
         assert f"unchecked   {part}: as asked" in verdict.report()
-    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=("logits",))
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=("logits",), reference=book_reference)
     assert verdict and verdict.summary.endswith("only; logits were not compared") and verdict.generation is not None
     model.trf_blocks[3].ff.layers[1] = nn.GELU()
-    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=("where",))
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=("where",), reference=book_reference)
     assert not verdict and verdict.divergence is None
 
 
@@ -572,17 +582,17 @@ def test_nothing_left_to_check_is_an_error(book_checkpoint: Path) -> None:
         undiagnosed(model, book_checkpoint, skip=("logit",))
 
 
-def test_gradients_are_taken_on_request_only(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_gradients_are_taken_on_request_only(book_checkpoint: Path, book_reference: Remembering) -> None:
     model = load_into_book(book_checkpoint)
-    assert undiagnosed(model, book_checkpoint, "llms_from_scratch").gradients is None
-    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", gradients=True)
+    assert undiagnosed(model, book_checkpoint, "llms_from_scratch", reference=book_reference).gradients is None
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", gradients=True, reference=book_reference)
     assert verdict and verdict.gradients and "gradients" in verdict.report()
-    verdict = undiagnosed(lambda ids: model.eval()(ids), book_checkpoint, gradients=True)
+    verdict = undiagnosed(lambda ids: model.eval()(ids), book_checkpoint, gradients=True, reference=book_reference)
     assert verdict.unchecked["gradients"] == "that takes a torch module and its layout"
 
 
 @pytest.mark.parametrize("phase", ["weights", "self-tests", "loading the reference", "logits: 17 tokens", "generation"])
-def test_ctrl_c_leaves_what_was_found(phase: str, book_checkpoint: Path, remembered: Remembering) -> None:
+def test_ctrl_c_leaves_what_was_found(phase: str, book_checkpoint: Path, book_reference: Remembering) -> None:
     model = load_into_book(book_checkpoint)
     model.train()
 
@@ -591,7 +601,7 @@ def test_ctrl_c_leaves_what_was_found(phase: str, book_checkpoint: Path, remembe
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted) as interrupted:
-        undiagnosed(model, book_checkpoint, "llms_from_scratch", progress=progress)
+        undiagnosed(model, book_checkpoint, "llms_from_scratch", progress=progress, reference=book_reference)
     verdict = interrupted.value.verdict
     assert not verdict and verdict.interrupted == phase
     assert verdict.summary == f"INTERRUPTED  during {phase}: no verdict on GPTModel; nothing had failed so far"
@@ -606,7 +616,7 @@ def test_ctrl_c_leaves_what_was_found(phase: str, book_checkpoint: Path, remembe
     assert all(module.training for module in model.modules()), "given back as it was"
 
 
-def test_ctrl_c_inside_the_candidate(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_ctrl_c_inside_the_candidate(book_checkpoint: Path, book_reference: Remembering) -> None:
     model = load_into_book(book_checkpoint)
     with torch.no_grad():
         model.trf_blocks[0].att.W_key.bias.zero_()
@@ -617,7 +627,7 @@ def test_ctrl_c_inside_the_candidate(book_checkpoint: Path, remembered: Remember
 
     model.register_forward_pre_hook(stopped)
     with pytest.raises(KeyboardInterrupt) as interrupted:
-        undiagnosed(model, book_checkpoint, "llms_from_scratch")
+        undiagnosed(model, book_checkpoint, "llms_from_scratch", reference=book_reference)
     verdict = interrupted.value.verdict
     assert verdict.interrupted == "logits: 2 tokens"
     assert "what was checked before had failed: weights: 1 of 149 tensors differ" in verdict.summary
@@ -631,7 +641,7 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("fault", [False, True], ids=["verified", "failed"])
-def test_the_candidate_is_given_back_as_it_was(fault: bool, book_checkpoint: Path, remembered: Remembering) -> None:
+def test_the_candidate_is_given_back_as_it_was(fault: bool, book_checkpoint: Path, book_reference: Remembering) -> None:
     model = load_into_book(book_checkpoint)
     model.train()
     model.trf_blocks[1].eval()
@@ -643,7 +653,7 @@ def test_the_candidate_is_given_back_as_it_was(fault: bool, book_checkpoint: Pat
     modes = {name: module.training for name, module in model.named_modules()}
     storage = {name: tensor.data_ptr() for name, tensor in model.state_dict().items()}
     before, random = state(model), torch.get_rng_state()
-    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", gradients=True)
+    verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", gradients=True, reference=book_reference)
     assert bool(verdict) is not fault and (verdict.divergence is not None) is fault
     assert {name: module.training for name, module in model.named_modules()} == modes
     after = model.state_dict()
@@ -658,7 +668,7 @@ def test_the_candidate_is_given_back_as_it_was(fault: bool, book_checkpoint: Pat
     assert torch.equal(torch.get_rng_state(), random), "and the caller's random numbers are his"
 
 
-def test_it_is_given_back_after_a_crash_while_it_is_traced(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_it_is_given_back_after_a_crash_while_it_is_traced(book_checkpoint: Path, book_reference: Remembering) -> None:
     model = load_into_book(book_checkpoint)
     act = model.trf_blocks[3].ff.layers[1] = nn.GELU()
     model.train()
@@ -671,7 +681,7 @@ def test_it_is_given_back_after_a_crash_while_it_is_traced(book_checkpoint: Path
 
     act.forward = crash_when_hooked
     with pytest.raises(CandidateError, match="no hooks here"):
-        undiagnosed(model, book_checkpoint, "llms_from_scratch")
+        undiagnosed(model, book_checkpoint, "llms_from_scratch", reference=book_reference)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert all(module.training for module in model.modules())
     assert not torch.is_inference_mode_enabled() and torch.is_grad_enabled()
@@ -679,17 +689,17 @@ def test_it_is_given_back_after_a_crash_while_it_is_traced(book_checkpoint: Path
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
 def test_products_are_float32_meanwhile_and_the_users_choice_afterwards(
-    precision: str, book_checkpoint: Path, remembered: Remembering
+    precision: str, book_checkpoint: Path, book_reference: Remembering
 ) -> None:
     model, seen = load_into_book(book_checkpoint), set()
     model.register_forward_pre_hook(lambda module, args: seen.add(torch.get_float32_matmul_precision()))
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision(precision)
-        undiagnosed(model, book_checkpoint, skip=("logits", "generation"))
+        undiagnosed(model, book_checkpoint, skip=("logits", "generation"), reference=book_reference)
         assert torch.get_float32_matmul_precision() == precision
         with pytest.raises(CandidateError):
-            undiagnosed(lambda ids: 1 / 0, book_checkpoint)
+            undiagnosed(lambda ids: 1 / 0, book_checkpoint, reference=book_reference)
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
@@ -784,22 +794,22 @@ def test_an_activation_without_a_module(book_checkpoint: Path, book_reference: R
     assert divergence.first.site == "h.0.mlp.act", str(divergence)
 
 
-def test_a_model_that_needs_targets_is_traced_with_them(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_a_model_that_needs_targets_is_traced_with_them(book_checkpoint: Path, book_reference: Remembering) -> None:
     """Asked without, it would be seen to return the last position only, and its head would be called wrong."""
-    model = STYLES["nanogpt"](remembered.config)
+    model = STYLES["nanogpt"](book_reference.config)
     assert load_into(model, book_checkpoint, "nanogpt")
     model.all_positions = False
-    verdict = undiagnosed(model, book_checkpoint, "nanogpt", always_trace=True)
+    verdict = undiagnosed(model, book_checkpoint, "nanogpt", always_trace=True, reference=book_reference)
     assert verdict and verdict.divergence is not None and verdict.divergence.first is None, str(verdict.divergence)
     assert {site.calls for site in verdict.divergence.sites} == {1}
 
 
-def test_a_compiled_model_is_traced_uncompiled(book_checkpoint: Path, remembered: Remembering) -> None:
+def test_a_compiled_model_is_traced_uncompiled(book_checkpoint: Path, book_reference: Remembering) -> None:
     model = load_into_book(book_checkpoint)
     model.trf_blocks[2].ff.layers[1] = nn.ReLU()
-    candidate = Candidate(torch.compile(model, backend=lambda graph, inputs: 1 / 0), remembered.config)
+    candidate = Candidate(torch.compile(model, backend=lambda graph, inputs: 1 / 0), book_reference.config)
     with candidate.evaluating():
-        divergence = find_divergence(candidate, remembered, PROMPT, BOOK)
+        divergence = find_divergence(candidate, book_reference, PROMPT, BOOK)
     assert divergence is not None and divergence.first is not None
     assert divergence.first.site == "h.2.mlp.act"
 

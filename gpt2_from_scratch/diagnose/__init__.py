@@ -6,6 +6,7 @@ module whose layout is known is searched stage by stage (`white_box`), everythin
 """
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -104,10 +105,21 @@ def diagnose_in(
     inside: Traced | Fitted | None = None,
     failing: Tensor | None = None,
     seconds: float = 60,
+    now: Callable[[], float] = time.monotonic,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> Diagnosis:
-    """The same, for several candidates of one checkpoint: the laboratory remembers what it has simulated."""
-    clock = Clock(seconds)
+    """The same, for several candidates of one checkpoint: the laboratory remembers what it has simulated.
+
+    Args:
+        laboratory: of the checkpoint.
+        candidate: as above.
+        inside: as above.
+        failing: as above.
+        seconds: as above.
+        now: what the time is read from, in seconds: `time.process_time` counts the CPU's, whatever else it does.
+        progress: as above.
+    """
+    clock = Clock(seconds, now)
     ids = laboratory.prompts.text
     random = not is_deterministic(candidate, ids)
     with WithoutDropout() if random else nullcontext():

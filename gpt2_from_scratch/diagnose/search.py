@@ -47,17 +47,19 @@ class Clock:
 
     Args:
         seconds: from now on.
+        now: what the time is read from, in seconds.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self.seconds = seconds
-        self.end = time.monotonic() + seconds
+        self.now = now
+        self.end = now() + seconds
         self.tried: set[Fault] = set()
 
     @property
     def over(self) -> bool:
         """Whether it has run out."""
-        return time.monotonic() >= self.end
+        return self.now() >= self.end
 
     def during(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items, until time runs out."""

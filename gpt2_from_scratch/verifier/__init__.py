@@ -98,6 +98,8 @@ class VerifyOptions(OpenOptions, total=False):
 
     Args:
         prompts: instead of the standard ones.
+        reference: one that was loaded from this checkpoint before, for who judges several candidates; it keeps what it
+            has computed in float64.
         threshold: multiples of the noise floor that pass (4).
         tolerance: (atol, rtol) to judge the logits by, instead of the threshold.
         skip: names from `PARTS`. Without logits, generation and gradients, transformers is not needed.
@@ -109,6 +111,7 @@ class VerifyOptions(OpenOptions, total=False):
     """
 
     prompts: Sequence[Prompt] | None
+    reference: Reference | None
     threshold: float
     tolerance: tuple[float, float] | None
     skip: Collection[str]
@@ -124,6 +127,7 @@ class _Asked:
     """What `verify` looks at, with what is meant where nothing is said."""
 
     prompts: Sequence[Prompt] | None = None
+    reference: Reference | None = None
     threshold: float = THRESHOLD
     tolerance: tuple[float, float] | None = None
     skip: Collection[str] = ()
@@ -299,7 +303,12 @@ class _Run:
 
     def load_reference(self) -> None:
         self.enter("loading the reference")
-        self.reference = load_reference(self.checkpoint)
+        self.reference = self.asked.reference or load_reference(self.checkpoint)
+        if self.reference.config != self.checkpoint.config:
+            raise CandidateError(
+                f"the reference is of another configuration than {self.checkpoint.located.source}",
+                hint="load it from the same checkpoint: load_reference(open_checkpoint(...))",
+            )
         environment = {**self.verdict.environment, "attention": self.reference.attention}
         self.verdict = replace(self.verdict, environment=environment)
         prompts = self.asked.prompts
