@@ -110,15 +110,14 @@ def test_sites_are_canonical_and_in_execution_order(reference: Reference) -> Non
     assert json.dumps(sites[:4]) == '["wte", "wpe", "drop", "h.0.ln_1"]'
 
 
-def test_a_prompt_is_run_in_float64_once(book_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_is_run_in_float64_once(book_checkpoint: Path) -> None:
     """The noise floor and the verdict ask for the same; with rounded weights the answer is another."""
     reference = load_reference(open_checkpoint(book_checkpoint))
-    ids, runs = torch.tensor([[3, 5, 8]]), []
-    run = Reference._in_float64
-    monkeypatch.setattr(Reference, "_in_float64", lambda self, ids: (runs.append(ids), run(self, ids))[1])
+    ids, dtypes = torch.tensor([[3, 5, 8]]), []
+    reference.model.register_forward_hook(lambda module, args, output: dtypes.append(output.logits.dtype))
     exact = reference.in_float64(ids)
     *_, (name, again) = reference.other_roundings(ids)
-    assert name == "float64" and again is exact and len(runs) == 1
+    assert name == "float64" and again is exact and dtypes.count(torch.float64) == 1
     with reference.with_weights_in(torch.bfloat16):
         assert not torch.equal(reference.in_float64(ids), exact)
-    assert torch.equal(reference.in_float64(ids), exact) and len(runs) == 3
+    assert torch.equal(reference.in_float64(ids), exact) and dtypes.count(torch.float64) == 3

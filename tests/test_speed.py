@@ -44,10 +44,13 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(autouse=True)
-def every_weight_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The models here are small: products in parts are for large ones."""
-    monkeypatch.setattr(speed, "LARGE", 0)
+# Products in parts are for large weights: the smallest matrix here, 516 x 516, is just one.
+WIDE = {"vocab_size": 521, "n_embd": 516, "n_head": 6, "n_inner": 523, "n_layer": 2}
+
+
+@pytest.fixture(scope="module")
+def wide_reference() -> GPT2LMHeadModel:
+    return perturbed(**WIDE).requires_grad_(False)
 
 
 @pytest.fixture
@@ -101,51 +104,51 @@ def test_gradients_flow_through_the_parts(threads: int):
 
 
 def test_only_few_rows_and_large_weights_of_32_bits_or_more_are_worth_it(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(speed, "MKL", True)
-    monkeypatch.setattr(speed, "LARGE", 40)
-    weight = normal(8, 5)
-    assert faster_in_parts(normal(1, 8, dtype=torch.float32), weight)
-    assert faster_in_parts(normal(256, 8), weight)
-    assert not faster_in_parts(normal(257, 8), weight)
-    assert not faster_in_parts(normal(1, 8), weight[1:])
-    assert not faster_in_parts(normal(1, 8), normal(8, 10)[:, ::2])
-    assert faster_in_parts(normal(1, 8), normal(5, 8).t())  # packed
-    assert not faster_in_parts(normal(1, 8, dtype=torch.bfloat16), weight)
-    assert not faster_in_parts(torch.empty(1, 8, device="meta"), weight)
+    monkeypatch.setattr(speed, "MKL", True)  # how torch was built: with it, and below without
+    n_in = 8
+    weight = torch.zeros(n_in, speed.LARGE // n_in)
+    assert faster_in_parts(normal(1, n_in, dtype=torch.float32), weight)
+    assert faster_in_parts(normal(256, n_in), weight)
+    assert not faster_in_parts(normal(257, n_in), weight)
+    assert not faster_in_parts(normal(1, n_in), weight[:, 1:].contiguous())
+    assert not faster_in_parts(normal(1, n_in), weight.repeat(1, 2)[:, ::2])
+    assert faster_in_parts(normal(1, n_in), weight.t().contiguous().t())  # packed
+    assert not faster_in_parts(normal(1, n_in, dtype=torch.bfloat16), weight)
+    assert not faster_in_parts(torch.empty(1, n_in, device="meta"), weight)
     monkeypatch.setattr(speed, "MKL", False)
-    assert not faster_in_parts(normal(1, 8), weight)
+    assert not faster_in_parts(normal(1, n_in), weight)
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="the parts are for MKL")
-def test_fused_steps_take_the_parts_and_long_prompts_do_not(parts: list[str], perturbed_reference: GPT2LMHeadModel):
-    model, ids = ours(perturbed_reference, FUSED), torch.arange(66).view(2, 33)
+def test_fused_steps_take_the_parts_and_long_prompts_do_not(parts: list[str], wide_reference: GPT2LMHeadModel):
+    model, ids = ours(wide_reference, FUSED), torch.arange(66).view(2, 33)
     model.hidden_states(torch.cat([ids] * 4))
     assert parts == []
     model(ids[:, :1])
-    assert parts == ["product_in_parts"] * 4 * SIZES["n_layer"] + ["logits_in_parts"]
+    assert parts == ["product_in_parts"] * 4 * WIDE["n_layer"] + ["logits_in_parts"]
 
 
 @pytest.mark.parametrize("compute", [EXACT, EXACT_EAGER, TEXTBOOK], ids=["exact", "eager", "textbook"])
-def test_other_choices_never_take_the_parts(parts: list[str], compute: Compute, perturbed_reference: GPT2LMHeadModel):
-    generate(ours(perturbed_reference), torch.tensor([[1, 2]]), 3, Decoding(compute=compute))
+def test_other_choices_never_take_the_parts(parts: list[str], compute: Compute, wide_reference: GPT2LMHeadModel):
+    generate(ours(wide_reference), torch.tensor([[1, 2]]), 3, Decoding(compute=compute))
     assert parts == []
 
 
 def test_fused_steps_are_the_model_in_float64(threads: int):
     """Step by step, one row and five: what decoding computes against the whole text, textbook fashion."""
-    reference = perturbed(dtype=torch.float64)
+    reference = perturbed(dtype=torch.float64, **WIDE)
     fused, textbook = ours(reference, FUSED), ours(reference, TEXTBOOK)
     for rows in (1, 5):
-        ids = torch.randint(SIZES["vocab_size"], (rows, 9), generator=torch.Generator().manual_seed(rows))
+        ids = torch.randint(WIDE["vocab_size"], (rows, 9), generator=torch.Generator().manual_seed(rows))
         cache = fused.new_cache(rows)
         steps = torch.cat([fused(ids[:, step : step + 1], cache=cache) for step in range(9)], dim=1)
         assert_close(steps, textbook(ids), atol=1e-11, rtol=0)  # as in test_model: 1e-13 measured, faults at 7e-4
 
 
-def test_fused_decodes_the_same_ids(threads: int, perturbed_reference: GPT2LMHeadModel):
+def test_fused_decodes_the_same_ids(threads: int, wide_reference: GPT2LMHeadModel):
     ids, mask = left_pad([[5, 6, 7, 8], [1, 2], [3]])
-    expected = generate(ours(perturbed_reference), ids, 20, ENDLESS_EXACT, mask)
-    assert torch.equal(generate(ours(perturbed_reference), ids, 20, ENDLESS, mask), expected)
+    expected = generate(ours(wide_reference), ids, 20, ENDLESS_EXACT, mask)
+    assert torch.equal(generate(ours(wide_reference), ids, 20, ENDLESS, mask), expected)
 
 
 # ------------------------------------------------------------------------------------------------- weights of 16 bits
@@ -183,26 +186,26 @@ def test_of_32_bits_only_weights_with_more_inputs_than_outputs_are_turned(pertur
 
 
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="the parts are for MKL")
-def test_a_packed_model_of_32_bits_decodes_the_same_ids(parts: list[str], perturbed_reference: GPT2LMHeadModel):
+def test_a_packed_model_of_32_bits_decodes_the_same_ids(parts: list[str], wide_reference: GPT2LMHeadModel):
     ids, mask = left_pad([[5, 6, 7, 8], [1, 2], [3]])
-    expected = generate(ours(perturbed_reference), ids, 20, ENDLESS_EXACT, mask)
-    packed = ours(perturbed_reference, FUSED).pack()
+    expected = generate(ours(wide_reference), ids, 20, ENDLESS_EXACT, mask)
+    packed = ours(wide_reference, FUSED).pack()
     assert torch.equal(generate(packed, ids, 20, ENDLESS, mask), expected)
     parts.clear()
     packed(ids[:1, :1])
-    assert parts == ["product_in_parts"] * 4 * SIZES["n_layer"] + ["logits_in_parts"]
+    assert parts == ["product_in_parts"] * 4 * WIDE["n_layer"] + ["logits_in_parts"]
 
 
-def test_a_packed_model_can_be_widened_again(perturbed_reference: GPT2LMHeadModel):
-    rounded = copy.deepcopy(perturbed_reference).to(torch.bfloat16).double()
-    model = ours(copy.deepcopy(perturbed_reference).to(torch.bfloat16), FUSED).pack().double()
+def test_a_packed_model_can_be_widened_again(wide_reference: GPT2LMHeadModel):
+    rounded = copy.deepcopy(wide_reference).to(torch.bfloat16).double()
+    model = ours(copy.deepcopy(wide_reference).to(torch.bfloat16), FUSED).pack().double()
     ids = torch.tensor([[5]])
     assert_close(model(ids), rounded(ids).logits, atol=1e-11, rtol=0)  # as above
 
 
 @pytest.mark.parametrize("without", [False, True], ids=["native", "widened"])
 def test_a_packed_model_is_within_the_noise_of_bfloat16(without: bool, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(speed, "NO_16_BIT_PRODUCTS", without)
+    monkeypatch.setattr(speed, "NO_16_BIT_PRODUCTS", without)  # of this CPU, and of another
     reference = perturbed(dtype=torch.bfloat16)
     exact, model = ours(copy.deepcopy(reference).double(), TEXTBOOK), ours(reference, FUSED).pack()
     ids = torch.randint(SIZES["vocab_size"], (3, 37), generator=torch.Generator().manual_seed(0))
@@ -238,18 +241,19 @@ def test_only_many_rows_of_16_bits_are_widened_and_only_where_it_pays(monkeypatc
 # ------------------------------------------------------------------------------------------ prompts read in pieces
 
 
-@pytest.mark.parametrize("at_once", [1, 6, 7, 20, 10**6])
-def test_a_large_batch_is_read_in_pieces(at_once: int, perturbed_reference: GPT2LMHeadModel, monkeypatch: Any):
-    model = ours(perturbed_reference, FUSED)
+@pytest.mark.parametrize("rows", [300, 1200, 2049, 8193])  # whole, in 6 and 1 columns, in 3, 3 and 1, one by one
+def test_a_large_batch_is_read_in_pieces(rows: int):
+    model, at_once = ours(perturbed(n_layer=1), FUSED), 8192
     prompts = [[5, 6, 7, 8, 9, 10, 11], [1, 2], [3]]
     ids, mask = left_pad(prompts)
-    expected = generate(model, ids, 5, ENDLESS, mask)
-    monkeypatch.setattr("gpt2_from_scratch.generation._AT_ONCE", at_once)
+    few = generate(model, ids, 5, ENDLESS, mask)
+    ids, mask = left_pad(prompts * (rows // 3))
     read = []
     with model.wte.register_forward_hook(lambda module, args, output: read.append(args[0].numel())):
-        assert torch.equal(generate(model, ids, 5, ENDLESS, mask), expected)
-    assert max(read) <= max(at_once, len(prompts))  # a piece is one token of each row, at least
-    assert sum(read) == ids.numel() + 4 * len(prompts)
+        assert torch.equal(generate(model, ids, 5, ENDLESS, mask), few.repeat(rows // 3, 1))
+    assert max(read) <= max(at_once, rows)  # a piece is one token of each row, at least
+    assert (len(read) > 5) is (rows * 7 > at_once)
+    assert sum(read) == ids.numel() + 4 * rows
 
 
 def test_a_prompt_by_itself_is_read_whole():
@@ -279,7 +283,7 @@ def test_without_padding_no_mask_is_made(perturbed_reference: GPT2LMHeadModel, m
     [FUSED, *(pytest.param(compute, marks=pytest.mark.slow) for compute in (TEXTBOOK, EXACT, EXACT_EAGER))],
     ids=["fused", "textbook", "exact", "eager"],
 )
-def test_the_model_is_one_graph_for_a_compiler(compute: Compute, perturbed_reference: GPT2LMHeadModel):
-    model, ids = ours(perturbed_reference, compute), torch.tensor([[1, 2, 3]])
+def test_the_model_is_one_graph_for_a_compiler(compute: Compute, wide_reference: GPT2LMHeadModel):
+    model, ids = ours(wide_reference, compute), torch.tensor([[1, 2, 3]])
     compiled = torch.compile(model, backend="eager", fullgraph=True)  # a cut raises
     assert_close(compiled(ids), model(ids), atol=1e-4, rtol=0)  # products in parts or whole: 5e-6 measured
