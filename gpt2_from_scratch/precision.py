@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_map_only
 
 Result = TypeVar("Result")
 
@@ -159,12 +158,13 @@ class _Seeing(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         if not func.is_view and func not in _CASTS:
-            tree_map_only(Tensor, self._see, (args, dict(kwargs or {})))
+            _each((args, dict(kwargs or {})), Tensor, self._see)
         return func(*args, **(kwargs or {}))
 
-    def _see(self, tensor: Tensor) -> None:
+    def _see(self, tensor: Tensor) -> Tensor:
         if tensor.is_floating_point() and tensor.dim():  # numbers without a dimension take the others' type
             self.seen.add(tensor.dtype)
+        return tensor
 
 
 @contextmanager
@@ -236,10 +236,10 @@ class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if func is _aten.linear.default and _large(args[1]):
             product = self.product(args[0], args[1].t())
             return product if len(args) < 3 or args[2] is None else product.add_(self.wide(args[2]))
-        args, kwargs = tree_map_only(Tensor, self.wide, (args, kwargs))
+        args, kwargs = _each((args, kwargs), Tensor, self.wide)
         if self.weights is not None:
-            args, kwargs = tree_map_only(float, self.number, (args, kwargs))
-        return tree_map_only(Tensor, _wide, func(*args, **kwargs))
+            args, kwargs = _each((args, kwargs), float, self.number)
+        return _each(func(*args, **kwargs), Tensor, _wide)
 
     def wide(self, tensor: Tensor, of: Tensor | None = None) -> Tensor:
         """The tensor in float64; a constant may be moved. `of`: the table that it was looked up in."""
@@ -294,6 +294,21 @@ class _Leaving(TorchFunctionMode):
     ) -> Any:
         self.met.left_torch |= func in self._WAYS
         return func(*args, **(kwargs or {}))
+
+
+def _each(values: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """Changes all values of a kind among an operation's arguments or results, which are nested two or three deep.
+
+    PyTorch's `tree_map_only` does the same for any tree; it took a third of a run of a small model.
+    """
+    if isinstance(values, kind):
+        return change(values)
+    if isinstance(values, (tuple, list)):
+        changed = [_each(value, kind, change) for value in values]
+        return changed if isinstance(values, list) else tuple(changed)
+    if isinstance(values, dict):
+        return {name: _each(value, kind, change) for name, value in values.items()}
+    return values
 
 
 def _is_narrow(value: Any) -> bool:
