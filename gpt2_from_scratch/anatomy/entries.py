@@ -44,7 +44,8 @@ class Entry:
         key: where it stands, such as ``h.0.attn.k``; weights have their canonical names.
         words: what it is, for people: "the keys".
         axes: one letter for each axis of `value`.
-        value: the numbers, float64.
+        kept: the numbers, as they are kept: a weight in the checkpoint's own dtype, so that a large model is in memory
+            once.
         layer: its block, None outside the blocks.
         order: its place in the run; entries of one step follow each other.
         main: whether it is a step of GPT-2 as it is usually written; the others are forms of such a step.
@@ -55,12 +56,27 @@ class Entry:
     key: str
     words: str
     axes: str
-    value: Tensor = field(repr=False)
+    kept: Tensor = field(repr=False)
     layer: int | None
     order: int
     main: bool = True
     weight: bool = False
     causal: bool = False
+
+    @property
+    def value(self) -> Tensor:
+        """The numbers, float64; of a weight a copy, which lives as long as it is used."""
+        return self.kept.double()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the axes."""
+        return tuple(self.kept.shape)
+
+    @property
+    def size(self) -> int:
+        """How many numbers it has."""
+        return self.kept.numel()
 
     @property
     def place(self) -> str:
@@ -125,35 +141,35 @@ def entries(config: GPTConfig, weights: Weights, ids: Tensor) -> list[Entry]:
 
 def _weights(notes: _Notes, config: GPTConfig, weights: Weights) -> None:
     e, h, d = config.n_embd, config.n_head, config.head_dim
-    notes.weight("wte.weight", weights["wte.weight"].double(), "VE", "the token embedding's table")
-    notes.weight("wpe.weight", weights["wpe.weight"].double(), "PE", "the position embedding's table")
+    notes.weight("wte.weight", weights["wte.weight"], "VE", "the token embedding's table")
+    notes.weight("wpe.weight", weights["wpe.weight"], "PE", "the position embedding's table")
     if "lm_head.weight" in weights:
-        notes.weight("lm_head.weight", weights["lm_head.weight"].double(), "VE", "the head's weight")
+        notes.weight("lm_head.weight", weights["lm_head.weight"], "VE", "the head's weight")
     for layer in range(config.n_layer):
         notes.layer = layer
         for name, words in (("ln_1", "the first norm"), ("ln_2", "the second norm")):
             _norm_weights(notes, weights, f"h.{layer}.{name}", words, h, d)
         key = f"h.{layer}.attn.c_attn"
-        weight, bias = weights[f"{key}.weight"].double(), weights[f"{key}.bias"].double()
+        weight, bias = weights[f"{key}.weight"], weights[f"{key}.bias"]
         notes.weight(f"{key}.weight", weight.view(e, 3, h, d), "E3HD", "the weight of query, key and value")
         notes.weight(f"{key}.bias", bias.view(3, h, d), "3HD", "the bias of query, key and value")
         key = f"h.{layer}.attn.c_proj"
-        weight, bias = weights[f"{key}.weight"].double(), weights[f"{key}.bias"].double()
+        weight, bias = weights[f"{key}.weight"], weights[f"{key}.bias"]
         notes.weight(f"{key}.weight", weight.view(h, d, e), "HDE", "the weight of attention's output projection")
         notes.weight(f"{key}.bias", bias.view(h, d), "HD", "the bias of attention's output projection")
         key = f"h.{layer}.mlp.c_fc"
-        notes.weight(f"{key}.weight", weights[f"{key}.weight"].double(), "EF", "the weight of the first linear layer")
-        notes.weight(f"{key}.bias", weights[f"{key}.bias"].double(), "F", "the bias of the first linear layer")
+        notes.weight(f"{key}.weight", weights[f"{key}.weight"], "EF", "the weight of the first linear layer")
+        notes.weight(f"{key}.bias", weights[f"{key}.bias"], "F", "the bias of the first linear layer")
         key = f"h.{layer}.mlp.c_proj"
-        notes.weight(f"{key}.weight", weights[f"{key}.weight"].double(), "FE", "the weight of the second linear layer")
-        notes.weight(f"{key}.bias", weights[f"{key}.bias"].double(), "E", "the bias of the second linear layer")
+        notes.weight(f"{key}.weight", weights[f"{key}.weight"], "FE", "the weight of the second linear layer")
+        notes.weight(f"{key}.bias", weights[f"{key}.bias"], "E", "the bias of the second linear layer")
     notes.layer = None
     _norm_weights(notes, weights, "ln_f", "the final norm", h, d)
 
 
 def _norm_weights(notes: _Notes, weights: Weights, key: str, words: str, h: int, d: int) -> None:
-    notes.weight(f"{key}.weight", weights[f"{key}.weight"].double().view(h, d), "HD", f"the gain of {words}")
-    notes.weight(f"{key}.bias", weights[f"{key}.bias"].double().view(h, d), "HD", f"the bias of {words}")
+    notes.weight(f"{key}.weight", weights[f"{key}.weight"].view(h, d), "HD", f"the gain of {words}")
+    notes.weight(f"{key}.bias", weights[f"{key}.bias"].view(h, d), "HD", f"the bias of {words}")
 
 
 def _norm(notes: _Notes, config: GPTConfig, weights: Weights, key: str, words: str, x: Tensor) -> Tensor:

@@ -2,13 +2,13 @@
 
 A `Table` holds the entries of one run. Looking a value up costs one pass over it: its fingerprint (moments that neither
 a permutation nor a factor changes) leads to few entries, and each is then compared number by number under every order
-of its axes that the value's shape allows.
+of its axes that the value's shape allows. Large tensors, which are weights, are widened to float64 some rows at a time.
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import combinations, permutations
+from dataclasses import dataclass, replace
+from itertools import combinations, permutations, product
 from typing import Literal
 
 import torch
@@ -28,6 +28,8 @@ _NEAR = 4e-6
 _FILL = -5e3
 _SLICED = "B3HT"  # axes of which code may take one index at a time
 _FEWEST = 4  # numbers; of fewer, a match says nothing
+_SLAB = 1 << 20  # numbers that are widened at a time: 8 MB of float64
+_MOST_SLICES = 4096  # of one entry: code that takes more of one by one would take minutes itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +95,14 @@ UNKNOWN = Identity("unknown")
 class _Bucket:
     """All entries and slices of entries of one size."""
 
-    prints: Tensor  # [n, 3], sorted by the first column
+    prints: Tensor  # [n, 4], see `_prints`, sorted by the first column
     which: list[tuple[Entry, tuple[tuple[str, int], ...]]]
+
+    def between(self, low: float, high: float) -> tuple[int, int]:
+        """The rows whose first number is between two others."""
+        ends = torch.tensor([low, high], dtype=torch.float64)
+        first, last = torch.searchsorted(self.prints[:, 0].contiguous(), ends).tolist()
+        return first, last
 
 
 class Table:
@@ -110,9 +118,13 @@ class Table:
         self.by_key = {entry.key: entry for entry in entries}
         self.ids = ids
         self._buckets: dict[int, _Bucket | None] = {}
-        self.sizes = {
-            letter: size for entry in entries for letter, size in zip(entry.axes, entry.value.shape, strict=True)
-        }
+        self.sizes = {letter: size for entry in entries for letter, size in zip(entry.axes, entry.shape, strict=True)}
+        self._by_size: dict[int, list[tuple[Entry, str]]] = {}  # size of a slice -> entries, and the axes cut for it
+        for entry in entries:
+            for letters in _subsets(entry):
+                count = math.prod(entry.shape[entry.axes.index(letter)] for letter in letters)
+                if count <= _MOST_SLICES:
+                    self._by_size.setdefault(entry.size // count, []).append((entry, letters))
 
     # -- looking up
 
@@ -125,7 +137,8 @@ class Table:
         value = value.detach()
         if value.dtype == torch.bool or not value.is_floating_point():
             return self._constant(value) or UNKNOWN
-        value = value.double()
+        if value.dtype != torch.float64 and (weight := self._weight(value)) is not None:
+            return weight
         compact, repeats = _without_repeats(value)
         found = self._floating(compact)
         if found.kind == "unknown" and compact.dim() > 0:
@@ -140,46 +153,71 @@ class Table:
 
     def entry_of(self, value: Tensor) -> Identity:
         """The same, for a floating-point value that is asked about entries alone: much cheaper where it is none."""
-        value = value.detach().double()
+        value = value.detach()
         if value.numel() < _FEWEST:
             return UNKNOWN
-        return self._number(value)
+        return self._number(value, *_range(value))
+
+    def _weight(self, value: Tensor) -> Identity | None:
+        """Which weight a value is, bit for bit: no number has to be widened, and few are read where it is another."""
+        found: list[Identity] = []
+        for entry, letters in self._by_size.get(value.numel(), ()):
+            if not entry.weight or entry.kept.dtype != value.dtype or value.numel() < _FEWEST:
+                continue
+            for fixed in _indices(entry, letters):
+                sliced, left = _sliced(entry, fixed)
+                for axes in arrangements(tuple(value.shape), left, tuple(sliced.shape)):
+                    arranged = sliced.permute([axis for group in axes for axis in group])
+                    if torch.equal(value.reshape(arranged.shape), arranged):
+                        found.append(Identity("entry", entry, 1.0, _order(axes, left), fixed))
+                        break
+        if not found or _is_uniform(value):
+            return None
+        best = min(found, key=_rank)
+        others = tuple(each.entry for each in found if each.entry is not None and each.entry is not best.entry)
+        return replace(best, others=others)
 
     def _floating(self, value: Tensor) -> Identity:
-        flat = value.reshape(-1)
-        if flat.numel() == 0 or bool((flat == flat[0]).all()):
+        if value.numel() == 0:
             return self._constant(value) or UNKNOWN
-        found = self._number(value)
+        low, high = _range(value)
+        if low == high:
+            return self._constant(value) or UNKNOWN
+        found = self._number(value, low, high)
         return found if found.kind not in ("unknown", "not finite") else self._constant(value) or found
 
-    def _number(self, value: Tensor) -> Identity:
-        if bool(torch.isnan(value).any()):
+    def _number(self, value: Tensor, low: float, high: float) -> Identity:
+        if math.isnan(low):
             return Identity("not finite", detail="not a number")
-        filled = value <= _FILL
-        some = bool(filled.any())
-        if some:
-            rest = value.masked_fill(filled, 0.0)
-            some = bool(rest.abs().max() < -_FILL / 5)  # otherwise these are just large numbers
-            value = rest if some else value
-        if not bool(torch.isfinite(value).all()):
+        masked = False
+        if low <= _FILL:
+            rest = value.masked_fill(value <= _FILL, 0.0)
+            low_left, high_left = _range(rest)
+            masked = max(-low_left, high_left) < -_FILL / 5  # otherwise these are just large numbers
+            value, low, high = (rest, low_left, high_left) if masked else (value, low, high)
+        if math.isinf(low) or math.isinf(high):
             return Identity("not finite", detail="infinite numbers")
-        return self._entry(value, filled if some else None)
+        return self._entry(value, masked, max(abs(low), abs(high)))
 
-    def _entry(self, value: Tensor, filled: Tensor | None) -> Identity:
+    def _entry(self, value: Tensor, masked: bool, largest: float) -> Identity:
         bucket = self._bucket(value.numel())
-        if bucket is None:
+        if bucket is None or largest == 0:
             return UNKNOWN
-        prints = _prints(value.reshape(1, -1))[0]
-        low, high = torch.searchsorted(
-            bucket.prints[:, 0].contiguous(), prints[0] + torch.tensor([-_NEAR, _NEAR]).double()
-        )
+        in_memory = sorted(range(value.dim()), key=value.stride, reverse=True)  # so that flattening copies nothing
+        flat = value.permute(in_memory).reshape(1, -1)
+        norm = float(torch.linalg.vector_norm(flat, dtype=torch.float64))
+        if norm == 0 or math.isinf(norm):  # squares that float64 cannot hold
+            return UNKNOWN
+        near = math.log(largest * math.sqrt(value.numel()) / norm)
+        low, high = bucket.between(near - _NEAR, near + _NEAR)
+        if low == high:  # so it is of most values, which are then read once
+            return UNKNOWN
+        apart = (bucket.prints[low:high] - _prints(flat)).abs().amax(1)
         best: Identity | None = None
         others: list[Entry] = []
-        for position in range(int(low), int(high)):
-            if not bool((bucket.prints[position] - prints).abs().max() <= _NEAR):
-                continue
+        for position in (low + (apart <= _NEAR).nonzero().flatten()).tolist():
             entry, fixed = bucket.which[position]
-            if (filled is not None) != entry.causal:
+            if masked != entry.causal:
                 continue
             found = self._compared(value, entry, fixed)
             if found is None:
@@ -196,30 +234,24 @@ class Table:
         return Identity(best.kind, best.entry, best.factor, best.order, best.fixed, best.error, "", same)
 
     def _compared(self, value: Tensor, entry: Entry, fixed: tuple[tuple[str, int], ...]) -> Identity | None:
-        sliced, letters = entry.value, entry.axes
-        for letter, index in fixed:
-            sliced = sliced.select(letters.index(letter), index)
-            letters = letters.replace(letter, "", 1)
+        sliced, letters = _sliced(entry, fixed)
         best: Identity | None = None
-        square = float(sliced.square().sum())
-        if square == 0:
-            return None
         for axes in arrangements(tuple(value.shape), letters, tuple(sliced.shape)):
             flat = [axis for group in axes for axis in group]
             arranged = sliced.permute(flat)
-            mine = value.reshape(arranged.shape)
-            factor = float((mine * arranged).sum()) / square
+            factor, error = _multiple(value.reshape(arranged.shape), arranged)
             if factor == 0:
                 continue
-            error = float((mine - factor * arranged).abs().max() / mine.abs().max())
             if error <= ROUNDED * 10 and (best is None or error < best.error):
-                order = " ".join("".join(letters[axis] for axis in group) for group in axes)
-                best = Identity("entry", entry, factor, order, fixed, error)
+                best = Identity("entry", entry, factor, _order(axes, letters), fixed, error)
                 if error <= EXACT:
                     return best
         if best is not None:
             return best if best.error <= ROUNDED else None
-        mine, theirs = value.flatten().sort().values, sliced.flatten().sort().values
+        mine, theirs = (each.double().flatten().sort().values for each in (value, sliced))
+        square = float(theirs.square().sum())
+        if square == 0:
+            return None
         factor = math.sqrt(float(mine.square().sum()) / square)
         for sign in (1.0, -1.0):
             ordered = theirs if sign > 0 else -theirs.flip(0)
@@ -252,9 +284,9 @@ class Table:
                 return Identity("ids", detail="the token ids")
         compact, _ = _without_repeats(squeezed)
         compact = compact.squeeze()
-        while compact.dim() > 1 and bool((compact == compact[:1]).all()):
+        while compact.dim() > 1 and _is_equal_along(compact, 0):
             compact = compact[0]
-        if compact.dim() == 2 and compact.shape[1] > 1 and bool((compact == compact[:, :1]).all()):
+        if compact.dim() == 2 and compact.shape[1] > 1 and _is_equal_along(compact, 1):
             compact = compact[:, 0]
         if compact.dim() == 1 and compact.numel() > 1:
             steps = compact[1:].double() - compact[:-1].double()
@@ -277,25 +309,11 @@ class Table:
     def _build(self, size: int) -> _Bucket | None:
         prints: list[Tensor] = []
         which: list[tuple[Entry, tuple[tuple[str, int], ...]]] = []
-        for entry in self.entries:
-            if entry.value.numel() < size:
-                continue
-            for letters in _subsets(entry):
-                shape = [entry.value.shape[entry.axes.index(letter)] for letter in letters]
-                if entry.value.numel() != size * math.prod(shape):
-                    continue
-                axes = [entry.axes.index(letter) for letter in letters]
-                rest = [axis for axis in range(len(entry.axes)) if axis not in axes]
-                rows = entry.value.permute(*axes, *rest).reshape(-1, size)
-                if rows.shape[0] > 4096:
-                    continue
-                prints.append(_prints(rows))
-                for number in range(rows.shape[0]):
-                    indices, left = [], number
-                    for count in reversed(shape):
-                        left, index = divmod(left, count)
-                        indices.append(index)
-                    which.append((entry, tuple(zip(letters, reversed(indices), strict=True))))
+        for entry, letters in self._by_size.get(size, ()):
+            axes = [entry.axes.index(letter) for letter in letters]
+            rest = [axis for axis in range(len(entry.axes)) if axis not in axes]
+            prints.append(_prints(entry.kept.permute(*axes, *rest).reshape(-1, size)))
+            which += [(entry, fixed) for fixed in _indices(entry, letters)]
         if not which:
             return None
         table = torch.cat(prints)
@@ -317,6 +335,30 @@ def _rank(identity: Identity) -> tuple[bool, bool, bool, float, int, bool]:
     )
 
 
+def _indices(entry: Entry, letters: str) -> Iterator[tuple[tuple[str, int], ...]]:
+    """Every index of some axes."""
+    for each in product(*(range(entry.shape[entry.axes.index(letter)]) for letter in letters)):
+        yield tuple(zip(letters, each, strict=True))
+
+
+def _sliced(entry: Entry, fixed: tuple[tuple[str, int], ...]) -> tuple[Tensor, str]:
+    """An entry at one index of some axes, as it is kept, and the letters of the axes that are left."""
+    sliced, letters = entry.kept, entry.axes
+    for letter, index in fixed:
+        sliced = sliced.select(letters.index(letter), index)
+        letters = letters.replace(letter, "", 1)
+    return sliced, letters
+
+
+def _order(axes: tuple[tuple[int, ...], ...], letters: str) -> str:
+    return " ".join("".join(letters[axis] for axis in group) for group in axes)
+
+
+def _is_uniform(value: Tensor) -> bool:
+    low, high = _range(value)
+    return low == high
+
+
 def _subsets(entry: Entry) -> Iterator[str]:
     letters = [letter for letter in entry.axes if letter in _SLICED and (letter != "T" or not entry.weight)]
     if entry.weight:
@@ -328,14 +370,57 @@ def _subsets(entry: Entry) -> Iterator[str]:
 
 
 def _prints(rows: Tensor) -> Tensor:
-    """Fingerprints of rows ``[n, size]``: ``[n, 3]``, unchanged by permutation, factor and sign."""
-    norm = rows.square().sum(1).sqrt().clamp(min=1e-300)[:, None]
-    rows = rows / norm
-    square = rows.square()
-    first = rows.abs().sum(1) / math.sqrt(rows.shape[1])
-    third = (square * rows).sum(1).abs()
-    fourth = square.square().sum(1)
-    return torch.stack([first, third, fourth], dim=1)
+    """Fingerprints of rows ``[n, size]``: float64 ``[n, 4]``, unchanged by permutation, factor and sign.
+
+    The largest number beside the norm tells apart what is nearly uniform, such as gains, whose moments are alike.
+    """
+    sums = torch.zeros(4, rows.shape[0], dtype=torch.float64)
+    low, high = torch.aminmax(rows, dim=1, keepdim=True)
+    largest = torch.maximum(high, -low).double()
+    largest[largest == 0] = 1.0
+    for part in torch.split(rows, max(1, _SLAB // rows.shape[0]), dim=1):
+        part = part.double() / largest  # no power of it overflows
+        square = part.square()
+        sums += torch.stack([square.sum(1), part.abs().sum(1), (square * part).sum(1), square.square().sum(1)])
+    norm, root = sums[0].sqrt().clamp(min=1e-300), math.sqrt(rows.shape[1])
+    peak, first = (root / norm).log(), sums[1] / norm / root
+    third, fourth = (sums[2] / norm / norm / norm).abs(), sums[3] / norm / norm / norm / norm
+    return torch.stack([peak, first, third, fourth], dim=1)
+
+
+def _range(value: Tensor) -> tuple[float, float]:
+    """The smallest and the largest number; NaN, both, if one is not a number."""
+    low, high = torch.aminmax(value)
+    return float(low), float(high)
+
+
+def _multiple(value: Tensor, of: Tensor) -> tuple[float, float]:
+    """Which multiple a value is of a tensor of the same shape, and the largest error of that, as a share of the value.
+
+    A factor of 0 says that the two have nothing in common.
+    """
+    if value.dtype == of.dtype and torch.equal(value, of):
+        return 1.0, 0.0
+    shared = squares = 0.0
+    for mine, theirs in _slabs(value, of):
+        shared += float((mine * theirs).sum())
+        squares += float(theirs.square().sum())
+    if shared == 0 or squares == 0:
+        return 0.0, math.inf
+    factor = shared / squares
+    error = max(float((mine - factor * theirs).abs().max()) for mine, theirs in _slabs(value, of))
+    return factor, error / max(map(abs, _range(value)))
+
+
+def _slabs(one: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of two tensors of one shape, in float64: along the axis whose parts lie together in memory."""
+    if one.dim() == 0 or one.numel() <= _SLAB:
+        yield one.double(), other.double()
+        return
+    axis = max(range(one.dim()), key=lambda each: (one.shape[each] > 1, other.stride(each)))
+    rows = max(1, _SLAB * one.shape[axis] // one.numel())
+    for mine, theirs in zip(torch.split(one, rows, axis), torch.split(other, rows, axis), strict=True):
+        yield mine.double(), theirs.double()
 
 
 def _without_repeats(value: Tensor) -> tuple[Tensor, bool]:
@@ -351,9 +436,16 @@ def _without_equal(value: Tensor) -> Tensor | None:
     """Axes along which the value does not change cut to one index; None if there is none."""
     changed = False
     for axis in range(value.dim()):
-        if value.shape[axis] > 1 and bool((value.narrow(axis, 0, 1) == value).all()):
+        if value.shape[axis] > 1 and _is_equal_along(value, axis):
             value, changed = value.narrow(axis, 0, 1), True
     return value if changed else None
+
+
+def _is_equal_along(value: Tensor, axis: int) -> bool:
+    """Whether a value does not change along an axis; where it changes at once, the rest is not read."""
+    if value.shape[axis] > 1 and not torch.equal(value.select(axis, 0), value.select(axis, 1)):
+        return False
+    return bool((value.narrow(axis, 0, 1) == value).all())
 
 
 def arrangements(shape: tuple[int, ...], letters: str, sizes: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], ...]]:
@@ -393,7 +485,7 @@ def _mask(value: Tensor) -> Identity | None:
         if not bool((value == value[:1]).all()):
             return None
         value = value[0]
-    if value.dim() != 2 or min(value.shape) < 2:
+    if value.dim() != 2 or min(value.shape) < 2 or torch.unique(value[:, :2]).numel() > 2:
         return None
     numbers = torch.unique(value)
     if numbers.numel() != 2:

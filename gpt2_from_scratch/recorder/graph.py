@@ -57,7 +57,6 @@ class Value:
         position: which of the operation's outputs it is.
         shape: its shape.
         dtype: its element type as text, such as ``float64``.
-        storage: values with the same number share memory.
     """
 
     number: int
@@ -65,7 +64,6 @@ class Value:
     position: int
     shape: tuple[int, ...]
     dtype: str
-    storage: int
 
     @property
     def is_floating_point(self) -> bool:

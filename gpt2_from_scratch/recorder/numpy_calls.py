@@ -146,10 +146,11 @@ class NumpyCalls(AbstractContextManager["NumpyCalls"]):
         wide_args = [call.argument(position, value) for position, value in enumerate(args)]
         outs = kwargs.get("out")
         wide_kwargs = {key: call.argument(key, value) for key, value in kwargs.items()}
-        written = [call.holders[0]] if writes else []
+        written = [(call.arrays[0], call.holders[0])] if writes else []
         if outs is not None:
             targets = outs if isinstance(outs, tuple) else (outs,)
-            written = [holder for target in targets if (holder := self.tape.known(target)) is not None]
+            held = [(target, self.tape.known(target)) for target in targets]
+            written = [(self.plain(target, holder), holder) for target, holder in held if holder is not None]
         before = (
             tuple(_tensor(array.copy() if written else array) for array in call.arrays)
             if self.tape.change is not None
@@ -164,18 +165,17 @@ class NumpyCalls(AbstractContextManager["NumpyCalls"]):
         result = func(*wide_args, **wide_kwargs)
         operation = self.tape.begin(name, call.inputs, call.places, call.constants, bool(written))
         numbers: list[int] = []
-        for holder in written:
-            shadow = holder.shadow
-            other = self.tape.changed(operation, len(numbers), _tensor(shadow), again)
+        for plain, holder in written:
+            other = self.tape.changed(operation, len(numbers), _tensor(plain), again)
             if other is not None:
-                np.copyto(shadow, _array(other))  # type: ignore[arg-type]
-            holder.number = self.tape.output(len(numbers), _tensor(shadow), holder.storage)
+                np.copyto(plain, _array(other))
+            holder.number = self.tape.output(len(numbers), _tensor(plain))
             numbers.append(holder.number)
         if outs is not None:
             answer = outs[0] if isinstance(outs, tuple) and len(outs) == 1 else outs
         else:
             answer = None if writes else self._recorded(result, operation, numbers, again)
-        self.tape.finish(operation, numbers, written)
+        self.tape.finish(operation, numbers, [holder for _, holder in written])
         return answer
 
     def _recorded(self, result: Any, operation: Operation, numbers: list[int], again: Again) -> Any:
@@ -193,9 +193,8 @@ class NumpyCalls(AbstractContextManager["NumpyCalls"]):
         if other is not None:
             wide = np.ascontiguousarray(_array(other))
         array = wide.view(RecordedArray)
-        storage = _storage(wide)
-        number = self.tape.output(len(numbers), _tensor(wide), storage)
-        self.tape.hold(array, number, wide, storage)
+        number = self.tape.output(len(numbers), _tensor(wide))
+        self.tape.hold(array, number, None, _storage(wide))
         numbers.append(number)
         return array
 
@@ -207,9 +206,15 @@ class NumpyCalls(AbstractContextManager["NumpyCalls"]):
             if wide.dtype != _wide(wide.dtype):
                 wide = wide.astype(_wide(wide.dtype))
             self._keep.append(wide)
-            storage = _storage(wide)
-            holder = self.tape.hold(array, self.tape.leaf(_tensor(wide), storage), wide, storage)
+            holder = self.tape.hold(array, self.tape.leaf(_tensor(wide)), wide, _storage(wide))
         return holder
+
+    def plain(self, array: Array, holder: Holder) -> Array:
+        """What is computed with in the place of an array."""
+        if holder.shadow is None:
+            return array.view(np.ndarray)
+        assert isinstance(holder.shadow, np.ndarray)
+        return holder.shadow
 
 
 class _Arguments:
@@ -234,11 +239,11 @@ class _Arguments:
         if isinstance(value, np.ndarray) and value.dtype.kind in "fbiu":
             holder = self.calls.holder(value)
             self.holders.append(holder)
-            assert isinstance(holder.shadow, np.ndarray)
-            self.inputs.append(self.calls.tape.current(holder, _tensor(holder.shadow)))
+            plain = self.calls.plain(value, holder)
+            self.inputs.append(self.calls.tape.current(holder, _tensor(plain)))
             self.places.append(place)
-            self.arrays.append(holder.shadow)
-            return holder.shadow
+            self.arrays.append(plain)
+            return plain
         if isinstance(value, tuple | list) and any(isinstance(item, np.ndarray | tuple | list) for item in value):
             return type(value)([self._wide(place, item) for item in value])
         if isinstance(value, np.floating):

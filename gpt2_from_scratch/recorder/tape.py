@@ -17,7 +17,10 @@ from gpt2_from_scratch.recorder.frames import Stack
 from gpt2_from_scratch.recorder.graph import Left, Operation, Place, Value
 
 See: TypeAlias = Callable[[Value, Tensor], None]
-"""Gets every value as soon as it exists. The tensor may change or go later: keep a copy, not the tensor."""
+"""Gets every value as soon as it exists. The tensor may change or go later: keep a copy, not the tensor.
+
+A parameter comes in its own precision, however it is computed with: the numbers are the same.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +45,13 @@ None leaves the value. The operation's `outputs` are not known yet and empty.
 
 @dataclass(slots=True)
 class Holder:
-    """One object of the user's: the number of the value that it is now, and the object that is computed with.
+    """One object of the user's: the number of the value that it is now, and where its numbers are.
 
     Args:
         number: of the value.
-        shadow: the same numbers, wide; it is the user's object itself where that needs no widening.
-        storage: which memory the shadow lies in.
+        shadow: the same numbers, wide, where they are kept; None where the object itself is computed with, so that
+            a recording keeps nothing alive.
+        storage: which memory its numbers lie in, as long as the object lives.
         stale: the last operation that wrote to its memory through another object, and the value written there.
     """
 
@@ -109,7 +113,7 @@ class Tape:
             holder.stale = None
             inputs = (holder.number, written)
             operation = Operation(len(self.operations), "alias", inputs, (0, 1), (), {}, writer.frames, True)
-            holder.number = self._value(len(self.operations), 0, view, holder.storage)
+            holder.number = self._value(len(self.operations), 0, view)
             self._finish(operation, (holder.number,))
         return holder.number
 
@@ -129,9 +133,9 @@ class Tape:
             self._holders[id(thing)] = (reference, holder)
             self._by_storage.setdefault(holder.storage, []).append(reference)
 
-    def leaf(self, view: Tensor, storage: int) -> int:
-        """A new value that no recorded operation made."""
-        return self._value(None, 0, view, storage)
+    def leaf(self, view: Tensor, dtype: torch.dtype | None = None) -> int:
+        """A new value that no recorded operation made; `dtype`: in which it is computed with, if not in its own."""
+        return self._value(None, 0, view, dtype)
 
     # -- operations
 
@@ -156,9 +160,9 @@ class Tape:
         with torch._C.DisableTorchFunction():
             return self.change(operation, position, view, again)
 
-    def output(self, position: int, view: Tensor, storage: int) -> int:
+    def output(self, position: int, view: Tensor) -> int:
         """A new value of the operation that was begun."""
-        return self._value(len(self.operations), position, view, storage)
+        return self._value(len(self.operations), position, view)
 
     def finish(self, operation: Operation, outputs: Sequence[int], written: Sequence[Holder] = ()) -> None:
         """Notes the operation; all other objects in the memory of `written` are out of date from now on."""
@@ -182,9 +186,9 @@ class Tape:
         """``id(object)`` -> value, of the objects that are alive."""
         return {key: holder.number for key, (reference, holder) in self._holders.items() if reference() is not None}
 
-    def _value(self, operation: int | None, position: int, view: Tensor, storage: int) -> int:
-        dtype = str(view.dtype).removeprefix("torch.")
-        value = Value(len(self.values), operation, position, tuple(view.shape), dtype, storage)
+    def _value(self, operation: int | None, position: int, view: Tensor, dtype: torch.dtype | None = None) -> int:
+        name = str(dtype or view.dtype).removeprefix("torch.")
+        value = Value(len(self.values), operation, position, tuple(view.shape), name)
         self.values.append(value)
         if self.see is not None:
             with torch._C.DisableTorchFunction():  # what is done with a value is no part of the recording

@@ -30,6 +30,8 @@ _PLAIN_NAMES = (
     "is_storage result_type broadcast_shapes can_cast typename"
 )
 _PLAIN = frozenset(_PLAIN_NAMES.split())
+# They take rows of a table. Rows of a narrow table are widened once they were taken, so that the table is not.
+_LOOKING_UP = frozenset(("embedding", "getitem", "index_select"))
 # They give numbers to Python.
 _LEAVING_NAMES = "item tolist __bool__ __int__ __float__ __index__ numpy __array__ __contains__ equal allclose"
 _LEAVING = frozenset(_LEAVING_NAMES.split())
@@ -121,21 +123,23 @@ class TorchCalls(TorchFunctionMode):
         holder = self.tape.known(tensor)
         if holder is not None:
             return holder
-        narrow = tensor.dtype in _NARROW
-        transient = narrow and isinstance(tensor, nn.Parameter)  # never written in a forward pass, and large
-        wide = tensor.detach().to(torch.float64) if narrow else tensor
-        if narrow and not transient:
-            self._keep.append(wide)
-        storage = self.storage(tensor if transient else wide)
-        number = self.tape.leaf(wide, storage)
-        return self.tape.hold(tensor, number, None if transient else wide, storage)
+        if tensor.dtype not in _NARROW:
+            return self.tape.hold(tensor, self.tape.leaf(tensor), None, self.storage(tensor))
+        if isinstance(tensor, nn.Parameter):  # never written in a forward pass, and large: widened where it is used
+            number = self.tape.leaf(tensor.detach(), torch.float64)
+            return self.tape.hold(tensor, number, None, self.storage(tensor))
+        wide = tensor.detach().to(torch.float64)
+        self._keep.append(wide)
+        return self.tape.hold(tensor, self.tape.leaf(wide), wide, self.storage(wide))
 
-    def wide(self, tensor: Tensor, holder: Holder) -> Tensor:
-        """What is computed with in the place of a tensor."""
-        if holder.shadow is None:
-            return tensor.detach().to(torch.float64)
-        assert isinstance(holder.shadow, Tensor)
-        return holder.shadow
+    def wide(self, tensor: Tensor, holder: Holder, name: str) -> Tensor:
+        """What an operation of this name computes with in the place of a tensor."""
+        if holder.shadow is not None:
+            assert isinstance(holder.shadow, Tensor)
+            return holder.shadow
+        if tensor.dtype not in _NARROW:
+            return tensor
+        return tensor.detach() if name in _LOOKING_UP else tensor.detach().to(torch.float64)
 
     def storage(self, tensor: Tensor) -> int:
         """A number for the memory of a tensor."""
@@ -176,7 +180,7 @@ class _Call:
                 self.batched = True
                 return value
             holder = self.calls.holder(value)
-            wide = self.calls.wide(value, holder)
+            wide = self.calls.wide(value, holder, self.name)
             self.inputs.append(self.tape.current(holder, wide))
             self.places.append(place)
             self.tensors.append((value, wide, holder))
@@ -187,7 +191,9 @@ class _Call:
             array = self.tape.known(value)
             if array is None:
                 return value
-            plain: Any = array.shadow
+            import numpy as np
+
+            plain: Any = value.view(np.ndarray) if array.shadow is None else array.shadow
             self.inputs.append(self.tape.current(array, torch.from_numpy(plain)))
             self.places.append(place)
             return plain
@@ -207,8 +213,8 @@ class _Call:
             return True
         return raw == "__setitem__" or self.kwargs.get("inplace") is True
 
-    def _written(self) -> list[Holder]:
-        """What this call will write to, judged by its name."""
+    def _written(self) -> list[tuple[Tensor, Holder]]:
+        """What this call will write to, judged by its name: what is computed with, and its holder."""
         written = [self.tensors[0]] if self.tensors and self._written_by_name() else []
         outs = self.kwargs.get("out")
         if outs is not None:
@@ -217,7 +223,7 @@ class _Call:
         for tensor, wide, holder in written:
             if wide is tensor and self.tape.values[holder.number].operation is None:
                 self.calls.save(tensor)
-        return [holder for _, _, holder in written]
+        return [(wide, holder) for _, wide, holder in written]
 
     def noted(self, func: Callable[..., Any]) -> Any:
         written = self._written()
@@ -225,8 +231,8 @@ class _Call:
         versions = [_version(wide) for _, wide, _ in self.tensors]
         result = func(*self.args, **self.kwargs)
         for (_, wide, holder), version in zip(self.tensors, versions, strict=True):
-            if version is not None and _version(wide) != version and holder not in written:
-                written.append(holder)
+            if version is not None and _version(wide) != version and all(other is not holder for _, other in written):
+                written.append((wide, holder))
         tensors = list(_tensors_in(result))
         by_wide = {id(wide): holder for _, wide, holder in self.tensors}
         new = [tensor for tensor in tensors if id(tensor) not in by_wide]
@@ -238,14 +244,12 @@ class _Call:
         again = Again(before, lambda inputs, constants: self._again(func, before, inputs, constants))
         numbers: list[int] = []
         replaced: dict[int, Tensor] = {}
-        for holder in written:
-            shadow = holder.shadow
-            assert isinstance(shadow, Tensor)
-            other = self.tape.changed(operation, len(numbers), shadow, again)
+        for wide, holder in written:
+            other = self.tape.changed(operation, len(numbers), wide, again)
             if other is not None:
                 with torch.no_grad():
-                    shadow.copy_(other)
-            holder.number = self.tape.output(len(numbers), shadow, holder.storage)
+                    wide.copy_(other)
+            holder.number = self.tape.output(len(numbers), wide)
             holder.stale = None
             numbers.append(holder.number)
         for tensor in new:
@@ -255,19 +259,19 @@ class _Call:
                 wide = torch.empty_like(wide).copy_(other)
             if wide is not tensor:
                 replaced[id(tensor)] = wide
-            storage = self.calls.storage(wide)
-            number = self.tape.output(len(numbers), wide, storage)
-            self.tape.hold(wide, number, wide, storage)
+            number = self.tape.output(len(numbers), wide)
+            self.tape.hold(wide, number, None, self.calls.storage(wide))
             numbers.append(number)
-        self.tape.finish(operation, numbers, written)
+        self.tape.finish(operation, numbers, [holder for _, holder in written])
         for tensor in tensors:
             if id(tensor) in by_wide:
                 self.tape.also(tensor, by_wide[id(tensor)])
         return _with(result, replaced) if replaced else result
 
-    def _before(self, written: list[Holder]) -> tuple[Tensor, ...]:
+    def _before(self, written: list[tuple[Tensor, Holder]]) -> tuple[Tensor, ...]:
         """The inputs as they are before the call; copies of what it will overwrite."""
-        return tuple(wide.clone() if holder in written else wide for _, wide, holder in self.tensors)
+        overwritten = [id(holder) for _, holder in written]
+        return tuple(wide.clone() if id(holder) in overwritten else wide for _, wide, holder in self.tensors)
 
     def _again(
         self,

@@ -9,7 +9,6 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import permutations
 from typing import Literal
 
@@ -85,10 +84,11 @@ class Explainer:
     Args:
         config: of the checkpoint.
         table: GPT-2's values.
+        place: the only values that are tried as operands, such as ``h.*.attn.k``; None: all.
     """
 
-    def __init__(self, config: GPTConfig, table: Table) -> None:
-        self.config, self.table = config, table
+    def __init__(self, config: GPTConfig, table: Table, place: str | None = None) -> None:
+        self.config, self.table, self.place = config, table, place
 
     def explain(
         self,
@@ -121,7 +121,12 @@ class Explainer:
         if known.kind == "rounding":
             again_found = self.explain(operation, again, labels, output, ("factor", "operand", "order", "value"))
             return again_found[1] if again_found is not None and again_found[0].kind == "rounding" else None
-        kind = known.kind
+        kind, wanted = known.kind, known.wanted
+        if kind == "operand" and self.place is None and isinstance(wanted, Identity) and wanted.entry is not None:
+            narrow = Explainer(self.config, self.table, wanted.entry.place)
+            repaired = narrow.same(known, operation, again, labels, output)
+            if repaired is not None:
+                return repaired
         best: _Found | None = None
         for found in _SEARCHES[kind](self, operation, again, inputs, output, known.position):
             if kind == "constant" and (found.place != known.place or found.wanted != known.wanted):
@@ -240,9 +245,7 @@ class Explainer:
             for order in permutations(axes):
                 if order == axes:
                     continue
-                for outputs in _tried(again, {position: value.permute(order).contiguous()}, {}):
-                    if outputs[0].shape != output.shape:
-                        continue
+                for outputs in _tried(again, {position: value.permute(order).contiguous()}, {}, output.shape):
                     became = self._accepted(outputs, inputs, same=operation.name in _MOVING)
                     if became is not None:
                         moved = sum(one != other for one, other in zip(order, axes, strict=True))
@@ -260,7 +263,7 @@ class Explainer:
         entry = mine[first].entry
         assert entry is not None
         for other in self.table.entries:
-            if not other.weight or other is entry or other.axes != entry.axes or other.value.shape != entry.value.shape:
+            if not other.weight or other is entry or other.axes != entry.axes or other.shape != entry.shape:
                 continue
             if other.key.rsplit(".", 1)[1] != entry.key.rsplit(".", 1)[1]:
                 continue
@@ -299,9 +302,7 @@ class Explainer:
             if order == tuple(data):
                 continue
             changed = {position: again.inputs[other] for position, other in zip(data, order, strict=True)}
-            for outputs in _tried(again, changed, {}):
-                if outputs[0].shape != output.shape:
-                    continue
+            for outputs in _tried(again, changed, {}, output.shape):
                 became = self._accepted(outputs, inputs)
                 if became is not None:
                     first = next(position for position, other in zip(data, order, strict=True) if position != other)
@@ -335,9 +336,7 @@ class Explainer:
             for entry, identity, content in self._candidates(label, others, value):
                 changed = {position: label.factor * content if twins else content}
                 changed |= {index: inputs[index].factor * content for index in twins}
-                for outputs in _tried(again, changed, {}):
-                    if outputs[0].shape != output.shape:
-                        continue
+                for outputs in _tried(again, changed, {}, output.shape):
                     became = self._accepted(outputs, [*others, identity])
                     if became is None or became.entry is None:
                         continue
@@ -402,6 +401,8 @@ class Explainer:
         for entry in nearest:
             if (entry.weight != weight and label.kind == "entry") or (not weight and entry.layer not in near):
                 continue
+            if self.place is not None and entry.place != self.place:
+                continue
             for content, order, cut in self.arranged(entry, tuple(value.shape), fixed, label.order):
                 if weight and label.entry is entry and "DH" in order.replace(" ", ""):
                     continue  # rows of a weight in another order: then its operand is in the wrong one
@@ -421,15 +422,17 @@ class Explainer:
         self, entry: Entry, shape: tuple[int, ...], fixed: dict[str, int], like: str = ""
     ) -> Iterator[tuple[Tensor, str, tuple[tuple[str, int], ...]]]:
         """An entry in a given shape: as it is, in the likeliest order of axes first."""
+        count = math.prod(shape)
+        cuts: list[tuple[tuple[str, int], ...]] = [()]
+        if fixed and entry.size != count:
+            cuts.append(tuple((letter, index) for letter, index in fixed.items() if letter in entry.axes))
+        repeats = entry.size < count and shape[0] == self.table.ids.shape[0]
+        if entry.size != count and len(cuts) == 1 and not repeats:
+            return
         value, letters = entry.value, entry.axes
         if entry.causal:
             hidden = torch.ones(value.shape[-2:], dtype=torch.bool).triu(1)
             value = value.masked_fill(hidden, _HIDDEN)
-        count = math.prod(shape)
-        cuts: list[tuple[tuple[str, int], ...]] = [()]
-        if fixed and value.numel() != count:
-            cuts.append(tuple((letter, index) for letter, index in fixed.items() if letter in letters))
-        repeats = value.numel() < count and shape[0] == self.table.ids.shape[0]
         for cut in cuts:
             sliced, left = value, letters
             for letter, index in cut:
@@ -450,22 +453,22 @@ class Explainer:
         self, operation: Operation, again: Again, inputs: Sequence[Identity], output: Tensor, only: int | None = None
     ) -> Iterator[_Found]:
         floating = [value for value in again.inputs if value.is_floating_point()]
-        tries: list[tuple[str, Callable[[], Tensor]]] = []
+        tries: list[tuple[str, Callable[..., Tensor], tuple[Tensor, ...]]] = []
         if len(floating) >= 2:
-            tries += [(name, partial(function, floating[0], floating[1])) for name, function in _BINARY.items()]
+            tries += [(name, function, (floating[0], floating[1])) for name, function in _BINARY.items()]
         if floating:
-            tries += [(name, partial(function, floating[0])) for name, function in _UNARY.items()]
+            tries += [(name, function, (floating[0],)) for name, function in _UNARY.items()]
         if len(floating) == 1:
             numbers = [each for each in operation.constants.values() if isinstance(each, int | float)]
             for number in (torch.tensor(float(each)) for each in numbers if not isinstance(each, bool)):
                 plain = [(name, function) for name, function in _BINARY.items() if "matmul" not in name]
-                tries += [(name, partial(function, floating[0], number)) for name, function in plain]
-        for name, compute in tries:
+                tries += [(name, function, (floating[0], number)) for name, function in plain]
+        for name, function, operands in tries:
             try:
-                content = compute()
+                if function(*(each.to("meta") for each in operands)).shape != output.shape:
+                    continue
+                content = function(*operands)
             except (RuntimeError, IndexError, ValueError):
-                continue
-            if content.shape != output.shape:
                 continue
             became = self._accepted([content], inputs)
             if became is not None and became.entry is not None and not became.entry.key.endswith(_TRIVIAL):
@@ -540,13 +543,36 @@ def _unusual(order: str) -> bool:
     return "DH" in flat or ("B" in flat and not flat.startswith("B"))
 
 
-def _tried(again: Again, inputs: dict[int, Tensor], constants: dict[int | str, object]) -> Iterator[tuple[Tensor, ...]]:
+def _tried(
+    again: Again,
+    inputs: dict[int, Tensor],
+    constants: dict[int | str, object],
+    shape: torch.Size | None = None,
+) -> Iterator[tuple[Tensor, ...]]:
+    """What the call gives with other arguments; nothing where it fails, or its first output has not that shape."""
+    if shape is not None and not _may_have(shape, again, inputs):
+        return
     try:
         outputs = again.run(inputs, constants)
     except Exception:  # whatever torch, numpy or the user's own class object to: then this change is not the answer
         return
     if outputs and isinstance(outputs[0], Tensor):
         yield outputs
+
+
+def _may_have(shape: torch.Size, again: Again, inputs: dict[int, Tensor]) -> bool:
+    """Whether the call may give this shape, as far as can be known without computing it.
+
+    Operands in another order of axes may broadcast to thousands of times as many numbers.
+    """
+    operands = {position: inputs.get(position, value) for position, value in enumerate(again.inputs)}
+    if all(value.shape == again.inputs[position].shape for position, value in operands.items()):
+        return True
+    try:
+        outputs = again.run({position: value.to("meta") for position, value in operands.items()}, {})
+    except Exception:  # numpy has no such tensors, and torch not every operation for them
+        return True
+    return not outputs or outputs[0].shape == shape
 
 
 def _FACTORS(config: GPTConfig) -> tuple[float, ...]:
