@@ -8,11 +8,14 @@ logits in an answer.
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy
 import torch
 from torch import Tensor, nn
+
+from gpt2_from_scratch.arrays import Arrays
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,19 @@ _FILLINGS: Mapping[str, _Filling] = {
     "device": ("where its parameters are", lambda ids: ids.device),
 }
 
+# What people call the ids, in lower case without underscores.
+IDS = frozenset(
+    (
+        *("ids", "inputids", "tokenids", "tokens", "inputs", "input", "x", "xs", "idx", "index", "indices"),
+        *("sequence", "prompt", "words", "context", "batch"),
+    )
+)
+
+
+def is_filled(name: str) -> bool:
+    """Whether something by this name is given to a model that demands it, such as a mask."""
+    return _plain(name) in _FILLINGS
+
 
 def ways(model: Callable[..., Any]) -> Iterator[Way]:
     """Ways to call a model, the usual one first.
@@ -89,9 +105,27 @@ def ways(model: Callable[..., Any]) -> Iterator[Way]:
         lambda ids, **options: model(ids.t().contiguous(), **options),
         tokens_first=True,
     )
-    if not isinstance(model, nn.Module):
+    yield Way("it is called with one row of ids at a time", partial(_row_by_row, model, torch.clone))
+    if not isinstance(model, nn.Module) or isinstance(model, Arrays):
         about = "it is called with numpy arrays"
         yield Way(about, lambda ids, **options: model(ids.cpu().numpy(), **options), arrays=True)
+        yield Way(f"{about}, one row of ids at a time", partial(_row_by_row, model, _as_array), arrays=True)
+
+
+def _row_by_row(model: Callable[..., Any], convert: Callable[[Tensor], Any], ids: Tensor, **options: Any) -> Tensor:
+    """The logits ``[B, T, V]`` of a model that takes ids ``[T]`` and returns logits ``[T, V]``."""
+    rows = []
+    for row in ids:
+        output = model(convert(row), **options)
+        found = logits_in(output, tuple(row.shape))
+        if found is None or found.dim() != 2 or (convert is torch.clone and isinstance(output, numpy.ndarray)):
+            raise ValueError("the model returned no logits [T, V] for ids [T]")
+        rows.append(found)
+    return torch.stack(rows)
+
+
+def _as_array(ids: Tensor) -> Any:
+    return ids.cpu().numpy()
 
 
 def _usual(model: Callable[..., Any]) -> Way:

@@ -23,6 +23,7 @@ from typing import Any
 
 from torch import nn
 
+from gpt2_from_scratch.binding import bound
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError, crash_report
 
@@ -99,6 +100,7 @@ class Loaded:
         object: the model, function, layout or check.
         built: whether it was made just now, so that the weights of a module are still random.
         settings: what its constructor was given; empty where nothing was built or nothing was asked for.
+        notes: what else was done to make it, in words.
         file: the file that was named.
         again: makes the same object from another source of that file, for a model of this configuration.
     """
@@ -106,6 +108,7 @@ class Loaded:
     object: Any
     built: bool = False
     settings: tuple[Setting, ...] = ()
+    notes: tuple[str, ...] = ()
     file: Path | None = None
     again: Callable[[str, GPTConfig | None], Any] | None = field(default=None, repr=False, compare=False)
 
@@ -171,7 +174,7 @@ def _made(spec: str, source: str | None, config: GPTConfig | None, biases: bool,
             raise CandidateError(f"{place} has no {name!r}", hint="it has " + (", ".join(public[:20]) or "nothing"))
         target = getattr(module, name)
         if not called and not inspect.isclass(target):
-            return Loaded(target)
+            return _with_arguments(spec, target, module, config, biases, settings)
         if not callable(target):
             raise CandidateError(f"{spec}: {name} is a {type(target).__name__}, which cannot be called")
         answers = _Answers(spec, module, config, biases, settings)
@@ -179,6 +182,24 @@ def _made(spec: str, source: str | None, config: GPTConfig | None, biases: bool,
             target = getattr(answers.with_globals(file, source), name)
         built = answers.build(target)
     return Loaded(built, built=True, settings=tuple(answers.given.values()))
+
+
+def _with_arguments(
+    spec: str,
+    target: Any,
+    module: types.ModuleType,
+    config: GPTConfig | None,
+    biases: bool,
+    settings: Mapping[str, Any],
+) -> Loaded:
+    """An object as it is; a function that demands more than ids with all of that."""
+    if config is None or not isinstance(target, types.FunctionType):
+        return Loaded(target)
+    answers = _Answers(spec, module, config, biases, settings)
+    found = bound(spec, target, vars(module), config, answers.setting, answers.build)
+    if found is None:
+        return Loaded(target)
+    return Loaded(found.function, built=found.made, settings=tuple(answers.given.values()), notes=found.about)
 
 
 def settings_of(config: GPTConfig, biases: bool) -> dict[str, tuple[Any, str]]:
@@ -357,6 +378,16 @@ class _Answers:
             raise KeyError(name)
         self.given[name] = found
         return found.value
+
+    def setting(self, name: str) -> Any:
+        """The value of what is one of GPT-2's settings by this name, or was set by the user.
+
+        Raises:
+            KeyError: it is neither.
+        """
+        if name not in self.settings and _plain(name) not in (*_SETTING, *_DOUBTFUL):
+            raise KeyError(name)
+        return self.answer(name)
 
     def with_globals(self, file: Path, source: str | None) -> types.ModuleType:
         """The module with its constants set to the checkpoint's settings, where its functions read them."""

@@ -103,9 +103,25 @@ def test_what_nobody_knows_is_not_made_up():
 
 
 def test_functions_are_asked_with_numpy_arrays_last():
-    *_, last = ways(lambda ids: np.zeros((*ids.shape, 31)))
-    assert last.about == "it is called with numpy arrays"
-    assert type(last.ask(IDS)) is np.ndarray
+    *_, arrays, rows = ways(lambda ids: np.zeros((*ids.shape, 31)))
+    assert arrays.about == "it is called with numpy arrays"
+    assert type(arrays.ask(IDS)) is np.ndarray
+    assert rows.about == "it is called with numpy arrays, one row of ids at a time"
+    assert rows.ask(IDS).shape == (*IDS.shape, 31)
+
+
+@pytest.mark.parametrize("arrays", [False, True])
+def test_a_function_of_one_sequence_is_asked_row_by_row(arrays: bool):
+    table = torch.randn(31, 31, generator=torch.Generator().manual_seed(0))
+    places = torch.randn(9, 31, generator=torch.Generator().manual_seed(1))
+
+    def logits(ids: Any) -> Any:
+        rows = table[ids] + places[: len(ids)] if ids.ndim == 1 else None
+        return rows.numpy() if arrays and isinstance(ids, np.ndarray) else None if arrays else rows
+
+    way = way_of(logits)
+    assert way.about.endswith("one row of ids at a time")
+    assert torch.equal(way.logits(way.ask(IDS), tuple(IDS.shape)), table[IDS] + places[: IDS.shape[1]])
 
 
 class Mixing(nn.Module):

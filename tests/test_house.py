@@ -56,12 +56,14 @@ ROOMS = (
     "mapping",
     "checkpoint",
     "building",
+    "binding",
     "asking",
     "generation_config",
     "config",
     "trace",
     "compare",
     "precision",
+    "arrays",
     "errors",
 )
 HEIGHT = {room: height for height, room in enumerate(reversed(ROOMS))}

@@ -65,6 +65,8 @@ class Candidate:
         self.adaptations: dict[str, None] = {}  # what had to be done to get logits, in words, each once
         if built_with:
             self.adaptations["built with " + ", ".join(map(str, built_with))] = None
+        if self.loaded is not None:
+            self.adaptations |= dict.fromkeys(self.loaded.notes)
         self._way: Way | None = None
         self._output_dtype: torch.dtype | None = None  # the finest that its logits need
         self._arithmetic: torch.dtype | None = None  # the coarsest that torch was seen computing with

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 
-from gpt2_from_scratch.cli.arguments import parser
+from gpt2_from_scratch.cli.arguments import parsed
 from gpt2_from_scratch.cli.child import loads_code, run_in_child
 from gpt2_from_scratch.cli.exit_codes import BROKEN_PIPE, COULD_NOT_CHECK, INTERRUPTED
 from gpt2_from_scratch.cli.options import as_flags
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments without the program's name; None takes them from the command line.
     """
-    arguments = parser().parse_args(argv)
+    arguments = parsed(argv)
     if argv is None:
         with suppress(AttributeError, OSError, RuntimeError, ValueError):  # stderr may be closed, or be no file
             faulthandler.enable()  # a crash in C, as when a mapped file is cut short, then says where it happened

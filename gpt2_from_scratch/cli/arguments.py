@@ -1,6 +1,7 @@
 """Every command and option, with the text that `--help` shows."""
 
 import argparse
+from collections.abc import Sequence
 
 from gpt2_from_scratch import __version__
 from gpt2_from_scratch.checks.parts import PARTS
@@ -32,6 +33,26 @@ def _ids(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of token ids, as 5,3,1") from None
 
 
+def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; ends the process where it is wrong."""
+    reader = parser()
+    arguments = reader.parse_args(argv)
+    if hasattr(arguments, "named"):
+        _tell_apart(arguments, reader)
+    return arguments
+
+
+def _tell_apart(arguments: argparse.Namespace, reader: argparse.ArgumentParser) -> None:
+    """Of what was named without an option, ``FILE.py:OBJECT`` is the model, and the other the checkpoint."""
+    models = [name for name in arguments.named if ".py:" in name]
+    checkpoints = [name for name in arguments.named if name not in models]
+    models += [] if arguments.model is None else [arguments.model]
+    if len(models) > 1 or len(checkpoints) > 1:
+        reader.error(f"verify takes one model and one checkpoint, not {', '.join(models + checkpoints)}")
+    arguments.model = next(iter(models), None)
+    arguments.checkpoint = next(iter(checkpoints), None)
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(
@@ -48,7 +69,12 @@ def parser() -> argparse.ArgumentParser:
         description="Checks a model against transformers' GPT2LMHeadModel on the same checkpoint: by default this "
         "package's own, with --model yours. Exit code 0: verified, 1: diverged, 2: could not check.",
     )
-    verify.add_argument("checkpoint", nargs="?", help=_CHECKPOINT_HELP)
+    verify.add_argument(
+        "named",
+        nargs="*",
+        metavar="[FILE.py:OBJECT] [CHECKPOINT]",
+        help=f"your model, as after --model; and {_CHECKPOINT_HELP}",
+    )
     verify.add_argument("--model", metavar="FILE.py:OBJECT", help="your model, class or function; OBJECT() is called")
     verify.add_argument(
         "--config",

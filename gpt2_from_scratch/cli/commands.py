@@ -156,8 +156,7 @@ def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple
             biases=not checkpoint.matching.zeros,
             settings=settings(arguments.config, "--config"),
         )
-        _fill(loaded, arguments, layout, checkpoint)
-        return loaded, layout
+        return _filled(loaded, layout, checkpoint), layout
     from gpt2_from_scratch.model import GPTModel
 
     return GPTModel.from_pretrained(checkpoint, dtype=dtype_choice(arguments.dtype)), "gpt2_from_scratch"
@@ -193,15 +192,32 @@ def grade(arguments: argparse.Namespace) -> int:
     return VERIFIED if result else DIVERGED
 
 
-def _fill(loaded: "Loaded", arguments: argparse.Namespace, layout: Any, checkpoint: "Checkpoint") -> None:
-    """Weights enter a module only through a layout; one that was freshly built without any would be random."""
+def _filled(loaded: "Loaded", layout: Any, checkpoint: "Checkpoint") -> "Loaded":
+    """The user's object with the checkpoint's weights, if it has others.
+
+    What was freshly built holds random numbers. A function's arrays are filled, too, if none of the checkpoint's
+    tensors is among them; if some are, the user has loaded them, and they are checked as they are.
+    """
+    from dataclasses import replace
+
     from torch import nn
 
+    from gpt2_from_scratch.arrays import arrays_of
+    from gpt2_from_scratch.infer_layout import holds_some
     from gpt2_from_scratch.loading import load_into
 
-    if not isinstance(loaded.object, nn.Module) or not loaded.built:
-        return
-    load_into(loaded.object, checkpoint, layout)
+    if isinstance(loaded.object, nn.Module):
+        if loaded.built:
+            load_into(loaded.object, checkpoint, layout)
+        return loaded
+    arrays = arrays_of(loaded.object) if callable(loaded.object) else None
+    if arrays is None:
+        return loaded
+    if not loaded.built and holds_some(arrays, checkpoint.config, checkpoint.read):
+        return replace(loaded, notes=(*loaded.notes, f"its arrays ({arrays.where}) were checked as they are"))
+    report = load_into(arrays, checkpoint, layout)
+    how = next((note for note in report.notes if note.startswith("written by")), "written by the layout that was given")
+    return replace(loaded, notes=(*loaded.notes, f"its arrays ({arrays.where}) were {how}"))
 
 
 def inspect(arguments: argparse.Namespace) -> int:

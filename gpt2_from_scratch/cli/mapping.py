@@ -13,8 +13,6 @@ PROVEN, UP_TO, NOT_FOUND = 0, 1, 2
 
 def find(arguments: argparse.Namespace) -> int:
     """Prints the layout on stdout and what is known of it on stderr: 0 proven, 1 proven up to a fault, 2 not found."""
-    from torch import nn
-
     from gpt2_from_scratch.building import load_object
     from gpt2_from_scratch.infer_layout import Status, infer_layout, to_python
 
@@ -25,10 +23,10 @@ def find(arguments: argparse.Namespace) -> int:
         biases=not checkpoint.matching.zeros,
         settings=settings(arguments.config, "--config"),
     )
-    if not isinstance(loaded.object, nn.Module):
+    if not callable(loaded.object):
         raise CandidateError(
-            f"{arguments.model} is a {type(loaded.object).__name__}, and only a torch module has parameters to map",
-            hint="name an nn.Module, or the class of one",
+            f"{arguments.model} is a {type(loaded.object).__name__}, which has no parameters to map",
+            hint="name an nn.Module, the class of one, or a function from ids to logits",
         )
     with contextlib.redirect_stdout(sys.stderr):  # what the user's code prints
         inferred = infer_layout(loaded.object, checkpoint.config)
@@ -47,6 +45,8 @@ def find(arguments: argparse.Namespace) -> int:
         print(text, end="")
     if loaded.settings:
         print(printable("built with " + ", ".join(map(str, loaded.settings))), file=sys.stderr)
+    for note in loaded.notes:
+        print(printable(note), file=sys.stderr)
     if arguments.verbose:
         for line in inferred.evidence:
             print(printable(line), file=sys.stderr)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch.anatomy.forward import logits as exact_logits
+from gpt2_from_scratch.arrays import module_of
 from gpt2_from_scratch.building import Loaded
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.config import GPTConfig
@@ -115,11 +116,12 @@ def _silence() -> Iterator[None]:
 
 
 def _with_weights_of(right: object, edited: object) -> object:
-    """The edited model with the parameters and buffers of the one that was checked; functions hold their own."""
-    if isinstance(right, nn.Module) and isinstance(edited, nn.Module):
-        parameters = dict(right.named_parameters(remove_duplicate=False))
+    """The edited model with the parameters of the one that was checked; a function's are its arrays."""
+    ours, theirs = (module_of(each) if callable(each) else None for each in (right, edited))
+    if ours is not None and theirs is not None:
+        parameters = dict(ours.named_parameters(remove_duplicate=False))
         with torch.no_grad():
-            for name, parameter in edited.named_parameters(remove_duplicate=False):
+            for name, parameter in theirs.named_parameters(remove_duplicate=False):
                 parameter.copy_(parameters[name])
     return edited
 

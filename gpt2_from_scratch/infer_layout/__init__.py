@@ -10,5 +10,6 @@ first.
 from gpt2_from_scratch.infer_layout.finding import FoundLayout, find_layout
 from gpt2_from_scratch.infer_layout.inference import InferredLayout, Status, infer_layout
 from gpt2_from_scratch.infer_layout.printing import to_python
+from gpt2_from_scratch.infer_layout.recognition import holds_some
 
-__all__ = ["FoundLayout", "InferredLayout", "Status", "find_layout", "infer_layout", "to_python"]
+__all__ = ["FoundLayout", "InferredLayout", "Status", "find_layout", "holds_some", "infer_layout", "to_python"]

@@ -15,6 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from gpt2_from_scratch.arrays import name_of
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.infer_layout.events import Placed, Record
 from gpt2_from_scratch.infer_layout.printing import idiomatic
@@ -120,7 +121,7 @@ class _Writer:
                 block = []
             rows += found
         rows += self.leftovers()
-        return Layout(name, tuple(rows), about=f"{type(self.module).__name__}, inferred")
+        return Layout(name, tuple(rows), about=f"{name_of(self.module)}, inferred")
 
     @staticmethod
     def _layers(block: list[list[Row]]) -> list[Row]:

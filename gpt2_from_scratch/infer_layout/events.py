@@ -23,6 +23,7 @@ Kind: TypeAlias = Literal[
     "statistic",  # a number about several features: their numbers
     "centred",  # features [n] less a statistic
     "normalised",  # features [n] divided by a statistic
+    "gain_over_statistic",  # a parameter [rows, n] times, or divided by, a statistic: its numbers, the parameter's
     "scores",  # products of features with features, summed over the features: left [b, k], right [b, k]
     "mix",  # an average over positions: scores [b], features of what is averaged [b, n]
     "function",  # of two or more different features, or of a feature and a parameter: all of them

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from gpt2_from_scratch.arrays import name_of
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.infer_layout.inference import infer_layout
@@ -54,7 +55,7 @@ def find_layout(module: nn.Module, config: GPTConfig, read: Callable[[str], Tens
     inferred = infer_layout(module, config)
     if inferred.layout is None:
         raise MappingError(
-            f"no layout of {type(module).__name__} was given, no built-in one fits, and none was found, because "
+            f"no layout of {name_of(module)} was given, no built-in one fits, and none was found, because "
             f"{'; '.join(inferred.because)}",
             hint="describe its names with a Layout of your own",
         )

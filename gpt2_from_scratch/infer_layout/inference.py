@@ -1,14 +1,16 @@
 """`infer_layout`: reads a module, proves what was read, and says which of the three answers it is."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch.anatomy import Anatomy
+from gpt2_from_scratch.arrays import module_of, name_of
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.infer_layout import asking, proof
@@ -71,7 +73,7 @@ class InferredLayout:
 
 
 def infer_layout(
-    module: nn.Module, config: GPTConfig, *, call: Call | None = None, name: str | None = None
+    module: nn.Module | Callable[..., Any], config: GPTConfig, *, call: Call | None = None, name: str | None = None
 ) -> InferredLayout:
     """Finds out which parameter of a module is which of GPT-2's, without reading a name, and proves it.
 
@@ -79,7 +81,8 @@ def infer_layout(
     needed: the sizes say enough.
 
     Args:
-        module: somebody's GPT-2, on the CPU.
+        module: somebody's GPT-2, on the CPU: a module, or a function of ids with its arrays in its closure, its
+            defaults, or the globals that it reads (`arrays.arrays_of`).
         config: the sizes and options of the GPT-2 that it is expected to be.
         call: ids ``[1, T]`` to logits ``[1, n, V]`` by way of the module, where it is called in a way of its own. None
             tries the usual ways.
@@ -95,6 +98,10 @@ def infer_layout(
         >>> inferred.status, inferred.layout.name
         (<Status.PROVEN: 'proven'>, 'gpt2_from_scratch')
     """
+    found = module_of(module)
+    if found is None:
+        return _not_found(["the function has no arrays in its closure, its defaults, or the globals that it reads"])
+    module = found
     if any(parameter.is_meta for parameter in module.parameters()):
         return _not_found(["parameters are on the meta device, so the module cannot be run"])
     if any(parameter.device.type != "cpu" for parameter in module.parameters()):
@@ -102,7 +109,7 @@ def infer_layout(
     if not any(True for _ in module.parameters()):
         return _not_found(["the module has no parameters"])
     with proof.untouched(module), _quiet_generator():
-        return _Inference(module, config, name or type(module).__name__).run(call)
+        return _Inference(module, config, name or name_of(module)).run(call)
 
 
 @contextmanager

@@ -149,12 +149,15 @@ def _short(row: Row) -> Iterator[_Made]:
         yield bare, names, dict(sorted(more.items(), reverse=True))
         return
     options = {"weight": weight.theirs} if weight.theirs != "weight" else {}
-    yield embedding, [row.site, *row.theirs], dict(options)
+    last = row.site.rpartition(".")[2]
+    if last in ("wte", "wpe", "lm_head"):
+        yield embedding, [row.site, *row.theirs], dict(options)
     if bias is not None and bias.theirs != "bias":
         options["bias"] = bias.theirs
     if bias is not None and bias.absent_means_zero:
         options["absent_bias_is_zero"] = True
-    yield norm, [row.site, *row.theirs], dict(options)
+    if last.startswith("ln_"):
+        yield norm, [row.site, *row.theirs], dict(options)
     if weight.parts:
         options["parts"] = weight.parts
     for out in ("", "p h d", "h p d", "h d p", "p d h", "d h p", "d p h", "h d", "d h"):

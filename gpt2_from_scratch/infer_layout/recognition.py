@@ -12,6 +12,7 @@ from itertools import permutations
 import torch
 from torch import Tensor, nn
 
+from gpt2_from_scratch.arrays import name_of
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.infer_layout.arrangement import Inexpressible, layout_of
@@ -53,6 +54,18 @@ def recognise(module: nn.Module, config: GPTConfig, read: Callable[[str], Tensor
     return _Recognising(module, config, read).layout()
 
 
+def holds_some(module: nn.Module, config: GPTConfig, read: Callable[[str], Tensor]) -> bool:
+    """Whether any parameter holds the values of one of a checkpoint's matrices, in whatever arrangement."""
+    recognising = _Recognising(module, config, read)
+    return any(
+        recognising.place(parameter.detach().cpu(), numbers_of(placed))
+        for (_, parameter), placed in zip(
+            module.named_parameters(remove_duplicate=False), numbered(module)[0].values(), strict=True
+        )
+        if parameter.dim() > 1
+    )
+
+
 class _Recognising:
     def __init__(self, module: nn.Module, config: GPTConfig, read: Callable[[str], Tensor]) -> None:
         self.module = module
@@ -76,7 +89,7 @@ class _Recognising:
             if placed.first in done:
                 continue
             done.add(placed.first)
-            if not self._place(named[name].detach().cpu(), numbers_of(placed)):
+            if not self.place(named[name].detach().cpu(), numbers_of(placed)):
                 return None
         canonical = {name: numbers.reshape(self._shape(name)) for name, numbers in self.numbers.items()}
         for name, numbers in canonical.items():
@@ -85,7 +98,7 @@ class _Recognising:
         reading = Reading(canonical=canonical, tied="lm_head.weight" not in canonical)
         record = Record(placed_parameters, last)
         try:
-            return layout_of(self.module, record, reading, self.config, type(self.module).__name__, {})
+            return layout_of(self.module, record, reading, self.config, name_of(self.module), {})
         except (Inexpressible, MappingError):
             return None
 
@@ -113,7 +126,7 @@ class _Recognising:
                     key[head] = each
                     yield _Block(name, tuple(key), axes[tuple(key)])
 
-    def _place(self, values: Tensor, numbers: Tensor) -> bool:
+    def place(self, values: Tensor, numbers: Tensor) -> bool:
         """Finds the block that a parameter holds; or those that its slices hold, where it holds several."""
         total, size = _sums(values)
         found: dict[tuple[str, str], tuple[_Block, tuple[int, ...]]] = {}
@@ -128,7 +141,7 @@ class _Recognising:
             return self._put(block, order, numbers)
         if found or values.dim() < 2:
             return False  # values that are in several places say nothing
-        return all(self._place(part, shown) for part, shown in zip(values, numbers, strict=True))
+        return all(self.place(part, shown) for part, shown in zip(values, numbers, strict=True))
 
     def _put(self, block: _Block, order: tuple[int, ...], numbers: Tensor) -> bool:
         sizes = [block.values.shape[axis] for axis in order]

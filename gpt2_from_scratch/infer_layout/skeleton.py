@@ -601,6 +601,7 @@ class _Reader:
             "statistic": "a statistic",
             "centred": "a subtraction of a mean",
             "normalised": "a division by a norm",
+            "gain_over_statistic": "a gain divided by a norm",
             "scores": "a product of two activations",
             "mix": "an attention",
             "function": "an elementwise function of two different activations",

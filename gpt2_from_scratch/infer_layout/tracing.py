@@ -7,6 +7,7 @@ into part of its numbers. An operation that only rearranges is applied to the nu
 numbered tensors is an event. Nothing depends on a name.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -78,6 +79,8 @@ def trace_tables(module: nn.Module, call: Call, ids: Tensor, record: Record) -> 
         (event.kind, event.count) for event in record.events[:beginning]
     ]:
         return False
+    if any(len(new.operands[-1]) < len(old.operands[-1]) for new, old in zip(longer, record.events, strict=False)):
+        return False  # it reads one token after another: the first step shows one row
     for place, event in enumerate(longer):
         record.events[place] = replace(record.events[place], operands=event.operands)
     return True
@@ -201,6 +204,7 @@ _PASSING = frozenset(
         "clamp",
         "nan_to_num",
         "fill",
+        "_to_copy",
         "zero",
     )
 )
@@ -237,6 +241,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.ids = ids.flatten()
         self.values = values
         self.last = last  # the pass ends after so many events
+        self._known: dict[tuple[object, ...], int] = {}  # what an event is made of -> its place among the events
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -335,24 +340,102 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None
         if base == "index_select" and args[1] not in (0, -2):
             return None
-        if not self._are_elements(table) or not torch.equal(indices.flatten(), self.ids):
+        if not self._are_elements(table) or not self._are_tokens(indices.flatten()):
             return None
         made = self._event("lookup", base, (table,), table.shape[1])
         return made.expand(*indices.shape, -1)
 
+    def _are_tokens(self, indices: Tensor) -> bool:
+        """Whether these are the prompt's ids, or some of them in a row, where they cannot be positions."""
+        if torch.equal(indices, self.ids):
+            return True
+        if not 0 < len(indices) < len(self.ids) or int(self.ids.min()) < len(self.ids):
+            return False
+        return bool((self.ids.unfold(0, len(indices), 1) == indices).all(-1).any())
+
     # ----------------------------------------------------------------------------------------------------- events
 
     def _event(self, kind: Kind, operation: str, operands: tuple[Tensor, ...], count: int, **more: Any) -> Tensor:
-        """Adds an event and returns the numbers of its features, one-dimensional."""
-        if self.last is not None and len(self.record.events) >= self.last:
-            raise _Enough
-        first = self.record.next_number
+        """Adds an event and returns the numbers of its features, one-dimensional.
+
+        The same function of the same features is the same event, so code that reads one token after another makes the
+        features of its first step again and again.
+        """
         if not self.values:
             more.pop("values", None)
         elif "values" in more:
             more["values"] = tuple(value.clone() for value in more["values"])
-        self.record.add(Event(kind, operation, first, count, operands, **more))
+        key = self._key(kind, operation, operands)
+        place = None if key is None else self._known.get(key)
+        if place is not None and self.record.events[place].count == count:
+            self._once_more(place, operands, more)
+            first = self.record.events[place].first
+        else:
+            if self.last is not None and len(self.record.events) >= self.last:
+                raise _Enough
+            first = self.record.next_number
+            if key is not None:
+                self._known[key] = len(self.record.events)
+            self.record.add(Event(kind, operation, first, count, operands, **more))
         return torch.arange(first, first + count, dtype=torch.int32, device=operands[0].device)
+
+    def _key(self, kind: Kind, operation: str, operands: tuple[Tensor, ...]) -> tuple[object, ...] | None:
+        """What makes an event what it is; None for those that are never the same as another.
+
+        The row of a position table that is added to a token does not count: each step adds another one.
+        """
+        if kind in ("scores", "unknown"):
+            return None
+        shown = list(operands)
+        if kind == "mix":  # the scores of a later step have more rows, but are of the same queries and keys
+            scores = self.record.event_of(int(operands[0].flatten()[0]))
+            if scores.kind != "scores":
+                return None
+            shown = [*scores.operands, (operands[0] - scores.first) // scores.rows, operands[1]]
+        if kind == "sum" and self._is_table_row(operands):
+            table = next(each for each in self.record.parameters.values() if _holds(each, operands[1]))
+            return (
+                kind,
+                operation,
+                _digest(operands[0]),
+                table.name,
+                int(operands[1][0, 0] - table.first) % table.strides[0],
+            )
+        return (kind, operation, *(self._identity(each) for each in shown))
+
+    def _is_table_row(self, operands: tuple[Tensor, ...]) -> bool:
+        """Whether this sum adds one row of a parameter with several rows to a token's row."""
+        if len(operands) != 2 or operands[1].dim() != 2 or len(operands[1]) != 1:
+            return False
+        owner = self._owner(operands[0])
+        held = [each for each in self.record.parameters.values() if _holds(each, operands[1])]
+        return owner is not None and owner.kind == "lookup" and bool(held) and len(held[0].shape) == 2
+
+    def _identity(self, numbers: Tensor) -> tuple[object, ...] | bytes:
+        storage = numbers.untyped_storage()._cdata
+        if storage in self.memory.of_parameters:  # too large to be looked at
+            return (storage, numbers.storage_offset(), numbers.shape, numbers.stride())
+        return _digest(numbers)
+
+    def _once_more(self, place: int, operands: tuple[Tensor, ...], more: Mapping[str, Any]) -> None:
+        """Notes that an event was seen at another step: which row it added, and what it was given."""
+        event = self.record.events[place]
+        changes: dict[str, Any] = {}
+        if event.kind == "sum" and self._is_table_row(operands):
+            rows = operands[1] if event.operands[1].dim() == 2 else operands[1][None]
+            if not bool((event.operands[1] == rows).all(-1).any()):
+                changes["operands"] = (event.operands[0], torch.cat([event.operands[1], rows]))
+        if event.kind == "mix":  # a step of one token alone does not tell queries from keys
+            changes |= {"operands": operands, "keys_left": more["keys_left"]}
+        changes["scrambled"] = event.scrambled or bool(more.get("scrambled"))
+        values = more.get("values", ())
+        if values and event.kind != "mix" and len(values) == len(event.values):
+            axis = values[0].dim() - 2
+            if not any(
+                torch.equal(values[0], each) for each in torch.split(event.values[0], values[0].shape[axis], axis)
+            ):
+                changes["values"] = tuple(torch.cat(pair, axis) for pair in zip(event.values, values, strict=True))
+        self.record.events[place] = replace(event, **changes)
 
     def _unknown(self, operation: str, shown: list[Tensor], result: Tensor | None) -> Tensor | None:
         if result is None or not result.is_floating_point():
@@ -408,6 +491,11 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             swapped = False
         axes = varying(a)
         value = self._value(tensors[0], result, axes)
+        if b_elements and self._kind(a) == "statistic" and (how == "mul" or (how == "div" and swapped)):
+            axes = varying(b)  # ``gain / s``, to be multiplied by what is normalised
+            operands = features(a, axes), table(b, axes)
+            made = self._event("gain_over_statistic", operation, operands, _size(b, axes))
+            return spread(made, axes, result.shape)
         if b_elements:
             kind: Kind = "sum" if how == "add" else "gain" if how == "mul" else "function"
             made = self._event(kind, operation, (features(a, axes), table(b, axes)), _size(a, axes), values=value)
@@ -416,6 +504,16 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if owners[0] is not None and owners[0] is owners[1] and owners[0].kind == "scores":
             return a if len(axes) >= len(varying(b)) else b
         kinds = tuple(None if owner is None else owner.kind for owner in owners)
+        if "gain_over_statistic" in kinds and kinds != ("gain_over_statistic",) * 2 and how == "mul":
+            if kinds[0] == "gain_over_statistic":
+                a, b, owners, tensors = b, a, owners[::-1], tensors[::-1]
+                axes = varying(a)
+            assert owners[1] is not None
+            value = self._value(tensors[0], result, axes)
+            normalised = self._event("normalised", operation, (features(a, axes),), _size(a, axes), values=value)
+            columns = (features(b.expand(result.shape), axes) - owners[1].first).long()
+            gains = owners[1].operands[1][:, columns]
+            return spread(self._event("gain", operation, (normalised, gains), len(normalised)), axes, result.shape)
         if kinds == ("statistic", "statistic"):
             operands = (distinct(a.flatten()), distinct(b.flatten()))
             both = sorted({*axes, *varying(b)})
@@ -437,6 +535,10 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not self.values or tensor is None:
             return ()
         return (table(tensor.expand(result.shape), axes, all_positions=True),)
+
+    def _kind(self, numbers: Tensor) -> Kind | None:
+        owner = self._owner(numbers)
+        return None if owner is None else owner.kind
 
     def _owner(self, numbers: Tensor) -> Event | None:
         """The event that made all of these features, if it is one."""
@@ -683,6 +785,17 @@ def spread(made: Tensor, axes: Sequence[int], shape: Sequence[int]) -> Tensor:
     """New features laid along some axes of a shape."""
     ones = [size if axis in axes else 1 for axis, size in enumerate(shape)]
     return made.reshape(ones).expand(*shape)
+
+
+def _digest(numbers: Tensor) -> bytes:
+    shown = numbers.contiguous().numpy(force=True)
+    return hashlib.sha256(shown.tobytes() + repr(shown.shape).encode()).digest()
+
+
+def _holds(placed: Placed, numbers: Tensor) -> bool:
+    """Whether a parameter is where all of these elements are."""
+    last = placed.first + sum((size - 1) * stride for size, stride in zip(placed.shape, placed.strides, strict=True))
+    return placed.first <= int(numbers.min()) and int(numbers.max()) <= last
 
 
 def _size(numbers: Tensor, axes: Sequence[int]) -> int:

@@ -1,12 +1,13 @@
 """Copies a checkpoint's weights into the parameters of anybody's module, through a layout."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
-from typing import Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 
+from gpt2_from_scratch.arrays import module_of, name_of
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.layouts import LayoutChoice, fitting_layout, layout_variants
@@ -22,15 +23,19 @@ from gpt2_from_scratch.mapping import Matching, listed, match_module, write_thei
 
 
 def load_into(
-    module: nn.Module, source: Source | Checkpoint, layout: LayoutChoice | None = None, **options: Unpack[OpenOptions]
+    module: nn.Module | Callable[..., Any],
+    source: Source | Checkpoint,
+    layout: LayoutChoice | None = None,
+    **options: Unpack[OpenOptions],
 ) -> LoadReport:
-    """Copies a checkpoint's weights into the parameters of any module.
+    """Copies a checkpoint's weights into the parameters of any module, or into the arrays of a function.
 
     Parameters are written in place, so optimizers, hooks and tied references stay valid; only parameters on the meta
     device are replaced. Everything is checked before the first is written.
 
     Args:
-        module: somebody's GPT-2, with its own names and orientation.
+        module: somebody's GPT-2, with its own names and orientation. Or a function from ids to logits: then its
+            parameters are the arrays, numpy's or torch's, in its closure, its defaults, and the globals that it reads.
         source: a file, a directory, a Hub id, or an opened `Checkpoint`.
         layout: of the *module*: a name from `LAYOUTS`, or a `Layout`. None: a built-in layout whose names fit, or else
             what `infer_layout` reads and proves; the report says which.
@@ -47,6 +52,7 @@ def load_into(
         True
     """
     checkpoint = open_checkpoint(source, **options)
+    module = _with_parameters(module)
     how: tuple[str, ...] = ()
     if layout is None:
         # Imported here: a tracer and its proofs, which loading by a known layout does not need.
@@ -66,6 +72,23 @@ def load_into(
     return report_of(checkpoint, matching.layout, dtype, loaded, tied, notes)
 
 
+def _with_parameters(model: nn.Module | Callable[..., Any]) -> nn.Module:
+    """The module itself, or that of a function's arrays.
+
+    Raises:
+        MappingError: the function has no arrays.
+    """
+    module = module_of(model)
+    if module is None:
+        name = getattr(model, "__name__", type(model).__name__)
+        raise MappingError(
+            f"{name} has no arrays to load into: there are none in its closure, its defaults, or the globals it reads",
+            hint=f"if it takes them as an argument, make arrays of the right sizes and bind them, as in "
+            f"functools.partial({name}, params=params), and give that to load_into",
+        )
+    return module
+
+
 def _matched(module: nn.Module, checkpoint: Checkpoint, layout: LayoutChoice) -> Matching:
     """Which of the module's parameters is which of GPT-2's.
 
@@ -76,7 +99,7 @@ def _matched(module: nn.Module, checkpoint: Checkpoint, layout: LayoutChoice) ->
     matching = match_module(module, config, layout_variants(layout))
     if not matching:
         raise MappingError(
-            f"{type(module).__name__} does not fit {checkpoint.located.source} (shapes expected from its "
+            f"{name_of(module)} does not fit {checkpoint.located.source} (shapes expected from its "
             f"configuration): {matching}",
             hint=_module_remedy(module, matching, config),
         )

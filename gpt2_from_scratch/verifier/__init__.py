@@ -16,6 +16,7 @@ from typing import Any, Unpack, cast
 import torch
 from torch import nn
 
+from gpt2_from_scratch.arrays import arrays_of
 from gpt2_from_scratch.building import Loaded
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.generation import Generation, check_generation
@@ -27,7 +28,7 @@ from gpt2_from_scratch.checks.recording import Recording, read_recording, record
 from gpt2_from_scratch.checks.selftests import SelfTest, SelfTests, check_itself
 from gpt2_from_scratch.checks.surroundings import kept_as_it_is
 from gpt2_from_scratch.checks.training import check_training
-from gpt2_from_scratch.checks.weights import Weights, check_weights, fit
+from gpt2_from_scratch.checks.weights import Fitted, Weights, check_weights, fit
 from gpt2_from_scratch.compare import THRESHOLD
 from gpt2_from_scratch.diagnose import Diagnosis, diagnose
 from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult, Traced, locate
@@ -224,8 +225,9 @@ class _Run:
         name = source if source != TINY.name else "the model inside the package"
         environment = _environment(self.subject)
         self.verdict = Verdict(self.subject.name, name, environment=environment, assumed=checkpoint.assumed)
-        self.fitted = None
-        self.no_layout = "no layout was given"
+        self.fitted: Fitted | None = None
+        self.arrays: Fitted | None = None  # of a function: what it computes with
+        self.no_layout = "no layout was given" if self.subject.module is not None else ""
         if self.subject.module is not None and layouts:
             self.fitted = fit(self.subject, checkpoint.config, layouts)
         self.reference: Reference | None = None
@@ -261,27 +263,35 @@ class _Run:
     def find_layout(self) -> None:
         """Looks for the layout of a module of which nobody said it; without one, only its outputs can be checked."""
         module = self.subject.module
-        if module is None or not self.wanted & {"weights", "gradients", "where"}:
+        if not self.wanted & {"weights", "gradients", "where"} or self.recording is not None:
             return
-        self.enter("layout")
         try:
-            found = find_layout(module, self.checkpoint.config, self.checkpoint.read)
+            arrays = arrays_of(self.subject.model) if module is None and "weights" in self.wanted else None
+            searched = module or arrays
+            if searched is None:
+                return
+            self.enter("layout")
+            found = find_layout(searched, self.checkpoint.config, self.checkpoint.read)
         except MappingError as error:
             self.no_layout = error.message
             return
-        self.fitted = fit(self.subject, self.checkpoint.config, (found.layout,))
+        if module is not None:
+            self.fitted = fit(self.subject, self.checkpoint.config, (found.layout,))
+        else:
+            self.arrays = fit(Candidate(searched, self.checkpoint.config), self.checkpoint.config, (found.layout,))
         self.subject.adaptations[f"its weights are found by {found.how}"] = None
 
     def check_weights(self) -> None:
         if "weights" not in self.wanted:
             return
-        if self.fitted is None:
+        fitted = self.fitted or self.arrays
+        if fitted is None:
             kind = "recording" if self.recording else "function"
-            why = self.no_layout if self.subject.module is not None else f"the candidate is a {kind}"
+            why = self.no_layout or f"the candidate is a {kind}"
             self.unchecked["weights"] = f"{why} (a dropped key bias cannot be seen in logits)"
             return
         self.enter("weights")
-        self.verdict = replace(self.verdict, weights=check_weights(self.fitted, self.checkpoint))
+        self.verdict = replace(self.verdict, weights=check_weights(fitted, self.checkpoint))
 
     def check_itself(self) -> None:
         if "self-tests" not in self.wanted:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -366,6 +367,24 @@ def _sizes(config: GPTConfig, **names: str) -> dict[str, Any]:
     return {theirs: getattr(config, ours) for theirs, ours in names.items()}
 
 
+PICO = {
+    "wte": "wte.weight",
+    "wpe": "wpe.weight",
+    **{
+        f"blocks.*.{name}.{short}": f"h.*.{name}.{end}"
+        for name, weight in (
+            ("ln_1", "g"),
+            ("attn.c_attn", "w"),
+            ("attn.c_proj", "w"),
+            ("ln_2", "g"),
+            ("mlp.c_fc", "w"),
+            ("mlp.c_proj", "w"),
+        )
+        for short, end in ((weight, "weight"), ("b", "bias"))
+    },
+    "ln_f.g": "ln_f.weight",
+    "ln_f.b": "ln_f.bias",
+}
 PARALLEL_HEADS = tuple(row for row in LAYOUTS["transformer_lens"][0].rows if isinstance(row, Row) and row.parameters)
 KARPATHY = {name: name for name in ("vocab_size", "n_layer", "n_head", "n_embd")} | {"block_size": "n_positions"}
 
@@ -555,27 +574,7 @@ _ALL = (
                 torch.from_numpy(ids), nested({name: torch.from_numpy(a) for name, a in arrays.items()}), config.n_head
             )
         ),
-        named(
-            {
-                "wte": "wte.weight",
-                "wpe": "wpe.weight",
-                **{
-                    f"blocks.*.{name}.{short}": f"h.*.{name}.{end}"
-                    for name, weight in (
-                        ("ln_1", "g"),
-                        ("attn.c_attn", "w"),
-                        ("attn.c_proj", "w"),
-                        ("ln_2", "g"),
-                        ("mlp.c_fc", "w"),
-                        ("mlp.c_proj", "w"),
-                    )
-                    for short, end in ((weight, "weight"), ("b", "bias"))
-                },
-                "ln_f.g": "ln_f.weight",
-                "ln_f.b": "ln_f.bias",
-            },
-            out_in=False,
-        ),
+        named(PICO, out_in=False),
         functions=True,
     ),
     Style(
@@ -1036,6 +1035,15 @@ _ALL = (
         },
         out_in=False,
         rows=None,
+        functions=True,
+    ),
+    Style(
+        "pico",
+        "gpt2",
+        lambda python, config: (
+            lambda arrays, ids: np.stack([python.gpt2(row, **nested(arrays), n_head=config.n_head) for row in ids])
+        ),
+        named(PICO, out_in=False),
         functions=True,
     ),
     Style(

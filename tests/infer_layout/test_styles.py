@@ -15,9 +15,7 @@ from tests.foreign import STYLES, Style
 from tests.perturbed import SIZES
 
 CONFIG = GPTConfig(**{**SIZES, "n_inner": None})  # 12 layers: with fewer, wrong orders of layers can look right
-# One token after another, each a computation of its own: not read yet.
-NOT_READ = {"token_by_token"}
-MODULES = {name: style for name, style in STYLES.items() if not style.functions and name not in NOT_READ}
+MODULES = {name: style for name, style in STYLES.items() if not style.functions}
 in_every_style = pytest.mark.parametrize("style", MODULES.values(), ids=MODULES)
 
 
