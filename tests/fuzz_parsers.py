@@ -35,6 +35,7 @@ if __name__ == "__main__":
 import google_crc32c
 import numpy as np
 import torch
+import torch.distributed.checkpoint as distributed
 from gguf import GGUFWriter
 from safetensors.numpy import save_file
 
@@ -235,6 +236,13 @@ def keras(folder: Path) -> None:
     forms.write_keras(folder / "tf_model.h5", forms.keras_arrays(weights(CONFIG)))
 
 
+def dcp(folder: Path) -> None:
+    settings(folder)
+    with warnings.catch_warnings(action="ignore"):
+        tensors = {name: torch.from_numpy(each) for name, each in weights(CONFIG).items()}
+        distributed.save({"model": tensors}, checkpoint_id=folder, no_dist=True)
+
+
 def mlx(folder: Path) -> None:
     settings(folder)
     np.savez(folder / "weights.npz", **forms.mlx_arrays(weights(CONFIG)))
@@ -282,6 +290,7 @@ FORMS: dict[str, Form] = {
     "gguf quantised": Form("model.gguf", partial(gguf, kind="Q8_0"), words(4)),
     "gguf tokenizer": Form("model.gguf", gguf_tokenizer, words(4), use=load_tokenizer),
     "flax": Form("flax_model.msgpack", flax, words(1)),
+    "dcp": Form(".metadata", dcp, opcodes, ODD_OPCODES, opened=".metadata"),
     "keras": Form("tf_model.h5", keras, words(8)),
     "npz": Form("weights.npz", mlx, words(2)),
     "tokenizer.json": Form("tokenizer.json", tokenizer, **JSON, use=load_tokenizer),

@@ -411,10 +411,10 @@ ZIPS: dict[Callable[[Path], Path], str] = {
 
 def refused(path: Path, mmap: bool, text: str) -> str:
     """Asserts that a file is refused in time, with this text; returns the whole of it."""
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(FormatError) as caught:
         open_container(path, mmap)
-    assert time.perf_counter() - start < AT_ONCE
+    assert time.process_time() - start < AT_ONCE
     message = str(caught.value)
     assert text in message
     assert "weights_only=False" not in message.replace("`", "")  # torch's advice for files that it refuses

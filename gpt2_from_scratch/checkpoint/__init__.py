@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Unpack
 
 from gpt2_from_scratch.checkpoint import (
+    distributed,
     flax_msgpack,
     gguf,
     hub,
@@ -77,6 +78,7 @@ FORMS: tuple[Form, ...] = (
     Form(tf_h5.recognises, tf_h5.read),
     Form(npz.recognises, npz.read),
     Form(tensor_bundle.recognises, tensor_bundle.read),
+    Form(distributed.recognises, distributed.read, distributed.read),
     Form(flax_msgpack.recognises, flax_msgpack.read),
 )
 
@@ -205,6 +207,8 @@ def _weights_in(directory: Path) -> Path:
             return directory / name
     if index := tensor_bundle.index_in(directory):
         return index
+    if (metadata := directory / distributed.METADATA).is_file():
+        return metadata
     alone = sorted(
         path
         for pattern in _ALONE

@@ -52,8 +52,7 @@ _ONNX = Mistake(
     "export the weights from PyTorch as safetensors; to check the graph itself, give its answers (`gpt2 record`)",
 )
 _DISTRIBUTED = Mistake(
-    "is a part of a distributed checkpoint of PyTorch (DCP)",
-    "`python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER model.pt` makes one file of it",
+    "is a part of a distributed checkpoint of PyTorch (DCP)", "give the folder, in which .metadata says what is where"
 )
 
 
@@ -96,9 +95,10 @@ def folder_mistake(folder: Path) -> Mistake | None:
             "holds a PEFT adapter, not a whole model",
             "merge it: PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained('merged')",
         )
-    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
+    if any(name.endswith(".distcp") for name in names):
         return Mistake(
-            "is a distributed checkpoint of PyTorch (DCP)", _DISTRIBUTED.remedy.replace("FOLDER", str(folder))
+            "has files of a distributed checkpoint of PyTorch (DCP) without their .metadata",
+            "copy or save it again: .metadata is written last, when everything else is on disk",
         )
     if any(name.startswith("mp_rank_") for name in names):
         return Mistake("holds DeepSpeed's states", "give the file mp_rank_00_model_states.pt")

@@ -13,13 +13,11 @@ A pickle is a program, so it is checked before `torch.load` runs it with ``weigh
 import io
 import math
 import pickle
-import pickletools
 import re
 import warnings
 import zipfile
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -30,6 +28,7 @@ from torch import Tensor
 from gpt2_from_scratch.checkpoint import state_dict
 from gpt2_from_scratch.checkpoint.binary import MAX_TABLE_BYTES, TRUNCATED, raw, zip_archive
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
+from gpt2_from_scratch.checkpoint.pickled import Pickled, scan
 from gpt2_from_scratch.errors import FormatError
 
 _ZIP = b"PK\x03\x04"
@@ -54,7 +53,6 @@ _REFUSED = re.compile(
     # Of Python's own functions and classes, those that hold values may pass.
     r"|(builtins|__builtin__)\.(?!(list|dict|tuple|frozenset|int|float|bool|str|bytes|object|slice|range)$).*"
 )
-_DEEPEST = 1_000  # objects inside one another; settings have ten levels, and 800,000 take seconds to walk
 _ONLY_WEIGHTS = 'nothing was run; where it was trained, write torch.save(model.state_dict(), "weights.pt")'
 
 
@@ -62,7 +60,8 @@ def recognises(head: bytes, path: Path) -> bool:
     """Whether a file that starts with these bytes is `torch.save`'s, or an archive that is taken for one."""
     if head.startswith(_ZIP):
         first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
-        return not first.endswith(b".npy")  # numpy's archives are zips, too
+        # numpy's archives are zips, too; and a distributed checkpoint's files are archives one behind the other.
+        return not first.endswith(b".npy") and path.suffix != ".distcp"
     return head.startswith(_STREAM) or head[_TAR_AT:].startswith(_TAR)
 
 
@@ -94,6 +93,23 @@ def read(path: Path, mmap: bool = True, key: str = "") -> Container:
     )
 
 
+def read_tensor(path: Path, data: bytes) -> Tensor:
+    """One tensor that `torch.save` wrote into a part of a file, as distributed checkpoints do.
+
+    Args:
+        path: of the file, for errors.
+        data: that part.
+
+    Raises:
+        FormatError: it is something else, damaged or hostile.
+    """
+    with warnings.catch_warnings(action="ignore"):  # remarks on how a pickle is written
+        content = _read_zip(path, io.BytesIO(data), mmap=False)
+    if not isinstance(content, Tensor) or content.nbytes > len(data):
+        raise FormatError(f"{path} holds something else than tensors", TRUNCATED)
+    return content.detach()
+
+
 def _stored(tensor: Tensor) -> StoredTensor:
     return StoredTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor)
 
@@ -110,7 +126,7 @@ def _read_zip(path: Path, file: BinaryIO, mmap: bool) -> Any:
     records = _records(path, file)
     program = records["data.pkl"]
     file.seek(program.start)
-    pickled = _scan(path, io.BytesIO(file.read(program.size)))
+    pickled = _judge(path, io.BytesIO(file.read(program.size)))
     mapped = mmap and path.suffix != ".safetensors"  # torch believes such a name, and hands the file to safetensors
     content = _load(path, path if mapped else file, pickled)
     if mapped:  # reading, torch itself compares each record with the tensor's storage
@@ -128,9 +144,9 @@ def _read_stream(path: Path, file: BinaryIO) -> Any:
     if pickles.getvalue()[_TAR_AT:].startswith(_TAR):
         raise FormatError(f"{path} is a tar archive, as PyTorch wrote before 2017", hint=_ONLY_WEIGHTS)
     for _ in ("magic number", "version", "machine"):
-        _scan(path, pickles)
-    pickled = _scan(path, pickles)
-    keys = _scan(path, pickles).strings  # one for each storage, whose data follow: their number, and they themselves
+        _judge(path, pickles)
+    pickled = _judge(path, pickles)
+    keys = _judge(path, pickles).strings  # one for each storage, whose data follow: their number, and they themselves
     content = _load(path, file, pickled)
     storages = _storages(content)
     # A storage that no key announces would keep whatever was in memory before. Views share one storage, and its key;
@@ -144,7 +160,7 @@ def _read_stream(path: Path, file: BinaryIO) -> Any:
     return content
 
 
-def _load(path: Path, source: Path | BinaryIO, pickled: "_Pickled") -> Any:
+def _load(path: Path, source: Path | BinaryIO, pickled: Pickled) -> Any:
     """`torch.load` of a file that has been judged: a path is mapped, an open file is read."""
     mapped = isinstance(source, Path)
     if not isinstance(source, Path):
@@ -199,7 +215,7 @@ def _storages(content: object) -> dict[int, int]:
 
 def _records(path: Path, file: BinaryIO) -> dict[str, _Record]:
     """The archive's records, by name inside its one folder; nothing about it may be what `torch.save` never writes."""
-    size = path.stat().st_size
+    size = file.seek(0, io.SEEK_END)
     archive = zip_archive(path, file)
     names = [member.filename for member in archive.filelist]
     if any(name.endswith("/constants.pkl") for name in names):
@@ -237,140 +253,21 @@ def _records(path: Path, file: BinaryIO) -> dict[str, _Record]:
     return records
 
 
-@dataclass(eq=False, slots=True)
-class _Built:
-    """An object that the program would build: what it would hold, and how deep that would go.
-
-    Strings stand for themselves, and names that the program imports for what they name.
-    """
-
-    parts: "list[_Built | str]" = field(default_factory=list)
-    depth: int = 0
-    maker: str = ""  # the class or function that would be called for it
-
-    def add(self, parts: "Iterable[_Built | str]") -> None:
-        for part in parts:
-            self.parts.append(part)
-            if isinstance(part, _Built):
-                self.depth = max(self.depth, part.depth + 1)
-        if self.depth > _DEEPEST:
-            raise ValueError(f"its objects are nested more than {_DEEPEST:,} deep")
-
-
-class _Pickled(NamedTuple):
-    names: list[str]  # what it imports
-    mappings: set[str]  # the classes among them whose objects get items, as a dictionary does
-    strings: int
-
-
-_ATOM = _Built()  # a number or a storage: nothing is ever added to it
-
-# Opcodes that add to the object at the bottom of what they take, and opcodes that call something.
-_ADDING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
-_CALLING = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "BUILD")
-
-
-def _scan(path: Path, stream: io.BytesIO) -> _Pickled:
-    """What the next pickle imports and builds, without running it.
-
-    The stack that the program would work on is followed with strings and `_Built` on it. Objects that are handed to a
-    call, or used as a key, are walked each time: a list that is filled after it was memorised, or a tuple of tuples of
-    tuples, each twice, is small in the file and takes hours or gigabytes.
+def _judge(path: Path, stream: io.BytesIO) -> Pickled:
+    """What the next pickle imports and builds, if it may be run.
 
     Raises:
-        FormatError: it is damaged, too long, asks for too much, or imports what no state dict needs.
+        FormatError: it is damaged, asks for too much, or imports what no state dict needs.
     """
-    names: dict[str, None] = {}
-    mappings: set[str] = set()
-    stack: list[_Built | str] = []
-    marks: list[int] = []
-    memo: dict[int, _Built | str] = {}
-    protocol = strings = walked = 0
-    try:
-        for opcode, argument, _ in pickletools.genops(stream):
-            taken = len(opcode.stack_before)
-            if pickletools.markobject in opcode.stack_before:
-                taken = len(stack) - marks.pop() + opcode.stack_before.index(pickletools.markobject)
-            parts = stack[len(stack) - taken :]
-            del stack[len(stack) - taken :]
-            if opcode.name in _CALLING:
-                walked = _walk(parts, walked)
-            match opcode.name, argument:
-                case "PROTO", int(protocol):
-                    pass
-                case "MARK", _:
-                    marks.append(len(stack))
-                case (("PUT" | "BINPUT" | "LONG_BINPUT"), int(key)):
-                    memo[key] = stack[-1]
-                case "MEMOIZE", _:
-                    memo[len(memo)] = parts[0]
-                    stack += parts
-                case (("GET" | "BINGET" | "LONG_BINGET"), int(key)):
-                    stack.append(memo[key])
-                case (("GLOBAL" | "INST"), str(name)):
-                    stack.append(name.replace(" ", ".", 1))
-                    names[name.replace(" ", ".", 1)] = None
-                case "STACK_GLOBAL", _:
-                    stack.append(".".join(map(str, parts)))
-                    names[".".join(map(str, parts))] = None
-                case "BINPERSID", _:  # a storage
-                    stack.append(_ATOM)
-                case _, str() | bytes():
-                    strings += 1
-                    stack.append(str(argument))
-                case name, _ if name in _ADDING:
-                    target, *rest = parts
-                    if not isinstance(target, _Built) or target is _ATOM:
-                        raise ValueError(f"{name} on what holds nothing")
-                    if name.startswith("SETITEM"):
-                        mappings.add(target.maker)
-                        walked = _walk(rest[::2], walked)  # keys are hashed
-                    target.add(rest)
-                    stack.append(target)
-                case _ if parts or opcode.name.startswith("EMPTY_") or opcode.name in ("LIST", "DICT"):
-                    if opcode.stack_after:
-                        built = _Built(maker=str(parts[0]) if opcode.name in _CALLING else "")
-                        _check_codec(built.maker, parts)
-                        built.add(parts)
-                        stack.append(built)
-                case _ if opcode.stack_after:
-                    stack.append(_ATOM)
-    except (ValueError, OverflowError, LookupError) as error:
-        what = f"is damaged, or longer than {MAX_TABLE_BYTES:,} bytes"
-        raise FormatError(f"{path}: the pickle in it {what}: {error}", TRUNCATED) from None
-    foreign = [name for name in names if _REFUSED.fullmatch(name) and not _ALLOWED.fullmatch(name)]
+    pickled = scan(path, stream)
+    foreign = [name for name in pickled.names if _REFUSED.fullmatch(name) and not _ALLOWED.fullmatch(name)]
     if foreign:
         kinds = (what for part, what in _KINDS.items() if any(name.startswith(part) for name in foreign))
         what = next(kinds, "is no plain state dict")
         raise FormatError(f"{path} {what}: unpickling would import {_some(foreign)}", hint=_ONLY_WEIGHTS)
-    if protocol > 3:
-        raise FormatError(f"{path} is pickled with protocol {protocol}; torch.save's is 2", hint=_ONLY_WEIGHTS)
-    return _Pickled(list(names), mappings, strings)
-
-
-def _check_codec(maker: str, parts: "list[_Built | str]") -> None:
-    """Bytes are pickled as text to encode in Latin-1. Other codecs take hours, or any memory."""
-    if maker == "_codecs.encode":
-        arguments = parts[1].parts if isinstance(parts[1], _Built) else []
-        if len(arguments) != 2 or arguments[1] != "latin1":
-            raise ValueError("it encodes text in another way than Python's own pickles do")
-
-
-def _walk(parts: "Iterable[_Built | str]", walked: int) -> int:
-    """Counts the objects in these, shared ones each time they occur, on top of those walked before.
-
-    Raises:
-        ValueError: there are more than any checkpoint has.
-    """
-    pending = list(parts)
-    while pending:
-        part = pending.pop()
-        walked += 1
-        if walked > MAX_TABLE_BYTES:
-            raise ValueError("its objects are nested without end")
-        if isinstance(part, _Built):
-            pending += part.parts
-    return walked
+    if pickled.protocol > 3:
+        raise FormatError(f"{path} is pickled with protocol {pickled.protocol}; torch.save's is 2", hint=_ONLY_WEIGHTS)
+    return pickled
 
 
 _KINDS = {

@@ -89,7 +89,7 @@ def test_folders_of_other_programs_are_called_by_their_names(tmp_path: Path) -> 
     for number, (names, what) in enumerate(
         {
             ("adapter_config.json", "adapter_model.safetensors"): "holds a PEFT adapter",
-            (".metadata", "__0_0.distcp"): "is a distributed checkpoint of PyTorch",
+            ("__0_0.distcp", "__1_0.distcp"): "without their .metadata",
             ("zero_to_fp32.py", "latest"): "is a DeepSpeed checkpoint",
             ("mp_rank_00_model_states", "latest"): "holds DeepSpeed's states",
             ("checkpoint-500/config.json", "checkpoint-1500/config.json"): "holds the checkpoints of a training run",

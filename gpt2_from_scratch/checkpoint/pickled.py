@@ -1,0 +1,155 @@
+"""What a pickle would import and build, found out without running it.
+
+A pickle is a program. Whoever runs one asks here first, and decides by the names that it would import.
+"""
+
+import io
+import pickletools
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from gpt2_from_scratch.checkpoint.binary import MAX_TABLE_BYTES, TRUNCATED
+from gpt2_from_scratch.errors import FormatError
+
+_DEEPEST = 1_000  # objects inside one another; settings have ten levels, and 800,000 take seconds to walk
+
+
+@dataclass(eq=False, slots=True)
+class _Built:
+    """An object that the program would build: what it would hold, and how deep that would go.
+
+    Strings stand for themselves, and names that the program imports for what they name.
+    """
+
+    parts: "list[_Built | str]" = field(default_factory=list)
+    depth: int = 0
+    maker: str = ""  # the class or function that would be called for it
+
+    def add(self, parts: "Iterable[_Built | str]") -> None:
+        for part in parts:
+            self.parts.append(part)
+            if isinstance(part, _Built):
+                self.depth = max(self.depth, part.depth + 1)
+        if self.depth > _DEEPEST:
+            raise ValueError(f"its objects are nested more than {_DEEPEST:,} deep")
+
+
+class Pickled(NamedTuple):
+    """What a pickle would do."""
+
+    names: list[str]  # what it imports
+    mappings: set[str]  # the classes among them whose objects get items, as a dictionary does
+    strings: int
+    protocol: int
+
+
+_ATOM = _Built()  # a number or a storage: nothing is ever added to it
+
+# Opcodes that add to the object at the bottom of what they take, and opcodes that call something.
+_ADDING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
+_CALLING = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "BUILD")
+
+
+def scan(path: Path, stream: io.BytesIO, most: int = MAX_TABLE_BYTES) -> Pickled:
+    """What the next pickle imports and builds, without running it.
+
+    The stack that the program would work on is followed with strings and `_Built` on it. Objects that are handed to a
+    call, or used as a key, are walked each time: a list that is filled after it was memorised, or a tuple of tuples of
+    tuples, each twice, is small in the file and takes hours or gigabytes.
+
+    Args:
+        path: of the file, for errors.
+        stream: at the beginning of the pickle; afterwards behind its end.
+        most: how many objects may be walked; about as many as the file may have bytes.
+
+    Raises:
+        FormatError: it is damaged, too long, or asks for too much.
+    """
+    names: dict[str, None] = {}
+    mappings: set[str] = set()
+    stack: list[_Built | str] = []
+    marks: list[int] = []
+    memo: dict[int, _Built | str] = {}
+    protocol = strings = walked = 0
+    try:
+        for opcode, argument, _ in pickletools.genops(stream):
+            taken = len(opcode.stack_before)
+            if pickletools.markobject in opcode.stack_before:
+                taken = len(stack) - marks.pop() + opcode.stack_before.index(pickletools.markobject)
+            parts = stack[len(stack) - taken :]
+            del stack[len(stack) - taken :]
+            if opcode.name in _CALLING:
+                walked = _walk(parts, walked, most)
+            match opcode.name, argument:
+                case "PROTO", int(protocol):
+                    pass
+                case "MARK", _:
+                    marks.append(len(stack))
+                case (("PUT" | "BINPUT" | "LONG_BINPUT"), int(key)):
+                    if key > most:
+                        raise ValueError("its memo has more places than the file has bytes")
+                    memo[key] = stack[-1]
+                case "MEMOIZE", _:
+                    memo[len(memo)] = parts[0]
+                    stack += parts
+                case (("GET" | "BINGET" | "LONG_BINGET"), int(key)):
+                    stack.append(memo[key])
+                case (("GLOBAL" | "INST"), str(name)):
+                    stack.append(name.replace(" ", ".", 1))
+                    names[name.replace(" ", ".", 1)] = None
+                case "STACK_GLOBAL", _:
+                    stack.append(".".join(map(str, parts)))
+                    names[".".join(map(str, parts))] = None
+                case "BINPERSID", _:  # a storage
+                    stack.append(_ATOM)
+                case _, str() | bytes():
+                    strings += 1
+                    stack.append(str(argument))
+                case name, _ if name in _ADDING:
+                    target, *rest = parts
+                    if not isinstance(target, _Built) or target is _ATOM:
+                        raise ValueError(f"{name} on what holds nothing")
+                    if name.startswith("SETITEM"):
+                        mappings.add(target.maker)
+                        walked = _walk(rest[::2], walked, most)  # keys are hashed
+                    target.add(rest)
+                    stack.append(target)
+                case _ if parts or opcode.name.startswith("EMPTY_") or opcode.name in ("LIST", "DICT"):
+                    if opcode.stack_after:
+                        built = _Built(maker=str(parts[0]) if opcode.name in _CALLING else "")
+                        _check_codec(built.maker, parts)
+                        built.add(parts)
+                        stack.append(built)
+                case _ if opcode.stack_after:
+                    stack.append(_ATOM)
+    except (ValueError, OverflowError, LookupError) as error:
+        what = f"is damaged, or longer than {most:,} bytes"
+        raise FormatError(f"{path}: the pickle in it {what}: {error}", TRUNCATED) from None
+    return Pickled(list(names), mappings, strings, protocol)
+
+
+def _check_codec(maker: str, parts: "list[_Built | str]") -> None:
+    """Bytes are pickled as text to encode in Latin-1. Other codecs take hours, or any memory."""
+    if maker == "_codecs.encode":
+        arguments = parts[1].parts if isinstance(parts[1], _Built) else []
+        if len(arguments) != 2 or arguments[1] != "latin1":
+            raise ValueError("it encodes text in another way than Python's own pickles do")
+
+
+def _walk(parts: "Iterable[_Built | str]", walked: int, most: int) -> int:
+    """Counts the objects in these, shared ones each time they occur, on top of those walked before.
+
+    Raises:
+        ValueError: there are more than any checkpoint has.
+    """
+    pending = list(parts)
+    while pending:
+        part = pending.pop()
+        walked += 1
+        if walked > most:
+            raise ValueError("its objects are nested without end")
+        if isinstance(part, _Built):
+            pending += part.parts
+    return walked
