@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Unpack
+from weakref import WeakKeyDictionary
 
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
@@ -236,11 +237,27 @@ def load_tokenizer(
         [493, 494, 258, 446, 511]
     """
     if isinstance(source, Checkpoint):
-        located, options = source.located, source.hub_options
-        vocab_size = source.config.vocab_size if vocab_size is None else vocab_size
-        if located.repo_id is None:
-            return _at_or_gpt2s(located.weights, vocab_size, options)
-        source = located.repo_id
+        if vocab_size is not None:
+            return _of_checkpoint(source, vocab_size)
+        if source not in _LOADED:
+            _LOADED[source] = _of_checkpoint(source, source.config.vocab_size)
+        return _LOADED[source]
+    return _of_source(source, vocab_size, options)
+
+
+_LOADED: WeakKeyDictionary[Checkpoint, Tokenizer] = (
+    WeakKeyDictionary()
+)  # a report writes with what prompts were read by
+
+
+def _of_checkpoint(checkpoint: Checkpoint, vocab_size: int) -> Tokenizer:
+    located, options = checkpoint.located, checkpoint.hub_options
+    if located.repo_id is None:
+        return _at_or_gpt2s(located.weights, vocab_size, options)
+    return _of_source(located.repo_id, vocab_size, options)
+
+
+def _of_source(source: Source, vocab_size: int | None, options: HubOptions) -> Tokenizer:
     path = TINY if source == TINY.name and not Path(source).exists() else Path(source)
     if path.exists():
         return _at_or_gpt2s(path, vocab_size, options)

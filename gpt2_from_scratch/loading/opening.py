@@ -61,9 +61,11 @@ class OpenOptions(HubOptions, total=False):
 _FROM_OUTSIDE = ("file_layout", "config", "overrides", "strip_prefix", "key")
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Checkpoint:
     """An opened checkpoint: configuration known, every tensor matched, no weight read yet.
+
+    Each is equal to itself alone, so what was read for one can be remembered with it.
 
     Args:
         located: where its files are.

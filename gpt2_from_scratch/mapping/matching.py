@@ -5,6 +5,7 @@ Every tensor on either side is claimed once, or everything that is wrong is said
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from torch import nn
 
@@ -136,7 +137,12 @@ def match_module(module: nn.Module, config: GPTConfig, layouts: Iterable[Layout]
         layouts: the variants.
     """
     parameters = module.named_parameters(remove_duplicate=False)
-    return best_match(layouts, config, {name: tuple(parameter.shape) for name, parameter in parameters})
+    return _of_shapes(tuple(layouts), config, tuple((name, tuple(each.shape)) for name, each in parameters))
+
+
+@lru_cache(maxsize=8)  # loading, weights and the search ask the same of one module
+def _of_shapes(layouts: tuple[Layout, ...], config: GPTConfig, shapes: tuple[tuple[str, Shape], ...]) -> Matching:
+    return best_match(layouts, config, dict(shapes))
 
 
 # ------------------------------------------------------------------------------------------------- sizes from shapes
