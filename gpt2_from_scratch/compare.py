@@ -1,4 +1,4 @@
-"""Two tensors in, a truthy result with statistics out; and the one table of tolerances, each with its reason.
+"""Two tensors in, a truthy result with statistics out; tolerances, each with its reason; how numbers are written.
 
 A difference means nothing by itself. It is judged in multiples of a *noise floor*: how far the reference is
 from itself when only its rounding changes. NaN never passes, and comparing nothing is an error.
@@ -66,6 +66,51 @@ GRADIENT_SHARE = 1e-3
 LOSS_RTOL = 1e-4
 
 
+# ----------------------------------------------------------------------------------------- how numbers are written
+
+
+def scientific(value: float) -> str:
+    """A number with two digits, as short as it goes: the one format in sentences, tables and pictures.
+
+    Example:
+        >>> scientific(1.53e-5), scientific(0.0), scientific(0.25), scientific(99.7), scientific(float("inf"))
+        ('1.5e-5', '0', '0.25', '1e2', 'not finite')
+    """
+    if not math.isfinite(value):
+        return "not finite"
+    if value == 0 or 0.01 <= abs(value) < 99.5:
+        return f"{value:.2g}"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+
+
+def times(value: float) -> str:
+    """A multiple of the noise floor.
+
+    Example:
+        >>> times(0.937), times(516.94), times(703129.0), times(1e-5)
+        ('0.937 x', '517 x', '7e5 x', '1e-5 x')
+    """
+    if not math.isfinite(value):
+        return "not finite"
+    if value >= 1e5 or 0 < value < 1e-3:
+        return f"{scientific(value)} x"
+    return f"{value:,.0f} x" if value >= 100 else f"{value:.3g} x"
+
+
+def percent(share: float) -> str:
+    """A share of one.
+
+    Example:
+        >>> percent(1.0), percent(0.99962)
+        ('100 %', '99.96 %')
+    """
+    return f"{100 * share:.4g} %"
+
+
+# ------------------------------------------------------------------------------------------------------- comparing
+
+
 @dataclass(frozen=True)
 class Comparison:
     """How two tensors of one shape differ. Truthy when every value is finite and within `limit`.
@@ -90,7 +135,8 @@ class Comparison:
     def __str__(self) -> str:
         if not math.isfinite(self.max_abs):
             return f"not finite at {list(self.at)}"
-        return f"max {self.max_abs:.2e} at {list(self.at)}, mean {self.mean_abs:.2e}, relative {self.relative:.2e}"
+        mean, relative = scientific(self.mean_abs), scientific(self.relative)
+        return f"max {scientific(self.max_abs)} at {list(self.at)}, mean {mean}, relative {relative}"
 
 
 def compare(actual: Tensor, expected: Tensor, limit: float = 0.0) -> Comparison:
@@ -108,7 +154,7 @@ def compare(actual: Tensor, expected: Tensor, limit: float = 0.0) -> Comparison:
         >>> bool(compare(torch.ones(2), torch.ones(2)))
         True
         >>> print(compare(torch.tensor([1.0, 2.5]), torch.tensor([1.0, 2.0])))
-        max 5.00e-01 at [1], mean 2.50e-01, relative 2.24e-01
+        max 0.5 at [1], mean 0.25, relative 0.22
     """
     if actual.shape != expected.shape:
         raise ValueError(f"cannot compare shapes {list(actual.shape)} and {list(expected.shape)}")

@@ -41,11 +41,16 @@ def gpt2_tiny() -> Path:
 
 
 @pytest.fixture(scope="session")
-def gpt2_perturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face directory: 12 small layers, every parameter perturbed, so that no visible fault stays hidden."""
+def gpt2_perturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face directory: 12 small layers, every parameter perturbed, so that no visible fault stays hidden.
+
+    Other models are asked for by arguments of `testing.perturbed_checkpoint`:
+
+        @pytest.mark.parametrize("gpt2_perturbed", [{"bias": False}, {"activation_function": "gelu"}], indirect=True)
+    """
     from gpt2_from_scratch.testing import perturbed_checkpoint
 
-    return perturbed_checkpoint(tmp_path_factory.mktemp("gpt2_perturbed"))
+    return perturbed_checkpoint(tmp_path_factory.mktemp("gpt2_perturbed"), **getattr(request, "param", {}))
 
 
 @pytest.fixture(scope="session")

@@ -72,13 +72,15 @@ def assert_matches_gpt2(
     return verdict
 
 
-def perturbed_checkpoint(directory: str | os.PathLike[str], seed: int = 0, **config: Any) -> Path:
+def perturbed_checkpoint(directory: str | os.PathLike[str], seed: int = 0, *, bias: bool = True, **config: Any) -> Path:
     """Writes a small GPT-2 in Hugging Face's form, every parameter perturbed; the same one for the same arguments.
 
     Args:
         directory: to write into; made if need be.
         seed: of the noise.
-        **config: fields of `GPTConfig`, instead of `SIZES`.
+        bias: False makes every bias zero, for code that has none, such as nanoGPT with ``bias=False``.
+        **config: fields of `GPTConfig`: ``activation_function="gelu"``, ``tie_word_embeddings=False``, sizes instead
+            of `SIZES`.
 
     Returns:
         The directory.
@@ -95,7 +97,10 @@ def perturbed_checkpoint(directory: str | os.PathLike[str], seed: int = 0, **con
         model = GPTModel(GPTConfig(**fields))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
+            if not bias and name.endswith(".bias"):
+                parameter.zero_()
+                continue
             spread = math.sqrt(SIZES["n_embd"] / fields["n_embd"]) if parameter.dim() > 1 else 1.0
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=NOISE * spread)
     model.save_pretrained(directory)

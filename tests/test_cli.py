@@ -25,7 +25,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 def test_verify_ends_with_passed(capsys: pytest.CaptureFixture[str], perturbed_checkpoint: Path) -> None:
     code, out, err = run(capsys, "verify", perturbed_checkpoint)
     assert code == 0 and out.splitlines()[-1].startswith("PASSED") and err == ""
-    assert "149 of 149 tensors equal" in out and "identical = 0.00 x the noise floor" in out
+    assert "149 of 149 tensors equal" in out and "identical = 0 x the noise floor" in out
 
 
 @pytest.fixture
@@ -55,7 +55,10 @@ def test_your_model_passes_or_fails(capsys: pytest.CaptureFixture[str], candidat
     assert code == 0 and out.splitlines()[-1].startswith("PASSED  GPTModel is GPT-2 as in the model inside the package")
     code, out, _ = run(capsys, "verify", "--model", f"{candidate}:wrong()", "--layout", "llms_from_scratch")
     assert code == 1 and out.splitlines()[-1].startswith("FAILED")
-    assert "first divergence at trf_blocks.0.ff.layers.1 (h.0.mlp.act)" in out
+    assert "first divergence at trf_blocks.0.ff.layers.1 (h.0.mlp.act)" in out or re.search(
+        r"^  line  .*\.py:\d+", out, re.M
+    )
+    assert "erf" in out
 
 
 def test_could_not_check_is_neither(capsys: pytest.CaptureFixture[str], candidate: Path, tmp_path: Path) -> None:

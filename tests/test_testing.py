@@ -91,6 +91,36 @@ def test_a_strangers_repository_needs_five_lines(tmp_path: Path) -> None:
     assert "2 passed" in done.stdout
 
 
+KINDS = """
+import pytest
+from gpt2_from_scratch import load_into, open_checkpoint
+from gpt2_from_scratch.testing import assert_matches_gpt2
+from tests.foreign import nanogpt
+
+@pytest.mark.parametrize(
+    "gpt2_perturbed",
+    [{"bias": False, "activation_function": "gelu"}, {"tie_word_embeddings": False}, {"n_layer": 2, "n_embd": 24}],
+    indirect=True,
+)
+def test_mine(gpt2_perturbed, request):
+    asked = request.node.callspec.params["gpt2_perturbed"]
+    config = open_checkpoint(gpt2_perturbed).config
+    assert all(getattr(config, name) == value for name, value in asked.items() if name != "bias")
+    if "bias" not in asked:
+        return
+    sizes = {name: getattr(config, name) for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
+    model = nanogpt.GPT(nanogpt.GPTConfig(**sizes, block_size=config.n_positions, bias=False), all_positions=True)
+    load_into(model, gpt2_perturbed)
+    assert_matches_gpt2(model, gpt2_perturbed)
+"""
+
+
+def test_the_perturbed_checkpoint_comes_in_other_kinds(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, KINDS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
+
+
 def test_the_checkpoint_can_be_chosen(tmp_path: Path) -> None:
     test = "def test_it(gpt2_checkpoint):\n    assert gpt2_checkpoint == 'somebody/gpt2'"
     assert run_pytest(tmp_path, test, "--gpt2-checkpoint", "somebody/gpt2").returncode == 0

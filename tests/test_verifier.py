@@ -359,7 +359,7 @@ def test_a_fault_below_the_line_fails_in_float64(quiet_last_layer: tuple[Path, R
     logits = logits_of(model, reference)
     assert logits.multiple < THRESHOLD, "as rounding, it would pass"
     assert logits.exact is not None and not logits.exact and not logits
-    assert "x the noise floor in float64 (threshold 1e-05 x): more than rounding" in str(logits)
+    assert "x the noise floor in float64 (threshold 1e-5 x): more than rounding" in str(logits)
     assert logits.exact.tokens == 1 + 2 + 17 + 37 + 2 * 3 + 3 * 17
 
 
@@ -597,7 +597,7 @@ def test_ctrl_c_leaves_what_was_found(phase: str, book_checkpoint: Path, book_re
     model.train()
 
     def progress(name: str) -> None:
-        if name == phase:
+        if name.partition(", ")[0] == phase:  # then comes how long the prompts will take
             raise KeyboardInterrupt
 
     with pytest.raises(Interrupted) as interrupted:

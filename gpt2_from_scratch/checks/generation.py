@@ -12,6 +12,7 @@ import torch
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.checks.prompts import Prompt
+from gpt2_from_scratch.compare import scientific
 from gpt2_from_scratch.reference import Reference
 
 
@@ -39,9 +40,8 @@ class Generation(Result):
             return f"{self.tokens} greedy tokens identical"
         prompt, step = self.parted
         kind = "a tie, decided by rounding" if self.tie else "not a tie"
-        return (
-            f"prompt {prompt!r} parts ways at step {step}, where the best two logits are {self.gap:.2e} apart: {kind}"
-        )
+        apart = f"where the best two logits are {scientific(self.gap)} apart"
+        return f"prompt {prompt!r} parts ways at step {step}, {apart}: {kind}"
 
 
 def check_generation(

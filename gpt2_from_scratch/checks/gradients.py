@@ -6,7 +6,7 @@ size.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -16,7 +16,16 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.checks.weights import Fitted
-from gpt2_from_scratch.compare import EXACT_THRESHOLD, FLOAT32_ULP, GRADIENT_SHARE, LOSS_RTOL, NEAR, THRESHOLD
+from gpt2_from_scratch.compare import (
+    EXACT_THRESHOLD,
+    FLOAT32_ULP,
+    GRADIENT_SHARE,
+    LOSS_RTOL,
+    NEAR,
+    THRESHOLD,
+    scientific,
+    times,
+)
 from gpt2_from_scratch.errors import CandidateError, crash_report
 from gpt2_from_scratch.precision import parameters_in_float64, run_in_float64
 from gpt2_from_scratch.reference import Reference
@@ -34,6 +43,7 @@ class Gradients(Result):
         exact: largest relative error of float64 gradients, in noise floors, where it was needed and possible.
         exact_threshold: the largest `exact` that passes: `EXACT_THRESHOLD`, or what rounded constants can account for.
         inexact: why there is no float64 run to decide, where one was wanted.
+        theirs: canonical name -> the candidate's own, where it is another.
     """
 
     loss: tuple[float, float]
@@ -43,6 +53,7 @@ class Gradients(Result):
     exact: float | None = None
     exact_threshold: float = EXACT_THRESHOLD
     inexact: str = ""
+    theirs: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -63,11 +74,15 @@ class Gradients(Result):
         name, error = self.worst
         judged = f"threshold {self.threshold:g} x" + (f", as {self.inexact}" if self.inexact else "")
         if self.exact is not None:
-            judged = f"judged by {self.exact:.2g} x the noise floor in float64 (threshold {self.exact_threshold:.1g} x)"
+            judged = (
+                f"judged by {times(self.exact)} the noise floor in float64 (threshold {times(self.exact_threshold)})"
+            )
         count = f"{len(self.errors)} gradients" + (f" ({len(self.failed)} differ)" if self.failed else "")
+        place = f"{self.theirs[name]} ({name})" if name in self.theirs else name
         return (
-            f"loss {self.loss[0]:.6f} (reference {self.loss[1]:.6f}), {count}, largest relative error {error:.1e} at "
-            f"{name} = {error / self.floor:.2f} x the noise floor ({self.floor:.1e}; {judged})"
+            f"loss {self.loss[0]:.6f} (reference {self.loss[1]:.6f}), {count}, largest relative error "
+            f"{scientific(error)} at {place} = {times(error / self.floor)} the noise floor ({scientific(self.floor)}; "
+            f"{judged})"
         )
 
 
@@ -91,7 +106,7 @@ def check_gradients(
     loss, expected = reference.gradients(prompt.ids)
     floor = max(*_errors(reference.other_gradients(prompt.ids), expected).values(), FLOAT32_ULP)
     mine, actual = _gradients(candidate, prompt.ids, fitted)
-    gradients = Gradients((mine, loss), _errors(actual, expected), floor, threshold)
+    gradients = Gradients((mine, loss), _errors(actual, expected), floor, threshold, theirs=fitted.theirs)
     if not 0 < gradients.worst[1] <= NEAR * floor:
         return gradients
     del actual

@@ -27,6 +27,8 @@ from gpt2_from_scratch.compare import (
     USABLE,
     WORTH_A_LONG_RUN,
     Comparison,
+    scientific,
+    times,
 )
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.reference import Reference
@@ -125,9 +127,8 @@ class Exact(Result):
     def __str__(self) -> str:
         verdict = "only rounding" if self else "more than rounding"
         constants = ", as it keeps constants in float32" if self.constants else ""
-        return (
-            f"{self.multiple:.2g} x the noise floor in float64 (threshold {self.threshold:.1g} x{constants}): {verdict}"
-        )
+        threshold = f"threshold {times(self.threshold)}{constants}"
+        return f"{times(self.multiple)} the noise floor in float64 ({threshold}): {verdict}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -233,7 +234,7 @@ class Logits(Result):
     def __str__(self) -> str:
         if not math.isfinite(self.max_abs):
             return f"not finite, prompt {self.worst.prompt.name!r}, at {list(self.worst.comparison.at)}"
-        same = "identical" if self.max_abs == 0 else f"max difference {self.max_abs:.2e}"
+        same = "identical" if self.max_abs == 0 else f"max difference {scientific(self.max_abs)}"
         judged = f"threshold {self.threshold:g} x" + (f", as {self.inexact}" if self.inexact else "")
         if self.tolerance is not None:
             judged = f"judged by atol {self.tolerance[0]:g}, rtol {self.tolerance[1]:g}"
@@ -242,7 +243,7 @@ class Logits(Result):
         precision = "" if self.dtype == torch.float32 else f" of {_name(self.dtype)}"
         if self.weights_dtype is not None:
             precision += f" with weights in {_name(self.weights_dtype)}"
-        return f"{same} = {self.multiple:.2f} x the noise floor{precision} ({self.floor:.2e}; {judged})"
+        return f"{same} = {times(self.multiple)} the noise floor{precision} ({scientific(self.floor)}; {judged})"
 
 
 def check_logits(
@@ -300,8 +301,8 @@ def check_logits(
         return logits
     if not floor <= USABLE * scale and scale > 0:
         raise CandidateError(
-            f"there is no floor to judge {_name(logits.dtype)} by: the reference is {floor:.1e} from itself where the "
-            f"largest logit is {scale:.1e}",
+            f"there is no floor to judge {_name(logits.dtype)} by: the reference is {scientific(floor)} from itself "
+            f"where the largest logit is {scientific(scale)}",
             hint="verify it in float32, or give --atol and --rtol",
         )
     logits = _looked_at_closely(logits, candidate, reference, weights_equal, progress)

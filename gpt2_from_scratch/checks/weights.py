@@ -47,6 +47,12 @@ class Fitted:
         """The module's parameters by name; shared ones under each of their names."""
         return dict(self.module.named_parameters(remove_duplicate=False))
 
+    @property
+    def theirs(self) -> Mapping[str, str]:
+        """The module's own names of GPT-2's tensors, where they are others."""
+        own = {link.canonical: " / ".join(link.theirs) for link in self.links if link.canonical is not None}
+        return {canonical: names for canonical, names in own.items() if names != canonical}
+
     def canonical(self) -> dict[str, Tensor]:
         """The module's tensors under GPT-2's names, on the CPU; the head is always among them."""
         parameters = self.parameters
@@ -90,6 +96,7 @@ class Weights(Result):
         differing: canonical name -> by how much it differs.
         rounded: the lowest precision through which the equal ones went, or None.
         roundings: canonical name -> the lower precision that this tensor went through; files mix them.
+        theirs: canonical name -> the candidate's own, where it is another.
         untied: copies of a parameter that GPT-2 has once, as (name of the copy, name of the original). Equal now;
             training would part them.
         identity: whose weights the checkpoint holds, where that is known.
@@ -101,6 +108,7 @@ class Weights(Result):
     untied: tuple[tuple[str, str], ...] = ()
     identity: Identity | None = None
     roundings: Mapping[str, torch.dtype] = field(default_factory=dict)
+    theirs: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return not self.differing and self.equal > 0
@@ -136,7 +144,7 @@ def check_weights(fitted: Fitted, checkpoint: Checkpoint) -> Weights:
         roundings.update((name, dtype) for dtype in rounding)
     lowest = max(roundings.values(), key=lambda dtype: torch.finfo(dtype).eps, default=None)
     identity = identify(checkpoint) if is_official_size(config) else None
-    return Weights(equal, differing, lowest, tuple(_untied(fitted)), identity, roundings)
+    return Weights(equal, differing, lowest, tuple(_untied(fitted)), identity, roundings, fitted.theirs)
 
 
 def _rounding(actual: Tensor, expected: Tensor) -> set[torch.dtype] | None:

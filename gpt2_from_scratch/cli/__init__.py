@@ -27,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None takes them from the command line.
     """
     arguments = parsed(argv)
+    arguments.words = sys.argv[1:] if argv is None else list(argv)
     if argv is None:
         with suppress(AttributeError, OSError, RuntimeError, ValueError):  # stderr may be closed, or be no file
             faulthandler.enable()  # a crash in C, as when a mapped file is cut short, then says where it happened

@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
         description="Writes token ids for a port in another language. It adds its logits, and "
         "`gpt2 verify CHECKPOINT --outputs FILE` judges them.",
     )
-    record.add_argument("checkpoint", help=_CHECKPOINT_HELP)
+    record.add_argument("checkpoint", nargs="?", help=_CHECKPOINT_HELP)
     record.add_argument("file", help="to write: .safetensors or .npz")
     record.set_defaults(run=run.record)
 
@@ -183,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("checkpoint", help=_CHECKPOINT_HELP)
     convert.add_argument("destination", help="a directory, or a file where the form is one")
-    convert.add_argument("--to", required=True, metavar="FORM", help=", ".join(FORMS))
+    convert.add_argument("--to", default=FORMS[0], metavar="FORM", help=f"{', '.join(FORMS)} (default: %(default)s)")
     convert.add_argument("--dtype", choices=_DTYPES, help="of the written weights; default: the file's")
     convert.add_argument("--no-bias", action="store_true", help="leave out biases that may be absent and are zero")
     convert.add_argument("--overwrite", action="store_true", help="replace files that are there")

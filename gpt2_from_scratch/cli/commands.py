@@ -2,14 +2,17 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gpt2_from_scratch.cli.exit_codes import DIVERGED, INTERRUPTED, VERIFIED
 from gpt2_from_scratch.cli.options import as_flags, checkpoint_options, dtype_choice, layout_choice, opened, settings
-from gpt2_from_scratch.cli.terminal import bar, progress
+from gpt2_from_scratch.cli.terminal import bar, for_terminal, progress
 from gpt2_from_scratch.errors import CheckpointError, printable
 
 if TYPE_CHECKING:
@@ -88,12 +91,15 @@ def _publish_failure(error: Exception | SystemExit, arguments: argparse.Namespac
 def _publish(verdict: "Verdict", arguments: argparse.Namespace, checkpoint: "Checkpoint | None") -> None:
     """The verdict in every form that was asked for; on the terminal last."""
     _write_reports(verdict, arguments, checkpoint)
-    print(verdict.report(arguments.verbose))
+    print(for_terminal(verdict.report(arguments.verbose)))
 
 
 def _write_reports(verdict: "Verdict", arguments: argparse.Namespace, checkpoint: "Checkpoint | None") -> None:
     from gpt2_from_scratch import reports
 
+    command = shlex.join(["gpt2", *arguments.words])
+    date = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+    verdict = replace(verdict, environment={"command": command, "date": date, **verdict.environment})
     files: list[tuple[str | None, Callable[[], str]]] = [
         (arguments.json, lambda: reports.to_json(verdict)),
         (arguments.junit_xml, lambda: reports.to_junit(verdict)),

@@ -1,20 +1,62 @@
-"""Progress on stderr, where a terminal is."""
+"""What only a terminal gets: progress on stderr; on stdout, colours and lines that fit."""
 
+import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from gpt2_from_scratch.errors import printable
+
+_LABELLED = 14  # columns before a report's text: labels and source code stand to the left of nothing
+_COLOURS = {"PASSED": "32", "FAILED": "31", "NO VERDICT": "33", "INTERRUPTED": "33"}  # of ECMA-48: green, red, yellow
+
+
+def for_terminal(report: str) -> str:
+    """A report as stdout gets it: on a terminal with lines that fit its width, and the verdict in colour.
+
+    The environment variable ``NO_COLOR`` turns colours off.
+
+    Args:
+        report: of `Verdict.report`.
+    """
+    if not sys.stdout.isatty():
+        return report
+    width = max(shutil.get_terminal_size().columns, 3 * _LABELLED)
+    *rows, last = report.splitlines()
+    wrapped = [line for row in rows for line in _broken(row, width, _LABELLED)]
+    plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
+    word, gap, rest = last.partition("  ")
+    head, *more = _broken(f"{word}{gap}{rest}", width, len(word) + len(gap))
+    if not plain and word in _COLOURS:
+        head = f"\x1b[1;{_COLOURS[word]}m{word}\x1b[0m{head.removeprefix(word)}"
+    return "\n".join([*wrapped, head, *more])
+
+
+def _broken(row: str, width: int, indent: int) -> list[str]:
+    """A line broken at spaces; source code, which is indented deeper or begins with a sign of a patch, stays whole."""
+    text = row[indent:]
+    if len(row) <= width or text.startswith((" ", "+", "-", "@@")):
+        return [row]
+    lines = textwrap.wrap(text, width - indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True)
+    return [row[:indent] + lines[0], *(" " * indent + line for line in lines[1:])]
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """The name of the running phase on stderr, on a terminal only."""
+    """The running phase and the time so far on stderr, on a terminal only."""
     if not sys.stderr.isatty():
         yield lambda phase: None
         return
     from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    with Console(stderr=True).status("starting") as status:
-        yield lambda phase: status.update(phase)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as running:
+        task = running.add_task("starting")
+        yield lambda phase: running.update(task, description=escape(printable(phase, lines=False)))
 
 
 @contextmanager

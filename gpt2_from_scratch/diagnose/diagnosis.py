@@ -37,6 +37,7 @@ class Finding(Result):
         remedy: the repair, in the names of the candidate's own modules.
         symptom: what a user sees.
         source: where it was seen, or why it happens.
+        theirs: `where` in the candidate's own names, as far as its layout tells them.
     """
 
     name: str
@@ -46,9 +47,15 @@ class Finding(Result):
     remedy: Remedy = field(default_factory=lambda: Remedy(""))
     symptom: str = ""
     source: str = ""
+    theirs: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return self.says + (f" (in {', '.join(collapse(self.where))} only)" if self.where else "")
+        if not self.where:
+            return self.says
+        places = ", ".join(collapse(self.where))
+        if self.theirs and self.theirs != self.where:
+            places = f"{', '.join(collapse(self.theirs))} ({places})"
+        return f"{self.says} (in {places} only)"
 
 
 @dataclass(frozen=True)
@@ -161,7 +168,28 @@ def _finding(cause: Cause, config: GPTConfig, layout: Layout | None, also: Seque
         Remedy(in_words_of(layout, remedy.text, config), in_words_of(layout, remedy.code, config)),
         fault.symptom,
         fault.source,
+        tuple(own_name(layout, name) for name in where),
     )
+
+
+def own_name(layout: Layout | None, name: str) -> str:
+    """A layer or a tensor of GPT-2's as the layout calls the layer or the module; the name itself if it does not.
+
+    Example:
+        >>> from gpt2_from_scratch.layouts import LAYOUTS
+        >>> own_name(LAYOUTS["llms_from_scratch"][0], "h.3"), own_name(LAYOUTS["llms_from_scratch"][0], "h.3.ln_1.bias")
+        ('trf_blocks.3', 'trf_blocks.3.norm1')
+    """
+    layer = re.match(r"h\.(\d+)(?=\.|$)", name)
+    pattern = re.sub(r"^h\.\d+", "h.*", name)
+    for row in () if layout is None else layout.rows:
+        if isinstance(row, Ignore) or ("*" not in row.place and layer):
+            continue
+        if layer and pattern == "h.*":
+            return row.place.partition("*")[0] + layer[1]
+        if pattern == row.site or pattern.rpartition(".")[0] == row.site:
+            return row.place.replace("*", layer[1]) if layer else row.place
+    return name
 
 
 def in_words_of(layout: Layout | None, text: str, config: GPTConfig) -> str:

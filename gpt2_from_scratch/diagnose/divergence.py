@@ -18,7 +18,7 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.checks.weights import Fitted
-from gpt2_from_scratch.compare import EXACT_SITE_RTOL, SITE_RTOL, THRESHOLD, compare
+from gpt2_from_scratch.compare import EXACT_SITE_RTOL, SITE_RTOL, THRESHOLD, compare, scientific
 from gpt2_from_scratch.diagnose.evidence import gap
 from gpt2_from_scratch.diagnose.fault import EMBED, HEAD, NORM, stages
 from gpt2_from_scratch.diagnose.simulation import Rounding
@@ -31,8 +31,8 @@ from gpt2_from_scratch.trace import Site, trace
 _QKV = ("query", "key", "value")
 
 
-@dataclass(frozen=True)
-class SiteResult:
+@dataclass(frozen=True, repr=False)
+class SiteResult(Result):
     """One compared place: the relative error of what it received and of what it returned.
 
     Integer inputs are treated as correct, so wrong positions are blamed on the embedding lookup.
@@ -63,6 +63,11 @@ class SiteResult:
     def diverges(self) -> bool:
         """Whether it received the right numbers and returned wrong ones."""
         return self.called and self.input <= self.limit and not self.output <= self.limit
+
+    def __str__(self) -> str:
+        if not self.called:
+            return f"{self.place}: never ran"
+        return f"{self.place}: in {scientific(self.input)}, out {scientific(self.output)}"
 
     @property
     def name(self) -> str:
@@ -132,8 +137,8 @@ class Divergence(Result):
         inside = f"; inside it, {between}" if gap else ""
         often = f"; it ran {first.calls} times, the first is compared" if first.calls > 1 else ""
         return (
-            f"first divergence at {first.place}: its input agrees (relative error {first.input:.1e}), its output does "
-            f"not ({first.output:.1e}){inside}{often}"
+            f"first divergence at {first.place}: its input agrees (relative error {scientific(first.input)}), its "
+            f"output does not ({scientific(first.output)}){inside}{often}"
         )
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gpt2_from_scratch.compare import THRESHOLD
+from gpt2_from_scratch.checks.parts import Result
+from gpt2_from_scratch.compare import THRESHOLD, scientific
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.evidence import gap, prompts_for
 from gpt2_from_scratch.diagnose.fault import Cause, Fault
@@ -29,8 +30,8 @@ Check = Callable[[nn.Module], Any]
 _SEED = 7
 
 
-@dataclass(frozen=True)
-class Missed:
+@dataclass(frozen=True, repr=False)
+class Missed(Result):
     """A fault that the check let pass.
 
     Args:
@@ -47,9 +48,12 @@ class Missed:
     multiple: float
     top1: float
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.says} (moves logits by {scientific(self.difference)})"
 
-@dataclass(frozen=True)
-class Grade:
+
+@dataclass(frozen=True, repr=False)
+class Grade(Result):
     """What a check is worth. Truthy when it misses nothing that the logits show.
 
     Args:
@@ -82,7 +86,7 @@ class Grade:
         """All of it: what is missed, and what to do."""
         width = max((len(missed.name) for missed in self.missed), default=0)
         rows = [
-            f"  misses {missed.name:<{width}}  {missed.says} (moves logits by {missed.difference:.1e})"
+            f"  misses {missed.name:<{width}}  {missed.says} (moves logits by {scientific(missed.difference)})"
             for missed in self.missed
         ]
         rows += [f"  nobody could see {name} in logits: only the weights show it" for name in self.invisible]

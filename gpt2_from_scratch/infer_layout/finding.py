@@ -51,7 +51,7 @@ def find_layout(module: nn.Module, config: GPTConfig, read: Callable[[str], Tens
     if matching:
         return FoundLayout(matching.layout, f"the built-in layout {matching.layout.name!r}, by its names")
     if read is not None and (layout := recognise(module, config, read)) is not None:
-        return FoundLayout(layout, "a layout known by the values of the weights in the module")
+        return FoundLayout(layout, "a layout that the weights' values show")
     inferred = infer_layout(module, config)
     if inferred.layout is None:
         raise MappingError(

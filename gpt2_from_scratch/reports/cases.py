@@ -12,9 +12,9 @@ from gpt2_from_scratch.checks.logits import Logits, PromptResult
 from gpt2_from_scratch.checks.parts import PARTS, PartName
 from gpt2_from_scratch.checks.selftests import SelfTests
 from gpt2_from_scratch.checks.weights import Weights
+from gpt2_from_scratch.compare import times
 from gpt2_from_scratch.diagnose import Diagnosis
-from gpt2_from_scratch.reports.numbers import times
-from gpt2_from_scratch.reports.text import evidence_for, fault, said, weights_details, why_unnamed
+from gpt2_from_scratch.reports.text import evidence_for, fault, remedies, said, weights_details, why_unnamed
 from gpt2_from_scratch.reports.verdict import Part, Verdict
 
 CaseStatus: TypeAlias = Literal["passed", "failed", "not checked", "error"]
@@ -65,8 +65,8 @@ def diagnosis_lines(diagnosis: Diagnosis) -> tuple[str, ...]:
     patch = () if diagnosis.patch is None else tuple(str(diagnosis.patch).splitlines())
     if not diagnosis:
         return (*accused, *patch, why_unnamed(diagnosis))
-    remedies = dict.fromkeys(f"fix: {finding.remedy}" for finding in diagnosis.faults)
-    return (*accused, *patch, *map(fault, diagnosis.faults), evidence_for(diagnosis), *remedies)
+    fixes = (f"fix: {remedy}" for remedy in remedies(diagnosis))
+    return (*accused, *patch, *map(fault, diagnosis.faults), evidence_for(diagnosis), *fixes)
 
 
 def _cases(verdict: Verdict) -> Iterator[Case]:

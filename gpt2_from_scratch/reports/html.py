@@ -17,13 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from gpt2_from_scratch.checks.logits import Logits
 from gpt2_from_scratch.checks.selftests import SelfTests
 from gpt2_from_scratch.checks.weights import Weights
-from gpt2_from_scratch.compare import SITE_RTOL
+from gpt2_from_scratch.compare import SITE_RTOL, percent, scientific, times
 from gpt2_from_scratch.diagnose.lines import Accusation
 from gpt2_from_scratch.errors import printable
 from gpt2_from_scratch.reports.cases import Case, CaseStatus, cases
-from gpt2_from_scratch.reports.numbers import percent, scientific, times
 from gpt2_from_scratch.reports.pictures import heat_map, histogram
-from gpt2_from_scratch.reports.text import alternatives, evidence_for, said, weights_details, why_unnamed
+from gpt2_from_scratch.reports.text import alternatives, evidence_for, remedies, said, weights_details, why_unnamed
 from gpt2_from_scratch.reports.verdict import Part, Verdict
 
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ def _rendered(template: str, verdict: Verdict, **more: Any) -> str:
             source_lines=[] if diagnosis is None or diagnosis.lines is None else _sources(diagnosis.lines),
             alternatives="" if diagnosis is None else alternatives(diagnosis),
             evidence="" if diagnosis is None else evidence_for(diagnosis),
-            remedies=[] if diagnosis is None else list(dict.fromkeys(found.remedy for found in diagnosis.faults)),
+            remedies=[] if diagnosis is None else list(remedies(diagnosis)),
             why_unnamed="" if diagnosis is None else why_unnamed(diagnosis, verdict.divergence),
             **more,
         )

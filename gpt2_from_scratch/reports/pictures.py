@@ -11,9 +11,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from gpt2_from_scratch.checks.logits import Logits
-from gpt2_from_scratch.compare import SITE_RTOL
+from gpt2_from_scratch.compare import SITE_RTOL, scientific, times
 from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult
-from gpt2_from_scratch.reports.numbers import scientific, times
 
 _COLUMNS = 128  # at most; of a longer prompt, one column is the worst of several positions
 _HEIGHT = (2.0, 6.0)  # pixels per site, at least and at most
@@ -155,11 +154,11 @@ def _colour(error: float) -> str:
 def _hints(sites: Sequence[SiteResult], positions: int) -> Iterator[str]:
     """What a pointer that rests on a site is told."""
     for site in sites:
-        errors = f"in {scientific(site.input)}, out {scientific(site.output)}" if site.called else "never ran"
+        text = str(site)
         if len(site.positions) == positions > 1:
             worst = max(range(positions), key=lambda position: _sortable(site.positions[position]))
-            errors += f", worst at position {worst}"
-        yield f"{site.place}: {errors}"
+            text += f", worst at position {worst}"
+        yield text
 
 
 def _axis(positions: int) -> Iterator[Tick]:

@@ -1,15 +1,18 @@
 """A verdict in sentences: the report that the terminal shows, the verdict in one line, and the cause in a few words."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
+
+import torch
 
 from gpt2_from_scratch.checks.logits import Logits
 from gpt2_from_scratch.checks.selftests import SelfTests
 from gpt2_from_scratch.checks.weights import Weights
-from gpt2_from_scratch.diagnose import Diagnosis, Finding
+from gpt2_from_scratch.compare import percent, scientific, times
+from gpt2_from_scratch.diagnose import Diagnosis, Finding, Remedy
 from gpt2_from_scratch.diagnose.divergence import Divergence
 from gpt2_from_scratch.errors import printable
 from gpt2_from_scratch.mapping import collapse
-from gpt2_from_scratch.reports.numbers import percent, scientific, times
 from gpt2_from_scratch.reports.verdict import Part, Verdict
 
 _MOST_LINES = 8  # of detail per part, unless all are asked for
@@ -53,7 +56,7 @@ def assumptions(verdict: Verdict) -> list[Row]:
 def summary(verdict: Verdict) -> str:
     """The verdict in one line."""
     whole = f"{verdict.candidate} is{'' if verdict else ' not'} GPT-2 as in {verdict.checkpoint}"
-    failed = "; ".join(f"{part.name}: {said(part)}" for part in verdict.failed if part.name != "where")
+    failed = "; ".join(f"{part.name}: {_briefly(part)}" for part in verdict.failed if part.name != "where")
     match verdict.outcome:
         case "interrupted":
             so_far = f"what was checked before had failed: {failed}" if failed else "nothing had failed so far"
@@ -66,7 +69,7 @@ def summary(verdict: Verdict) -> str:
             names = " and ".join(part.name for part in verdict.compared)
             text = f"PASSED  {verdict.candidate}: {names} only; logits were not compared"
         case _:
-            text = f"PASSED  {whole}: logits {verdict.logits}"
+            text = f"PASSED  {whole}: logits {_in_brief(verdict.logits)}"
     return printable(text.partition("\n")[0])
 
 
@@ -94,9 +97,26 @@ def said(part: Part) -> str:
     return str(part.result)
 
 
+def _briefly(part: Part) -> str:
+    return _in_brief(part.result) if isinstance(part.result, Logits) else said(part)
+
+
+def _in_brief(logits: Logits) -> str:
+    """The logits for the last line: the number that decides, and the threshold. What is unusual is said in full."""
+    rounded = logits.dtype != torch.float32 or logits.weights_dtype is not None
+    if logits.tolerance is not None or logits.inexact or rounded or not math.isfinite(logits.max_abs):
+        return str(logits)
+    if logits.max_abs == 0:
+        return "identical"
+    if logits.exact is not None:
+        exact = f"{times(logits.exact.multiple)} in float64 (threshold {times(logits.exact.threshold)})"
+        return f"{times(logits.multiple)} the noise floor, {exact}"
+    return f"{times(logits.multiple)} the noise floor (threshold {logits.threshold:g} x)"
+
+
 def fault(finding: Finding) -> str:
     """What the candidate does, and in which places if not in all."""
-    return finding.says + (f" (in {', '.join(collapse(finding.where))} only)" if finding.where else "")
+    return str(finding)
 
 
 def alternatives(diagnosis: Diagnosis) -> str:
@@ -104,6 +124,13 @@ def alternatives(diagnosis: Diagnosis) -> str:
     names = [finding.name for finding in diagnosis.faults]
     others = [found for found in diagnosis.alternatives if [finding.name for finding in found] != names]
     return "; or: ".join(" and ".join(map(fault, found)) for found in others)
+
+
+def remedies(diagnosis: Diagnosis) -> tuple[Remedy, ...]:
+    """How the faults are repaired. None where a patch was tried: a second one would have to be compared with it."""
+    if diagnosis.patch is not None:
+        return ()
+    return tuple(dict.fromkeys(finding.remedy for finding in diagnosis.faults))
 
 
 def evidence_for(diagnosis: Diagnosis) -> str:
@@ -148,10 +175,17 @@ def weights_details(weights: Weights) -> list[str]:
     kinds: dict[str, list[str]] = {}
     for name, comparison in weights.differing.items():
         kinds.setdefault(f"largest difference {scientific(comparison.max_abs)}", []).append(name)
-    lines = [f"{', '.join(collapse(names))}: {how}" for how, names in kinds.items()]
+    lines = [f"{_places(names, weights.theirs)}: {how}" for how, names in kinds.items()]
     for head, embedding in weights.untied:
         lines.append(f"{head} is a copy of {embedding}; GPT-2 ties them, and training would part them")
     return lines + ([f"the checkpoint: {weights.identity}"] if weights.identity is not None else [])
+
+
+def _places(names: list[str], theirs: Mapping[str, str]) -> str:
+    """GPT-2's tensors by the candidate's own names, layers folded together; GPT-2's names behind them."""
+    canonical = ", ".join(collapse(names))
+    own = ", ".join(collapse(each for name in names for each in theirs.get(name, name).split(" / ")))
+    return own if own == canonical else f"{own} ({canonical})"
 
 
 def left_out(verdict: Verdict) -> tuple[Part, ...]:
@@ -167,7 +201,8 @@ def _part(part: Part, verdict: Verdict, verbose: bool) -> Iterator[Row]:
     if isinstance(result, Divergence):
         if verbose:
             yield from (("sites" if not index else "", line) for index, line in enumerate(_sites(result)))
-        if not verdict:
+        lines = verdict.diagnosis.lines if verdict.diagnosis is not None else None
+        if not verdict and (verbose or not lines):  # a line of the user's file says it better
             yield part.name, str(result)
     elif isinstance(result, Weights):
         yield part.name, str(result)
@@ -190,7 +225,7 @@ def _logits(logits: Logits, verbose: bool) -> Iterator[Row]:
     )
     if logits.loss is not None:
         mine, theirs = logits.loss
-        agreement += f", loss {mine:.4f} ({mine - theirs:+.1e})"
+        agreement += f", loss {mine:.4f} (reference {theirs:.4f})"
     yield "", agreement
     if not logits and not verbose:
         yield "", f"worst: {logits.worst.prompt.name}, {logits.worst.comparison}"
@@ -215,16 +250,14 @@ def _diagnosis(diagnosis: Diagnosis, divergence: Divergence | None) -> Iterator[
         if others := alternatives(diagnosis):
             yield "", f"the same logits come from: {others}"
         yield "", evidence_for(diagnosis)
-    for index, remedy in enumerate(dict.fromkeys(finding.remedy for finding in diagnosis.faults)):
+    for index, remedy in enumerate(remedies(diagnosis)):
         yield "" if index else "fix", str(remedy)
     for finding in diagnosis.harmless:
         yield "", f"{finding.says}: a matter of precision, not a bug"
 
 
 def _sites(divergence: Divergence) -> Iterator[str]:
-    for site in divergence.sites:
-        errors = f"in {scientific(site.input)}, out {scientific(site.output)}" if site.called else "never ran"
-        yield f"{site.place}: {errors}"
+    yield from map(str, divergence.sites)
 
 
 def _limited(lines: list[str], verbose: bool) -> Iterator[Row]:

@@ -7,6 +7,7 @@ another, each in a file of `checks`, then the search of `diagnose`; what they fo
 
 import math
 import platform
+import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
@@ -81,6 +82,7 @@ __all__ = [
 
 _GREEDY_STEPS = 12
 _GREEDY_PROMPT = 4  # tokens that are continued: few, as everything is recomputed at every step
+_ENOUGH = 17  # tokens that must have been run before the time of the others is estimated
 _TRACED = 64  # tokens, at most: every site's numbers are held at once
 
 DIAGNOSE_SECONDS = 60.0  # ends the search on a machine that others use, too; alone, 124M in a module takes 5 to 20 s
@@ -256,9 +258,9 @@ class _Run:
         )
         return self._loaded.with_weights_in(rounded) if rounded else nullcontext()
 
-    def enter(self, phase: str) -> None:
+    def enter(self, phase: str, more: str = "") -> None:
         self.phase = phase
-        self.asked.progress(phase)
+        self.asked.progress(f"{phase}, {more}" if more else phase)
 
     def find_layout(self) -> None:
         """Looks for the layout of a module of which nobody said it; without one, only its outputs can be checked."""
@@ -344,6 +346,7 @@ class _Run:
                 hint="give a prompt of several tokens, too",
             )
         weights = self.verdict.weights
+        remaining = _Remaining(self.prompts)
         with self._rounded_alike():
             logits = check_logits(
                 self.subject,
@@ -352,7 +355,7 @@ class _Run:
                 self.asked.threshold,
                 tolerance=self.asked.tolerance,
                 weights_equal=bool(weights),
-                progress=self.enter,
+                progress=lambda phase: self.enter(phase, remaining.before(phase)),
             )
         if weights is not None and weights.roundings and logits.dtype == torch.float32:
             logits = replace(logits, weights_dtype=weights.rounded, rounded=weights.roundings)
@@ -419,6 +422,7 @@ class _Run:
             self.unchecked["diagnosis"] = "it takes the reference, which nothing else needed"
         else:
             self.enter("diagnosis")
+            most = self.asked.diagnose_seconds
             failing = None if self.verdict.logits is None else _to_trace(self.verdict.logits, self.prompts).ids
             diagnosis = diagnose(
                 self.subject,
@@ -428,12 +432,33 @@ class _Run:
                 failing=failing,
                 weights_right=None if self.verdict.weights is None else bool(self.verdict.weights),
                 seconds=self.asked.diagnose_seconds,
-                progress=lambda phase: self.asked.progress(f"diagnosis: {phase}"),
+                progress=lambda phase: self.asked.progress(f"diagnosis, at most {most:g} s: {phase}"),
             )
             self.verdict = replace(self.verdict, diagnosis=diagnosis)
 
     def finished(self) -> Verdict:
         return replace(self.verdict, notes=tuple(self.subject.adaptations), unchecked=dict(self.unchecked))
+
+
+class _Remaining:
+    """How long the prompts that are left will take, judged by those that were run.
+
+    Short prompts take longer per token than long ones, so the estimate is rather too long than too short.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        self.tokens = {f"logits: {prompt.name}": prompt.tokens for prompt in prompts}
+        self.done, self.started = 0, time.monotonic()
+
+    def before(self, phase: str) -> str:
+        """What is to be told when a prompt begins; empty for other phases."""
+        if phase not in self.tokens:
+            return ""
+        left = sum(self.tokens.values())
+        seconds = (time.monotonic() - self.started) / max(self.done, 1) * left
+        estimate = f", about {math.ceil(seconds):,} s" if self.done >= _ENOUGH else ""
+        self.done += self.tokens.pop(phase)
+        return f"{left:,} tokens to go{estimate}"
 
 
 def standard_prompts(checkpoint: Checkpoint, unchecked: dict[str, str] | None = None) -> tuple[Prompt, ...]:
