@@ -14,11 +14,11 @@ from torch import Tensor
 
 # Logits pass within this many noise floors. Measured on 124M shapes at 1,024 tokens: correct third-party code in three
 # styles lies at 0 to 1.2 noise floors; the mildest faults of the catalogue (erf GELU, epsilon 1e-6) lie at 9 to 93.
-# The threshold is between them, with room on the side of right code.
+# The threshold is 3.3 times the largest of the former and 2.3 times below the smallest of the latter.
 THRESHOLD = 4.0
 
-# Up to here a torch module's own float64 run decides, whatever its precision: with rounding taken away, right code and
-# wrong code are far apart. Beyond, no correct code was ever measured.
+# Up to here a torch module's own float64 run decides, whatever its precision: without rounding, correct code and wrong
+# code are far apart. Beyond, no correct code was ever measured.
 NEAR = 30.0
 
 # A long prompt is run in float64 only from here, because that costs two forward passes of the full context. Correct
@@ -43,17 +43,17 @@ SITE_RTOL = 2e-5
 # candidate keeps constants in float32, how far they move each site is measured and added.
 EXACT_SITE_RTOL = 1e-11
 
-# Two runs of one model that should agree, do so within this share of its largest logit. There is no reference to take
-# a floor from, and no need: rounding moves a 12-layer model by 10 units in the last place (float32: 1e-6, bfloat16:
-# 0.03), and the faults that these tests look for by a third of the largest logit, or by all of it.
+# Two runs of one model that should agree do so within this share of its largest logit. No noise floor is measured for
+# them: rounding moves the logits of a 12-layer model by 10 units in the last place (float32: 1e-6, bfloat16: 0.03), and
+# the faults that these tests look for move them by a third of the largest logit or more.
 SELF_RTOL = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
-# The floor never counts as less than this share of the logits' scale: one unit in the last place of float32. A
+# A noise floor never counts as less than this share of the logits' scale: one unit in the last place of float32. A
 # reference that happens to agree with itself exactly (a one-layer toy) would otherwise allow nothing.
 FLOAT32_ULP = 2.0**-23
 
-# A floor beyond this share of the logits' scale is refused, as nearly everything would be within it. The largest that
-# was measured is bfloat16's, at 0.02.
+# A noise floor beyond this share of the logits' scale is refused, as nearly everything would be within it. The largest
+# that was measured is bfloat16's, at 0.02.
 USABLE = 0.25
 
 # A tensor's gradient is measured against its own size, or this share of the largest gradient where it is smaller: the
@@ -147,6 +147,9 @@ def compare(actual: Tensor, expected: Tensor, limit: float = 0.0) -> Comparison:
         expected: the same shape.
         limit: largest absolute difference that counts as equal.
 
+    Returns:
+        A `Comparison`, truthy if no value differs by more than `limit`.
+
     Raises:
         ValueError: shapes differ, or there is nothing to compare.
 
@@ -164,8 +167,8 @@ def compare(actual: Tensor, expected: Tensor, limit: float = 0.0) -> Comparison:
     largest, where, total, squares, norm = -1.0, 0, 0.0, 0.0, 0.0
     slab = 1 << 22  # 4 M values: 32 MB of float64 at a time, whatever the size of the logits
     for start in range(0, flat_actual.numel(), slab):
-        theirs = flat_expected[start : start + slab].double()
-        gap = (flat_actual[start : start + slab].double() - theirs).abs()
+        wanted = flat_expected[start : start + slab].double()
+        gap = (flat_actual[start : start + slab].double() - wanted).abs()
         if not bool(torch.isfinite(gap).all()):
             first = start + int((~torch.isfinite(gap)).nonzero()[0])
             return Comparison(math.inf, math.inf, math.inf, _index(first, actual.shape), limit)
@@ -174,7 +177,7 @@ def compare(actual: Tensor, expected: Tensor, limit: float = 0.0) -> Comparison:
             largest, where = float(gap[peak]), start + peak
         total += float(gap.sum())
         squares += float(gap.square().sum())
-        norm += float(theirs.square().sum())
+        norm += float(wanted.square().sum())
     relative = math.sqrt(squares / norm) if norm > 0 else (0.0 if squares == 0 else math.inf)
     return Comparison(largest, total / flat_actual.numel(), relative, _index(where, actual.shape), limit)
 

@@ -1,8 +1,8 @@
 """`GPTConfig`: every number that GPT-2's mathematics depends on, under the names of Hugging Face's `config.json`.
 
-A configuration that asks for mathematics this package does not implement is refused by name; everything else survives
-a round trip. Heads, activation and epsilon leave no trace in the weights, so a silent default would be a wrong model
-that loads without an error.
+A configuration that asks for mathematics this package does not implement is refused, with the name of the field. Every
+other field of the file is kept and written back. The number of heads, the activation and the epsilon cannot be seen in
+the weights: with a wrong value a model loads without an error and computes something else.
 
 Fields, defaults and aliases follow `GPT2Config` of transformers 4.x and 5.x.
 """
@@ -47,10 +47,8 @@ ACTIVATIONS: Mapping[str, str] = MappingProxyType(
         "tanh": "tanh(x)",
     }
 )
-_LEARNED_ACTIVATIONS = (
-    "prelu",
-    "xielu",
-)  # they add parameters to the MLP that GPT-2's layouts have no row for
+# They have parameters, for which GPT-2's layouts have no row.
+_LEARNED_ACTIVATIONS = ("prelu", "xielu")
 
 # `GPT2Config.attribute_map`: other names a config.json may use for the same field.
 _ALIASES = {
@@ -104,7 +102,7 @@ class GPTConfig:
         bos_token_id: start-of-text id, or None.
         eos_token_id: end-of-text id, a tuple of several, or None; generation stops at it.
         pad_token_id: padding id, or None.
-        extra: every other field of the file, kept for the round trip; none of them changes the logits.
+        extra: every other field of the file, written back by `to_hf`.
 
     Raises:
         ConfigError: a value is of the wrong type, out of range, or asks for something not implemented.
@@ -246,13 +244,20 @@ class GPTConfig:
         return shapes
 
     def replace(self, **changes: Any) -> "GPTConfig":
-        """A copy with some fields changed, checked like a new one."""
+        """A copy with some fields changed, checked like a new one.
+
+        Raises:
+            ConfigError: there is no such field, or the changed configuration is not valid.
+        """
         check_fields(changes)
         return dataclasses.replace(self, **changes)
 
     @classmethod
     def for_size(cls, size: str) -> "GPTConfig":
         """The configuration of an official size: 124M, 355M, 774M, 1558M, or gpt2, gpt2-medium, gpt2-large, gpt2-xl.
+
+        Raises:
+            ConfigError: it is none of these.
 
         Example:
             >>> GPTConfig.for_size("gpt2-xl").num_parameters
@@ -300,7 +305,7 @@ class GPTConfig:
                 )
             else:
                 fields[name] = value
-        if model_type is None and not any(name in fields for name in _SIZE_FIELDS):
+        if model_type is None and not gives_a_size(data):
             raise ConfigError(
                 f"{where} is not a GPT-2 configuration: it has neither model_type nor any size",
                 hint="expected fields such as n_embd, n_layer, n_head, n_positions, vocab_size",
@@ -342,11 +347,21 @@ _FIELDS = frozenset(f.name for f in dataclasses.fields(GPTConfig)) - {"extra"}
 _BOOL_FIELDS = tuple(f.name for f in dataclasses.fields(GPTConfig) if f.type is bool)
 
 
+def gives_a_size(data: Mapping[str, Any]) -> bool:
+    """Whether the content of a `config.json` has a size of GPT-2's, under any of its names.
+
+    Example:
+        >>> gives_a_size({"hidden_size": 768}), gives_a_size({"batch_size": 12})
+        (True, False)
+    """
+    return any(_ALIASES.get(key, key) in _SIZE_FIELDS for key in data)
+
+
 def check_fields(names: Iterable[str]) -> None:
-    """Refuses what is no field of a `GPTConfig`.
+    """Refuses names that are not fields of `GPTConfig`.
 
     Raises:
-        ConfigError: names what is unknown, and lists what there is.
+        ConfigError: names the unknown ones, and lists the fields.
     """
     if unknown := sorted(set(names) - _FIELDS):
         raise ConfigError(
@@ -356,7 +371,7 @@ def check_fields(names: Iterable[str]) -> None:
 
 
 def official_size(n_layer: int, n_embd: int) -> str | None:
-    """The official model of this depth and width, or None.
+    """The name of the official size with this depth and width, or None.
 
     Example:
         >>> official_size(24, 1024)
@@ -384,9 +399,9 @@ def read_json(path: Path, max_bytes: int = _MAX_CONFIG_BYTES) -> Any:
         )
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}", hint=error.hint) from None
     except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, ConfigError):
-            raise ConfigError(f"{path}: {error.message}", hint=error.hint) from None
         raise ConfigError(
             f"{path} is not a readable JSON file: {error}", hint="fetch it again, or correct it"
         ) from None
@@ -396,7 +411,7 @@ def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """For `json.loads(object_pairs_hook=...)`: refuses a key that appears twice, where Python would take the last."""
     result = dict(pairs)
     if len(result) != len(pairs):
-        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)  # in one go: there may be 100,000 keys
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)  # one pass: a file may have 100,000 keys
         raise ConfigError(f"key {twice!r} appears twice", hint="remove the wrong one")
     return result
 
@@ -420,7 +435,9 @@ def _refuse_unimplemented(extra: Mapping[str, Any], where: str) -> None:
 
 def _check_int(name: str, value: object, minimum: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} is {value!r}; it must be an integer", hint="write it without quotes or a point")
+        raise ConfigError(
+            f"{name} is {value!r}; it must be an integer", hint="write it without quotes or a decimal point"
+        )
     if value < minimum:
         raise ConfigError(f"{name} is {value}; it must be at least {minimum}")
 

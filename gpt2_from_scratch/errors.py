@@ -1,11 +1,11 @@
 """The errors a user can meet: one sentence that says what, where and how much, and a hint that says what to do.
 
-Everything that is wrong with a *file* is a `CheckpointError`; everything that is wrong with a *candidate* (the
-user's model under test) is a `CandidateError`; a verdict of "these are not the same numbers" is a `DivergenceError`.
-The command line prints ``str(error)`` and nothing else, so the text is the product.
+A *file* that cannot be used is a `CheckpointError`. A *candidate*, the user's model under test, that cannot be checked
+is a `CandidateError`. The verdict that two models compute different numbers is a `DivergenceError`. The command line
+prints ``str(error)`` and nothing else.
 
-Names of tensors and files, and texts of other people's exceptions, end up in messages, reports and logs. `printable`
-is the one way on which such foreign text goes out.
+Names of tensors and files, and messages of other programs' exceptions, are shown in errors, reports and logs. Such text
+passes through `printable`.
 """
 
 import re
@@ -21,15 +21,18 @@ _COMMAND = re.compile(r"^(\s*)(::|##\[)", re.MULTILINE)
 
 
 def printable(text: str, *, most: int = _MOST_CHARACTERS, lines: bool = True) -> str:
-    r"""Foreign text as it may go to a terminal, a log or a page: nothing in it is obeyed, and it has an end.
+    r"""Makes text from elsewhere safe to show on a terminal, in a log or on a page.
 
-    Control characters, and marks that turn the direction of text around, are spelled out as Python writes them. Lines
-    that a CI service would take for a command begin with a spelled-out colon. What is too long is cut.
+    Control characters, and marks that reverse the direction of text, are escaped as in a Python string. The first
+    character of a command to a CI service is escaped, too. Text that is too long is cut.
 
     Args:
-        text: anybody's.
+        text: such as a tensor's name, or the message of another program's exception.
         most: characters that are kept.
-        lines: whether line breaks and tabs stay; if not, they are spelled out, too.
+        lines: whether line breaks and tabs stay; if not, they are escaped, too.
+
+    Returns:
+        The text, followed by its length if it was cut.
 
     Example:
         >>> print(printable("bell" + chr(7) + ", right-to-left" + chr(0x202E)))
@@ -46,12 +49,15 @@ def printable(text: str, *, most: int = _MOST_CHARACTERS, lines: bool = True) ->
 
 
 def crash_report(error: BaseException) -> str:
-    """What somebody's code died of, and where in that code: the exception in a line, then file, line and text.
+    """An exception from the user's code in a few lines: its type and message, then where in that code it was raised.
 
     Frames of this package, of torch and of Python's import machinery are left out: the user did not write them.
 
     Args:
         error: the exception, with its traceback.
+
+    Returns:
+        One line for the exception, then two for each frame: file and line number, and the line's text.
 
     Example:
         >>> print(crash_report(ValueError("no such layer")))
@@ -83,11 +89,16 @@ class _Hinted(Exception):
     """Keeps message and hint apart, and joins them in ``str()``.
 
     A hint may end in options to pass. They are kept as values, as Python and the command line spell them differently.
+
+    Args:
+        message: what is wrong, where, and by how much.
+        hint: what to do next, without the options; `bare_hint` returns it.
+        options: name -> value of the options to pass.
     """
 
     def __init__(self, message: str, hint: str = "", *, options: Mapping[str, object] | None = None) -> None:
         self.message = printable(message)
-        self.because = printable(hint)
+        self.bare_hint = printable(hint)
         self.options = options or {}
         super().__init__(self.message)
 
@@ -103,9 +114,9 @@ class _Hinted(Exception):
             spelled: how options are written where the user is.
         """
         if not self.options:
-            return self.because
+            return self.bare_hint
         advice = printable(spelled(self.options))
-        return f"{self.because}: {advice}" if self.because else advice
+        return f"{self.bare_hint}: {advice}" if self.bare_hint else advice
 
     def __str__(self) -> str:
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message

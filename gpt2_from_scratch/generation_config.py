@@ -1,6 +1,7 @@
 """Reads `generation_config.json`: how the people who published a checkpoint meant it to generate text.
 
-`generate` follows what it implements (end-of-text ids, padding id, repetition penalty) and names the rest.
+`generate` follows its end-of-text ids, its padding id and its repetition penalty, and warns about other settings that
+would change the text.
 """
 
 import json
@@ -44,7 +45,7 @@ _SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "ep
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """What a `generation_config.json` says. As in transformers, what it does not say has no value.
+    """What a `generation_config.json` says. As in transformers, a setting that it lacks has no value.
 
     Args:
         eos_token_ids: the ids at which a text ends; empty: none.
@@ -85,13 +86,11 @@ def read_generation_config(directory: Path) -> GenerationConfig | None:
     content = read_json(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds {str(content)[:40]}, not a JSON object", hint="delete it to do without it")
-    eos = content.get("eos_token_id")
-    penalty = content.get("repetition_penalty")
+    eos, pad, penalty = (content.get(name) for name in ("eos_token_id", "pad_token_id", "repetition_penalty"))
+    ends = [] if eos is None else eos if isinstance(eos, list) else [eos]
     return GenerationConfig(
-        eos_token_ids=tuple(_token_id(path, "eos_token_id", each) for each in (eos if isinstance(eos, list) else [eos]))
-        if eos is not None
-        else (),
-        pad_token_id=None if (pad := content.get("pad_token_id")) is None else _token_id(path, "pad_token_id", pad),
+        eos_token_ids=tuple(_token_id(path, "eos_token_id", each) for each in ends),
+        pad_token_id=None if pad is None else _token_id(path, "pad_token_id", pad),
         repetition_penalty=1.0 if penalty is None else _penalty(path, penalty),
         ignored=_ignored(content),
     )

@@ -1,13 +1,12 @@
-"""Runs anybody's model in float64, without touching it, and says what could not be made exact.
+"""Runs anybody's model in float64, without changing it, and says what could not be made exact.
 
-Precision is a property of the run, not of the model. Every operation that PyTorch dispatches is seen on its way to the
-kernel, and its operands are widened there: weights one at a time, and large ones some columns at a time, so the model
-may stay mapped from its file. What a model does in Python (functional code, shared weights, hooks) does not matter,
-and none of its tensors is written.
+PyTorch dispatches every operation to a kernel. Here the operands are converted to float64 on the way: weights one at a
+time, and large ones some columns at a time, so the model may stay mapped from its file. The code of the model may do
+anything (plain functions, shared weights, hooks), and none of its tensors is written.
 
-A cast to a narrower type is ignored, because rounding is what such a run takes away. A *constant* that the code keeps
-in float32 stays as the code has it: its true value is unknown. `InFloat64` says whether there were any, and a second
-run with the constants moved by half a unit in the last place (``nudge``) shows how much that matters.
+A cast to a narrower type is ignored, because the purpose of the run is to remove rounding. A *constant* that the code
+keeps in float32 stays as it is, because its true value is unknown. `InFloat64` says whether there were any. Further
+runs with the constants moved by half a unit in the last place (``nudge``) show how much they matter.
 """
 
 import math
@@ -36,8 +35,8 @@ _CASTS = (
 )
 _SLAB = 1 << 22  # weights that are in float64 at once: 32 MB
 
-# Bits of a mantissa that somebody meant exactly: 0.125 and 1.5 are numbers, 0.044715 in float32 is a rounded one. Of
-# 2^16 rounded float32 numbers one is taken for an exact one; of 2^5 in the lower precisions.
+# A constant counts as exact if its mantissa has at most this many bits: 0.125 and 1.5 do, 0.044715 rounded to float32
+# does not. A rounded constant looks exact by chance once in 2^16 in float32, in 2^5 in float16, in 2^4 in bfloat16.
 _MEANT = {torch.float32: 8, torch.float16: 6, torch.bfloat16: 4}
 _NARROW = tuple(_MEANT)
 
@@ -45,12 +44,13 @@ _NARROW = tuple(_MEANT)
 # meant as they stand (0.044715, 1e-5); more are float64's.
 _CUT_TO_FLOAT32 = range(7, 11)
 
-NUDGES = (1, 2)  # all constants up; up or down, each by a bit of its own: two directions, so that none cancels out
+# 1: all constants up. 2: each up or down, by a bit of its mantissa. Effects that cancel in one run add up in the other.
+NUDGES = (1, 2)
 
 
 @dataclass
 class InFloat64:
-    """What a run in float64 has met that float64 does not make exact. Filled while the run goes on.
+    """What a run in float64 found that it could not make exact. Filled during the run.
 
     Args:
         constants: the code keeps numbers in float32, or has them cut to its precision, that are no parameters.
@@ -70,8 +70,8 @@ def in_float64(module: nn.Module | None = None, nudge: int = 0) -> Iterator[InFl
     too, and so does code that makes floating-point numbers of integers. Compiled code is run uncompiled.
 
     Args:
-        module: whose parameters are weights. Other narrow numbers are then its constants; without a module nobody
-            looks for any.
+        module: its parameters are the weights, and all other narrow numbers are constants. None: constants are not
+            looked for.
         nudge: 0, or one of `NUDGES`: constants are moved by half a unit in the last place of their type.
 
     Yields:
@@ -101,16 +101,16 @@ def in_float64(module: nn.Module | None = None, nudge: int = 0) -> Iterator[InFl
 def run_in_float64(
     run: Callable[[], Result],
     module: nn.Module,
-    within: Callable[..., AbstractContextManager[InFloat64]] | None = None,
+    within: Callable[..., AbstractContextManager[InFloat64]] = in_float64,
 ) -> tuple[Result, tuple[Result, ...]]:
-    """Runs something in float64; and twice more with the module's constants moved, if it has any.
+    """Runs something in float64, and twice more with the module's constants moved, if it has any.
 
-    The sum of the distances of these two runs from the first is the most that rounded constants can account for: of
-    two groups of constants, one run adds what they do and the other subtracts it.
+    The sum of the distances of these two runs from the first bounds what rounded constants account for: where the
+    effects of two groups of constants cancel in one run, they add up in the other.
 
     Args:
         run: computes with the module.
-        module: whose parameters are the weights.
+        module: its parameters are the weights.
         within: `in_float64`, or `parameters_in_float64`.
 
     Returns:
@@ -119,14 +119,13 @@ def run_in_float64(
     Raises:
         NotImplementedError: not everything can be run in float64.
     """
-    enter = within or in_float64
-    with enter(module) as met:
+    with within(module) as met:
         result = run()
     if met.left_torch and met.constants:
         raise NotImplementedError("numbers leave torch on the way and come back in float32")
     moved = []
     for nudge in NUDGES if met.constants else ():
-        with enter(module, nudge):
+        with within(module, nudge):
             moved.append(run())
     return result, tuple(moved)
 
@@ -169,9 +168,9 @@ class _Seeing(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Inside, no autocast and no mode that somebody has left on acts: what is computed here is what the code says.
+    """Inside, autocast and all modes that were on before are off, so operations compute what the code says.
 
-    Modes that are entered inside act as usual.
+    Modes that are entered inside work as usual.
     """
     left_on = len(_get_current_function_mode_stack())  # type: ignore[no-untyped-call]
     modes = [_pop_mode() for _ in range(left_on)]  # type: ignore[no-untyped-call]

@@ -1,12 +1,12 @@
 """Records inputs and outputs of named modules during one forward pass, and leaves the model as it was.
 
-Both sides of a module are kept. A module is at fault where its *inputs agree and its output does not*;
-an output alone cannot tell a culprit from a victim. Copies are taken at once, so later in-place changes cannot reach
-them. A module that stands under several names (shared weights) is told apart by its calls: the first call belongs to
-its first name, the second to the next.
+Both sides of a module are kept. A module is at fault where its *inputs agree and its output does not*. An output alone
+does not show whether the module is wrong or something before it. Copies are taken at once, so later in-place changes
+do not reach them. Where one module has several names (shared weights), its first call is recorded under the first name
+and its second under the next.
 
-Attention probabilities are no module's output. Where asked for, they are taken from the softmax, or from the fused
-attention, that runs while an attention module does.
+Attention probabilities are no module's output. Where asked for, they are taken from the softmax or the fused attention
+that runs while an attention module does.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,6 +47,9 @@ def trace(
         names: of submodules; those that the model does not have, or that do not run, are left out of the result.
         run: calls the model.
         attention: those among `names` inside which attention probabilities are recorded, too.
+
+    Returns:
+        Name -> what this module received and returned.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
@@ -98,8 +101,8 @@ class _Recorder:
         if name is not None and name in self.inputs and tensor is not None:
             self.outputs[name] = tensor.detach().clone()
 
-    def found(self, probabilities: Callable[[], Tensor]) -> None:
-        """Some code has computed attention probabilities, or something that looks like them."""
+    def computed(self, probabilities: Callable[[], Tensor]) -> None:
+        """Keeps the result of a softmax or of fused attention, if an attention module is running."""
         inside = next((name for name in reversed(self.running) if name in self.attention), None)
         if inside is not None:
             self.probabilities.setdefault(inside, []).append(probabilities())
@@ -108,7 +111,7 @@ class _Recorder:
         return -(-self.calls[module] // len(self.names[module]))
 
     def _heads(self, name: str) -> Tensor | None:
-        """All heads; from code that runs head by head they come one after another."""
+        """The probabilities of all heads, which code that runs head by head computes one after another."""
         found = self.probabilities.get(name)
         if not found:
             return None
@@ -142,9 +145,9 @@ class _Attention(TorchFunctionMode):
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         if func in (torch.softmax, F.softmax, Tensor.softmax):
-            self.recorder.found(lambda: output.detach().clone())
+            self.recorder.computed(lambda: output.detach().clone())
         elif func is F.scaled_dot_product_attention:
-            self.recorder.found(lambda: _probabilities(*args, **(kwargs or {})))
+            self.recorder.computed(lambda: _probabilities(*args, **(kwargs or {})))
         return output
 
 
@@ -158,7 +161,7 @@ def _probabilities(
     scale: float | None = None,
     **_: Any,
 ) -> Tensor:
-    """What fused attention never writes down, from its arguments; its documentation gives the formula."""
+    """The probabilities that fused attention does not return, by the formula in its documentation."""
     scores = query @ key.transpose(-2, -1) * (query.size(-1) ** -0.5 if scale is None else scale)
     if is_causal:
         scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)

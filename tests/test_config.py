@@ -263,7 +263,7 @@ def refusal(**fields: Any) -> str:
         ({"activation_function": ["gelu"]}, "activation_function ['gelu'] is unknown", "one of: gelu, gelu_10, "),
         ({"n_head": 7}, "n_embd 768 is not divisible by n_head 7", "heads of 64"),
         ({"n_head": "12"}, "n_head is '12'; it must be an integer", "without quotes"),
-        ({"n_layer": 2.0}, "n_layer is 2.0; it must be an integer", "or a point"),
+        ({"n_layer": 2.0}, "n_layer is 2.0; it must be an integer", "or a decimal point"),
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false'; it must be true or false", "JSON boolean"),
         ({"layer_norm_epsilon": "1e-5"}, "layer_norm_epsilon is '1e-5'; it must be a number", "without quotes"),
     ],

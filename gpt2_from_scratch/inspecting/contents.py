@@ -86,7 +86,7 @@ def contents_of(source: str, path: Path, error: CheckpointError, key: str = "") 
         tensors={name: Stored(each.shape, dtype_name(each.dtype)) for name, each in tensors.items()},
         notes=() if container is None else container.notes,
         problem=error.message,
-        hint=error.because,
+        hint=error.bare_hint,
         options=error.options,
     )
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpt2_from_scratch.checkpoint import Container, Located, mingpt
 from gpt2_from_scratch.checkpoint.programs import gpt2_config
-from gpt2_from_scratch.config import GPTConfig, check_fields, official_size, read_json
+from gpt2_from_scratch.config import GPTConfig, check_fields, gives_a_size, official_size, read_json
 from gpt2_from_scratch.errors import ConfigError
 from gpt2_from_scratch.loading.facts import Fact, Said
 from gpt2_from_scratch.loading.hints import Misfit, what_it_is
@@ -24,7 +24,6 @@ from gpt2_from_scratch.mapping import Layout, Matching, listed, match, read_cano
 
 # What a file says that leaves no question open.
 _EVERYTHING = gpt2_config(vocab_size=1, n_positions=1, n_embd=1, n_layer=1, n_head=1).keys()
-_SIZES = ("n_embd", "n_layer", "n_head", "n_positions", "vocab_size")
 # The fields on which the logits depend.
 MATHS = (
     *("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "activation_function"),
@@ -151,9 +150,7 @@ def _beside(path: Path, *, trusted: bool) -> _Beside:
     if (partly := mingpt.settings(content)) is not None:
         return _Beside(partly=partly, notes=(f"{path.name} is minGPT's",))
     kind = content.get("model_type")
-    aliases = {"hidden_size", "max_position_embeddings", "num_attention_heads", "num_hidden_layers"}
-    sized = any(name in content for name in (*_SIZES, *aliases))
-    if (kind is None and not sized) or (kind not in (None, "gpt2") and not trusted):
+    if (kind is None and not gives_a_size(content)) or (kind not in (None, "gpt2") and not trusted):
         says = ", ".join(map(str, content))[:80]
         what = f"of a {kind!r} model" if kind is not None else f"no GPT-2's: it says {says}"
         return _Beside(notes=(f"{path.name} beside the weights was not used, as it is {what}",))

@@ -172,7 +172,7 @@ def _open(source: Source, options: OpenOptions) -> Checkpoint:
     change = tried(container, options, opens)
     if change is not None:
         raise MappingError(outcome.message, change.why, options=change.options)
-    raise MappingError(outcome.message, outcome.because)
+    raise MappingError(outcome.message, outcome.bare_hint)
 
 
 def _settled(located: Located, container: Container, options: OpenOptions) -> "Checkpoint | CheckpointError":
