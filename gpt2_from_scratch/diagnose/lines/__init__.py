@@ -253,7 +253,7 @@ class _Case:
                 between = True
                 findings.append(self._between(culprit, trial))
                 break
-            lines = Namer(self.module, following, self.table).lines(explained)
+            lines = Namer(self.module, following, self.table, trial).lines(explained)
             trial = self._with_sum(explained, following) or following
             if explained.kind != "rounding":
                 first = lines[0] if lines else None

@@ -129,7 +129,7 @@ class Explainer:
                 return repaired
         best: _Found | None = None
         for found in _SEARCHES[kind](self, operation, again, inputs, output, known.position):
-            if kind == "constant" and (found.place != known.place or found.wanted != known.wanted):
+            if kind == "constant" and (found.place != known.place or not _equal(found.wanted, known.wanted)):
                 continue
             if kind == "operation" and found.wanted != known.wanted:
                 continue
@@ -179,17 +179,28 @@ class Explainer:
     def _constants(
         self, operation: Operation, again: Again, inputs: Sequence[Identity], output: Tensor, only: int | None = None
     ) -> Iterator[_Found]:
-        for place, was, wanted in _other_constants(operation, self.config, inputs):
+        for place, was, wanted in (*_other_constants(operation, self.config, inputs), *self._mask_not_given(operation)):
             for outputs in _tried(again, {}, {place: wanted}):
                 label = self._accepted(outputs, inputs, same=operation.name in _MOVING)
                 if label is not None:
                     yield _Found(self._score(label, inputs), None, place, was, wanted, label, outputs[0])
+
+    def _mask_not_given(self, operation: Operation) -> Iterator[tuple[int | str, object, object]]:
+        """Of torch's attention in one call."""
+        if operation.name == "multi_head_attention_forward" and operation.constants.get("attn_mask", ...) is None:
+            tokens = self.table.sizes["T"]
+            yield "attn_mask", None, torch.full((tokens, tokens), -math.inf).triu(1).double()
 
     def _masks(
         self, operation: Operation, again: Again, inputs: Sequence[Identity], output: Tensor, only: int | None = None
     ) -> Iterator[_Found]:
         for position, value in enumerate(again.inputs):
             label = inputs[position]
+            if operation.name in _FILLING and label.kind == "uniform" and value.numel() == 1:
+                for outputs in _tried(again, {position: torch.full_like(value, -math.inf)}, {}):
+                    became = self._accepted(outputs, inputs) if value.is_floating_point() else None
+                    if became is not None:
+                        yield _Found(self._score(became, inputs), position, None, label, "-inf", became, outputs[0])
             if label.entry is not None or value.dim() < 2 or (only is not None and position != only):
                 continue
             if label.kind not in ("mask", "uniform") and value.dtype != torch.bool:
@@ -211,6 +222,21 @@ class Explainer:
                         if became is not None:
                             wanted = "a mask that hides later keys"
                             yield _Found(self._score(became, inputs), position, None, label, wanted, became, outputs[0])
+        yield from self._filled(operation, inputs, output)
+
+    def _filled(self, operation: Operation, inputs: Sequence[Identity], output: Tensor) -> Iterator[_Found]:
+        """Scores that are written to, at indices or where something holds: GPT-2's masked scores instead."""
+        label = next((each for each in inputs if each.entry is not None), None)
+        if operation.name not in _FILLING or label is None or label.entry is None or abs(label.factor - 1) > ROUNDED:
+            return
+        if not label.entry.place.endswith(".scores") or _turned(label) or not output.is_floating_point():
+            return
+        entry = self.table.by_key[f"{label.entry.key.rpartition('.')[0]}.masked"]
+        for content, order, cut in self.arranged(entry, tuple(output.shape), dict(label.fixed), label.order):
+            if order == label.order and cut == label.fixed:
+                became = Identity("entry", entry, 1.0, order, cut)
+                wanted = "only the later keys hidden"
+                yield _Found((10.0,), None, None, "the pattern of what is hidden", wanted, became, content.clone())
 
     def _factors(
         self, operation: Operation, again: Again, inputs: Sequence[Identity], output: Tensor, only: int | None = None
@@ -249,8 +275,9 @@ class Explainer:
                     became = self._accepted(outputs, inputs, same=operation.name in _MOVING)
                     if became is not None:
                         moved = sum(one != other for one, other in zip(order, axes, strict=True))
-                        score = self._score(became, inputs, float(became.factor != 1 and 0))
-                        yield _Found((*score, moved), position, None, label, order, became, outputs[0])
+                        score = self._score(became, inputs)
+                        unusual = became.entry is not None and _natural(became.order) != _natural(became.entry.axes)
+                        yield _Found((*score, unusual, moved), position, None, label, order, became, outputs[0])
 
     def _modules(
         self, operation: Operation, again: Again, inputs: Sequence[Identity], output: Tensor, only: int | None = None
@@ -393,7 +420,9 @@ class Explainer:
         weight = label.entry is not None and label.entry.weight
         layers = {each.entry.layer for each in (label, *others) if each.entry is not None}
         near = {layer + step for layer in layers if layer is not None for step in (-1, 0, 1)} | {None}
-        fixed = dict(next((each.fixed for each in (label, *others) if each.kind == "entry" and each.fixed), ()))
+        fixed = dict(label.fixed if label.kind == "entry" else ())
+        for each in others:  # what the other operands are of decides
+            fixed |= dict(each.fixed if each.kind == "entry" else ())
         count = 0
         orders = [each.entry.order for each in others if each.entry is not None]
         here = label.entry.order if label.entry is not None else max(orders, default=0)
@@ -519,10 +548,21 @@ class Explainer:
 UNLIKE = "not a number of GPT-2's"
 
 
+def _equal(one: object, other: object) -> bool:
+    if isinstance(one, Tensor) or isinstance(other, Tensor):
+        return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
+    return one == other
+
+
 def _turned(label: Identity) -> bool:
     """Whether scores have keys before queries."""
     flat = label.order.replace(" ", "")
     return "S" in flat and "T" in flat and flat.index("S") < flat.index("T")
+
+
+def _natural(order: str) -> str:
+    """The order of queries, keys and tokens alone."""
+    return "".join(letter for letter in order if letter in "TS")
 
 
 def _of_next_block(label: Identity, wanted: Identity) -> bool:
@@ -583,6 +623,9 @@ def _FACTORS(config: GPTConfig) -> tuple[float, ...]:
 _TRIVIAL = (".square", ".mean_square", ".cube", ".odds_plain", ".odds_plain_open")  # of any input they are an entry
 _MOVING_NAMES = "view reshape transpose permute swapaxes flatten unflatten movedim split chunk unbind getitem"
 _MOVING = frozenset(_MOVING_NAMES.split())
+
+_FILLING_NAMES = "setitem masked_fill masked_fill_ where copyto putmask index_put_ index_put tril triu"
+_FILLING = frozenset(_FILLING_NAMES.split())
 
 _AXES_NAMES = "dim axis dim0 dim1 -1 -2 dims"
 _AXES = frozenset(_AXES_NAMES.split())

@@ -7,11 +7,13 @@ share should have it.
 """
 
 import ast
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity, Table
 from gpt2_from_scratch.diagnose.lines import source
@@ -20,7 +22,7 @@ from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
 from gpt2_from_scratch.diagnose.lines.trial import VIEWS, Trial
 from gpt2_from_scratch.recorder import Frame, Operation
 
-Role = Literal["made here", "used here"]
+Role = Literal["made here", "used here", "passed on here"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Line:
         line: counted from 1.
         column: offset of the expression in the line, counted from 0.
         text: the source line.
-        role: whether the wrong thing is made or used here.
+        role: whether the wrong thing is made, passed on or used here.
         says: what stands there.
         expected: what GPT-2 has.
         likely: whether a rule about wiring chose this line among several that could be repaired.
@@ -60,10 +62,12 @@ class Namer:
         root: the candidate's module, None for functions.
         trial: the run in which the operation was explained.
         table: GPT-2's values.
+        before: the run before that, in which the operation was wrong.
     """
 
-    def __init__(self, root: nn.Module | None, trial: Trial, table: Table) -> None:
+    def __init__(self, root: nn.Module | None, trial: Trial, table: Table, before: Trial | None = None) -> None:
         self.root, self.trial, self.table = root, trial, table
+        self.before = before or trial
 
     def lines(self, explained: Explanation) -> list[Line]:
         """The lines, the accused first."""
@@ -71,6 +75,9 @@ class Namer:
         if not operation.frames:
             return []
         spots = _WAYS[explained.kind](self, explained)
+        dead = self._dead(explained) if explained.kind in ("factor", "operand") else None
+        spots = [(dead, "made here"), *spots]
+        spots += self._between(explained, [spot for spot, _ in spots if spot is not None])
         says, expected = words(explained, self.trial)
         found: list[Line] = []
         for spot, role in spots:
@@ -90,7 +97,7 @@ class Namer:
                     likely,
                 )
             )
-        return found[:3]
+        return found[:_MOST_LINES]
 
     # -- ways
 
@@ -98,15 +105,18 @@ class Namer:
         operation = explained.operation
         built = self._built(operation)
         use = self._use(operation)
+        if explained.place == "attn_mask":
+            return [(use, "used here"), (built, "made here")]
         if built is not None:
-            return [(built, "made here"), (use, "used here")]
+            return [(self._setting(operation, explained), "made here"), (built, "made here"), (use, "used here")]
         here = source.at(operation.frames[0])
         place = explained.place
         written: Spot | None = None
         if here is not None and place is not None:
             argument = self._argument(here, operation, place)
             if argument is not None:
-                written = source.origin(argument, operation.frames).spot
+                literal = source.written_as(argument, operation.frames, explained.found)
+                written = (literal or source.returned(source.origin(argument, operation.frames))).spot
         return [(written, "made here"), (use, "used here")] if written else [(use, "made here")]
 
     def _argument(self, here: Expression, operation: Operation, place: int | str) -> Expression | None:
@@ -122,7 +132,8 @@ class Namer:
     def _mask(self, explained: Explanation) -> "Spots":
         operation = explained.operation
         use = self._use(operation)
-        assert explained.position is not None
+        if explained.position is None:  # it writes to its first operand
+            return [(use, "made here")]
         number = operation.inputs[explained.position]
         label = self.trial.labels[number]
         right = _is_right(label)
@@ -133,7 +144,7 @@ class Namer:
                 spots.append((pattern, "made here"))
         else:
             maker = self.trial.recording.maker(number)
-            while maker is not None and maker.name in VIEWS and maker.inputs:
+            while maker is not None and (maker.name in VIEWS or maker.name == "bool") and maker.inputs:
                 maker = self.trial.recording.maker(maker.inputs[0])
             if maker is not None and maker.frames and maker.name not in ("tril", "triu", "tri"):
                 spots.append((self._use(maker), "made here"))
@@ -200,11 +211,57 @@ class Namer:
                 argument = source.operand(here, place)
                 if argument is not None and not isinstance(argument.node, ast.Slice | ast.Tuple):
                     written = source.origin(argument, maker.frames)
+                    if written.node is argument.node and not self._is_width(maker.constants[place]):
+                        written = source.size_in(argument) or written
                     if written.node is not argument.node:
                         spots.append((written.spot, "made here"))
                         break
         built = self._built(maker)
-        return [*spots, (built, "made here"), (self._use(maker), "made here"), (use, "used here")]
+        idle = self._idle(number)
+        spots += [(idle, "made here"), (built, "made here"), (self._use(maker), "made here")]
+        spots += [(self._use(each), "made here") for each in self._scaling(number) if each is not maker]
+        return [*spots, (use, "used here")]
+
+    def _idle(self, number: int) -> Spot | None:
+        """A multiplication, or a division, on a value's way, that changes nothing: by 1."""
+        label = self.trial.labels[number]
+        for maker in self._ancestors(number):
+            same = [each for each in maker.inputs if _same_step(self.trial.labels[each], label)]
+            changes = any(abs(self.trial.labels[each].factor / label.factor - 1) > ROUNDED for each in same)
+            if maker.name in ("mul", "div") and same and not changes and len(maker.inputs) == 1:
+                return self._use(maker)
+        return None
+
+    def _scaling(self, number: int) -> list[Operation]:
+        """Operations on a value's way, in the same step, that give a value a factor."""
+        labels = self.trial.labels
+        found = []
+        for maker in self._ancestors(number):
+            gave = labels[maker.outputs[0]]
+            takes = [labels[each] for each in maker.inputs if labels[each].entry is gave.entry is not None]
+            if takes and maker.name not in VIEWS and abs(takes[0].factor / gave.factor - 1) > ROUNDED:
+                found.append(maker)
+        return found
+
+    def _ancestors(self, number: int) -> Iterator[Operation]:
+        """What made a value, and what that took, back to the block's norm."""
+        pending, seen = [number], set[int]()
+        while pending:
+            maker = self.trial.recording.maker(pending.pop())
+            if maker is None or maker.index in seen:
+                continue
+            seen.add(maker.index)
+            yield maker
+            for each in maker.inputs:
+                entry = self.trial.labels[each].entry
+                if entry is not None and not entry.weight and ".attn." in entry.key:
+                    pending.append(each)
+
+    def _is_width(self, number: object) -> bool:
+        """Whether a number is the width of a head, its root, or one by those: then its name is the right one."""
+        width = self.table.sizes.get("D", 1)
+        powers = (1.0, -1.0, 0.5, -0.5, 2.0)
+        return isinstance(number, int | float) and any(abs(number / width**each - 1) <= ROUNDED for each in powers)
 
     def _where_factor(self, number: int) -> Operation | None:
         """The operation that gave a value its factor."""
@@ -254,6 +311,11 @@ class Namer:
         if label.kind == "scrambled":
             while maker is not None and maker.inputs and self.trial.labels[maker.inputs[0]].kind == "scrambled":
                 maker = self.trial.recording.maker(maker.inputs[0])
+        while maker is not None and label.entry is not None and _role_of(label) == "":
+            same = [each for each in maker.inputs if self.trial.labels[each].entry is label.entry]
+            if not same or self.trial.labels[same[0]].order.replace(" ", "") == label.entry.axes:
+                break
+            maker = self.trial.recording.maker(same[0])
         if maker is not None and maker.frames:
             made = self._use(maker)
             roles = [_role_of(self.trial.labels[each]) for each in maker.inputs]
@@ -274,7 +336,10 @@ class Namer:
         if argument is None:
             return []
         argument = source.moved(argument)
+        is_there = _role_of(self.trial.labels[operation.inputs[position]])
         while (outer := source.caller(argument, operation.frames)) is not None:
+            if isinstance(argument.node, ast.Name) and role and _role_in(argument.node.id) == is_there:
+                break  # its name is right: it is used wrongly
             argument = source.moved(outer)
         spot = argument.spot
         if use is not None and (spot.file, spot.function) != (use.file, use.function):
@@ -291,11 +356,12 @@ class Namer:
         """The statement that unpacked several values at once into names, behind statements that only move them."""
         for _, value in source.bindings(argument):
             inner = source.moved(Expression(argument.file, value, argument.depth))
-            same = isinstance(inner.node, ast.Name) and isinstance(argument.node, ast.Name)
-            if same and inner.node.id == argument.node.id:  # type: ignore[attr-defined]
+            if isinstance(argument.node, ast.Name) and _renews(inner.node, argument.node.id):
                 continue
             if isinstance(value, ast.GeneratorExp | ast.ListComp):  # what it runs over has the order
                 value = value.generators[0].iter
+                over = source.bindings(Expression(argument.file, value, argument.depth))
+                value = over[0][1] if over else value
             return [(Spot(argument.file, value.lineno, value.col_offset), "made here")]
         return []
 
@@ -310,6 +376,9 @@ class Namer:
         number = operation.inputs[explained.position]
         label, wanted = trial.labels[number], explained.wanted
         use = self._use(operation)
+        whole = self._composite(operation)
+        if whole is not None:
+            return [(whole, "made here"), (use, "used here")]
         if not isinstance(wanted, Identity) or wanted.entry is None:  # ids, positions
             first = self._first(number) or trial.recording.maker(number)
             made = self._use(first) if first is not None and first.frames else self._owner(number)
@@ -335,6 +404,9 @@ class Namer:
                 first = self._first(taken[0])
                 made = self._use(first) if first is not None else self._owner(taken[0])
                 return [(made, "made here"), (self._use(rows), "used here")]
+            written = self._index(rows) if rows is not None else None
+            if written is not None:
+                return [(written, "made here"), (self._use(rows), "used here"), (use, "used here")]
         if last is not None and last.name == "alias":  # written through another name
             return [(self._use(last), "made here"), (use, "used here")]
         maker = trial.made(number)
@@ -347,10 +419,6 @@ class Namer:
             for value in trial.recording.values
             if value.operation is not None and value.operation < operation.index
         )
-        normed = wanted.entry.place.endswith(("ln_1", "ln_2", "ln_f"))
-        unused = self._unused(wanted, operation) if normed else None
-        if unused is not None:
-            return [(unused, "made here"), (use, "used here")]
         if exists:
             return self._other_name(operation, explained.position, wanted, use, made)
         place, there = wanted.entry.place, label.entry.place if label.entry is not None else ""
@@ -371,11 +439,25 @@ class Namer:
                 )
             ]
             shared = self._shared(maker.frames, *others) if others else None
-            return [(shared or made, "made here"), (use, "used here")]
+            ignored = made if self._ignored(maker, 0) is not None else None
+            last_step = self._handed_on(maker, shared)
+            return [(ignored, "made here"), (last_step, "made here"), (shared or made, "made here"), (use, "used here")]
         if there.endswith(".mean_square") and place.endswith(".variance"):
             return [(made, "made here"), (use, "used here")]
         if _lacks(place, there):  # what is added later is there already
             return [(made, "made here"), (use, "used here")]
+        if place.endswith(".masked"):
+            last = trial.recording.maker(number)
+            masking = last is not None and last.name in ("masked_fill", "masked_fill_", "where", "add", "sub", "copyto")
+            takes = {trial.labels[each].entry for each in last.inputs} if last is not None else set()
+            if last is not None and masking and takes & {label.entry, self._scores(label)}:
+                fill = self._fill(last) or self._wrong_pattern(last)
+                return [(fill, "made here"), (self._use(last), "made here"), (use, "used here")]
+            if self._masks_here(operation):
+                return [(use, "used here"), (made, "made here")]
+            unmasked = self._not_given(operation.frames)
+            if unmasked is not None:
+                return [(unmasked, "used here"), (use, "used here")]
         if _lacks(there, place):
             while True:
                 earlier = next((each for each in maker.inputs if _is_bare(trial.labels[each])), None)
@@ -384,17 +466,10 @@ class Namer:
                     break
                 maker, made = before, self._use(before)
             built = self._built(maker)
-            return [(built, "made here"), (made, "made here"), (use, "used here")]
+            ignored = self._ignored(operation, explained.position)
+            return [(ignored, "used here"), (built, "made here"), (made, "made here"), (use, "used here")]
         if label.entry.key.rsplit(".", 1)[0] == wanted.entry.key.rsplit(".", 1)[0] and place[-2:] in (".q", ".k", ".v"):
             return [(made, "made here"), (use, "used here")]
-        if place.endswith(".masked"):
-            last = trial.recording.maker(number)
-            masking = last is not None and last.name in ("masked_fill", "masked_fill_", "where", "add", "sub", "copyto")
-            if last is not None and masking and any(trial.labels[each].entry is label.entry for each in last.inputs):
-                return [(self._use(last), "made here"), (use, "used here")]  # a mask that hides nothing
-            unmasked = self._not_given(operation.frames)
-            if unmasked is not None:
-                return [(unmasked, "used here"), (use, "used here")]
         others = [
             user.frames for user in trial.consumers.get(number, ()) if user.name != operation.name and user.frames
         ]
@@ -403,16 +478,67 @@ class Namer:
             if loop is not None:
                 return [(loop, "used here"), (made, "made here")]
         shared = self._shared(operation.frames, maker.frames, *others)
-        return [(shared or use, "used here"), (made, "made here")]
+        switch = self._switch(operation.frames)
+        return [(switch, "made here"), (shared or use, "used here"), (made, "made here")]
 
-    def _unused(self, wanted: Identity, operation: Operation) -> Spot | None:
-        """Where the right value is made, if nothing takes it."""
-        for earlier in reversed(self.trial.recording.operations[: operation.index]):
-            for number in earlier.outputs:
-                label = self.trial.labels[number]
-                if label.entry is wanted.entry and label.kind == "entry" and abs(label.factor - 1) <= ROUNDED:
-                    return None if self.trial.consumers.get(number) else self._use(earlier)
+    def _handed_on(self, maker: Operation, line: Spot | None) -> Spot | None:
+        """The next statement that takes what a line made, if it calls something with it and computes nothing."""
+        for depth, frame in enumerate(maker.frames):
+            here = source.at(frame, depth)
+            if line is None or here is None or (frame.file, frame.line) != (line.file, line.line):
+                continue
+            following = source.next_with(here)
+            run = {(each.frame.file, each.frame.line) for each in self.trial.recording.operations if each.frame}
+            if following is None or not isinstance(following.node, ast.Call) or len(following.node.args) != 1:
+                return None
+            return None if (following.file, following.node.lineno) in run else following.spot
         return None
+
+    def _switch(self, frames: Sequence[Frame]) -> Spot | None:
+        """Where the condition is written of a step that the code around an operation could take and did not take."""
+        run = {(frame.file, frame.line) for each in self.trial.recording.operations for frame in each.frames}
+        for depth, frame in enumerate(frames):
+            here = source.at(frame, depth)
+            scope = source.enclosing(here.file, here.node) if here is not None else None
+            for each in ast.walk(scope) if here is not None and scope is not None else ():
+                if not isinstance(each, ast.If) or each.lineno > frame.line or not each.body:
+                    continue
+                lines = range(each.body[0].lineno, (each.body[-1].end_lineno or each.body[-1].lineno) + 1)
+                if any((frame.file, line) in run for line in lines):
+                    continue
+                test = each.test.operand if isinstance(each.test, ast.UnaryOp) else each.test
+                calls = any(isinstance(part, ast.Call) for step in each.body for part in ast.walk(step))
+                if calls and here is not None and isinstance(test, ast.Name | ast.Attribute | ast.Subscript):
+                    written = source.origin(Expression(here.file, test, depth), frames)
+                    if isinstance(written.node, ast.Attribute):
+                        written = source.attribute_behind(written) or written
+                    if isinstance(written.node, ast.Constant):
+                        return written.spot
+        return None
+
+    def _ignored(self, operation: Operation, position: int) -> Spot | None:
+        """The line that should have used an argument of its function that nothing uses."""
+        here = source.at(operation.frames[0])
+        scope = source.enclosing(here.file, here.node) if here is not None else None
+        if here is None or scope is None:
+            return None
+        loaded = {each.id for each in ast.walk(scope) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)}
+        if not set(source.parameters(scope)) - loaded - {"self", "cls"}:
+            return None
+        argument = self._source_of(operation, position)
+        names = [] if argument is None else [each for each in ast.walk(argument.node) if isinstance(each, ast.Name)]
+        bound = [pair for each in names for pair in source.bindings(Expression(here.file, each, 0))]
+        first = next((value for _, value in bound if value.lineno < here.node.lineno), None)
+        return here.spot if first is None else Spot(here.file, first.lineno, first.col_offset, here.spot.function)
+
+    def _index(self, rows: Operation) -> Spot | None:
+        """Where the index of a row was written, if it was handed on from there."""
+        here = source.at(rows.frames[0]) if rows.frames and rows.name in ("getitem", "select") else None
+        index = source.operand(here, 1) if here is not None else None
+        if index is None or not isinstance(index.node, ast.Name):
+            return None
+        written = source.origin(index, rows.frames)
+        return written.spot if written.node is not index.node else None
 
     def _turned(self, number: int) -> Spot | None:
         """The operation that put the width of a head before the heads."""
@@ -445,19 +571,26 @@ class Namer:
         use = self._use(operation)
         frames = operation.frames
         owner = self._owner_of_both(label.entry.key, wanted.entry.key)
-        if label.entry.layer != wanted.entry.layer:
+        ended = self._ended(operation, label, wanted)
+        if ended is not None:
+            return [(ended, "used here"), (use, "used here")]
+        if label.entry.layer != wanted.entry.layer and None not in (label.entry.layer, wanted.entry.layer):
+            index = self._arithmetic(frames)
+            if index is not None:
+                return [(index, "used here"), (use, "used here")]
             shared = self._shared_blocks()
             if shared is not None:
                 return [(shared, "made here"), (use, "used here")]
             loop = self._loop(frames)
             if loop is not None and label.entry.place == wanted.entry.place:
-                return [(loop, "used here"), (use, "used here")]
+                header = self._header(frames) if self._skips_blocks() else None
+                return [(header, "used here"), (loop, "used here"), (use, "used here")]
             inside = self._in_class(frames, owner)
             if inside is not None:
                 return [(inside, "used here"), (use, "used here")]
             return [(use, "used here"), (_spot(frames[-1]), "used here")]
         module, wanted_module = label.entry.key.rsplit(".", 1)[0], wanted.entry.key.rsplit(".", 1)[0]
-        if module == wanted_module:
+        if module == wanted_module or self._depth(operation):
             return [(use, "used here")]
         inside = self._in_class(frames, owner)
         if inside is not None:
@@ -485,6 +618,37 @@ class Namer:
                     return [(argument.spot, "used here"), (use, "used here")]
                 argument = outer
         return [(use, "used here")]
+
+    def _scores(self, label: Identity) -> object:
+        """The entry of the scores that a step in the softmax starts from."""
+        return None if label.entry is None else self.table.by_key.get(_masked_of(label.entry.key))
+
+    def _fill(self, operation: Operation) -> Spot | None:
+        """Where the number is written that a mask fills in, if that is not in the operation's own line."""
+        here = source.at(operation.frames[0]) if operation.frames else None
+        argument = source.operand(here, 2) if here is not None and operation.name.startswith("masked_fill") else None
+        if argument is None:
+            return None
+        written = source.returned(source.origin(argument, operation.frames))
+        return written.spot if written.node is not argument.node else None
+
+    def _wrong_pattern(self, operation: Operation) -> Spot | None:
+        """Where the mask got its pattern, if it hides nothing or everything."""
+        for number in operation.inputs:
+            value, label = self.trial.recording.values[number], self.trial.labels[number]
+            if not value.is_floating_point and label.kind == "uniform" and math.prod(value.shape) > 1:
+                return self._pattern(number)
+        return None
+
+    def _masks_here(self, operation: Operation) -> bool:
+        """Whether the call of the function that an operation is in has an operation with a mask."""
+        return any(
+            each.index != operation.index
+            and [_function(frame) for frame in each.frames[:1]] == [_function(frame) for frame in operation.frames[:1]]
+            and each.frames[1:] == operation.frames[1:]
+            and any(self.trial.labels[number].kind == "mask" for number in each.inputs)
+            for each in self.trial.recording.operations
+        )
 
     def _not_given(self, frames: Sequence[Frame]) -> Spot | None:
         """The call that does not hand on what the code around an operation would have masked with."""
@@ -551,13 +715,90 @@ class Namer:
                 return source.returned(found).spot
         return None
 
+    def _ended(self, operation: Operation, label: Identity, wanted: Identity) -> Spot | None:
+        """The head of the loop over the blocks, if the final norm comes when a block should."""
+        if label.entry is None or wanted.entry is None or label.entry.layer is not None:
+            return None
+        if not label.entry.key.startswith("ln_f.") or not wanted.entry.place.startswith("h.*.ln_1."):
+            return None
+        for each in self.before.recording.operations[: operation.index]:
+            for number in each.inputs:
+                entry = self.before.labels[number].entry
+                if entry is not None and entry.weight and entry.place.startswith("h.*.ln_1."):
+                    return self._header(each.frames)
+        return None
+
+    def _skips_blocks(self) -> bool:
+        """Whether the run takes each block's weights together and once, and not all blocks' in their order."""
+        order: list[int] = []
+        norms: Counter[tuple[object, ...]] = Counter()  # uses of a block's first norm, by place
+        for each in self.before.recording.operations:
+            for number in each.inputs:
+                entry = self.before.labels[number].entry
+                layer = entry.layer if entry is not None and entry.weight else None
+                if layer is not None and order[-1:] != [layer]:
+                    order.append(layer)
+                if entry is not None and entry.place == "h.*.ln_1.weight":
+                    norms[(each.frames, each.name, layer)] += 1
+        runs = order.count(order[0]) if len(set(order)) > 1 else 1  # some code runs prompt by prompt
+        once = list(dict.fromkeys(order))
+        return once * runs == order and max(norms.values(), default=0) == runs and once != sorted(self._layers())
+
+    def _layers(self) -> set[int]:
+        return {entry.layer for entry in self.table.entries if entry.layer is not None}
+
+    def _arithmetic(self, frames: Sequence[Frame]) -> Spot | None:
+        """Where a block is chosen by an index that is computed: ``self.blocks[i - 1]``."""
+        for depth, frame in enumerate(frames):
+            here = source.at(frame, depth)
+            if here is None:
+                continue
+            names = [each for each in ast.walk(here.node) if isinstance(each, ast.Name)]
+            bound = [
+                value
+                for each in names
+                for _, value in source.bindings(Expression(here.file, each, depth))[:1]
+                if value.lineno <= here.node.lineno
+            ]
+            for node in (here.node, *bound):
+                for part in ast.walk(node):
+                    if isinstance(part, ast.Subscript) and isinstance(part.slice, ast.BinOp):
+                        return Spot(here.file, node.lineno, node.col_offset, frame.function)
+            if source.loop_around(here.node) is not None:
+                break
+        return None
+
+    def _header(self, frames: Sequence[Frame]) -> Spot | None:
+        """The head of the loop over the blocks, unless its body takes another block than the loop's."""
+        for depth, frame in enumerate(frames):
+            here = source.at(frame, depth)
+            loop = (
+                next((each for each in source.parents(here.node) if isinstance(each, ast.For)), None) if here else None
+            )
+            if here is None or loop is None:
+                continue
+            targets = source._targets(loop.target)
+            chosen = self._chosen(here, loop)
+            for each in (*ast.walk(here.node), *(ast.walk(chosen) if chosen is not None else ())):
+                index = each.slice if isinstance(each, ast.Subscript) else None
+                index = index.lower if isinstance(index, ast.Slice) else index
+                if isinstance(each, ast.FormattedValue):
+                    index = each.value
+                names = (
+                    {part.id for part in ast.walk(index) if isinstance(part, ast.Name)} if index is not None else set()
+                )
+                if isinstance(index, ast.BinOp | ast.UnaryOp | ast.Call) and names & targets:
+                    return None
+            return Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
+        return None
+
     def _loop(self, frames: Sequence[Frame]) -> Spot | None:
         """The loop over the blocks: its head if the block is the loop's variable, otherwise the line in its body."""
         for depth, frame in enumerate(frames):
             here = source.at(frame, depth)
             if here is None:
                 continue
-            loop = next((each for each in source.parents(here.node) if isinstance(each, ast.For)), None)
+            loop = source.loop_around(here.node)
             if loop is None:
                 continue
             called = here.node.func if isinstance(here.node, ast.Call) else None
@@ -567,7 +808,21 @@ class Namer:
             plain = plain or any(isinstance(each, ast.Name) and each.id in targets for each in arguments)
             if plain:
                 return Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
-            return _spot(frame)
+            chosen = self._chosen(here, loop)
+            return (
+                _spot(frame) if chosen is None else Spot(frame.file, chosen.lineno, chosen.col_offset, frame.function)
+            )
+        return None
+
+    def _chosen(self, call: Expression, loop: ast.For) -> ast.expr | None:
+        """Where the body of a loop chooses what a call in it calls or takes: ``block = self.blocks[i]``."""
+        for each in ast.walk(call.node):
+            if not isinstance(each, ast.Name):
+                continue
+            for statement, value in source.bindings(Expression(call.file, each, call.depth)):
+                inside = loop in source.parents(statement) and value.lineno < call.node.lineno
+                if inside and isinstance(value, ast.Subscript):
+                    return value
         return None
 
     def _other_name(
@@ -578,7 +833,10 @@ class Namer:
         if argument is None:
             return [(use, "used here"), (made, "made here")]
         argument = source.moved(argument)
+        highest = self._reach(operation, wanted)
         while (outer := source.caller(argument, operation.frames)) is not None:
+            if outer.depth is not None and outer.depth > highest:
+                break
             argument = source.moved(outer)
         spot = argument.spot
         wanted_role = _role_of(wanted)
@@ -587,6 +845,9 @@ class Namer:
             if spots:
                 return [*spots, (spot, "used here"), (made, "made here")]
         bound = source.bindings(argument)
+        if not wanted_role and bound and self._together(operation, position, wanted):
+            value = bound[0][1]
+            return [(Spot(argument.file, value.lineno, value.col_offset), "made here"), (spot, "used here")]
         if bound:
             value = bound[0][1]
             before = [
@@ -595,10 +856,60 @@ class Namer:
                 if user.index < operation.index and user.name == operation.name
             ]
             where = Spot(argument.file, value.lineno, value.col_offset, spot.function)
+            statement = bound[0][0]
+            if isinstance(statement, ast.Assign) and len(statement.targets) > 1:  # one name too many
+                return [(where, "made here"), (spot, "used here"), (made, "made here")]
             if isinstance(value, ast.Name) and not before:
                 return [(where, "made here"), (spot, "used here"), (made, "made here")]
             return [(spot, "used here"), (where, "made here")]
         return [(spot, "used here"), (made, "made here")]
+
+    def _together(self, operation: Operation, position: int, wanted: Identity) -> bool:
+        """Whether one operation made what is there and what is wanted: then its results got each other's names."""
+        maker = self.trial.recording.maker(operation.inputs[position])
+        outputs = maker.outputs if maker is not None and maker.name not in VIEWS else ()
+        return any(self._is(self.trial.labels[number], wanted) for number in outputs)
+
+    def _reach(self, operation: Operation, wanted: Identity) -> int:
+        """How many calls up from an operation the right value is at hand: where it was made, in the same call."""
+        frames, reach = operation.frames, -1
+        for earlier in self.trial.recording.operations[: operation.index]:
+            if not any(self._is(self.trial.labels[number], wanted) for number in earlier.outputs):
+                continue
+            pairs = zip(reversed(frames), reversed(earlier.frames), strict=False)
+            for depth, (mine, other) in enumerate(pairs):
+                if _function(mine) != _function(other):
+                    break
+                reach = max(reach, depth)
+                if mine != other:
+                    break
+        return len(frames) - 1 - reach if reach >= 0 else len(frames)
+
+    def _is(self, label: Identity, wanted: Identity) -> bool:
+        """Whether a value is the one that is wanted, whatever the order of its axes."""
+        return label.kind == "entry" and label.entry is wanted.entry and label.fixed == wanted.fixed
+
+    def _dead(self, explained: Explanation) -> Spot | None:
+        """Where a value is made that is right, or nearer to it, and that nothing takes."""
+        operation, found, wanted = explained.operation, explained.found, explained.wanted
+        right = wanted if isinstance(wanted, Identity) else found if isinstance(found, Identity) else None
+        if right is None or right.entry is None or right.entry.weight:
+            return None
+        for earlier in reversed(self.trial.recording.operations[: operation.index]):
+            for number in earlier.outputs:
+                label = self.trial.labels[number]
+                if self.trial.consumers.get(number) or label.entry is None or not label.known or not earlier.frames:
+                    continue
+                if isinstance(found, Identity) and _alike(label, found):
+                    continue
+                if _function(earlier.frames[0]) not in {_function(frame) for frame in operation.frames}:
+                    continue
+                same = label.entry is right.entry or (
+                    isinstance(wanted, float) and _masked_of(right.entry.place) == label.entry.place
+                )
+                if same and abs(label.factor - 1) <= ROUNDED:
+                    return self._use(earlier)
+        return None
 
     def _source_of(self, operation: Operation, position: int) -> Expression | None:
         here = source.at(operation.frames[0])
@@ -629,10 +940,86 @@ class Namer:
         return maker
 
     def _use(self, operation: Operation | None) -> Spot | None:
-        return _spot(operation.frames[0]) if operation is not None and operation.frames else None
+        """The line of an operation; of one in a function that other calls use rightly, the line of the call."""
+        if operation is None or not operation.frames:
+            return None
+        depth = self._depth(operation)
+        here = source.at(operation.frames[depth], depth) if depth else None
+        if here is not None and isinstance(here.node, ast.Call):  # a function that was handed in
+            handed = source.caller(Expression(here.file, here.node.func, depth), operation.frames)
+            if handed is not None:
+                return handed.spot
+        return _spot(operation.frames[depth])
+
+    def _depth(self, operation: Operation) -> int:
+        """How many calls up the line is that is to blame: 0 unless calls from other lines gave a number of GPT-2's."""
+        frames, before = operation.frames, self.before
+        label = before.labels[operation.outputs[0]] if operation.outputs else None
+        wrong = label is None or not label.known
+        for depth in range(1, len(frames)):
+            for other in before.recording.operations:
+                if (
+                    other.index == operation.index
+                    or len(other.frames) != len(frames)
+                    or other.frames[:depth] != frames[:depth]
+                    or other.frames[depth + 1 :] != frames[depth + 1 :]
+                    or _function(other.frames[depth]) != _function(frames[depth])
+                    or other.frames[depth].line == frames[depth].line
+                    or not other.outputs
+                ):
+                    continue
+                gave = before.labels[other.outputs[0]]
+                if gave.entry is None or not gave.known or abs(gave.factor - 1) > ROUNDED:
+                    continue
+                if gave.entry.main or wrong:
+                    return depth
+        return 0
+
+    def _between(self, explained: Explanation, known: Sequence[Spot]) -> "Spots":
+        """Lines that pass a wrong operand on, from where it is used back to where it was made."""
+        operation, position = explained.operation, explained.position
+        if position is None or explained.kind not in ("operand", "factor", "order", "exchange"):
+            return []
+        found: Spots = []
+        argument = self._source_of(operation, position)
+        for _ in range(_MOST_STEPS):
+            if argument is None:
+                break
+            argument = source.moved(argument)
+            bound = source.bindings(argument) if isinstance(argument.node, ast.Name) else []
+            bound = [pair for pair in bound if pair[1].lineno < argument.node.lineno]
+            if bound:
+                value = bound[0][1]
+                found.append((Spot(argument.file, value.lineno, value.col_offset), "passed on here"))
+                argument = Expression(argument.file, value, argument.depth)
+                if isinstance(source.moved(argument).node, ast.Name):
+                    continue
+                break
+            argument = source.caller(argument, operation.frames)
+            if argument is not None:
+                found.append((argument.spot, "passed on here"))
+        taken = {(spot.file, spot.line) for spot in known}
+        return [(spot, role) for spot, role in found if spot is not None and (spot.file, spot.line) not in taken]
+
+    def _setting(self, operation: Operation, explained: Explanation) -> Spot | None:
+        """The literal that the construction of one of torch's modules is given by way of a configuration."""
+        call = self._construction(operation)
+        if call is None or not isinstance(explained.found, float):
+            return None
+        for argument in (*[each.value for each in call.node.keywords], *call.node.args):  # type: ignore[attr-defined]
+            given = Expression(call.file, argument, None)
+            written = source.written_as(given, (), explained.found)
+            if written is not None and written.node is not argument:
+                return written.spot
+        return None
 
     def _built(self, operation: Operation) -> Spot | None:
         """Where one of torch's modules was built, if the operation is in one."""
+        call = self._construction(operation)
+        return call.spot if call is not None else None
+
+    def _construction(self, operation: Operation) -> Expression | None:
+        """The call that built one of torch's modules, if the operation is in one."""
         module = operation.module
         if self.root is None or not isinstance(module, nn.Module):
             return None
@@ -640,13 +1027,28 @@ class Namer:
             if each is not module:
                 continue
             parts = name.split(".")
+            kinds = [type(module)]
             for count in range(len(parts) - 1, -1, -1):
                 owner = self.root.get_submodule(".".join(parts[:count]))
                 if type(owner).__module__.startswith("torch."):
+                    kinds.append(type(owner))
                     continue
-                found = source.constructions(type(module), type(owner), ".".join(parts[count:]))
-                if found:
-                    return found[0].spot
+                for kind in kinds:
+                    found = source.constructions(kind, type(owner), ".".join(parts[count:]))
+                    if found:
+                        return found[0]
+        return source.only_construction(type(module), operation.frames[0].file) if operation.frames else None
+
+    def _composite(self, operation: Operation) -> Spot | None:
+        """Where a layer of torch's was built that an operation is in, and that decides what the operation takes."""
+        names = {id(module): name for name, module in self.root.named_modules()} if self.root is not None else {}
+        parts = names.get(id(operation.module), "").split(".")
+        for count in range(len(parts) - 1, 0, -1):
+            assert self.root is not None
+            owner = self.root.get_submodule(".".join(parts[:count]))
+            if type(owner).__module__.startswith("torch.nn.modules.transformer") and operation.frames:
+                call = source.only_construction(type(owner), operation.frames[0].file)
+                return call.spot if call is not None else None
         return None
 
     def _shared(self, mine: Sequence[Frame], *others: Sequence[Frame]) -> Spot | None:
@@ -663,6 +1065,19 @@ class Namer:
 
 
 Spots = list[tuple[Spot | None, Role]]
+_MOST_LINES = 4  # of one finding: more than a screenful of them helps nobody
+_MOST_STEPS = 6  # of a value from name to name
+
+
+def _function(frame: Frame) -> tuple[str, str, int]:
+    return frame.file, frame.function, frame.first_line
+
+
+def _renews(value: ast.expr, name: str) -> bool:
+    """Whether a value is that of the name before, or a call that takes it: ``q = self.split_heads(q)``."""
+    if isinstance(value, ast.Call):
+        return any(isinstance(each, ast.Name) and each.id == name for each in value.args)
+    return isinstance(value, ast.Name) and value.id == name
 
 
 def _spot(frame: Frame) -> Spot:
@@ -688,6 +1103,16 @@ def _same_step(one: Identity, other: Identity) -> bool:
     return one.entry is other.entry or (
         one.entry.key.rsplit(".", 1)[0] == other.entry.key.rsplit(".", 1)[0] and abs(one.factor - 1) > ROUNDED
     )
+
+
+def _alike(one: Identity, other: Identity) -> bool:
+    """Whether two values are the same multiple of the same entry."""
+    return one.entry is other.entry and abs(one.factor - other.factor) <= ROUNDED
+
+
+def _masked_of(place: str) -> str:
+    """The step that a step in the softmax starts from: the scores."""
+    return f"{place.rpartition('.')[0]}.scores"
 
 
 def _is_bare(label: Identity) -> bool:
@@ -739,6 +1164,8 @@ def words(explained: Explanation, trial: Trial) -> tuple[str, str]:
         place = explained.place if isinstance(explained.place, str) else "the constant"
         has = "is not given" if found is None else f"is {_shown(found)}"
         return f"{place} {has}", f"GPT-2 has {_shown(wanted)}"
+    if explained.kind == "mask" and explained.position is None:
+        return "other scores are hidden here than those of later keys", "GPT-2 hides the keys after each query"
     if explained.kind == "mask":
         return f"the mask is {found}", "GPT-2 hides the keys after each query"
     if explained.kind == "factor":
@@ -766,6 +1193,8 @@ def words(explained: Explanation, trial: Trial) -> tuple[str, str]:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, Tensor):
+        return "a mask that hides later keys"
     return f"{value:.8g}" if isinstance(value, float) else str(value)
 
 

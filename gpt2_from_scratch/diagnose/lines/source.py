@@ -4,6 +4,7 @@ Everything is read from syntax trees of the files that the frames name. What can
 """
 
 import ast
+import builtins
 import inspect
 import linecache
 from collections.abc import Iterator, Sequence
@@ -94,6 +95,16 @@ def parents(node: ast.AST) -> Iterator[ast.AST]:
 def enclosing(file: str, node: ast.AST) -> Function | None:
     """The function around a node."""
     return next((each for each in parents(node) if isinstance(each, Function)), None)
+
+
+def loop_around(node: ast.AST) -> ast.For | None:
+    """The innermost loop around a node, in the same function."""
+    for each in parents(node):
+        if isinstance(each, ast.For):
+            return each
+        if isinstance(each, Function | ast.Lambda):
+            return None
+    return None
 
 
 def scope_of(node: ast.AST) -> ast.AST | None:
@@ -354,12 +365,57 @@ def origin(expression: Expression, frames: Sequence[Frame], classes: Sequence[ty
     return expression
 
 
+def written_as(expression: Expression, frames: Sequence[Frame], value: object) -> Expression | None:
+    """Where a constant of this value was written, if the places that an expression may lead to have it once.
+
+    Args:
+        expression: the constant, as an operation's argument.
+        frames: of the operation.
+        value: the number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    pending, seen = [(expression, 0)], set[tuple[str, int, int]]()
+    found: dict[tuple[str, int], Expression] = {}
+    while pending:
+        each, steps = pending.pop()
+        place = (each.file, each.node.lineno, each.node.col_offset)
+        if place in seen or steps > _DEEPEST:
+            continue
+        seen.add(place)
+        if number(each) == value:
+            found.setdefault(place[:2], each)
+        following = _followed(each, frames)
+        pending += [(other, steps + 1) for other in (*([following] if following else []), *_given_anywhere(each))]
+    return next(iter(found.values())) if len(found) == 1 else None
+
+
+def _element(statement: ast.AST, value: ast.expr, name: str) -> ast.expr:
+    """The part of the right side that a name gets, where both sides are written out: ``a, b = 1, 2``."""
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+        for left, right in zip(target.elts, value.elts, strict=True):
+            if isinstance(left, ast.Name) and left.id == name:
+                return right
+    return value
+
+
+def _given_anywhere(expression: Expression) -> list[Expression]:
+    """What all calls in the file give for a parameter, and its default."""
+    node = expression.node
+    scope = scope_of(node) if isinstance(node, ast.Name) else None
+    if not isinstance(node, ast.Name) or not isinstance(scope, Function) or node.id not in parameters(scope):
+        return []
+    values = [*_calls_with(expression.file, scope, node.id), default_of(scope, node.id)]
+    return [Expression(expression.file, each, None) for each in values if each is not None]
+
+
 def _followed(expression: Expression, frames: Sequence[Frame]) -> Expression | None:
     node, file = expression.node, expression.file
     if isinstance(node, ast.Name):
         bound = bindings(expression)
         if bound:
-            return Expression(file, bound[0][1], expression.depth)
+            return Expression(file, _element(*bound[0], node.id), expression.depth)
         given = caller(expression, frames)
         if given is not None:
             return given
@@ -384,6 +440,26 @@ def _followed(expression: Expression, frames: Sequence[Frame]) -> Expression | N
     return None
 
 
+def number(expression: Expression) -> float | None:
+    """The number that an expression writes out."""
+    try:
+        value = ast.literal_eval(expression.node)
+    except (ValueError, TypeError, SyntaxError):
+        return None
+    return float(value) if isinstance(value, int | float) else None
+
+
+def size_in(expression: Expression) -> Expression | None:
+    """Where the one name in an expression was bound: ``d_k = k.shape[-2]`` for ``math.sqrt(d_k)``."""
+    names = [each for each in ast.walk(expression.node) if isinstance(each, ast.Name) and not _is_module(each)]
+    names = [each for each in names if each.id not in dir(builtins)]
+    if len(names) != 1 or isinstance(getattr(names[0], "_parent", None), ast.Attribute):
+        return None
+    bound = bindings(Expression(expression.file, names[0], expression.depth))
+    alone = bound and isinstance(bound[0][0], ast.Assign) and isinstance(bound[0][0].targets[0], ast.Name)
+    return Expression(expression.file, bound[0][1], expression.depth) if alone else None
+
+
 def _global(file: str, name: str) -> Expression | None:
     module = tree(file)
     for each in module.body if module is not None else ():
@@ -398,6 +474,12 @@ def _attribute(file: str, node: ast.Attribute) -> Expression | None:
     """``self.x``: what the constructor, or another method, assigned to it."""
     around = class_around(node)
     return attribute_of(file, around, node.attr) if around is not None else None
+
+
+def attribute_behind(expression: Expression) -> Expression | None:
+    """What ``self.x`` was given in its class; None for all else."""
+    node = expression.node
+    return _attribute(expression.file, node) if isinstance(node, ast.Attribute) and _is_self(node.value) else None
 
 
 def attribute_of(file: str, around: ast.ClassDef, name: str) -> Expression | None:
@@ -471,8 +553,12 @@ def _field(file: str, name: str) -> Expression | None:
 
 def _only_call_with(file: str, scope: Function | ast.Lambda, name: str) -> ast.expr | None:
     """The argument for a parameter, if the calls in the file that give it agree in it."""
-    if isinstance(scope, ast.Lambda):
-        return None
+    given = [] if isinstance(scope, ast.Lambda) else _calls_with(file, scope, name)
+    return given[0] if given and len({ast.dump(each) for each in given}) == 1 else None
+
+
+def _calls_with(file: str, scope: Function, name: str) -> list[ast.expr]:
+    """What the calls in the file give for a parameter."""
     called = scope.name
     bound = False
     around = getattr(scope, "_parent", None)
@@ -487,7 +573,7 @@ def _only_call_with(file: str, scope: Function | ast.Lambda, name: str) -> ast.e
             value = passed(each, scope, name, bound)
             if value is not None:
                 given.append(value)
-    return given[0] if given and len({ast.dump(each) for each in given}) == 1 else None
+    return given
 
 
 def _last_name(node: ast.expr) -> str:
@@ -506,6 +592,22 @@ def returned(expression: Expression) -> Expression:
             if len(values) == 1:
                 return Expression(expression.file, values[0], None)
     return expression
+
+
+def next_with(expression: Expression) -> Expression | None:
+    """The first statement behind an assignment that takes the assigned name, as the expression that it computes."""
+    statement = _statement(expression.node)
+    scope = enclosing(expression.file, expression.node)
+    if not isinstance(statement, ast.Assign) or len(statement.targets) != 1 or scope is None:
+        return None
+    names = _targets(statement.targets[0])
+    for each in sorted((part for part in ast.walk(scope) if isinstance(part, ast.stmt)), key=lambda part: part.lineno):
+        value = getattr(each, "value", None)
+        if each.lineno <= (statement.end_lineno or statement.lineno) or not isinstance(value, ast.expr):
+            continue
+        if any(isinstance(part, ast.Name) and part.id in names for part in ast.walk(value)):
+            return Expression(expression.file, value, expression.depth)
+    return None
 
 
 def guards(scope: Function) -> list[str]:
@@ -529,6 +631,17 @@ def attribute_in(owner: type, name: str) -> Expression | None:
         return None
     around = class_named(file, owner.__name__) if file else None
     return attribute_of(file, around, name) if file and around is not None else None
+
+
+def only_construction(kind: type, file: str) -> Expression | None:
+    """The call in a file that builds a class, if there is one such call."""
+    module = tree(file)
+    calls = [
+        each
+        for each in (ast.walk(module) if module is not None else ())
+        if isinstance(each, ast.Call) and _last_name(each.func) == kind.__name__
+    ]
+    return Expression(file, calls[0], None) if len(calls) == 1 else None
 
 
 def constructions(kind: type, inside: type, attribute: str) -> list[Expression]:

@@ -185,7 +185,7 @@ def run(
             consumers.setdefault(each, []).append(operation)
         inherited = operation.name not in _MAKERS and any(derived[each] for each in operation.inputs)
         for each in operation.outputs:
-            derived[each] = inherited
+            derived[each] = inherited or labels[each].kind == "entry"
     return Trial(recording, labels, number, error, derived, consumers)
 
 
