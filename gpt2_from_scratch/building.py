@@ -25,7 +25,7 @@ from torch import nn
 
 from gpt2_from_scratch.binding import bound
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import CandidateError, crash_report
+from gpt2_from_scratch.errors import CandidateError, CheckpointError, DivergenceError, crash_report
 
 # Other people's names for GPT-2's settings, in lower case and without underscores. A list for each setting of
 # `settings_of`. Words that mean different things in different code (``hidden_dim``) are in `_DOUBTFUL`.
@@ -101,6 +101,7 @@ class Loaded:
         built: whether it was made just now, so that the weights of a module are still random.
         settings: what its constructor was given; empty where nothing was built or nothing was asked for.
         notes: what else was done to make it, in words.
+        later: words in its file, which it may ask for when it runs.
         file: the file that was named.
         again: makes the same object from another source of that file, for a model of this configuration.
     """
@@ -109,6 +110,7 @@ class Loaded:
     built: bool = False
     settings: tuple[Setting, ...] = ()
     notes: tuple[str, ...] = ()
+    later: frozenset[str] = field(default=frozenset(), repr=False)
     file: Path | None = None
     again: Callable[[str, GPTConfig | None], Any] | None = field(default=None, repr=False, compare=False)
 
@@ -149,7 +151,7 @@ def load_object(
     loaded = _made(spec, None, config, biases, settings)
     asked = [setting.name for setting in loaded.settings]
     for setting in settings:
-        if setting not in asked:
+        if setting not in asked and setting not in loaded.later:
             raise CandidateError(
                 f"{spec} never asked for {setting!r}", hint="it asked for " + (", ".join(asked) or "nothing")
             )
@@ -181,7 +183,8 @@ def _made(spec: str, source: str | None, config: GPTConfig | None, biases: bool,
         if not _takes_anything(target) and (file := Path(place).expanduser()).is_file():
             target = getattr(answers.with_globals(file, source), name)
         built = answers.build(target)
-    return Loaded(built, built=True, settings=tuple(answers.given.values()))
+    later = frozenset(_words_in(module)) if answers.answers_later else frozenset()
+    return Loaded(built, built=True, settings=tuple(answers.given.values()), later=later)
 
 
 def _with_arguments(
@@ -326,7 +329,8 @@ def _failed(what: str, error: Exception, path: Path) -> CandidateError:
     """The user's own line, and the error that it raised."""
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.partition(".")[0] != path.stem:
         return CandidateError(f"{what}: it imports {error.name!r}, which is not installed", hint="install it first")
-    return CandidateError(f"{what}: {crash_report(error)}")
+    hint = error.hint if isinstance(error, CheckpointError | CandidateError | DivergenceError) else ""
+    return CandidateError(f"{what}: {crash_report(error)}", hint=hint)
 
 
 def _is_of(module: types.ModuleType, value: Any) -> bool:
@@ -335,6 +339,14 @@ def _is_of(module: types.ModuleType, value: Any) -> bool:
 
 
 # --------------------------------------------------------------------------------------------------------- building
+
+
+class NotKnown(KeyError):
+    """Somebody's code asked its settings for something that is no setting of GPT-2's."""
+
+    def __str__(self) -> str:
+        name = self.args[0]
+        return f"{name!r}, which none of GPT-2's settings is known to be: give it with --config {name}=..."
 
 
 @dataclass
@@ -348,6 +360,7 @@ class _Answers:
     settings: Mapping[str, Any]
     given: dict[str, Setting] = field(default_factory=dict)
     unknown: dict[str, None] = field(default_factory=dict)  # asked for, and not known
+    answers_later: bool = False  # whether it was given an object that it may ask when it runs
 
     def build(self, target: Callable[..., Any]) -> Any:
         """The object, or an error that names what is missing."""
@@ -375,7 +388,7 @@ class _Answers:
         found = self._known(name)
         if found is None:
             self.unknown[name] = None
-            raise KeyError(name)
+            raise NotKnown(name)
         self.given[name] = found
         return found.value
 
@@ -446,7 +459,7 @@ class _Answers:
             if parameter.kind is parameter.VAR_POSITIONAL:
                 continue
             if parameter.kind is parameter.VAR_KEYWORD:
-                read = _keys_read(target, name)
+                read = _keys_read(self.module, target, name)
                 named |= {key: self.answer(key) for key in read if self.has(key) and key not in named}
                 continue
             if name in self.settings or (_plain(name) in (*_SETTING, *_DOUBTFUL) and self.config is not None):
@@ -479,6 +492,7 @@ class _Answers:
             if isinstance(self.config, hint):
                 return self.config
             return self._filled(self.build(hint))
+        self.answers_later = True
         return _Asked(self)
 
     def _filled(self, settings: Any) -> Any:
@@ -593,19 +607,48 @@ def _source_tree(target: Any) -> ast.AST:
         return ast.Module(body=[], type_ignores=[])
 
 
-def _keys_read(target: Callable[..., Any], name: str) -> list[str]:
-    """Keys that the code reads from its ``**kwargs``: ``kwargs["x"]``, ``kwargs.get("x")``, ``kwargs.pop("x")``."""
+def _keys_read(module: types.ModuleType, target: Callable[..., Any], name: str) -> list[str]:
+    """Keys that the code reads from its ``**kwargs``: ``kwargs["x"]``, ``kwargs.get("x")``, ``kwargs.pop("x")``.
+
+    They may be read later, from an attribute that they were kept in (``self.hparams = kwargs``), or as attributes of
+    the object (``self.__dict__.update(kwargs)``).
+    """
     keys: dict[str, None] = {}
+    holders, spread = {name}, False
     for node in ast.walk(_source_tree(target)):
         match node:
-            case ast.Subscript(value=ast.Name(id=holder), slice=ast.Constant(value=str(key))) if holder == name:
+            case ast.Assign(targets=[ast.Attribute(attr=kept)], value=value) if _is_kept(value, name):
+                holders.add(kept)
+            case ast.Call(func=ast.Attribute(attr="update"), args=[ast.Name(id=given)]) if given == name:
+                spread = True
+    for node in ast.walk(_source_tree(module)):
+        match node:
+            case ast.Subscript(value=holder, slice=ast.Constant(value=str(key))) if _last_name(holder) in holders:
                 keys[key] = None
             case ast.Call(
-                func=ast.Attribute(value=ast.Name(id=holder), attr="get" | "pop"),
-                args=[ast.Constant(value=str(key)), *_],
-            ) if holder == name:
+                func=ast.Attribute(value=holder, attr="get" | "pop"), args=[ast.Constant(value=str(key)), *_]
+            ) if _last_name(holder) in holders:
+                keys[key] = None
+            case ast.Attribute(value=holder, attr=key) if _last_name(holder) in holders - {name} or (
+                spread and _last_name(holder) == "self"
+            ):
                 keys[key] = None
     return list(keys)
+
+
+def _is_kept(value: ast.expr, name: str) -> bool:
+    """Whether an expression is ``kwargs`` itself, or an object made of it: ``SimpleNamespace(**kwargs)``."""
+    match value:
+        case ast.Name(id=given):
+            return given == name
+        case ast.Call(args=args, keywords=keywords):
+            spread = [each.value for each in keywords if each.arg is None]
+            return any(isinstance(each, ast.Name) and each.id == name for each in (*args, *spread))
+    return False
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
 def _words_in(module: types.ModuleType) -> set[str]:

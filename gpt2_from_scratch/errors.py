@@ -51,7 +51,9 @@ def printable(text: str, *, most: int = _MOST_CHARACTERS, lines: bool = True) ->
 def crash_report(error: BaseException) -> str:
     """An exception from the user's code in a few lines: its type and message, then where in that code it was raised.
 
-    Frames of this package, of torch and of Python's import machinery are left out: the user did not write them.
+    Frames of this package, of torch and of Python's import machinery are left out: the user did not write them. So are
+    those of code that was made out of a string, such as a dataclass's constructor, where there are others. What this
+    package raised in somebody's code is told as its message alone.
 
     Args:
         error: the exception, with its traceback.
@@ -64,12 +66,16 @@ def crash_report(error: BaseException) -> str:
         ValueError: no such layer
     """
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    frames = [frame for frame in frames if frame.filename != "<string>"] or frames
     places = [(frame.filename, frame.lineno, f", in {frame.name}", frame.line) for frame in frames[-_MOST_FRAMES:]]
     text = str(error)
+    if isinstance(error, _Hinted):
+        text = error.message
     if isinstance(error, SyntaxError) and error.filename:
         places, text = [(error.filename, error.lineno, "", (error.text or "").strip())], error.msg
     rows = [f'  File "{_short(file)}", line {line}{place}\n    {code}' for file, line, place, code in places]
-    return "\n".join([f"{type(error).__name__}: {text}" if text else type(error).__name__, *rows])
+    first = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return "\n".join([text if isinstance(error, _Hinted) else first, *rows])
 
 
 def _is_users(file: str) -> bool:

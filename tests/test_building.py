@@ -157,6 +157,46 @@ def GPT(n_vocab, n_ctx, n_embd, n_layer, n_head):
 }
 
 
+# Some settings are asked for when the model runs.
+LATE = {
+    "an attribute of keyword arguments": """
+class GPT:
+    def __init__(self, **hparams):
+        self.hparams, self.width = hparams, hparams["d_model"]
+        self.kept = hparams
+
+    def __call__(self):
+        return self.width, self.kept["num_heads"]
+""",
+    "an object made of keyword arguments": """
+from types import SimpleNamespace
+
+class GPT:
+    def __init__(self, **hparams):
+        self.hp = SimpleNamespace(**hparams)
+
+    def __call__(self):
+        return self.hp.d_model, self.hp.num_heads
+""",
+    "the object itself": """
+class GPT:
+    def __init__(self, **hparams):
+        self.__dict__.update(hparams)
+
+    def __call__(self):
+        return self.d_model, self.num_heads
+""",
+    "a settings object": """
+class GPT:
+    def __init__(self, cfg):
+        self.cfg = cfg
+
+    def __call__(self):
+        return self.cfg["d_model"], self.cfg.num_heads
+""",
+}
+
+
 def write(folder: Path, text: str, name: str = "their_gpt.py") -> Path:
     file = folder / name
     file.write_text(text)
@@ -173,6 +213,19 @@ def test_a_constructor_is_called_in_its_own_words(style: str, tmp_path: Path, ca
     told = {str(setting.value) for setting in loaded.settings}
     assert {"211", "67", "60", "3", "5"} <= told  # everything that was set is reported
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("style", LATE)
+def test_settings_that_are_read_late_are_given(style: str, tmp_path: Path):
+    assert load_object(f"{write(tmp_path, LATE[style])}:GPT", CONFIG).object() == (60, 5)
+
+
+def test_a_late_question_names_the_key_and_can_be_answered(tmp_path: Path):
+    text = "class GPT:\n    def __init__(self, cfg): self.cfg = cfg\n"
+    file = write(tmp_path, text + "    def __call__(self): return self.cfg['rotary_pct']\n")
+    with pytest.raises(KeyError, match="give it with --config rotary_pct="):
+        load_object(f"{file}:GPT", CONFIG).object()
+    assert load_object(f"{file}:GPT", CONFIG, settings={"rotary_pct": 0.5}).object() == 0.5
 
 
 def test_a_class_is_built_like_a_call(tmp_path: Path):
@@ -219,6 +272,16 @@ def test_biases_are_the_checkpoints(tmp_path: Path):
     assert load_object(f"{file}:GPT", CONFIG, biases=False).object.bias is False
 
 
+CRASHES_IN_A_DATACLASS = """from dataclasses import dataclass
+@dataclass
+class C:
+    x: int
+    def __post_init__(self): 1 / self.x
+def GPT():
+    return C(0)
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -227,6 +290,14 @@ def test_biases_are_the_checkpoints(tmp_path: Path):
         ("def f(:\n", r'SyntaxError: .*\n +File ".*their_gpt.py", line 1\b'),
         ("class GPT:\n    def __init__(self):\n        self.x = missing\n", r'NameError: .*\n +File ".*py", line 3\b'),
         ("class GPT:\n    def __init__(self, cfg):\n        {}['vocab']\n", r'KeyError: [^$]+File ".*py", line 3\b'),
+        (
+            "from gpt2_from_scratch import GPTConfig\nGPTConfig(n_head=5)\n",
+            r'cannot be imported: n_embd .*\n +File ".*their_gpt.py", line 2\b',
+        ),
+        (
+            CRASHES_IN_A_DATACLASS,
+            r'ZeroDivisionError: [^$]*line 7, in GPT\n[^\n]*\n  File ".*their_gpt.py", line 5, in __post_init__',
+        ),
     ],
 )
 def test_the_users_own_line_is_named(text: str, message: str, tmp_path: Path):

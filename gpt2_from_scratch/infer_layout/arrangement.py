@@ -305,7 +305,8 @@ class _Writer:
         ignored = []
         for reason in (True, False):
             names = [name for name, unused in self.unused.items() if unused is reason and name != bias]
-            ignored += [ignore(name, why=reasons[reason]) for name in _grouped(names, self.config.n_layer)]
+            grouped = _grouped(names, self.config.n_layer)
+            ignored += [ignore(name, why=reasons[reason], zero=not reason) for name in grouped]
         return ignored
 
     # ------------------------------------------------------------------------------------------------------- pieces

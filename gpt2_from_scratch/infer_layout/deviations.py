@@ -26,6 +26,10 @@ Weights = Mapping[str, Tensor]
 CLOSE = 3e-7
 
 
+class Unexplained(Exception):
+    """What was read is not GPT-2's with other numbers in it; in words."""
+
+
 @dataclass(frozen=True)
 class NormFormula:
     """``(x - mean) / s``, with ``s`` the deviation in one of these ways, or no norm at all."""
@@ -165,12 +169,25 @@ MASKS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def windowed(width: int) -> str:
+    """The name of a mask that shows each token this many, itself and those before it."""
+    return f"each token sees only itself and the {width - 1} before it"
+
+
+def _masked(name: str) -> Callable[[Tensor], Tensor]:
+    """The mask and softmax of a name in `MASKS`, or of one that `windowed` made."""
+    if name in MASKS:
+        return MASKS[name]
+    width = int(name.split()[-3]) + 1
+    return lambda scores: _causal(scores.masked_fill(_future(scores, width).mT, -math.inf))
+
+
 def attention(weights: Weights, layer: int, x: Tensor, heads: int, scale: float, mask: str) -> Tensor:
     """The merged heads ``[B, T, E]`` before the output projection."""
     qkv = linear(weights, f"h.{layer}.attn.c_attn", x)
     qkv = qkv.view(*x.shape[:-1], 3, heads, -1)
     q, k, v = qkv.movedim(-3, 0).transpose(-3, -2)
-    probabilities = MASKS[mask](q @ k.mT * scale)
+    probabilities = _masked(mask)(q @ k.mT * scale)
     merged: Tensor = (probabilities @ v).transpose(-3, -2).flatten(-2)
     return merged
 
@@ -213,13 +230,14 @@ class _Explaining:
         known = {event: number for number, branch in enumerate(self.reading.branches) for event in branch.all_events}
         for number, branch in enumerate(self.reading.branches):
             layer, name = number // 2, place_of(number)
-            x = self._input(branch)
-            if x is None or not self._norm(name, branch.norm, branch.reads, known, terms, x):
-                return None, [f"layer {layer}: what {_what(branch)} reads is not GPT-2's norm of anything known"]
-            inputs = self._projected(branch)
-            found = None if inputs is None else self._branch(branch, layer, x, inputs)
-            if found is None:
-                return None, [f"layer {layer}: {_what(branch)} computes something that was not recognised"]
+            x, inputs = self._input(branch), self._projected(branch)
+            try:
+                if x is None or inputs is None:
+                    raise Unexplained("its activations were not recorded position by position")
+                self._norm(name, branch.norm, branch.reads, known, terms, x)
+                found = self._branch(branch, layer, x, inputs)
+            except Unexplained as error:
+                return None, [f"layer {layer}, {_what(branch)}: {error}"]
             projection = "attn.c_proj" if branch.attention else "mlp.c_proj"
             terms[number] = linear(self.weights, f"h.{layer}.{projection}", found)
         x = self._values(self.reading.head_event)
@@ -227,8 +245,10 @@ class _Explaining:
         if x is None or final is None or stream is None:
             return None, ["what the head reads is not known"]
         x = _in_order(x, stream.columns)
-        if not self._norm("ln_f", final, stream, known, terms, x):
-            return None, ["what the head reads is not GPT-2's norm of anything known"]
+        try:
+            self._norm("ln_f", final, stream, known, terms, x)
+        except Unexplained as error:
+            return None, [f"the final norm: {error}"]
         head = self.weights.get("lm_head.weight", self.weights["wte.weight"]).double()
         expected = x[-logits.shape[1] :] @ head.T
         factor = float((expected * logits[0]).sum() / expected.square().sum())
@@ -271,8 +291,12 @@ class _Explaining:
         known: Mapping[int, int],
         terms: Mapping[str | int, Tensor],
         output: Tensor,
-    ) -> bool:
-        """The sum that a norm reads, and the norm itself."""
+    ) -> None:
+        """The sum that a norm reads, and the norm itself.
+
+        Raises:
+            Unexplained: one of them is not GPT-2's with other numbers in it.
+        """
         parts: list[str | int] = []
         if stream.tokens is not None:
             parts.append("token")
@@ -280,23 +304,23 @@ class _Explaining:
             parts.append("position")
         parts += sorted({known[event] for event, _ in stream.products if event in known})
         if any(part not in terms for part in parts):
-            return False
+            raise Unexplained("it reads what is computed later")
         if norm.normalised and norm.columns is not None and norm.event >= 0:
             values = self.record.events[norm.event].values
             if not values:
-                return False
+                raise Unexplained(f"what its norm reads was not recorded{self._at(norm.event)}")
             x = _in_order(values[0][:, norm.columns], stream.columns)[-len(output) :]
         else:
             x = output
         if x.shape != output.shape or not parts:
-            return False
+            raise Unexplained(f"what its norm reads is no sum of known terms{self._at(norm.event)}")
         matrix = torch.stack([terms[part][-len(output) :].flatten() for part in parts], 1)
         if len(matrix) < 2 * len(parts):  # the head may read one position alone: too little to tell coefficients from
             solved = torch.ones(len(parts), dtype=matrix.dtype)
         else:
             solved = torch.linalg.lstsq(matrix, x.flatten()[:, None]).solution[:, 0]
         if not _close((matrix @ solved).view_as(x), x):
-            return False
+            raise Unexplained(f"something else is in the sum that its norm reads{self._at(norm.event)}")
         found: dict[str | int, float] = {}
         for part, coefficient in zip(parts, solved.tolist(), strict=True):
             exact = abs(coefficient - 1) <= 10 * CLOSE
@@ -306,11 +330,11 @@ class _Explaining:
         self.formulas.sums[name] = found
         if not norm.normalised:
             self.formulas.norms[name] = NormFormula(0.0, present=False)
-            return _close(x, output)
+            if not _close(x, output):
+                raise Unexplained("it does not read the sum as it is, and there is no norm")
+            return
         gain, bias = (self.weights[f"{name}.{end}"].double() for end in ("weight", "bias"))
-        formula = self._norm_formula((output - bias) / gain, x)
-        if formula is None:
-            return False
+        formula = self._norm_formula((output - bias) / gain, x, self._at(norm.divides))
         self.formulas.norms[name] = formula
         expected = self.config.layer_norm_epsilon
         if formula.unbiased:
@@ -319,14 +343,17 @@ class _Explaining:
             self.said["epsilon is added to the deviation instead of the variance"].append(name)
         if formula.epsilon != expected:
             self.said[f"epsilon is {formula.epsilon:.3g} instead of {expected:.3g}"].append(name)
-        return True
 
-    def _norm_formula(self, normalised: Tensor, x: Tensor) -> NormFormula | None:
+    def _at(self, event: int) -> str:
+        line = self.record.events[event].line if event >= 0 else ""
+        return f" ({line})" if line else ""
+
+    def _norm_formula(self, normalised: Tensor, x: Tensor, at: str) -> NormFormula:
         """Finds epsilon and the kind of variance; GPT-2's own first."""
         centred = x - x.mean(-1, keepdim=True)
         deviation = (centred * normalised).sum(-1) / normalised.square().sum(-1)
         if not _close(deviation[:, None] * normalised, centred):
-            return None
+            raise Unexplained(f"the norm is not what it reads, less its mean, divided by one number{at}")
         expected = self.config.layer_norm_epsilon
         usual = (expected, 1e-5, 1e-6, 1e-8, 1e-12, 1e-3, 1e-7, 1e-10, 0.0)
         for unbiased in (False, True):
@@ -337,10 +364,18 @@ class _Explaining:
                     formula = NormFormula(epsilon, unbiased, outside)
                     if epsilon >= 0 and _close(formula(x), normalised):
                         return formula
-        return None
+        times = deviation / x.std(-1, unbiased=False)
+        raise Unexplained(
+            f"the norm divides by something else than the standard deviation: by {float(times.min()):.4g} to "
+            f"{float(times.max()):.4g} times it{at}"
+        )
 
-    def _branch(self, branch: Branch, layer: int, x: Tensor, output: Tensor) -> Tensor | None:
-        """Attention's or the feed-forward's formula; gives what the output projection reads."""
+    def _branch(self, branch: Branch, layer: int, x: Tensor, output: Tensor) -> Tensor:
+        """Attention's or the feed-forward's formula; gives what the output projection reads.
+
+        Raises:
+            Unexplained: it is not GPT-2's with other numbers in it.
+        """
         if not branch.attention:
             before = linear(self.weights, f"h.{layer}.mlp.c_fc", x)
             expected = self.config.activation_function
@@ -351,7 +386,7 @@ class _Explaining:
                     if name != expected:
                         self.said[f"the activation is {name} instead of {expected}"].append(f"layer {layer}")
                     return after
-            return None
+            raise Unexplained(self._activation(branch, before, output))
         for mask in MASKS:
             for scale, words in self._scales(layer).items():
                 after = attention(self.weights, layer, x, self.config.n_head, scale, mask)
@@ -362,7 +397,56 @@ class _Explaining:
                     if words:
                         self.said[words].append(f"layer {layer}")
                     return after
-        return None
+        return self._attention(branch, layer, x, output)
+
+    def _activation(self, branch: Branch, before: Tensor, after: Tensor) -> str:
+        """What an unknown activation is like, in words."""
+        expected = self.config.activation_function
+        event = self.record.events[branch.event]
+        line = self.record.changed_at.get(self.record.index_of(int(event.operands[0].flatten()[0])), "")
+        place = int((before - 1).abs().argmin())
+        x, y = float(before.flatten()[place]), float(after.flatten()[place])
+        ours = float(FORMULAS[expected](torch.tensor(x, dtype=torch.float64)))
+        return (
+            f"the activation is none of the {len(FORMULAS)} that GPT-2's configurations name: at {x:.4g} it is "
+            f"{y:.4g}, {expected} is {ours:.4g}" + (f" ({line})" if line else "")
+        )
+
+    def _attention(self, branch: Branch, layer: int, x: Tensor, output: Tensor) -> Tensor:
+        """Attention with another scale, or a window, as its probabilities show; see `_branch`."""
+        index = self.record.index_of(int(self.record.events[branch.event].operands[0].flatten()[0]))
+        mix = self.record.events[index]
+        line = f" ({mix.line})" if mix.line else ""
+        tokens, heads = len(x), self.config.n_head
+        if mix.kind != "mix" or len(mix.values) != 2 or mix.values[0].shape != (heads, tokens, tokens):
+            raise Unexplained("attention computes something else, and its probabilities were not recorded" + line)
+        seen = mix.values[0].double()
+        if not _close(seen.sum(-1), torch.ones_like(seen.sum(-1))) or bool((seen < 0).any()):
+            raise Unexplained("what the values are weighted with does not sum to 1 over what a token sees" + line)
+        visible = (seen > 0).any(0)
+        width = int(visible.sum(-1).max())
+        banded = ~_future(visible, 1) & ~_future(visible, width).mT
+        if not torch.equal(visible, banded):
+            token = int((visible != banded).any(-1).nonzero()[0])
+            others = ", ".join(map(str, visible[token].nonzero().flatten().tolist()))
+            raise Unexplained(f"token {token} sees the tokens {others or 'none'}, not those up to itself" + line)
+        qkv = linear(self.weights, f"h.{layer}.attn.c_attn", x).view(tokens, 3, heads, -1)
+        q, k, _ = qkv.movedim(1, 0).transpose(1, 2)
+        products, logs = (_centred(each, visible) for each in (q @ k.mT, seen.log()))
+        scale = float((products * logs).sum() / products.square().sum())
+        if not _close(scale * products, logs):
+            raise Unexplained("something is added to the scores, or multiplies some of them" + line)
+        mask = "causal" if width == tokens else windowed(width)
+        after = attention(self.weights, layer, x, heads, scale, mask)
+        if not _close(after, output):
+            raise Unexplained("the probabilities are GPT-2's, but not what is done with the values" + line)
+        own = gpt2_formulas(self.config).scales[layer]
+        self.formulas.scales[layer], self.formulas.masks[layer] = scale, mask
+        if mask != "causal":
+            self.said[mask].append(f"layer {layer}")
+        if abs(scale - own) > CLOSE * own:
+            self.said[f"scores are multiplied by {scale:.6g} instead of {own:.6g}"].append(f"layer {layer}")
+        return after
 
     def _scales(self, layer: int) -> dict[float, str]:
         """Factors of the scores, GPT-2's own first, with what is wrong about them."""
@@ -382,6 +466,12 @@ class _Explaining:
         for scale, words in others:
             options.setdefault(scale, words)
         return options
+
+
+def _centred(values: Tensor, visible: Tensor) -> Tensor:
+    """Values ``[H, T, T]`` less the mean of those that each token sees; 0 where it sees none."""
+    shown = values.masked_fill(~visible, 0)
+    return (shown - shown.sum(-1, keepdim=True) / visible.sum(-1, keepdim=True)).masked_fill(~visible, 0)
 
 
 def _close(actual: Tensor, expected: Tensor) -> bool:

@@ -25,6 +25,7 @@ Kind: TypeAlias = Literal[
     "normalised",  # features [n] divided by a statistic
     "gain_over_statistic",  # a parameter [rows, n] times, or divided by, a statistic: its numbers, the parameter's
     "scores",  # products of features with features, summed over the features: left [b, k], right [b, k]
+    "changed_scores",  # scores and a parameter: a sum, or a product
     "mix",  # an average over positions: scores [b], features of what is averaged [b, n]
     "function",  # of two or more different features, or of a feature and a parameter: all of them
     "unknown",  # an operation that this package does not follow: all it was given
@@ -44,6 +45,7 @@ class Event:
         rows: of scores, the length of the left operand's position axis: each row has a number of its own.
         keys_left: of a mix, whether the score product's left operand is what positions were chosen by (the key).
         scrambled: whether some column did not show the same feature at every position.
+        line: of the user's code, as ``file.py:12``; empty where there is none.
         values: the activations it was given, where the pass kept them, arranged as the first operand is:
             ``[positions, n]``, or ``[b, positions, k]`` for products, scores and mixes.
     """
@@ -56,6 +58,7 @@ class Event:
     rows: int = 1
     keys_left: bool = False
     scrambled: bool = False
+    line: str = ""
     values: tuple[Tensor, ...] = ()
 
 
@@ -76,11 +79,14 @@ class Record:
     Args:
         parameters: name -> where its elements' numbers are. Names of one tensor have the same numbers.
         last_element: the highest number of an element; features have higher ones.
+        changed_at: for each event, by its place, the line that last changed its features without mixing them: scaled
+            them, masked them, or applied an elementwise function.
     """
 
     parameters: Mapping[str, Placed]
     last_element: int
     events: list[Event] = field(default_factory=list)
+    changed_at: dict[int, str] = field(default_factory=dict)
     _firsts: list[int] = field(default_factory=list)
 
     @property

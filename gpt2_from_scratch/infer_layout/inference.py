@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from gpt2_from_scratch.anatomy import Anatomy
 from gpt2_from_scratch.arrays import module_of, name_of
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import MappingError
+from gpt2_from_scratch.errors import MappingError, crash_report
 from gpt2_from_scratch.infer_layout import asking, proof
 from gpt2_from_scratch.infer_layout.arrangement import Inexpressible, layout_of
 from gpt2_from_scratch.infer_layout.asking import Call
@@ -168,7 +169,8 @@ class _Inference:
             try:
                 record, logits, given = self._traced(each, ids, whole)
             except Exception as error:  # somebody's code may raise anything
-                failures.append(f"called with {way}: {type(error).__name__}: {error}")
+                failures.append(_died(error))
+                self.evidence.append(f"{way}: {failures[-1]}")
                 continue
             found = _Read(way, each, record, read(record, logits, self.config), 1 < ids.shape[1] != given.shape[1] == 1)
             if first is None or (_rank(found) < _rank(first)):
@@ -176,7 +178,8 @@ class _Inference:
             if _rank(found) == (False, False):
                 break
         if first is None:
-            return [f"the module cannot be run over {whole.shape[1]} tokens: {'; '.join(failures)}"]
+            more = f"; {len(failures) - 1} other ways to call it were tried, too" if len(failures) > 1 else ""
+            return [f"the module cannot be run over {whole.shape[1]} tokens: {failures[0]}{more}"]
         if not first.reading.contradictions:
             what = "the last position's logits" if first.last_only else "logits"
             self.evidence.append(f"called with {first.way}, over the whole context of {whole.shape[1]} tokens: {what}")
@@ -391,6 +394,14 @@ class _Inference:
         left = set(parameters) - set(written) - set(self._unused)
         if left:
             raise Inexpressible(f"nothing would be written to {', '.join(sorted(left))}")
+
+
+def _died(error: Exception) -> str:
+    """An exception of somebody's code and the line that raised it, in a line."""
+    first, *rows = crash_report(error).splitlines()
+    places = [row for row in rows if row.startswith("  File ")]
+    file, _, rest = places[-1].removeprefix('  File "').partition('", line ') if places else ("", "", "")
+    return f"{first} ({Path(file).name}:{rest.partition(',')[0]})" if places else first
 
 
 def _without_key(numbers: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def to_python(layout: Layout, name: str = "LAYOUT") -> str:
 
 
 def _ignored(row: Ignore) -> str:
-    return f"ignore({_text(row.theirs)}, why={_text(row.why)})"
+    return _call("ignore", [row.theirs], {"why": row.why} | ({"zero": True} if row.zero else {}))
 
 
 def idiomatic(row: Row) -> Row:

@@ -35,6 +35,7 @@ class Norm:
         columns: which of that event's features they are.
         centred: whether a mean is subtracted.
         normalised: whether there is a norm at all.
+        divides: the index of the event that divides, or -1.
     """
 
     gain: Tensor | None
@@ -44,6 +45,7 @@ class Norm:
     columns: Tensor | None = None
     centred: bool = False
     normalised: bool = False
+    divides: int = -1
 
 
 @dataclass(frozen=True)
@@ -229,10 +231,13 @@ class _Reader:
         positions = next((stream.positions for stream in streams if stream.positions is not None), None)
         expected = {"token": (config.vocab_size, config.n_embd), "position": (config.n_positions, config.n_embd)}
         for what, table in (("token", tokens), ("position", positions)):
-            if table is None:
-                found = [] if tokens is None else [str(list(tokens.shape))]
-                seen = f"; tables found: {', '.join(found)}" if found else ""
-                contradictions.append(f"no learned {what}s {list(expected[what])}{seen}")
+            if table is None and what == "token":
+                contradictions.append(f"no token table {list(expected[what])} is looked up by the ids")
+            elif table is None:
+                contradictions.append(
+                    f"no learned positions {list(expected[what])} are added to the tokens: they are computed "
+                    f"(sinusoidal, for example), or there are none"
+                )
             elif tuple(table.shape) != expected[what]:
                 names = ", ".join(self.record.names_of(table[:1]))
                 contradictions.append(
@@ -317,7 +322,7 @@ class _Reader:
         assert norm.gain is not None
         assert norm.bias is not None
         if not norm.centred:
-            raise Contradiction(f"{what} does not subtract the mean (RMSNorm)")
+            raise Contradiction(f"{what} does not subtract the mean (RMSNorm{_at(self.record.events[norm.event])})")
         if not bool(norm.gain.all()):
             raise Contradiction(f"{what} has no gain")
         return _ordered(norm.gain, stream.columns, 0), _ordered(norm.bias, stream.columns, 0)
@@ -342,6 +347,11 @@ class _Reader:
         nothing = torch.zeros(weight.shape[1], dtype=torch.int32, device=weight.device)
         if kinds == {"mix"}:
             return self.attention(event_index, inputs, weight, nothing)
+        if kinds == {"function"}:
+            gate = self.record.event_of(int(inputs[0]))
+            raise Contradiction(
+                f"two projections are multiplied with each other (a gated feed-forward, such as SwiGLU){_at(gate)}"
+            )
         first = self.linear(inputs, f"what {self.say(event)} reads")
         x = self.same_inputs(first, "the feed-forward")
         norm = self.norm(x)
@@ -413,6 +423,7 @@ class _Reader:
         """Peels gain, bias and normalising off; gives `x` itself back where there is no norm."""
         stream, nothing = x, torch.zeros_like(x)
         gain, bias, centred, normalised, first, read = nothing, nothing, False, False, -1, None
+        divides = -1
         while True:
             segments = self.segments(stream, "what a norm reads")
             if len(segments) != 1:
@@ -426,6 +437,7 @@ class _Reader:
                 gain = event.operands[1][columns] if bool(event.operands[1].any()) else gain
                 bias = event.operands[2][columns] if bool(event.operands[2].any()) else bias
                 centred, normalised, first, read = event.kind == "norm", True, index, columns
+                divides = index
                 stream = event.operands[0][columns]
                 break
             if event.kind == "sum" and not normalised and event.operands[-1].dim() == 2 and not bool(bias.any()):
@@ -437,10 +449,11 @@ class _Reader:
             elif event.kind in ("centred", "normalised"):
                 centred, normalised = centred or event.kind == "centred", normalised or event.kind == "normalised"
                 first, read = index, columns
+                divides = index if event.kind == "normalised" else divides
             else:
                 break
             stream = event.operands[0][columns]
-        return Norm(gain, bias, stream, first, read, centred, True) if normalised else Norm(None, None, x)
+        return Norm(gain, bias, stream, first, read, centred, True, divides) if normalised else Norm(None, None, x)
 
     def stream(self, features: Tensor) -> Stream:
         """Reads a residual stream: everything that was summed."""
@@ -514,6 +527,12 @@ class _Reader:
                 if event.operands[0].shape[1] != weight.shape[1]:
                     raise Contradiction(f"{what}: products with inputs of several widths")
                 if bool(weight[places].any()):
+                    outer = self.record.event_of(int(numbers[0]))
+                    if torch.equal(inputs[places], event.operands[0][columns // width]) and outer.kind == "sum":
+                        raise Contradiction(
+                            f"{what}: its columns are mixed with each other before the scores, as rotary positions do"
+                            f"{_at(outer)}"
+                        )
                     names = ", ".join(self.record.names_of(event.operands[1]))
                     raise Contradiction(f"{what}: a second product is added to the first ({names})")
                 weight[places] = event.operands[1][columns // width, :, columns % width]
@@ -603,12 +622,18 @@ class _Reader:
             "normalised": "a division by a norm",
             "gain_over_statistic": "a gain divided by a norm",
             "scores": "a product of two activations",
+            "changed_scores": "a sum or a product of scores and a parameter",
             "mix": "an attention",
             "function": "an elementwise function of two different activations",
             "unknown": "an operation that is not followed",
         }
         of = f" of {', '.join(names)}" if names else ""
-        return f"{words[event.kind]}{of} ({event.operation})"
+        return f"{words[event.kind]}{of} ({event.operation}{_at(event)})"
+
+
+def _at(event: Event) -> str:
+    """Where in the user's code an event was, after a comma; nothing where that is not known."""
+    return f", {event.line}" if event.line else ""
 
 
 def _joined(group: list[Branch]) -> Branch:

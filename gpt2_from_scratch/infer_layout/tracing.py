@@ -9,9 +9,12 @@ numbered tensors is an event. Nothing depends on a name.
 
 import hashlib
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gpt2_from_scratch.infer_layout.events import Event, Kind, Placed, Record, distinct
+from gpt2_from_scratch.recorder.frames import Stack
 
 Call = Callable[[Tensor], Tensor]
 
@@ -164,6 +168,8 @@ class Memory:
         shown.copy_(numbers if numbers is not None else torch.zeros((), dtype=torch.int32))
         self.own(tensor, flat)
 
+
+_NOT_USERS = ("infer_layout", "arrays", "asking.py", "precision.py")  # rooms below which somebody's code runs
 
 _REARRANGING = frozenset(
     (
@@ -376,7 +382,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             first = self.record.next_number
             if key is not None:
                 self._known[key] = len(self.record.events)
-            self.record.add(Event(kind, operation, first, count, operands, **more))
+            self.record.add(Event(kind, operation, first, count, operands, line=_line(), **more))
         return torch.arange(first, first + count, dtype=torch.int32, device=operands[0].device)
 
     def _key(self, kind: Kind, operation: str, operands: tuple[Tensor, ...]) -> tuple[object, ...] | None:
@@ -465,6 +471,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 numbers, value = each.expand(result.shape), tensor
             else:
                 numbers = self._combined_numbers(how, operation, numbers, each, result, (value, tensor))
+        if numbers is not None and numbers.numel() and (number := int(numbers.flatten()[0])) > self.record.last_element:
+            self.record.changed_at[self.record.index_of(number)] = _line()
         return numbers
 
     def _combined_numbers(
@@ -495,6 +503,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             axes = varying(b)  # ``gain / s``, to be multiplied by what is normalised
             operands = features(a, axes), table(b, axes)
             made = self._event("gain_over_statistic", operation, operands, _size(b, axes))
+            return spread(made, axes, result.shape)
+        if b_elements and self._kind(a) == "scores":
+            made = self._event("changed_scores", operation, (features(a, axes), distinct(b.flatten())), _size(a, axes))
             return spread(made, axes, result.shape)
         if b_elements:
             kind: Kind = "sum" if how == "add" else "gain" if how == "mul" else "function"
@@ -735,7 +746,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if int(numbers.min()) <= self.record.last_element:
             return "mixed"
         corner = self.record.event_of(int(numbers.flatten()[0]))
-        return "scores" if corner.kind == "scores" else "features"
+        return "scores" if corner.kind in ("scores", "changed_scores") else "features"
 
     def _chosen(self, base: str, chooser: Tensor | None, right: Tensor) -> Tensor:
         """A table times rows with a single one: the rows that they choose."""
@@ -785,6 +796,19 @@ def spread(made: Tensor, axes: Sequence[int], shape: Sequence[int]) -> Tensor:
     """New features laid along some axes of a shape."""
     ones = [size if axis in axes else 1 for axis, size in enumerate(shape)]
     return made.reshape(ones).expand(*shape)
+
+
+_STACK = Stack(skip=[str(Path(__file__).parents[1] / room) for room in _NOT_USERS])
+
+
+def _line() -> str:
+    """The line of somebody's code that is being run, as ``file.py:12``."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not trace.__code__:
+        if _STACK.is_users(frame.f_code.co_filename):
+            return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""
 
 
 def _digest(numbers: Tensor) -> bytes:

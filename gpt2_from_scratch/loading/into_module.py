@@ -116,9 +116,15 @@ def _tensors(parameters: Mapping[str, nn.Parameter], matching: Matching, checkpo
     _check_sharing(parameters, matching, config)
     reads = write_theirs(matching.layout, config, checkpoint.read, wanted=parameters.__contains__)
     tensors = {name: read() for name, read in reads.items()}
+    tensors |= {name: torch.zeros(parameters[name].shape) for name in _zeroed(matching, config)}
     for name, tensor in tensors.items():
         check_values(checkpoint.located.source, name, tensor, parameters[name].dtype)
     return tensors
+
+
+def _zeroed(matching: Matching, config: GPTConfig) -> list[str]:
+    """Parameters that GPT-2 lacks, and without which the module computes GPT-2: they have to be zero."""
+    return [name for name in matching.ignored if matching.layout.must_be_zero(name, config)]
 
 
 def _write(module: nn.Module, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]) -> None:
@@ -142,7 +148,7 @@ def _allocated(parameter: nn.Parameter) -> nn.Parameter:
 
 
 def _module_notes(module: nn.Module, matching: Matching, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What `load_into` left alone, and why that is right or whose business it is."""
+    """What `load_into` left alone or set to zero, and why that is right or whose business it is."""
     in_file = {link.canonical for link in checkpoint.matching.links}
     dropped = [link.canonical for link in matching.zeros if link.canonical and link.canonical in in_file]
     unset = [name for name, buffer in module.named_buffers() if buffer.is_meta]
@@ -153,6 +159,7 @@ def _module_notes(module: nn.Module, matching: Matching, checkpoint: Checkpoint)
             partly,
             "without what the module lacks: zeros, or the key's bias, which changes no logit",
         ),
+        (_zeroed(matching, checkpoint.config), "set to zero: GPT-2 has no such parameter"),
         (unset, "still on the meta device: no parameter"),
     )
     return tuple(f"{listed(names)} {what}" for names, what in notes if names)

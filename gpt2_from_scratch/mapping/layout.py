@@ -74,16 +74,25 @@ class Layout:
 
     def ignored(self, name: str, config: GPTConfig) -> str | None:
         """Why this tensor of theirs may be left out, or None if it may not."""
-        for pattern, why in self._ignores:
+        row = self._ignoring(name, config)
+        return None if row is None else row.why
+
+    def must_be_zero(self, name: str, config: GPTConfig) -> bool:
+        """Whether this tensor of theirs is none of GPT-2's and has to be zero."""
+        row = self._ignoring(name, config)
+        return row is not None and row.zero
+
+    def _ignoring(self, name: str, config: GPTConfig) -> Ignore | None:
+        for pattern, row in self._ignores:
             match = pattern.fullmatch(name)
             if match and all(int(layer) < config.n_layer for layer in match.groups()):
-                return why
+                return row
         return None
 
     @cached_property
-    def _ignores(self) -> tuple[tuple[re.Pattern[str], str], ...]:
+    def _ignores(self) -> tuple[tuple[re.Pattern[str], Ignore], ...]:
         return tuple(
-            (re.compile(re.escape(row.theirs).replace(r"\*", LAYER)), row.why)
+            (re.compile(re.escape(row.theirs).replace(r"\*", LAYER)), row)
             for row in self.rows
             if isinstance(row, Ignore)
         )

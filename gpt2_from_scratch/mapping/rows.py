@@ -110,10 +110,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Ignore:
-    """Tensors that are no parameters: their whole name, ``*`` for the layer's number, and why they are left out."""
+    """Tensors that are none of GPT-2's.
+
+    Args:
+        theirs: their whole name, ``*`` for the layer's number.
+        why: why they are left out.
+        zero: whether they have to be zero, so that a model is GPT-2: loading weights into it writes zeros there.
+    """
 
     theirs: str
     why: str
+    zero: bool = False
 
 
 def embedding(site: str, theirs: str, weight: str = "weight") -> Row:
@@ -244,9 +251,9 @@ def tied(site: str, theirs: str, to: str, weight: str = "weight", written: bool 
     )
 
 
-def ignore(theirs: str, why: str) -> Ignore:
-    """Tensors to leave out, by whole name; ``*`` is the layer's number."""
-    return Ignore(theirs, why)
+def ignore(theirs: str, why: str, zero: bool = False) -> Ignore:
+    """Tensors to leave out, by whole name; ``*`` is the layer's number. ``zero``: they have to be zero."""
+    return Ignore(theirs, why, zero)
 
 
 def parts_of(row: Row, parameter: Parameter, count: int) -> tuple[tuple[int, ...], ...]:
