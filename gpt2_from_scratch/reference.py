@@ -12,7 +12,7 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ from gpt2_from_scratch.mapping import Layout
 from gpt2_from_scratch.precision import in_float64, parameters_in_float64, undisturbed
 from gpt2_from_scratch.trace import Site, trace
 
-_REMEMBERED = 1 << 28  # bytes of float64 logits: GPT-2's for about 650 tokens
+_REMEMBERED = 1 << 28  # bytes of logits: GPT-2's for about 400 tokens in float32 and in float64
 _PROVEN, _SEED = 17, 71  # tokens on which the reference is compared with our own float64 run; the seed of their ids
 
 
@@ -46,7 +46,8 @@ class Reference:
 
     model: Any
     config: GPTConfig
-    _exact: dict[bytes, Tensor] = field(default_factory=dict, repr=False, compare=False)  # ids -> float64 logits
+    # Attention, precision and ids -> logits: the noise floor, the float64 run and the search ask for the same prompts.
+    _answers: dict[tuple[str, str, bytes], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def layout(self) -> Layout:
@@ -60,8 +61,7 @@ class Reference:
 
     def logits(self, input_ids: Tensor) -> Tensor:
         """Float32 logits ``[B, T, V]`` of ids ``[B, T]``."""
-        with undisturbed():
-            return self._logits(input_ids)
+        return self._remembered("float32", input_ids, self._logits)
 
     def _logits(self, input_ids: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -85,14 +85,34 @@ class Reference:
 
     def in_float64(self, input_ids: Tensor) -> Tensor:
         """Float64 logits ``[B, T, V]``: the same code and weights, rounded 2^29 times finer."""
-        key = bytes(str(input_ids.tolist()), "ascii")
-        if key in self._exact:  # the noise floor and the candidate's float64 run ask for the same prompts
-            return self._exact[key]
+        return self._remembered("float64", input_ids, self._in_float64)
+
+    def _remembered(self, precision: str, input_ids: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
+        """What was computed before for these ids; nobody writes into it. Logits of a long prompt are not kept."""
+        key = self.attention, precision, bytes(str(input_ids.tolist()), "ascii")
+        if key in self._answers:
+            return self._answers[key]
         with undisturbed():
-            logits = self._in_float64(input_ids)
-        if sum(each.nbytes for each in self._exact.values()) + logits.nbytes <= _REMEMBERED:
-            self._exact[key] = logits
+            logits = run(input_ids)
+        kept = sum(each.nbytes for each in self._answers.values())
+        if kept + logits.nbytes <= _REMEMBERED and logits.nbytes <= _REMEMBERED // 2:
+            self._answers[key] = logits
         return logits
+
+    def continued(self, input_ids: Tensor, steps: int) -> Tensor:
+        """Ids ``[B, T]`` with its greedy continuation behind them, ``[B, T + steps]``; it runs with its cache.
+
+        Args:
+            input_ids: int64 ``[B, T]``.
+            steps: tokens to choose; as many at most as the context has room for.
+        """
+        ids, unread, cache = input_ids, input_ids, None
+        with undisturbed(), torch.inference_mode():
+            for _ in range(min(steps, self.config.n_positions - input_ids.size(1))):
+                output = self.model(unread, past_key_values=cache, use_cache=True)
+                cache, unread = output.past_key_values, output.logits[:, -1:].argmax(-1)
+                ids = torch.cat([ids, unread], dim=1)
+        return ids
 
     def _in_float64(self, input_ids: Tensor) -> Tensor:
         with self._not_upcasting(), in_float64():
@@ -121,7 +141,7 @@ class Reference:
             precision: of all weights, or canonical name -> that of this tensor; others stay as they are.
         """
         exact = {parameter: parameter.data for parameter in self.model.parameters()}
-        self._exact.clear()
+        self._answers.clear()
         try:
             for name, parameter in self.model.named_parameters():
                 canonical = name.removeprefix("transformer.")
@@ -130,7 +150,7 @@ class Reference:
                     parameter.data = parameter.data.to(dtype).to(parameter.data.dtype)
             yield
         finally:
-            self._exact.clear()
+            self._answers.clear()
             for parameter, data in exact.items():
                 parameter.data = data
 
@@ -208,13 +228,15 @@ def _recording() -> Iterator[None]:
         yield
 
 
-def load_reference(checkpoint: Checkpoint) -> Reference:
+def load_reference(checkpoint: Checkpoint, prompt: Tensor | None = None) -> Reference:
     """Builds the reference for a checkpoint.
 
     transformers reads a Hugging Face checkpoint itself. Forms that it cannot read are handed over tensor by tensor.
 
     Args:
         checkpoint: an opened one; only its location and configuration are used where transformers can read the file.
+        prompt: ids ``[1, T]`` on which it is compared with our own float64 run, best some that will be asked again;
+            None: some that are drawn.
 
     Raises:
         CheckpointError: transformers cannot load the checkpoint, would fill tensors in with random numbers, or is
@@ -254,11 +276,16 @@ def load_reference(checkpoint: Checkpoint) -> Reference:
             f"{checkpoint.located.source} with random numbers, such as {(missing or info['mismatched_keys'])[0]!r}"
         )
     reference = Reference(model.eval(), config)
-    _prove(reference, checkpoint)
+    _prove(reference, checkpoint, prompt if prompt is not None else _drawn(checkpoint.config))
     return reference
 
 
-def _prove(reference: Reference, checkpoint: Checkpoint) -> None:
+def _drawn(config: GPTConfig) -> Tensor:
+    generator = torch.Generator().manual_seed(_SEED)
+    return torch.randint(config.vocab_size, (1, min(_PROVEN, config.n_positions)), generator=generator)
+
+
+def _prove(reference: Reference, checkpoint: Checkpoint, ids: Tensor) -> None:
     """Compares the reference with our own float64 run of the checkpoint, so that nobody judges by a changed one.
 
     Code that was imported before may have replaced functions of torch or of transformers (it is common to replace
@@ -267,10 +294,6 @@ def _prove(reference: Reference, checkpoint: Checkpoint) -> None:
     Raises:
         CheckpointError: the two differ.
     """
-    generator = torch.Generator().manual_seed(_SEED)
-    ids = torch.randint(
-        checkpoint.config.vocab_size, (1, min(_PROVEN, checkpoint.config.n_positions)), generator=generator
-    )
     usual, exact = reference.logits(ids), reference.in_float64(ids)
     with undisturbed(), torch.inference_mode():
         wrong = _wrong_arithmetic()

@@ -12,6 +12,7 @@
     python scripts/bench.py verify --sizes 124M           # time and memory of a verdict
     python scripts/bench.py verify --sizes 124M --tokens 128 512 2048     # and how it grows with its prompts
     python scripts/bench.py diagnose                      # seconds until a bug is named, over the faults of the tests
+    python scripts/bench.py own-code                      # a line named, a layout found: processor time and memory
     python scripts/bench.py startup                       # imports and `gpt2 --help`
     python scripts/bench.py readme results.jsonl          # the table in BENCH.md, from what --save has gathered
 
@@ -46,7 +47,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import contenders, diagnosing, files, limits, measuring, processes, readme, speed
+from benchmarks import contenders, diagnosing, files, limits, measuring, own_code, processes, readme, speed
 
 PAGE = Path(__file__).resolve().parent / "BENCH.md"
 SIZES = "124M 355M 774M 1558M tiny"
@@ -65,10 +66,11 @@ def hidden(command: str, words: list[str]) -> None:
         assert prepare is not None
         print(json.dumps({"path": str(prepare(Path(source), Path(folder)))}))
     else:
-        print(json.dumps((files.child if command == "child" else processes.remember)(*words)))
+        run = {"child": files.child, "own-code-child": own_code.measure, "remember": processes.remember}[command]
+        print(json.dumps(run(*words)))
 
 
-HIDDEN = ("contender", "limits", "prepare", "child", "remember")
+HIDDEN = ("contender", "limits", "prepare", "child", "own-code-child", "remember")
 
 
 def environment(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -123,6 +125,7 @@ def command_line() -> argparse.ArgumentParser:
     convert = command("convert", files.bench_convert, "files from files, each form beside those who write it")
     verify = command("verify", files.bench_verify, "a verdict beside one forward pass of each side")
     diagnose = command("diagnose", diagnosing.bench_diagnose, "naming each fault in a numpy function")
+    own = command("own-code", own_code.bench_own_code, "naming a line of a module, and finding its layout")
     startup = command("startup", processes.bench_startup, "imports and --help")
 
     for added in (decode, prefill, batch, first, memory, load, convert, verify, diagnose):
@@ -163,6 +166,11 @@ def command_line() -> argparse.ArgumentParser:
     diagnose.add_argument("--faults", nargs="+", metavar="NAME", help="only these")
     diagnose.add_argument("--threads", type=int, default=default_threads(), help="for computing (%(default)s)")
     diagnose.add_argument("--save", metavar="FILE", help="append the JSON document to a file, too")
+
+    own.add_argument("--sizes", nargs="+", default=["124M"], help=SIZES)
+    own.add_argument("--runs", type=int, default=1, help="measured runs of each (%(default)s)")
+    own.add_argument("--threads", type=int, default=default_threads(), help="for computing (%(default)s)")
+    own.add_argument("--save", metavar="FILE", help="append the JSON document to a file, too")
 
     table = command("readme", readme.write, "the table in BENCH.md, between its two marks")
     table.add_argument("results", metavar="FILE", help="lines of JSON, from --save; a later one replaces an earlier")

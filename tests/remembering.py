@@ -33,6 +33,9 @@ class Remembering:
     def logits(self, ids: Tensor) -> Tensor:
         return self._once("logits", ids, lambda: self.reference.logits(ids))
 
+    def continued(self, ids: Tensor, steps: int) -> Tensor:
+        return self._once(("continued", steps), ids, lambda: self.reference.continued(ids, steps))
+
     def other_roundings(self, ids: Tensor, exact: int | None = None) -> Iterator[tuple[str, Tensor]]:
         return iter(self._once(("roundings", exact), ids, lambda: list(self.reference.other_roundings(ids, exact))))
 

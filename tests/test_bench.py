@@ -55,6 +55,12 @@ def test_diagnose_counts_what_is_named():
     assert found["rows"].keys() == {"gelu_erf", "qk_swapped"} and (found["named"], found["wrong"]) == (2, 0)
 
 
+def test_own_code_says_what_a_line_and_a_layout_cost():
+    found = measured("own-code", "--sizes", "tiny", "--runs", 1, "--threads", 1)
+    assert found.keys() == {"diagnosis", "map"}
+    assert all(row["proven"] and row["passes"] > 1 and row["peak"] > 1e8 for row in found.values())
+
+
 def test_first_token_and_memory_start_from_nothing(tmp_path: Path):
     first, memory = tmp_path / "first.jsonl", tmp_path / "memory.jsonl"
     assert measured("first-token", *QUICK, "--save", first)["rows"]["ours"]["seconds"] > 0.1, "torch was not imported"

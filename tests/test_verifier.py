@@ -29,6 +29,7 @@ from gpt2_from_scratch.verifier import (
     Divergence,
     Interrupted,
     Logits,
+    Prompt,
     check_generation,
     check_logits,
     check_weights,
@@ -275,6 +276,38 @@ def test_a_tie_is_no_difference(reference: Remembering) -> None:
     assert tie and tie.tie and "a tie" in str(tie)
     difference = check_generation(candidate, reference, [prompt], steps=1, tolerance=gap * 0.99)
     assert not difference and "not a tie" in str(difference)
+
+
+def test_one_pass_over_the_continuation_says_what_step_by_step_says(reference: Remembering) -> None:
+    prompt = Prompt("four tokens", choose_prompts(reference.config)[2].ids[:, :4])
+    ids = reference.continued(prompt.ids, 6)
+    for length in range(4, 10):  # the reference without its cache
+        assert torch.equal(ids[:, length], reference.logits(ids[:, :length])[:, -1].argmax(-1))
+    asked: list[int] = []
+
+    def parts_at_seven(ids: Tensor) -> Tensor:
+        asked.append(ids.size(1))
+        logits = reference.logits(ids).clone()
+        logits[:, 6:] = -logits[:, 6:]
+        return logits
+
+    found = []
+    for at_once in (True, False):
+        candidate = Candidate(parts_at_seven, reference.config)
+        candidate.settle()
+        asked.clear()
+        found.append(check_generation(candidate, reference, [prompt], 6, 0.0, at_once=at_once))
+        assert asked == ([9] if at_once else [4, 5, 6, 7])
+    assert [(each.tokens, each.parted, each.gap) for each in found] == [(3, ("four tokens", 3), found[0].gap)] * 2
+    assert [each.at_once for each in found] == [True, False]
+
+
+def test_generation_is_step_by_step_where_nothing_shows_that_one_pass_says_the_same(perturbed_checkpoint: Path) -> None:
+    model = GPTModel.from_pretrained(perturbed_checkpoint)
+    asked = undiagnosed(model, perturbed_checkpoint).generation
+    unasked = undiagnosed(model, perturbed_checkpoint, skip=["self-tests"]).generation
+    assert asked is not None and asked.at_once and unasked is not None and not unasked.at_once
+    assert asked.tokens == unasked.tokens
 
 
 def test_comparing_nothing_is_an_error(perturbed_checkpoint: Path) -> None:

@@ -161,7 +161,7 @@ class Candidate:
         return self.logits_in(self.call(input_ids, **options), input_ids)
 
     def greedy(self, input_ids: Tensor) -> Tensor:
-        """The ids ``[B]`` that it would choose next: among all its columns, those beyond the vocabulary included.
+        """The ids ``[B, T]`` that it would choose after each token: among all its columns, also beyond the vocabulary.
 
         Raises:
             CandidateError: as `logits`.
@@ -170,7 +170,7 @@ class Candidate:
         self.logits_in(output, input_ids)  # insists on logits
         all_columns = self.way.logits(output, tuple(input_ids.shape))
         assert all_columns is not None
-        return all_columns.detach().reshape(len(input_ids), -1, all_columns.size(-1))[:, -1].argmax(-1).cpu()
+        return all_columns.detach().reshape(*input_ids.shape, all_columns.size(-1)).argmax(-1).cpu()
 
     def exact_logits(self, input_ids: Tensor) -> ExactLogits:
         """Its float64 run on ids ``[B, T]``.

@@ -1,4 +1,4 @@
-"""Greedy continuations, token by token: what a user would see.
+"""Greedy continuations: what a user would see.
 
 Where both part ways, the reference's two best logits say whether that is a difference or a tie that
 rounding decides.
@@ -6,8 +6,6 @@ rounding decides.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
 
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.parts import Result
@@ -22,12 +20,14 @@ class Generation(Result):
 
     Args:
         tokens: generated and equal.
+        at_once: whether the candidate read the reference's continuation in one pass, and not token by token.
         parted: the prompt and step at which they first differ, or None.
         gap: there, how far apart the reference's two best logits are.
         tie: whether that gap is within the floor, so that rounding decides.
     """
 
     tokens: int
+    at_once: bool = False
     parted: tuple[str, int] | None = None
     gap: float = 0.0
     tie: bool = False
@@ -37,7 +37,8 @@ class Generation(Result):
 
     def __str__(self) -> str:
         if self.parted is None:
-            return f"{self.tokens} greedy tokens identical"
+            how = ", read in one pass" if self.at_once else ""
+            return f"{self.tokens} greedy tokens identical{how}"
         prompt, step = self.parted
         kind = "a tie, decided by rounding" if self.tie else "not a tie"
         apart = f"where the best two logits are {scientific(self.gap)} apart"
@@ -45,9 +46,17 @@ class Generation(Result):
 
 
 def check_generation(
-    candidate: Candidate, reference: Reference, prompts: Sequence[Prompt], steps: int, tolerance: float
+    candidate: Candidate,
+    reference: Reference,
+    prompts: Sequence[Prompt],
+    steps: int,
+    tolerance: float,
+    *,
+    at_once: bool = False,
 ) -> Generation:
-    """Continues each prompt greedily with both, recomputing everything at every step.
+    """Compares the greedy choices of both along the reference's continuation of each prompt.
+
+    As long as the choices are the same, the continuation is the candidate's own, too.
 
     Args:
         candidate: the model under test.
@@ -55,20 +64,27 @@ def check_generation(
         prompts: one row each.
         steps: tokens to generate; fewer where the context ends.
         tolerance: gap between the best two logits below which their order is rounding.
+        at_once: the candidate reads each continuation in one pass. That is what it would say step by step, if it is
+            deterministic and causal; otherwise it recomputes everything at every step.
     """
     tokens, tie = 0, Generation(0)
     for prompt in prompts:
-        ids = prompt.ids
-        for step in range(min(steps, reference.config.n_positions - ids.size(1))):
-            expected = reference.logits(ids)[:, -1]
-            choice = expected.argmax(-1)
-            if not torch.equal(candidate.greedy(ids), choice):
-                best, second = (float(value) for value in expected[0].topk(2).values)
-                parted = Generation(tokens, (prompt.name, step), best - second, best - second <= tolerance)
+        ids, start = reference.continued(prompt.ids, steps), prompt.ids.size(1)
+        count = ids.size(1) - start
+        if count == 0:
+            continue
+        expected = reference.logits(ids[:, :-1])[0, start - 1 :]  # without a cache, as the candidate is asked
+        whole = candidate.greedy(ids[:, :-1])[0, start - 1 :] if at_once else None
+        for step in range(count):
+            choice = candidate.greedy(ids[:, : start + step])[0, -1] if whole is None else whole[step]
+            if choice != expected[step].argmax():
+                best, second = (float(value) for value in expected[step].topk(2).values)
+                parted = Generation(tokens, at_once, (prompt.name, step), best - second, best - second <= tolerance)
                 if not parted:
                     return parted
                 tie = parted
                 break
-            ids = torch.cat([ids, choice[:, None]], dim=1)
             tokens += 1
-    return Generation(tokens, tie.parted, tie.gap, tie.tie)
+            if choice != ids[0, start + step]:  # the reference itself, with its cache, has chosen the other of a tie
+                break
+    return Generation(tokens, at_once, tie.parted, tie.gap, tie.tie)

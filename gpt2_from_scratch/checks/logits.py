@@ -276,10 +276,12 @@ def check_logits(
     """
     if not prompts:
         raise CandidateError("there is no prompt to compare on", hint="give at least one")
-    results, scale = [], 0.0
+    found: dict[int, PromptResult] = {}
+    scale = known = 0.0
+    differs = ""
     enough = min(_FEW, max(prompt.ids.size(1) for prompt in prompts))
-    for prompt in prompts:
-        progress(f"logits: {prompt.name}")
+    for place, prompt in sorted(enumerate(prompts), key=lambda each: each[1].tokens):  # what is wrong shows soon
+        progress(f"logits: {prompt.name}{differs}")
         expected = reference.logits(prompt.ids)
         scale = max(scale, float(expected.abs().max()))
         actual = candidate.logits(prompt.ids)
@@ -287,7 +289,11 @@ def check_logits(
         del actual
         if prompt.ids.size(1) >= enough:
             result = replace(result, floors=_floors(candidate.precision, reference, prompt, expected))
-        results.append(result)
+            known = max(known, result.floor)
+        if known and not result.comparison.max_abs <= threshold * max(known, FLOAT32_ULP * scale):
+            differs = "; shorter prompts differ"
+        found[place] = result
+    results = [found[place] for place in range(len(prompts))]
     floor = max(*(result.floor for result in results), FLOAT32_ULP * scale, torch.finfo(torch.float32).tiny)
     logits = Logits(tuple(results), floor, candidate.precision, threshold, tolerance=tolerance)
     if not math.isfinite(logits.max_abs):

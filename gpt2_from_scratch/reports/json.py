@@ -209,7 +209,7 @@ def _generation(part: Generation) -> _Fields:
     parted = None
     if part.parted is not None:
         parted = {"prompt": part.parted[0], "step": part.parted[1], "gap": part.gap, "tie": part.tie}
-    return {"tokens": part.tokens, "parted": parted}
+    return {"tokens": part.tokens, "at_once": part.at_once, "parted": parted}
 
 
 def _gradients(part: Gradients) -> _Fields:

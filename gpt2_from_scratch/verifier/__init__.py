@@ -81,8 +81,9 @@ __all__ = [
 ]
 
 _GREEDY_STEPS = 12
-_GREEDY_PROMPT = 4  # tokens that are continued: few, as everything is recomputed at every step
+_GREEDY_PROMPT = 4  # tokens that are continued: few, as everything may be recomputed at every step
 _ENOUGH = 17  # tokens that must have been run before the time of the others is estimated
+_PROVING = 8  # tokens, at least, on which the reference is compared with our own float64 run
 _TRACED = 64  # tokens, at most: every site's numbers are held at once
 
 DIAGNOSE_SECONDS = 60.0  # ends the search on a machine that others use, too; alone, 124M in a module takes 5 to 20 s
@@ -260,7 +261,10 @@ class _Run:
 
     def enter(self, phase: str, more: str = "") -> None:
         self.phase = phase
-        self.asked.progress(f"{phase}, {more}" if more else phase)
+        weights, tests = self.verdict.weights, self.verdict.self_tests
+        wrong = [name for name, part in (("weights", weights), ("self-tests", tests)) if part is not None and not part]
+        so_far = f"so far: {' and '.join(wrong)} failed" if wrong else ""
+        self.asked.progress(", ".join(each for each in (phase, more, so_far) if each))
 
     def find_layout(self) -> None:
         """Looks for the layout of a module of which nobody said it; without one, only its outputs can be checked."""
@@ -315,7 +319,15 @@ class _Run:
 
     def load_reference(self) -> None:
         self.enter("loading the reference")
-        self.reference = self.asked.reference or load_reference(self.checkpoint)
+        prompts = self.asked.prompts
+        if prompts is None and self.recording is not None:
+            prompts = self.recording.prompts
+        self.prompts = standard_prompts(self.checkpoint, self.unchecked) if prompts is None else prompts
+        shared = [
+            each.ids for each in self.prompts if each.ids.size(0) == 1 and _PROVING <= each.ids.size(1) <= _TRACED
+        ]
+        shortest = min(shared, key=lambda ids: ids.size(1), default=None)
+        self.reference = self.asked.reference or load_reference(self.checkpoint, shortest)
         if self.reference.config != self.checkpoint.config:
             raise CandidateError(
                 f"the reference is of another configuration than {self.checkpoint.located.source}",
@@ -323,10 +335,6 @@ class _Run:
             )
         environment = {**self.verdict.environment, "attention": self.reference.attention}
         self.verdict = replace(self.verdict, environment=environment)
-        prompts = self.asked.prompts
-        if prompts is None and self.recording is not None:
-            prompts = self.recording.prompts
-        self.prompts = standard_prompts(self.checkpoint, self.unchecked) if prompts is None else prompts
         self.excuse()
 
     def excuse(self) -> None:
@@ -377,8 +385,17 @@ class _Run:
         beginning = self.prompts[-1]  # natural text, where there is some
         single = Prompt(f"the beginning of {beginning.name}", beginning.ids[:1, :_GREEDY_PROMPT])
         with self._rounded_alike():
-            generation = check_generation(self.subject, self._loaded, [single], _GREEDY_STEPS, tie)
+            generation = check_generation(
+                self.subject, self._loaded, [single], _GREEDY_STEPS, tie, at_once=self._says_the_same_at_once
+            )
         self.verdict = replace(self.verdict, generation=generation)
+
+    @property
+    def _says_the_same_at_once(self) -> bool:
+        """Whether self-tests have shown that its answers depend neither on chance nor on what follows."""
+        tests = self.verdict.self_tests
+        passed = {test.name for test in (tests.results if tests is not None else ()) if test.status == "passed"}
+        return {"deterministic", "causal", "length"} <= passed
 
     def check_gradients(self) -> None:
         if "gradients" not in self.wanted:
@@ -452,6 +469,7 @@ class _Remaining:
 
     def before(self, phase: str) -> str:
         """What is to be told when a prompt begins; empty for other phases."""
+        phase = phase.partition(";")[0]  # what shorter prompts have shown comes after it
         if phase not in self.tokens:
             return ""
         left = sum(self.tokens.values())

@@ -111,6 +111,9 @@ def cells(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for key, title in (("anonymous", "memory beside the file, generating"), ("peak", "peak memory, generating")):
             share = f", {ours[f'{key} x transformers']:.2f} of transformers'" if f"{key} x transformers" in ours else ""
             yield title, f"{ours[key] / 1e6:.0f} MB{share}"
+    for work, title in (("diagnosis", "a line named and proven in somebody's module"), ("map", "its layout found")):
+        if cost := found.get("own-code", {}).get(work):
+            yield title, f"{cost['passes']:.0f} float64 passes over 47 tokens, peak {cost['peak'] / 1e6:.0f} MB"
     if growth := found.get("verify", {}).get("growth"):
         grows = f"{growth['intercept']:.1f} s + {growth['slope'] * 1e3:.1f} s per 1,000 tokens of prompts"
         yield "`verify`", f"{grows} (R² {growth['straight']:.3f})"

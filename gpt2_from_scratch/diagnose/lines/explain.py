@@ -8,7 +8,7 @@ one of GPT-2's numbers says what is wrong, and repairs the run.
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import Literal
 
@@ -360,7 +360,9 @@ class Explainer:
                 and each.order == label.order
             ]
             others = [each for each in others if not twins or each.entry is not label.entry]
-            for entry, identity, content in self._candidates(label, others, value):
+            candidates = self._candidates(label, others, value)
+            scaled = label.kind == "entry" and abs(label.factor - 1) > ROUNDED and not twins
+            for entry, identity, content in _also_times(label.factor, candidates) if scaled else candidates:
                 changed = {position: label.factor * content if twins else content}
                 changed |= {index: inputs[index].factor * content for index in twins}
                 for outputs in _tried(again, changed, {}, output.shape):
@@ -552,6 +554,15 @@ def _equal(one: object, other: object) -> bool:
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         return isinstance(one, Tensor) and isinstance(other, Tensor) and torch.equal(one, other)
     return one == other
+
+
+def _also_times(
+    factor: float, candidates: Iterator[tuple[Entry, Identity, Tensor]]
+) -> Iterator[tuple[Entry, Identity, Tensor]]:
+    """Each as it is, and times a factor: of ``0.044715 * x * x`` it is the square that is wrong, not the factor."""
+    for entry, identity, content in candidates:
+        yield entry, identity, content
+        yield entry, replace(identity, factor=factor), factor * content
 
 
 def _turned(label: Identity) -> bool:
