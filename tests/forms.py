@@ -234,22 +234,6 @@ def bfloat16(array: np.ndarray) -> bytes:
     return torch.from_numpy(np.ascontiguousarray(array)).to(torch.bfloat16).view(torch.int16).numpy().tobytes()
 
 
-def write_debug_state(path: Path, model: GPT2LMHeadModel, ids: torch.Tensor, version: int) -> float:
-    """What llm.c's train_gpt2.py writes: inputs, targets, logits, loss and gradients; returns the loss."""
-    x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-    parameters = dict(model.named_parameters())
-    logits = model(x, use_cache=False).logits
-    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
-    gradients = [gradient.numpy() for gradient in torch.autograd.grad(loss, list(parameters.values()))]
-    g = dict(zip((name.removeprefix("transformer.") for name in parameters), gradients, strict=True))
-    vocab = len(g["wte.weight"])
-    a = llmc_arrays(g, -(-vocab // 128) * 128 if version == 2 else vocab)
-    header = np.array([20240327, version, *x.shape] + [0] * 252, "<i4").tobytes()
-    data = [x.to(torch.int32).numpy(), y.to(torch.int32).numpy(), logits.detach().numpy(), loss.detach().numpy()]
-    path.write_bytes(header + b"".join(array.tobytes() for array in (*data, *a.values())))
-    return loss.item()
-
-
 # --------------------------------------------------------------------------------------------------------------- GGUF
 
 GGUF_LINEAR = dict(zip(LINEAR, ("attn_qkv", "attn_output", "ffn_up", "ffn_down"), strict=True))

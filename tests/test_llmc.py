@@ -1,4 +1,4 @@
-"""llm.c: all five versions against an independent writer, the debug state as known answers, and damaged headers."""
+"""llm.c: all five versions against an independent writer, and damaged headers."""
 
 import shutil
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from gpt2_from_scratch.converting import TARGETS
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, FormatError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import open_checkpoint
-from gpt2_from_scratch.mapping import match, read_canonical, write_theirs
+from gpt2_from_scratch.mapping import write_theirs
 from tests import forms
 from tests.perturbed import perturbed
 
@@ -138,61 +138,6 @@ def test_a_dtype_that_llmc_does_not_have_is_not_written(tmp_path: Path, written:
     with pytest.raises(CheckpointError, match=r"llm.c has no file of torch.float16\n  hint: convert to float32"):
         write_ours(tmp_path / "x.bin", model)
     assert not list(tmp_path.iterdir())
-
-
-# -------------------------------------------------------------------------------------------------------- debug state
-
-
-@pytest.mark.parametrize("mmap", [True, False])
-@pytest.mark.parametrize("version", [1, 2])
-def test_the_debug_state_holds_the_answers_of_transformers(tmp_path: Path, version: int, mmap: bool):
-    reference = perturbed(n_inner=None, n_layer=3)
-    ids = torch.randint(211, (3, 8), generator=torch.Generator().manual_seed(2))
-    loss = forms.write_debug_state(tmp_path / "state.bin", reference, ids, version)
-    config = GPTConfig.from_hf(reference.config.to_dict())
-    state = llmc.read_debug_state(tmp_path / "state.bin", config, mmap)
-    assert torch.equal(state.x, ids[:, :-1].int())
-    assert torch.equal(state.y, ids[:, 1:].int())
-    assert state.loss == loss
-    # And they are what our model computes: logits, loss and all gradients, by canonical name.
-    model = GPTModel.from_pretrained(
-        forms.write_llmc(tmp_path / "model.bin", forms.weights(reference), 4, version=3), config=config
-    )
-    logits = model(state.x.long())
-    torch.testing.assert_close(logits, state.logits, rtol=0, atol=forms.SAME)
-    torch.nn.functional.cross_entropy(logits.flatten(0, 1), state.y.long().flatten()).backward()
-    (layout,) = LAYOUTS["llm.c"]
-    matching = match(layout, config, {name: tensor.shape for name, tensor in state.gradients.items()})
-    assert matching
-    gradients = read_canonical(matching, config, lambda name: state.gradients[name].read())
-    assert gradients.keys() == dict(model.named_parameters()).keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(model.get_parameter(name).grad, gradient(), rtol=0, atol=forms.SAME)
-
-
-def test_a_debug_state_of_another_model_or_cut_short_is_refused(tmp_path: Path):
-    reference = perturbed(n_inner=None, n_layer=1)
-    config = GPTConfig.from_hf(reference.config.to_dict())
-    path = tmp_path / "state.bin"
-    forms.write_debug_state(path, reference, torch.arange(8).view(1, 8), version=2)
-    llmc.read_debug_state(path, config)
-    with pytest.raises(FormatError, match=r"is truncated: [\d,]+ bytes, [\d,]+ expected"):
-        llmc.read_debug_state(path, config.replace(n_layer=2))
-    with pytest.raises(FormatError, match=r"is a debug state of llm\.c, not weights"):
-        open_container(path)
-    data = path.read_bytes()
-    for damage, complaint in (
-        (data[:-1], "is truncated"),
-        (data + b"x", "is too long"),
-        (data[:4] + b"\3" + data[5:], "is a debug state of version 3 for 1 x 7 tokens"),
-        (data[:12] + b"\0" + data[13:], "for 1 x 0 tokens"),
-        (data[:15] + b"\x7f" + data[16:], "is truncated"),
-        (data[:11] + b"\x80" + data[12:], "for -2147483647 x 7 tokens"),
-        (data[:500], "ends too early"),
-    ):
-        path.write_bytes(damage)
-        with pytest.raises(FormatError, match=complaint):
-            llmc.read_debug_state(path, config)
 
 
 # ------------------------------------------------------------------------------------------------- damaged and hostile

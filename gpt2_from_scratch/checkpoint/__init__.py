@@ -1,7 +1,8 @@
-"""Bytes on disk <-> named tensors: one file per container, and here the one place that decides which container it is.
+"""Finds a checkpoint's files and opens them: bytes on disk become a `Container` of named tensors.
 
-A file is recognised by its content, not by its extension. What people hand over by mistake (a Git-LFS pointer, a web
-page, an adapter) is recognised too, and called by its name: see `mistakes.py`.
+There is one module for each file format. A file is recognised by its content, not by its extension. Files that people
+give by mistake (a Git-LFS pointer, a web page, an adapter) are recognised too, and the error says what they are: see
+`mistakes.py`. What the tensors mean is decided in `loading`.
 """
 
 import difflib
@@ -46,8 +47,8 @@ WEIGHTS = (
 )
 # Weights under any name, if there is one such file and none of the above.
 _ALONE = ("*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.bin", "*.gguf", "*.npz", "*.h5", "*.msgpack")
-# What trainers write beside the weights under such names.
-_BESIDE = re.compile(
+# Other files with these suffixes, which trainers write beside the weights.
+_NOT_WEIGHTS = re.compile(
     r"(adapter_model|optimizer|scheduler|scaler|training_args|rng_state|random_states|trainer_state)\b.*"
 )
 _CONFIG = "config.json"
@@ -55,12 +56,12 @@ _HEAD_BYTES = 512  # enough to recognise every form, and every mistake, by its b
 
 
 class Form(NamedTuple):
-    """A container.
+    """A file format.
 
     Args:
-        recognises: how its first bytes look.
+        recognises: whether a file with these first bytes, at this path, is in this format.
         read: opens it, with a memory map or without.
-        read_key: opens one of several state dicts in it; None where a form holds one only.
+        read_key: opens one of several state dicts in it; None where a file holds one only.
     """
 
     recognises: Callable[[bytes, Path], bool]
@@ -107,15 +108,18 @@ class Located:
 
 
 def locate(source: str | os.PathLike[str], **options: Unpack[HubOptions]) -> Located:
-    """Finds the files of a checkpoint: a file, a directory, or a Hub id; of the latter only what is needed is fetched.
+    """Finds the files of a checkpoint. From the Hub, it fetches the weights and the configuration only.
 
     Args:
         source: a path, an id such as ``openai-community/gpt2``, or ``tiny``, the trained model inside the package. A
             file or folder of that name goes before the id.
         **options: see `HubOptions`.
 
+    Returns:
+        Where they are.
+
     Raises:
-        CheckpointError: there is no such thing, or no weights in it.
+        CheckpointError: there is no such file, folder or repository, or no weights in it.
     """
     name, path = os.fspath(source), Path(source)
     if path == TINY or (name == TINY.name and not path.exists()):
@@ -140,7 +144,7 @@ def locate(source: str | os.PathLike[str], **options: Unpack[HubOptions]) -> Loc
             f"{name} is neither a file nor a directory", hint="a pipe or a device cannot be mapped: save it as a file"
         )
     if not is_repo_id:
-        near = difflib.get_close_matches(path.name, sorted(each.name for each in _beside(path)), n=1)
+        near = difflib.get_close_matches(path.name, sorted(each.name for each in _siblings(path)), n=1)
         meant = (
             f"did you mean {path.with_name(near[0])}?" if near else "give a file, a directory or a Hub id (owner/name)"
         )
@@ -153,7 +157,7 @@ def locate(source: str | os.PathLike[str], **options: Unpack[HubOptions]) -> Loc
     raise CheckpointError(f"{name} has none of {', '.join(WEIGHTS)}", hint="is it a model repository?")
 
 
-# Suffixes of files; nobody calls a repository so.
+# A name that ends in one of these is a file's, not a repository's.
 _SUFFIXES = {
     *(".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".gguf", ".npz", ".h5", ".msgpack", ".onnx", ".json", ".index"),
     *(".tar", ".zip", ".npy", ".pkl", ".distcp"),
@@ -165,7 +169,7 @@ def _is_meant_as_path(path: Path) -> bool:
     return path.suffix in _SUFFIXES or (len(path.parts) > 1 and path.parent.is_dir())
 
 
-def _beside(path: Path) -> Iterable[Path]:
+def _siblings(path: Path) -> Iterable[Path]:
     return path.parent.iterdir() if path.parent.is_dir() else ()
 
 
@@ -176,10 +180,13 @@ def open_container(path: Path, mmap: bool = True, *, key: str = "", forms: Seque
         path: a weights file, or the index of a sharded one.
         mmap: map the file; False reads tensors into memory, which a file that may change or vanish needs.
         key: which of several state dicts in it, where its form can hold several.
-        forms: what it may be.
+        forms: the formats it may be in.
+
+    Returns:
+        Its tensors, not read yet.
 
     Raises:
-        FormatError: it is something else; says what.
+        FormatError: it is in none of these; says what it is.
     """
     try:
         with path.open("rb") as file:
@@ -213,7 +220,7 @@ def _weights_in(directory: Path) -> Path:
         path
         for pattern in _ALONE
         for path in directory.glob(pattern)
-        if path.is_file() and not _BESIDE.match(path.name)
+        if path.is_file() and not _NOT_WEIGHTS.match(path.name)
     )
     if len(alone) > 1:
         raise CheckpointError(

@@ -1,4 +1,7 @@
-"""Files are either the old ones or the complete new ones, whatever happens in between."""
+"""Replaces files at once: whoever opens them sees the old ones or the complete new ones.
+
+New files are written under temporary names in the same folder, flushed to disk, and then renamed.
+"""
 
 import contextlib
 import errno
@@ -38,15 +41,15 @@ def replacing_all(
 ) -> Iterator[Callable[[str], BinaryIO]]:
     """Yields a function that creates files, all of which take their places when the block ends without an error.
 
-    Everything is on disk before the first old file goes. An error leaves the old files, also one between the renames:
-    what was replaced until then is put back. A kill between the renames, which take microseconds, leaves a mixture.
-    What killed writers of the same files left behind is removed.
+    All new files are on disk before the first old one is replaced. After an error the old files are there, even if some
+    had been replaced already. If the process is killed between the renames, which take microseconds, some files are new
+    and some are old. Temporary files that killed writers of the same names left behind are removed.
 
     Args:
         folder: where the files will be.
-        remove: names in it to delete before the new files appear: what must never meet them.
-        overwrite: whether files of these names may be there.
-        alone: whether the files belong together, so that nobody else may write into the folder meanwhile. (Windows
+        remove: names of files to delete before the new ones appear, such as an index that does not fit them.
+        overwrite: whether files of these names may exist.
+        alone: whether the files belong together, so that no other process may write into the folder meanwhile. (Windows
             cannot lock a folder.)
 
     Raises:

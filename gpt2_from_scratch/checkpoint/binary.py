@@ -1,7 +1,7 @@
-"""Reading binary files that may be damaged or lie: a cursor for headers, ranges for tensors.
+"""Reads binary files that may be damaged or hostile: a cursor for headers, ranges for tensors.
 
-Of all numbers, only the file's size is trusted. The cursor never reads past it, and every tensor's range is checked
-against it, and against the other ranges, when the file is opened. So no header can make us allocate memory.
+Only the size of the file is trusted. The cursor never reads past it. Every tensor's range is compared with it, and with
+the other ranges, when the file is opened. So a wrong number in a header cannot cause a large allocation.
 """
 
 import math
@@ -22,9 +22,9 @@ from gpt2_from_scratch.checkpoint.container import StoredTensor
 from gpt2_from_scratch.errors import FormatError
 
 MAX_DIMS = 64  # PyTorch's limit; the product of a million sizes would take minutes to compute
-# Of one file. The 1558M model has 628, masks included; with an optimizer's state and averaged weights it has 2,948.
+# Tensors in one file. The 1558M model has 628, masks included; with an optimizer's state and averaged weights, 2,948.
 MOST_TENSORS = 4_000
-# Of whatever lists a file's tensors. That of the 1558M model takes 60 kB, or 0.2 MB beside an optimizer's state.
+# The table of contents of a file. That of the 1558M model takes 60 kB, or 0.2 MB beside an optimizer's state.
 MAX_TABLE_BYTES = 1_000_000
 _PIECE = 1 << 20  # elements: 8 MB in float64, and large enough that the loop costs nothing
 TRUNCATED = "the download or copy was cut short: fetch the file again"
@@ -122,7 +122,7 @@ class Range(NamedTuple):
 
 
 def check_count(where: str, count: int) -> None:
-    """A million tensors of nothing make a small file, and take minutes.
+    """Refuses too many entries before they are read: a million empty tensors make a small file, and take minutes.
 
     Raises:
         FormatError: there are more than any GPT-2 has.
@@ -148,11 +148,14 @@ def check_table(where: str, size: int) -> None:
 
 
 def zip_archive(path: Path, file: BinaryIO) -> zipfile.ZipFile:
-    """A zip archive, of which the table of contents is read.
+    """Opens a zip archive and reads its table of contents.
 
     Args:
         path: of the file.
         file: the same, open.
+
+    Returns:
+        The archive; its members have not been read.
 
     Raises:
         FormatError: damaged, or a table longer than any GPT-2's.
@@ -183,7 +186,9 @@ class _Bounded:
 
 
 def check_shape(where: str, shape: tuple[int, ...], size: int) -> None:
-    """A tensor with no elements has no bytes, and yet its sizes may be larger than any program can count to.
+    """Refuses a shape that no tensor in a file of this size can have.
+
+    A tensor with a size of zero has no bytes, so a comparison of bytes does not bound its other sizes.
 
     Args:
         where: what to call the tensor in an error.
@@ -218,16 +223,12 @@ def stored(path: Path, ranges: Mapping[str, Range], mmap: bool = True) -> dict[s
         if range_.start < position:
             raise FormatError(f"{path}: tensor {name!r} overlaps {before!r} by {position - range_.start:,} bytes")
         position, before = max(position, range_.end), name
-    read = reader(path, mmap)
+    read: Callable[[Range], Tensor]
+    if mmap and size:
+        read = partial(_view, torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8))
+    else:
+        read = OpenFile(path).read
     return {name: StoredTensor(at.shape, at.dtype, partial(read, at)) for name, at in ranges.items()}
-
-
-def reader(path: Path, mmap: bool = True) -> Callable[[Range], Tensor]:
-    """A function that produces the tensor at a range of a file, which must lie inside it."""
-    size = path.stat().st_size
-    if not mmap or not size:
-        return OpenFile(path).read
-    return partial(_view, torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8))
 
 
 def _view(file: Tensor, at: Range) -> Tensor:
@@ -238,7 +239,7 @@ def _view(file: Tensor, at: Range) -> Tensor:
 
 
 class OpenFile:
-    """A file that stays open: another one that takes its place meanwhile is another checkpoint, and is not read.
+    """A file that is kept open, so that it is read even if another one takes its place at the same path.
 
     Args:
         path: of the file; it is closed when nothing reads from it any more.

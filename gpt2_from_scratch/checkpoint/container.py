@@ -1,9 +1,10 @@
-"""What every container is, whatever its bytes look like: named tensors that are read when asked for.
+"""`Container`: what opening a weights file of any format gives, named tensors that are read on demand.
 
 Opening a file reads its table of contents and checks that it is consistent. Tensor data are read by
-`StoredTensor.read` alone, so a checkpoint can be inspected, matched and refused before any of it is used.
+`StoredTensor.read` alone, so a checkpoint can be inspected, matched and refused before any of it is read.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,16 +29,21 @@ class StoredTensor:
     dtype: torch.dtype
     read: Callable[[], Tensor]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
 
 @dataclass(frozen=True)
 class Container:
     """Named tensors of one checkpoint, and what the container itself says about the model.
 
     Args:
-        form: what kind of file this is, for people.
+        form: the name of its file format, for people.
         files: all files that were opened.
         tensors: name -> tensor, in the container's order.
-        layout: the layout that the form dictates, or None where the names decide.
+        layout: the name of the layout that the format always has, or None where the tensors' names decide.
         config: what the container says of the model, in `config.json`'s fields, or None.
         notes: remarks for `gpt2 inspect`.
     """
@@ -48,11 +54,6 @@ class Container:
     layout: str | None = None
     config: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = field(default=())
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all files on disk."""
-        return sum(path.stat().st_size for path in self.files)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -1,8 +1,7 @@
-"""GGUF, the form of llama.cpp: a dictionary, a table of tensors, and the tensors, plain or quantised.
+"""GGUF, llama.cpp's format: a dictionary, a table of tensors, and the tensors, plain or quantised.
 
-Files are parsed here, where every length is compared with what is left of the file. llama.cpp's own package, `gguf`,
-does not check them; it dequantises tensors, and it writes files. Dimensions stand in the file fastest first, the
-reverse of everybody else's order.
+The parser here compares every length with what is left of the file. llama.cpp's own package, `gguf`, does not; it is
+used to dequantise tensors and to write files. A shape stands in the file with the innermost dimension first.
 
 Format: ``docs/gguf.md`` of ggml; names and keys: llama.cpp's ``convert_hf_to_gguf.py``.
 """
@@ -50,7 +49,7 @@ class Vocabulary(NamedTuple):
         tokens: text of each id in order, in GPT-2's byte symbols.
         merges: pairs such as ``"Ġ t"``, first merge first.
         special: ids that stand for themselves, such as ``<|endoftext|>``.
-        unused: ids that are there to fill the embedding, and have no token.
+        unused: ids of rows that pad the embedding and have no token.
     """
 
     tokens: Sequence[str]
@@ -244,7 +243,7 @@ def _config(
 
 def _as_meant(number: Any) -> Any:
     """The shortest decimal that is this float32: 1e-5, which the file can only give as 9.999999747378752e-06."""
-    return float(str(np.float32(number))) if isinstance(number, float) else number  # else refused as it is
+    return float(str(np.float32(number))) if isinstance(number, float) else number  # the configuration refuses others
 
 
 def _is_tied(infos: Mapping[str, _Info], tensors: Mapping[str, StoredTensor]) -> bool:
@@ -337,7 +336,8 @@ def write(
         dtype = written_dtype(name, tensor.shape, tensor.dtype)
         kind = library.GGMLQuantizationType(_WRITTEN[dtype])
         nbytes = math.prod(tensor.shape) * dtype.itemsize
-        writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), nbytes, raw_dtype=kind)  # `kind` counts
+        # The dtype of numpy, which has no bfloat16, has no effect: `kind` decides.
+        writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), nbytes, raw_dtype=kind)
     with replacing(path, overwrite=overwrite) as file:
         writer.write_header_to_file(Path(file.name))
         try:
@@ -382,5 +382,5 @@ def _add_vocabulary(writer: Any, rows: int, vocabulary: Vocabulary) -> None:
 
 
 def written_dtype(name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.dtype:
-    """What a tensor becomes in a file whose matrices are of this dtype."""
+    """The dtype of a tensor in a file whose matrices are of this dtype."""
     return torch.float32 if len(shape) < 2 or name in _ALWAYS_FLOAT32 else dtype

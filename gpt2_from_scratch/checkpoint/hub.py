@@ -1,7 +1,7 @@
 """The Hugging Face Hub: a repository id becomes a local directory that holds just the files asked for.
 
-Everything about transport, cache, tokens and mirrors is `huggingface_hub`'s; it honours `HF_HOME`, `HF_TOKEN`,
-`HF_ENDPOINT` and `HF_HUB_OFFLINE`. Here only its failures are put into words.
+`huggingface_hub` does the transport and the caching; it honours `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and
+`HF_HUB_OFFLINE`. This module turns its exceptions into a `CheckpointError` that says what to do.
 """
 
 import re
@@ -83,7 +83,7 @@ def fetch(repo_id: str, names: Iterable[str], *, first: bool = False, **options:
                 f"{repo_id} has no revision {options.get('revision')!r}",
                 hint="its page lists branches, tags and commits",
             ) from None
-        except Exception as error:  # a full disk, a line that breaks: the transport's classes change with its versions
+        except Exception as error:  # a full disk, a lost connection: their classes differ between versions
             raise CheckpointError(
                 f"{repo_id}: cannot fetch {name}: {_first_line(error)}",
                 hint="check the spelling, the network and HF_ENDPOINT; for a private repository set HF_TOKEN",
@@ -107,7 +107,7 @@ def unknown(repo_id: str, names: Iterable[str], **options: Unpack[HubOptions]) -
     """Files whose presence in the repository is unknown, because they were never requested online.
 
     Args:
-        repo_id: as in `fetch`, which has been called for these names: online, that leaves nothing unknown.
+        repo_id: as in `fetch`. Call `fetch` for these names first: online, it leaves none of them unknown.
         names: files.
         **options: as in `fetch`.
     """
@@ -115,7 +115,7 @@ def unknown(repo_id: str, names: Iterable[str], **options: Unpack[HubOptions]) -
 
     cache_dir, revision = options.get("cache_dir"), options.get("revision")
     cached = {name: try_to_load_from_cache(repo_id, name, cache_dir=cache_dir, revision=revision) for name in names}
-    return [name for name, path in cached.items() if path is None]  # of an absent one, the cache says that it is
+    return [name for name, path in cached.items() if path is None]  # a file known to be absent has a marker
 
 
 def _first_line(error: BaseException) -> str:

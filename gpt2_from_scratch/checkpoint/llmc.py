@@ -1,9 +1,7 @@
 """llm.c: 256 integers, then all parameters in the order of its C struct, without names.
 
-A magic number, a version and six sizes say everything, down to the file's exact length. All layers of one kind lie
-together; here, each layer's part has a name of its own: ``h.3.qkvw``.
-
-The program also writes what it computed for one batch, the *debug state*: logits, loss and gradients to compare with.
+The first eight integers are a magic number, a version and six sizes, which give the exact length of the file. The
+tensors of all layers that are of one kind lie together. Here each layer's tensor has a name of its own: ``h.3.qkvw``.
 
 Versions, from the history of its ``train_gpt2.py``: 1 is float32; 2 is bfloat16, with LayerNorms float32 and last; 3
 and 4 are these two with the vocabulary padded; 5 is bfloat16 throughout, padded. llm.c today reads 3 and 5.
@@ -12,22 +10,19 @@ and 4 are these two with the vocabulary padded; 5 is bfloat16 throughout, padded
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from gpt2_from_scratch.checkpoint.atomic import replacing
-from gpt2_from_scratch.checkpoint.binary import TRUNCATED, Cursor, Range, raw, reader, stored
+from gpt2_from_scratch.checkpoint.binary import TRUNCATED, Cursor, Range, raw, stored
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
 from gpt2_from_scratch.checkpoint.programs import gpt2_config
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, FormatError
 
 _MAGIC = 20240326
-_DEBUG_MAGIC = 20240327
 _HEADER = struct.Struct("<256i")  # numbers that are not named here are zero
 _PADDING = 128  # llm.c rounds the vocabulary up to a multiple of this
 
@@ -63,7 +58,7 @@ def read(path: Path, mmap: bool = True) -> Container:
     Raises:
         FormatError: an unknown version, sizes that contradict each other, or a file of another length.
     """
-    number, positions, vocabulary, layers, heads, width, padded = _header(path, _MAGIC)[1:8]
+    number, positions, vocabulary, layers, heads, width, padded = _header(path)
     if number not in _VERSIONS:
         raise FormatError(f"{path} is of llm.c's version {number}; known: {', '.join(map(str, _VERSIONS))}")
     version = _VERSIONS[number]
@@ -76,7 +71,7 @@ def read(path: Path, mmap: bool = True) -> Container:
         config = GPTConfig.from_hf(fields, where=str(path))
     except ConfigError as error:
         raise FormatError(f"{path} is damaged: its header says {sizes}", hint=error.message) from None
-    tensors = _parameters(path, config, rows, version, _HEADER.size, mmap)
+    tensors = _parameters(path, config, rows, version, mmap)
     return Container(f"llm.c, version {number}", (path,), tensors, "llm.c", fields)
 
 
@@ -97,77 +92,26 @@ def write(path: Path, tensors: Mapping[str, StoredTensor], config: GPTConfig, ov
         found = " and ".join(sorted(map(str, dtypes)))
         raise CheckpointError(f"llm.c has no file of {found}", hint="convert to float32 or to bfloat16")
     version = _WRITTEN[dtypes.pop()]
-    rows = _padded(config.vocab_size)
+    rows = -(-config.vocab_size // _PADDING) * _PADDING
     sizes = (config.n_positions, config.vocab_size, config.n_layer, config.n_head, config.n_embd, rows)
-    ranges = _ranges(config, rows, _VERSIONS[version], _HEADER.size)
+    ranges = _ranges(config, rows, _VERSIONS[version])
     with replacing(path, overwrite=overwrite) as file:
         file.write(_HEADER.pack(_MAGIC, version, *sizes, *[0] * 248))
         for name, at in ranges.items():
-            file.seek(at.start)  # over the rows that pad the vocabulary, which leaves zeros
+            file.seek(at.start)  # skips the rows that pad the vocabulary, and so leaves zeros there
             file.write(raw(tensors[name].read()).data)
 
 
-@dataclass(frozen=True)
-class DebugState:
-    """What llm.c computed for one batch: known answers for a model.
-
-    Args:
-        x: token ids that went in, ``[B, T]`` int32.
-        y: token ids that should have come out, ``[B, T]`` int32.
-        logits: float32 ``[B, T, V]``.
-        loss: mean cross-entropy.
-        gradients: of the loss; named and oriented as `read` names and orients the parameters.
-    """
-
-    x: Tensor
-    y: Tensor
-    logits: Tensor
-    loss: float
-    gradients: Mapping[str, StoredTensor]
-
-
-def read_debug_state(path: Path, config: GPTConfig, mmap: bool = True) -> DebugState:
-    """Reads the answers that llm.c recorded for one batch (``gpt2_124M_debug_state.bin``).
-
-    Args:
-        path: the file.
-        config: of the model it was recorded with; the file does not hold its sizes.
-        mmap: as in `read`.
-
-    Raises:
-        FormatError: not a debug state, or not of this model: its length must be exact.
-    """
-    version, batch, length = _header(path, _DEBUG_MAGIC)[1:4]
-    if version not in (1, 2) or batch < 1 or length < 1:
-        raise FormatError(f"{path} is a debug state of version {version} for {batch} x {length} tokens")
-    rows = _padded(config.vocab_size) if version == 2 else config.vocab_size
-    x = Range(_HEADER.size, (batch, length), torch.int32)
-    y = x._replace(start=x.end)
-    logits = Range(y.end, (batch, length, config.vocab_size), torch.float32)
-    loss = Range(logits.end, (), torch.float32)
-    gradients = _parameters(path, config, rows, _VERSIONS[1], loss.end, mmap)
-    at = reader(path, mmap)
-    return DebugState(at(x), at(y), at(logits), float(at(loss)), gradients)
-
-
-def _padded(vocab_size: int) -> int:
-    return -(-vocab_size // _PADDING) * _PADDING
-
-
-def _header(path: Path, magic: int) -> tuple[int, ...]:
+def _header(path: Path) -> tuple[int, ...]:
+    """The version and six sizes; the magic number before them has been recognised."""
     with path.open("rb") as file:
-        numbers = _HEADER.unpack(Cursor(file, path.stat().st_size, str(path)).take(_HEADER.size))
-    if numbers[0] != magic:
-        raise FormatError(f"{path} begins with {numbers[0]}, not with {magic}: it is another of llm.c's files, or none")
-    return numbers
+        return _HEADER.unpack(Cursor(file, path.stat().st_size, str(path)).take(_HEADER.size))[1:8]
 
 
-def _parameters(
-    path: Path, config: GPTConfig, rows: int, version: _Version, start: int, mmap: bool
-) -> dict[str, StoredTensor]:
-    """All parameters, which take the file from `start` to its end."""
-    size, expected = path.stat().st_size, start
-    for kind, shape in _shapes(config).items():  # not the ranges: how many there are is the header's claim
+def _parameters(path: Path, config: GPTConfig, rows: int, version: _Version, mmap: bool) -> dict[str, StoredTensor]:
+    """All parameters, which take the file from its header to its end."""
+    size, expected = path.stat().st_size, _HEADER.size
+    for kind, shape in _shapes(config).items():  # and no ranges yet: the header may claim millions of layers
         times = config.n_layer if _per_layer(kind) else 1
         expected += times * math.prod(shape) * _dtype(kind, version).itemsize
     expected += (rows - config.vocab_size) * config.n_embd * version.dtype.itemsize
@@ -175,13 +119,13 @@ def _parameters(
         short, over = ("is truncated", TRUNCATED), ("is too long", "the header, or the rest, is another model's")
         what, remedy = short if size < expected else over
         raise FormatError(f"{path} {what}: {size:,} bytes, {expected:,} expected", remedy)
-    return stored(path, _ranges(config, rows, version, start), mmap)
+    return stored(path, _ranges(config, rows, version), mmap)
 
 
-def _ranges(config: GPTConfig, rows: int, version: _Version, start: int) -> dict[str, Range]:
+def _ranges(config: GPTConfig, rows: int, version: _Version) -> dict[str, Range]:
     """Where each parameter lies; the token embedding has `rows` rows in the file."""
     ranges: dict[str, Range] = {}
-    shapes = _shapes(config)
+    start, shapes = _HEADER.size, _shapes(config)
     for kind in sorted(shapes, key=_is_norm) if version.norms_last else shapes:
         for name in [f"h.{layer}.{kind}" for layer in range(config.n_layer)] if _per_layer(kind) else [kind]:
             ranges[name] = Range(start, shapes[kind], _dtype(kind, version))

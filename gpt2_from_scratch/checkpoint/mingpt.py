@@ -15,28 +15,20 @@ _TYPES = {
     "gpt-micro": (4, 4, 128),
     "gpt-nano": (3, 3, 48),
 }
-_NAMES = {
-    "n_layer": "n_layer",
-    "n_head": "n_head",
-    "n_embd": "n_embd",
-    "vocab_size": "vocab_size",
-    "block_size": "n_positions",
-    "embd_pdrop": "embd_pdrop",
-    "resid_pdrop": "resid_pdrop",
-    "attn_pdrop": "attn_pdrop",
-}
-# What its code has hard-coded: NewGELU, nn.LayerNorm's epsilon, and an `lm_head` of its own.
+_SAME_NAMES = ("n_layer", "n_head", "n_embd", "vocab_size", "embd_pdrop", "resid_pdrop", "attn_pdrop")
+_NAMES = {"block_size": "n_positions"} | {name: name for name in _SAME_NAMES}  # minGPT's name -> config.json's
+# Hard-coded in minGPT: NewGELU, nn.LayerNorm's epsilon, and an `lm_head` of its own.
 _HARD_CODED = {"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "tie_word_embeddings": False}
 
 
 def settings(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What minGPT's config.json says of its model, in the fields of Hugging Face's.
+    """Translates minGPT's `config.json` into fields of Hugging Face's.
 
     Args:
         content: of the file.
 
     Returns:
-        Fields that it says; None if it is not minGPT's.
+        The fields that it gives; None if the file is not minGPT's.
 
     Example:
         >>> settings({"system": {}, "data": {}, "model": {"model_type": "gpt-nano", "n_head": None}})["n_head"]
@@ -45,7 +37,7 @@ def settings(content: Mapping[str, Any]) -> dict[str, Any] | None:
     model = content.get("model")
     if not isinstance(model, dict) or not {"system", "model"} <= content.keys() or "model_type" not in model:
         return None
-    said = {ours: model[theirs] for theirs, ours in _NAMES.items() if model.get(theirs) is not None}
+    fields = {ours: model[theirs] for theirs, ours in _NAMES.items() if model.get(theirs) is not None}
     if (kind := model["model_type"]) in _TYPES:
-        said |= dict(zip(("n_layer", "n_head", "n_embd"), _TYPES[kind], strict=True))
-    return _HARD_CODED | said
+        fields |= dict(zip(("n_layer", "n_head", "n_embd"), _TYPES[kind], strict=True))
+    return _HARD_CODED | fields

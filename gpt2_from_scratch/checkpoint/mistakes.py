@@ -1,4 +1,4 @@
-"""What people hand over by mistake, or know under another name: files and folders that hold no weights of a GPT-2."""
+"""Files and folders that people give by mistake, recognised so that the error can say what they are and what to do."""
 
 import re
 from pathlib import Path

@@ -1,6 +1,7 @@
-"""What a pickle would import and build, found out without running it.
+"""Finds out what a pickle would import and build, without running it.
 
-A pickle is a program. Whoever runs one asks here first, and decides by the names that it would import.
+A pickle is a program. `torch_pickle` and `distributed` call `scan` before they run one, and refuse it if it would
+import something dangerous or build too much.
 """
 
 import io
@@ -18,9 +19,9 @@ _DEEPEST = 1_000  # objects inside one another; settings have ten levels, and 80
 
 @dataclass(eq=False, slots=True)
 class _Built:
-    """An object that the program would build: what it would hold, and how deep that would go.
+    """An object that the program would build: what it would hold, and how deeply that is nested.
 
-    Strings stand for themselves, and names that the program imports for what they name.
+    A string in `parts` is a string that the object holds, or the name of something that the program imports.
     """
 
     parts: "list[_Built | str]" = field(default_factory=list)
@@ -53,19 +54,22 @@ _CALLING = ("REDUCE", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "BUILD")
 
 
 def scan(path: Path, stream: io.BytesIO, most: int = MAX_TABLE_BYTES) -> Pickled:
-    """What the next pickle imports and builds, without running it.
+    """Follows the next pickle in a stream without running it.
 
-    The stack that the program would work on is followed with strings and `_Built` on it. Objects that are handed to a
-    call, or used as a key, are walked each time: a list that is filled after it was memorised, or a tuple of tuples of
-    tuples, each twice, is small in the file and takes hours or gigabytes.
+    The program's stack is simulated with strings and `_Built` objects on it. An object that is an argument of a call,
+    or a key, is walked each time, as the call may do the same. A small file can make that take hours or gigabytes, with
+    tuples of tuples that hold the same tuple twice, or a list that is filled after it was memorised.
 
     Args:
         path: of the file, for errors.
         stream: at the beginning of the pickle; afterwards behind its end.
         most: how many objects may be walked; about as many as the file may have bytes.
 
+    Returns:
+        What it imports and builds.
+
     Raises:
-        FormatError: it is damaged, too long, or asks for too much.
+        FormatError: it is damaged, too long, or would build too much.
     """
     names: dict[str, None] = {}
     mappings: set[str] = set()

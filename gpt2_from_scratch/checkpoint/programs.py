@@ -1,7 +1,7 @@
 """Settings each program hard-codes (activation, epsilon, ...): models with other settings cannot be written for it.
 
 Most forms have no place for the activation, the epsilon or the scaling of attention. OpenAI's code, llm.c and llama.cpp
-have them in their source, and would compute something else from the same weights without a word.
+have them in their source. They would load the weights of a model with other settings and compute something else.
 """
 
 from dataclasses import dataclass
@@ -35,9 +35,9 @@ class Program:
     Args:
         name: for errors.
         activations: those it computes; by default the tanh GELU only.
-        epsilon: it takes the LayerNorm epsilon from the file.
-        inner: it takes the feed-forward width from the file.
-        untied: it can have a head of its own.
+        epsilon: whether it takes the LayerNorm epsilon from the file.
+        inner: whether it takes the feed-forward width from the file.
+        untied: whether it can have a head of its own.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """safetensors: the official form of GPT-2's weights today.
 
 A file is an 8-byte little-endian length, that many bytes of JSON header, then the tensors. The library reads the data
-(memory mapped, no copy); the header is checked here first, because the library accepts what a verifier must not:
-duplicate names, unknown fields, ranges it never explains. A file that passes costs no more memory than its own size.
+(memory mapped, no copy). The header is checked here first, because the library accepts duplicate names, unknown fields
+and bytes that belong to no tensor.
 """
 
 import json
@@ -26,6 +26,7 @@ from gpt2_from_scratch.checkpoint.binary import (
     check_count,
     check_shape,
     check_table,
+    raw,
 )
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
 from gpt2_from_scratch.config import no_duplicates
@@ -97,14 +98,14 @@ def _read_header(path: Path) -> tuple[dict[str, Range], Mapping[str, str]]:
         if 8 + length > size:
             raise FormatError(f"{path} is truncated: {size:,} bytes, its header alone takes {8 + length:,}", TRUNCATED)
         check_table(str(path), length)
-        raw = file.read(length)
+        content = file.read(length)
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=no_duplicates)
+        header = json.loads(content.decode("utf-8"), object_pairs_hook=no_duplicates)
     except ConfigError as error:
         raise FormatError(f"{path}: in the header, {error.message}", _MALFORMED) from None
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{path}: the header is not valid JSON: {error}", _MALFORMED) from None
-    if not isinstance(header, dict) or not raw.startswith(b"{"):
+    if not isinstance(header, dict) or not content.startswith(b"{"):
         raise FormatError(f"{path}: the header is not a JSON object", _MALFORMED)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -180,21 +181,25 @@ def write(path: Path, tensors: Mapping[str, StoredTensor]) -> None:
 
 
 def write_to(file: BinaryIO, tensors: Mapping[str, StoredTensor]) -> None:
-    """`write` into an open file."""
+    """Writes the content of a safetensors file.
+
+    Args:
+        file: open for writing, at its beginning.
+        tensors: name -> tensor; read one after the other, each once.
+    """
     order = sorted(tensors, key=lambda name: (_WRITE_ORDER.index(_NAMES[tensors[name].dtype]), name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers 4 refuses a file without it
     end = 0
     for name in order:
         tensor = tensors[name]
-        start, end = end, end + math.prod(tensor.shape) * tensor.dtype.itemsize
+        start, end = end, end + tensor.nbytes
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
-    raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    raw += b" " * (-len(raw) % 8)
-    file.write(len(raw).to_bytes(8, "little"))
-    file.write(raw)
+    content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    content += b" " * (-len(content) % 8)
+    file.write(len(content).to_bytes(8, "little"))
+    file.write(content)
     for name in order:
-        data = tensors[name].read().detach().cpu().contiguous()
-        file.write(data.flatten().view(torch.uint8).numpy().data)
+        file.write(raw(tensors[name].read()).data)
 
 
 def is_shard_or_index(name: str) -> bool:

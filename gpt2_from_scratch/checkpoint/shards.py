@@ -29,6 +29,9 @@ def read(index: Path, mmap: bool, open_shard: Callable[[Path, bool], Container])
         mmap: whether to map the shards.
         open_shard: opens one of them.
 
+    Returns:
+        The tensors of all shards, in the order of the index.
+
     Raises:
         FormatError: a shard is missing, outside the directory, or holds other tensors than the index says.
     """
@@ -66,7 +69,10 @@ def read(index: Path, mmap: bool, open_shard: Callable[[Path, bool], Container])
 
 
 def home(path: Path) -> Path:
-    """Where a file and those beside it may lie: their folder; in the Hub's cache the repository, as files are links."""
+    """The folder that a file and its neighbours must be in.
+
+    It is their own folder. In the Hub's cache, where files are links into the repository's folder, it is the latter.
+    """
     folder = path.parent.resolve()
     return folder.parents[1] if folder.parent.name == "snapshots" else folder
 

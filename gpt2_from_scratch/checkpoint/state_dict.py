@@ -1,7 +1,7 @@
-"""What people save around a state dict, and what a training script says there about its model.
+"""Finds the state dict in what was saved, and the settings that a known training script saved beside it.
 
-The state dict may be the whole file, or lie under any key. Where a known training script wrote the file, its settings
-are read too: sizes, heads, dropout. Where settings and tensors differ in size, the tensors count.
+The state dict may be the whole content of the file, or lie under any key. The settings of nanoGPT and build-nanogpt are
+read too: sizes, heads, dropout. Where a size there differs from the tensors', the tensors' is used.
 """
 
 from collections import OrderedDict
@@ -47,14 +47,14 @@ class SavedObject:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A state dict and what was said about it.
+class FoundStateDict:
+    """A state dict, and what the file around it says about the model.
 
     Args:
         tensors: name -> tensor.
         about: which program's checkpoint it is, or "".
-        layout: the layout that this program dictates, or None where the names decide.
-        config: what is said of the model, in config.json's fields, or None.
+        layout: the name of this program's layout, or None where the tensors' names decide.
+        config: the program's settings, in config.json's fields, or None.
         notes: remarks for people.
     """
 
@@ -65,13 +65,16 @@ class Found:
     notes: tuple[str, ...] = ()
 
 
-def find(content: object, where: str, key: str = "") -> Found:
+def find(content: object, where: str, key: str = "") -> FoundStateDict:
     """Takes the state dict out of whatever was saved.
 
     Args:
         content: the unpickled object.
         where: what to call it in an error.
         key: which state dict, of several; a path such as ``"ema.module"`` leads to one further inside.
+
+    Returns:
+        The state dict, with the settings of its program where they are known.
 
     Raises:
         FormatError: there is none, there are several and no key, or its settings are malformed.
@@ -83,7 +86,7 @@ def find(content: object, where: str, key: str = "") -> Found:
         (['transformer.wte.weight'], ('left out: iter_num',))
     """
     if not key and (tensors := _tensors(content)) is not None:
-        return Found(tensors, notes=_left_out(content, tensors))
+        return FoundStateDict(tensors, notes=_left_out(content, tensors))
     if not isinstance(content, dict):
         raise FormatError(f"{where} holds a {type(content).__name__}, not a state dict")
     found = dict(_state_dicts(content))
@@ -105,7 +108,7 @@ def find(content: object, where: str, key: str = "") -> Found:
     if arguments is None and isinstance(config, SavedObject | OrderedDict):
         arguments = vars(config) | (config if isinstance(config, OrderedDict) else {})
     if not isinstance(arguments, dict) or not arguments.keys() >= _SIZES.keys():
-        return Found(found[chosen], notes=notes)
+        return FoundStateDict(found[chosen], notes=notes)
     return _trained(found[chosen], arguments, notes, where)
 
 
@@ -121,7 +124,9 @@ def _state_dicts(content: Mapping[object, object], path: str = "") -> Iterator[t
             yield from _state_dicts(value, f"{key}.")
 
 
-def _trained(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], notes: tuple[str, ...], where: str) -> Found:
+def _trained(
+    tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], notes: tuple[str, ...], where: str
+) -> FoundStateDict:
     """A checkpoint of nanoGPT's family, which names its settings all alike."""
     prefix = next((prefix for prefix in _WRAPPERS if all(name.startswith(prefix) for name in tensors)), "")
     if prefix:
@@ -140,9 +145,9 @@ def _trained(tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], notes:
     if "bias" in arguments or "dropout" in arguments:
         dropout = arguments.get("dropout", 0.0)
         config |= dict.fromkeys(("embd_pdrop", "attn_pdrop", "resid_pdrop"), dropout)
-        return Found(tensors, "nanoGPT checkpoint", "nanogpt", config, notes)
+        return FoundStateDict(tensors, "nanoGPT checkpoint", "nanogpt", config, notes)
     # build-nanogpt, which has no such setting, computes GPT-2 as it was.
-    return Found(tensors, "build-nanogpt checkpoint", "nanogpt", gpt2_config(**config), notes)
+    return FoundStateDict(tensors, "build-nanogpt checkpoint", "nanogpt", gpt2_config(**config), notes)
 
 
 def _tensors(value: object) -> dict[str, Tensor] | None:

@@ -1,10 +1,10 @@
 """OpenAI's form: a TensorFlow checkpoint (a "tensor bundle"), read and written without TensorFlow.
 
-The tensors lie as plain bytes in one or more data files, ``model.ckpt.data-00000-of-00001``. The idea is in the index
-beside them, ``model.ckpt.index``: a LevelDB table, that is, sorted keys in blocks, each key stored as its
-difference from the one before, each block with a checksum. A key is a variable's name; its value is a protocol buffer
-with dtype, shape, file, offset, size and CRC-32C. All of it follows from the tensors, so the index written here is the
-one that TensorFlow writes, byte for byte.
+The tensors lie as plain bytes in one or more data files, ``model.ckpt.data-00000-of-00001``. The index beside them,
+``model.ckpt.index``, says where. It is a LevelDB table: sorted keys in blocks, each key stored as its difference from
+the one before, each block with a checksum. A key is a variable's name. Its value is a protocol buffer with dtype,
+shape, file, offset, size and CRC-32C. All of it follows from the tensors, so the index written here equals
+TensorFlow's, byte for byte.
 
 Formats: ``table_format.md`` of LevelDB, ``tensor_bundle.proto`` of TensorFlow, ``format_description.txt`` of snappy.
 """
@@ -76,7 +76,7 @@ def recognises(head: bytes, path: Path) -> bool:
     """Whether this is the index of a TensorFlow checkpoint, or a data file, which can only be told by its name."""
     index = _index_of(path)
     if not index.is_file():
-        return True  # data say nothing of themselves; `read` says what is missing
+        return True  # a data file has no header of its own; `read` says that its index is missing
     with index.open("rb") as file:
         file.seek(max(0, index.stat().st_size - len(_MAGIC)))
         return file.read() == _MAGIC

@@ -126,8 +126,8 @@ def _read_zip(path: Path, file: BinaryIO, mmap: bool) -> Any:
     records = _records(path, file)
     program = records["data.pkl"]
     file.seek(program.start)
-    pickled = _judge(path, io.BytesIO(file.read(program.size)))
-    mapped = mmap and path.suffix != ".safetensors"  # torch believes such a name, and hands the file to safetensors
+    pickled = _checked(path, io.BytesIO(file.read(program.size)))
+    mapped = mmap and path.suffix != ".safetensors"  # torch.load goes by this suffix, and would refuse the content
     content = _load(path, path if mapped else file, pickled)
     if mapped:  # reading, torch itself compares each record with the tensor's storage
         data = sorted(record for name, record in records.items() if name.startswith("data/") and record.size)
@@ -144,9 +144,9 @@ def _read_stream(path: Path, file: BinaryIO) -> Any:
     if pickles.getvalue()[_TAR_AT:].startswith(_TAR):
         raise FormatError(f"{path} is a tar archive, as PyTorch wrote before 2017", hint=_ONLY_WEIGHTS)
     for _ in ("magic number", "version", "machine"):
-        _judge(path, pickles)
-    pickled = _judge(path, pickles)
-    keys = _judge(path, pickles).strings  # one for each storage, whose data follow: their number, and they themselves
+        _checked(path, pickles)
+    pickled = _checked(path, pickles)
+    keys = _checked(path, pickles).strings  # one for each storage, whose data follow: their number, and they themselves
     content = _load(path, file, pickled)
     storages = _storages(content)
     # A storage that no key announces would keep whatever was in memory before. Views share one storage, and its key;
@@ -161,7 +161,7 @@ def _read_stream(path: Path, file: BinaryIO) -> Any:
 
 
 def _load(path: Path, source: Path | BinaryIO, pickled: Pickled) -> Any:
-    """`torch.load` of a file that has been judged: a path is mapped, an open file is read."""
+    """`torch.load` of a file whose pickles `_checked` has passed: a path is mapped, an open file is read."""
     mapped = isinstance(source, Path)
     if not isinstance(source, Path):
         source.seek(0)
@@ -180,20 +180,20 @@ def _load(path: Path, source: Path | BinaryIO, pickled: Pickled) -> Any:
 
 
 def _gist(error: Exception) -> str:
-    """The first line of torch's message that is no advice to load the file in the unsafe way."""
+    """The first line of torch's message, without its advice to load the file in the unsafe way."""
     text = str(error).partition("WeightsUnpickler error:")[2] or str(error)
     return next(filter(None, map(str.strip, text.splitlines())), "")[:200]
 
 
 class _SavedMapping:
-    """Stands in for a class of dictionaries: torch's unpickler sets items of nothing but a few classes of its own."""
+    """Stands in for a subclass of dict: torch's unpickler sets items only of objects of a few known classes."""
 
     def __new__(cls, *arguments: object) -> Any:  # whatever the class would have been called with
         return OrderedDict()
 
 
 def _storages(content: object) -> dict[int, int]:
-    """Address and size of everything that tensors, wherever they are, store, unless it is nothing."""
+    """Address -> size of each storage that is not empty, of all tensors anywhere in an unpickled object."""
     storages: dict[int, int] = {}
     pending, seen = [content], set()
     while pending:
@@ -214,7 +214,7 @@ def _storages(content: object) -> dict[int, int]:
 
 
 def _records(path: Path, file: BinaryIO) -> dict[str, _Record]:
-    """The archive's records, by name inside its one folder; nothing about it may be what `torch.save` never writes."""
+    """The archive's records, by name inside its one folder. Anything that `torch.save` never writes is refused."""
     size = file.seek(0, io.SEEK_END)
     archive = zip_archive(path, file)
     names = [member.filename for member in archive.filelist]
@@ -253,7 +253,7 @@ def _records(path: Path, file: BinaryIO) -> dict[str, _Record]:
     return records
 
 
-def _judge(path: Path, stream: io.BytesIO) -> Pickled:
+def _checked(path: Path, stream: io.BytesIO) -> Pickled:
     """What the next pickle imports and builds, if it may be run.
 
     Raises:
@@ -340,8 +340,8 @@ def write_to(file: BinaryIO, content: Any) -> None:
             archive.writestr(zipfile.ZipInfo(f"{_FOLDER}/{name}"), data)
         for key, tensor in enumerate(pickler.tensors):
             member = zipfile.ZipInfo(f"{_FOLDER}/data/{key}")
-            member.file_size = math.prod(tensor.shape) * tensor.dtype.itemsize
-            start = file.tell() + _HEADER_BYTES + len(member.filename) + 4  # four: the padding's own header
+            member.file_size = tensor.nbytes
+            start = file.tell() + _HEADER_BYTES + len(member.filename) + 4  # 4 bytes of header for the padding
             padding = -start % _ALIGNMENT
             member.extra = b"FB" + padding.to_bytes(2, "little") + b"Z" * padding
             with archive.open(member, "w") as record:
