@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from tests.remembering import Remembering
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported, which no test has done yet
+
+# A busy machine is slow at drawing examples, too, and that is no failure.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,9 @@ WRONG = "import torch\ndef f(ids): return torch.zeros(*ids.shape, 512)\n"
         pytest.param(
             "import os, sys; os.execv(sys.executable, [sys.executable, '-c', ''])", (), "exit code 0", marks=slow
         ),
-        ("import os, threading; threading.Thread(target=os._exit, args=(0,)).start()", (), "exit code 0"),
+        pytest.param(
+            "import os, threading; threading.Thread(target=os._exit, args=(0,)).start()", (), "exit code 0", marks=slow
+        ),
         pytest.param("import os; os._exit(0)", ("grade", "FILE:f"), "exit code 0", marks=slow),
         pytest.param("import ctypes; ctypes.string_at(0)", (), "SIGSEGV", marks=[posix, slow]),
         pytest.param("import os; os.kill(os.getpid(), 9)", (), "SIGKILL", marks=posix),
@@ -138,7 +140,9 @@ def busy(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @posix
-@pytest.mark.parametrize("whole_group", [False, True], ids=["from a program", "from a terminal"])
+@pytest.mark.parametrize(
+    "whole_group", [pytest.param(False, id="from a program", marks=slow), pytest.param(True, id="from a terminal")]
+)
 def test_an_interrupt_of_a_child(whole_group: bool, tmp_path: Path) -> None:
     with busy(tmp_path) as process:
         (os.killpg if whole_group else os.kill)(process.pid, signal.SIGINT)
@@ -147,7 +151,7 @@ def test_an_interrupt_of_a_child(whole_group: bool, tmp_path: Path) -> None:
 
 
 @posix
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=slow)])
 def test_nothing_goes_on_when_the_program_is_ended(how: int, tmp_path: Path) -> None:
     with busy(tmp_path) as process:
         os.kill(process.pid, how)
@@ -199,6 +203,7 @@ def test_a_file_cut_short_while_it_is_mapped_is_no_success(generating: Start, tm
     assert "Fatal Python error: Bus error" in err, "faulthandler says where it happened"
 
 
+@slow
 @posix
 def test_a_file_cut_short_that_was_read(generating: Start, tmp_path: Path) -> None:
     process = generating("--no-mmap", "--max-new-tokens", "60")

@@ -29,6 +29,8 @@ from gpt2_from_scratch.checks.parts import PARTS
 from gpt2_from_scratch.compare import SITE_RTOL, Comparison
 from gpt2_from_scratch.diagnose import Closest, Diagnosis, Finding, Remedy
 from gpt2_from_scratch.errors import printable
+from gpt2_from_scratch.loading import open_checkpoint
+from gpt2_from_scratch.reference import load_reference
 from gpt2_from_scratch.reports import (
     SCHEMA,
     cases,
@@ -43,6 +45,7 @@ from gpt2_from_scratch.reports import (
 from gpt2_from_scratch.reports.pictures import _colour
 from gpt2_from_scratch.verifier import Divergence, Interrupted, Recording, SiteResult, Verdict, choose_prompts
 from tests.chromium import CHROMIUM, chromium
+from tests.remembering import Remembering
 
 KINDS = ("passed", "failed", "not finite", "interrupted", "self-tests", "recording", "by float64", "by tolerance",
          "nothing", "error")  # fmt: skip
@@ -78,13 +81,14 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
     from tests.perturbed import perturbed, save
 
     checkpoint = save(perturbed(n_layer=LAYERS), tmp_path_factory.mktemp("reports"))
+    reference = Remembering(load_reference(open_checkpoint(checkpoint)))
 
     def model() -> GPTModel:
         return GPTModel.from_pretrained(checkpoint)
 
     def check(candidate: Any, **options: Any) -> Verdict:
         layout = "gpt2_from_scratch" if isinstance(candidate, nn.Module) else None
-        return verify(candidate, checkpoint, layout, diagnose_seconds=0, **options)
+        return verify(candidate, checkpoint, layout, reference=reference, diagnose_seconds=0, **options)
 
     def stop_at(phase: str) -> None:
         if phase == "generation":

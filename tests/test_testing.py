@@ -136,18 +136,24 @@ FAILING = """
 import pytest
 from torch import nn
 from gpt2_from_scratch import GPTModel, verify
-from gpt2_from_scratch.testing import assert_matches_gpt2
+from gpt2_from_scratch.testing import assert_matches_gpt2, perturbed_checkpoint
 
-def wrong():
-    model = GPTModel.from_pretrained()
+OPTIONS = {"layout": "gpt2_from_scratch", "diagnose_seconds": 0, "skip": ["generation"]}
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return perturbed_checkpoint(tmp_path_factory.mktemp("one_layer"), n_layer=1)
+
+def wrong(checkpoint):
+    model = GPTModel.from_pretrained(checkpoint)
     model.h[0].mlp.act = nn.GELU()
     return model
 
-def test_asserted(gpt2_tiny):
-    assert_matches_gpt2(wrong(), layout="gpt2_from_scratch", diagnose_seconds=0, skip=["generation"])
+def test_asserted(checkpoint):
+    assert_matches_gpt2(wrong(checkpoint), checkpoint, **OPTIONS)
 
-def test_plain(gpt2_tiny):
-    assert verify(wrong(), layout="gpt2_from_scratch", diagnose_seconds=0, skip=["generation"])
+def test_plain(checkpoint):
+    assert verify(wrong(checkpoint), checkpoint, **OPTIONS)
 """
 
 

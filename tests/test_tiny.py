@@ -87,6 +87,7 @@ def test_it_writes_english(encoding: Tokenizer) -> None:
     assert text.count(".") >= 3, text
 
 
+@pytest.mark.slow
 def test_its_loss_on_held_out_stories_is_what_the_readme_states(encoding: Tokenizer) -> None:
     """On the stories of another seed than the one it was trained on; the same windows as `scripts/train_tiny.py`."""
     import sys

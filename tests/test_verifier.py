@@ -148,7 +148,7 @@ def test_every_fault_fails_and_is_located(
         assert divergence.first.site == mutant.where, str(divergence)
 
 
-@pytest.mark.parametrize("mutant", [m for m in MUTANTS if m.portable and m.visible], ids=lambda mutant: mutant.name)
+@pytest.mark.parametrize("mutant", by_turns([m for m in MUTANTS if m.portable and m.visible], 0, 2))
 def test_every_fault_fails_in_a_numpy_function(
     mutant: Mutant, reference: Remembering, tensors: dict[str, Tensor]
 ) -> None:
@@ -475,8 +475,14 @@ def test_a_verdict_in_lower_precision_says_what_it_cannot_see(
     assert "unchecked   what is smaller than the rounding of bfloat16: verify in float32 to see it" in verdict.report()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["mask_leaks_one", "relu", "no_scale", "ln1_ln2_swapped", "merge_no_transpose"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(name, dtype, id=f"{name}-{dtype}", marks=() if turn % 2 == place else pytest.mark.slow)
+        for turn, name in enumerate(["mask_leaks_one", "relu", "no_scale", "ln1_ln2_swapped", "merge_no_transpose"])
+        for place, dtype in enumerate([torch.float16, torch.bfloat16])
+    ],
+)
 def test_faults_fail_in_lower_precision_and_where_they_are(
     name: str, dtype: torch.dtype, book_checkpoint: Path, book_reference: Remembering, book_tensors: dict[str, Tensor]
 ) -> None:
