@@ -44,7 +44,7 @@ class Style:
         arrange: which values the model's parameters hold, by name, given GPT-2's tensors (Hugging Face names without
             prefix; linear weights ``[in, out]``). It only rearranges, so that numbered elements can be sent through it.
         call: how to get logits ``[B, T, V]`` from the model and ids ``[B, T]``.
-        layout: the same answer as a `Layout`; None for plain functions.
+        layout: the same answer as a `Layout`; for plain functions its names are those of their arrays.
         functions: the file holds plain functions over arrays and no module.
         spare: parameters that no forward pass uses; ``*`` is the layer.
         fixed: the sizes are hard-coded, so the style fits only `tests.perturbed.SIZES` with an inner width of ``4 E``.
@@ -55,7 +55,7 @@ class Style:
     build: Callable[[ModuleType, GPTConfig], Any]
     arrange: Arrange
     call: Callable[[Any, Tensor], Any] = lambda model, ids: model(ids)
-    layout: Layout | None = None
+    layout: Layout | None = None  # every style has one; see `test_foreign_tables`
     functions: bool = False
     spare: tuple[str, ...] = ()
     fixed: bool = False
@@ -385,6 +385,41 @@ PICO = {
     "ln_f.g": "ln_f.weight",
     "ln_f.b": "ln_f.bias",
 }
+JAX_DICT = Layout(
+    "jax_dict",
+    (
+        bare("wte", "transformer/embed:embeddings"),
+        bare("wpe", "transformer:pos_embs"),
+        norm("h.*.ln_1", "transformer/h*_ln_1", weight="scale", bias="offset"),
+        conv1d(
+            "h.*.attn.c_attn",
+            *(f"transformer/h*_attn/{name}" for name in ("query", "key", "value")),
+            weight="w",
+            bias="b",
+        ),
+        conv1d("h.*.attn.c_proj", "transformer/h*_attn/linear", weight="w", bias="b"),
+        norm("h.*.ln_2", "transformer/h*_ln_2", weight="scale", bias="offset"),
+        conv1d("h.*.mlp.c_fc", "transformer/h*_mlp/linear", weight="w", bias="b"),
+        conv1d("h.*.mlp.c_proj", "transformer/h*_mlp/linear_1", weight="w", bias="b"),
+        norm("ln_f", "transformer/ln_f", weight="scale", bias="offset"),
+    ),
+    separator=":",
+)
+ARRAY_LIST = Layout(
+    "array_list",
+    (
+        bare("wte", "0"),
+        bare("wpe", "1"),
+        bare("h.*.ln_1", "{12*layer+2}", "{12*layer+3}"),
+        bare("h.*.attn.c_attn", "{12*layer+4}", "{12*layer+5}"),
+        bare("h.*.attn.c_proj", "{12*layer+6}", "{12*layer+7}"),
+        bare("h.*.ln_2", "{12*layer+8}", "{12*layer+9}"),
+        bare("h.*.mlp.c_fc", "{12*layer+10}", "{12*layer+11}"),
+        bare("h.*.mlp.c_proj", "{12*layer+12}", "{12*layer+13}"),
+        bare("ln_f", "{12*layers+2}", "{12*layers+3}"),
+    ),
+)
+NUMPY_GPT2 = Layout("numpy_gpt2", tuple(row for row in LAYOUTS["gpt2_from_scratch"][0].rows if row.site != "lm_head"))
 PARALLEL_HEADS = tuple(row for row in LAYOUTS["transformer_lens"][0].rows if isinstance(row, Row) and row.parameters)
 KARPATHY = {name: name for name in ("vocab_size", "n_layer", "n_head", "n_embd")} | {"block_size": "n_positions"}
 
@@ -396,7 +431,8 @@ def _style(
     table: Mapping[str, Source],
     *,
     out_in: bool = True,
-    rows: Iterable[Row | Ignore] | None = (),
+    rows: Iterable[Row | Ignore] = (),
+    table_itself: Layout | None = None,
     also: Arrange | None = None,
     **more: Any,
 ) -> Style:
@@ -405,7 +441,8 @@ def _style(
     Args:
         name, entry, build: as in `Style`.
         table, out_in: as in `named`.
-        rows: as in `layout_of`; None: the style has no `Layout`.
+        rows: as in `layout_of`.
+        table_itself: the `Layout`, where `layout_of` cannot make it.
         also: parameters that the table cannot name.
         **more: other fields of `Style`.
     """
@@ -415,7 +452,7 @@ def _style(
         entry,
         build,
         (lambda tensors, config: arrange(tensors, config) | also(tensors, config)) if also else arrange,
-        layout=None if rows is None else layout_of(name, table, rows, out_in),
+        layout=table_itself or layout_of(name, table, rows, out_in),
         **more,
     )
 
@@ -575,6 +612,7 @@ _ALL = (
             )
         ),
         named(PICO, out_in=False),
+        layout=layout_of("functional", PICO, out_in=False),
         functions=True,
     ),
     Style(
@@ -584,6 +622,7 @@ _ALL = (
             lambda arrays, ids: python.gpt2(arrays, config.n_head, dtype=arrays["wte.weight"].dtype)(ids)
         ),
         lambda tensors, config: dict(tensors),
+        layout=NUMPY_GPT2,
         functions=True,
     ),
     _style(
@@ -1034,7 +1073,7 @@ _ALL = (
             "transformer/ln_f:offset": "ln_f.bias",
         },
         out_in=False,
-        rows=None,
+        table_itself=JAX_DICT,
         functions=True,
     ),
     Style(
@@ -1044,6 +1083,7 @@ _ALL = (
             lambda arrays, ids: np.stack([python.gpt2(row, **nested(arrays), n_head=config.n_head) for row in ids])
         ),
         named(PICO, out_in=False),
+        layout=layout_of("pico", PICO, out_in=False),
         functions=True,
     ),
     Style(
@@ -1051,6 +1091,7 @@ _ALL = (
         "predict_batch",
         lambda python, config: lambda arrays, ids: python.predict_batch(ids, list(arrays.values()), config.n_head),
         _array_list,
+        layout=ARRAY_LIST,
         functions=True,
     ),
     _style(

@@ -10,7 +10,8 @@ from torch.testing import assert_close
 from gpt2_from_scratch.anatomy import Anatomy
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.infer_layout import Status, infer_layout, to_python
-from gpt2_from_scratch.mapping import Layout, write_theirs
+from gpt2_from_scratch.layouts import LAYOUTS
+from gpt2_from_scratch.mapping import Layout, match_module, write_theirs
 from tests.foreign import STYLES, Style
 from tests.perturbed import SIZES
 
@@ -55,6 +56,8 @@ def test_a_style_is_proven_and_read_as_its_author_meant_it(style: Style, tensors
         assert torch.equal(value.broadcast_to(parameters_of(module)[name].shape), parameters_of(module)[name]), name
     for name, tensor in module.state_dict().items():
         assert torch.equal(tensor, before[name]), f"{name} was changed"
+    built_in = match_module(module, CONFIG, [layout for variants in LAYOUTS.values() for layout in variants])
+    assert not built_in or found.layout == built_in.layout
     names: dict[str, Layout] = {}
     exec(to_python(found.layout, name="MINE"), names)
     assert names["MINE"] == found.layout

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gpt2_from_scratch import load_into, open_checkpoint
 from gpt2_from_scratch.anatomy import Anatomy
 from gpt2_from_scratch.cli import main
+from gpt2_from_scratch.converting import convert
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.infer_layout import find_layout, infer_layout
 from tests.foreign import STYLES, edited
@@ -127,3 +128,67 @@ def test_what_is_no_gpt2_is_not_found(checkpoint: Path, tmp_path: Path, capsys: 
     assert (code, answer["status"], answer["layout"]) == (2, "not found", None)
     assert "no learned positions [16, 44]" in " ".join(answer["because"])
     assert output.err.splitlines()[-1].startswith("NOT FOUND, because")
+
+
+# ------------------------------------------------------------------------- verified by naming nothing but the object
+
+
+@pytest.fixture(scope="module")
+def without_biases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A nanoGPT checkpoint that was trained with ``bias=False``, whose activation is the exact GELU."""
+    from tests.perturbed import perturbed, save
+
+    model = perturbed(n_inner=None, activation_function="gelu", **SMALL)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+    folder = tmp_path_factory.mktemp("without biases")
+    convert(save(model, folder / "whole"), folder / "ckpt.pt", "nanogpt", bias=False)
+    return folder / "ckpt.pt"
+
+
+def verified(name: str, entry: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    code = main(["verify", f"{STYLES[name].path}:{entry}", str(checkpoint)])
+    output = capsys.readouterr().out
+    assert code == 0, output
+    return output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "entry", "built_with"),
+    [
+        ("book", "GPTModel", "emb_dim=44"),  # a dictionary
+        ("mingpt", "GPT", "n_embd=44"),  # a configuration node
+        ("head_list", "LanguageModel", "n_embd=44"),  # globals of the file, a module for each head
+        ("encoder_layers", "CausalTransformer", "d_model=44"),  # a namespace, and torch's own layers
+        ("hparams", "GPTLightningModule", "num_heads=4"),  # asked for when it runs
+    ],
+)
+def test_a_class_is_verified_by_its_name_alone(
+    name: str, entry: str, built_with: str, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert built_with in verified(name, entry, checkpoint, capsys)
+
+
+@pytest.mark.slow
+def test_a_model_without_biases_is_verified_by_its_name_alone(
+    without_biases: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "bias=False (the checkpoint has no biases)" in verified("nanogpt", "GPT", without_biases, capsys)
+
+
+def test_what_cannot_be_built_is_asked_for_by_its_key(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", f"{STYLES['wants_tokenizer'].path}:StoryModel", str(checkpoint)]) == 2
+    assert "asks for 'tokenizer', which none of GPT-2's settings" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_names_in_another_language_are_given_on_the_command_line(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {"wortschatz": 211, "laenge": 16, "breite": 44, "koepfe": 4, "schichten": 2}
+    options = [text for name, size in sizes.items() for text in ("--config", f"{name}={size}")]
+    code = main(["verify", f"{STYLES['german'].path}:Sprachmodell", str(checkpoint), *options])
+    assert code == 0, capsys.readouterr().out
