@@ -22,7 +22,7 @@ from gpt2_from_scratch import CheckpointError, GPTConfig, GPTModel, load_into, o
 from gpt2_from_scratch.checkpoint import Container, Located, StoredTensor
 from gpt2_from_scratch.errors import ConfigError, FormatError, MappingError
 from gpt2_from_scratch.layouts import DETECTABLE, LAYOUTS
-from gpt2_from_scratch.loading import Fact, Said
+from gpt2_from_scratch.loading import Fact, Origin
 from gpt2_from_scratch.loading.configuration import infer_config
 from gpt2_from_scratch.mapping import Layout, bare, embedding, sizes, write_theirs
 from tests.foreign import book, book_fused, mingpt, nanogpt, parallel_heads
@@ -371,7 +371,7 @@ def test_the_heads_of_official_sizes_are_known(size: str, tmp_path: Path) -> Non
     located = Located("model.pt", tmp_path / "model.pt", tmp_path)
     said = infer_config(located, container, DETECTABLE, {})
     assert said.config == GPTConfig.for_size(size)
-    assert said.facts["n_head"] == Fact(said.config.n_head, Said.ASSUMED, f"the official {size}'s")
+    assert said.facts["n_head"] == Fact(said.config.n_head, Origin.ASSUMED, f"the official {size}'s")
 
 
 def test_a_vocabulary_without_gpt2s_end_of_text_has_no_special_tokens(tmp_path: Path) -> None:

@@ -22,19 +22,19 @@ class Inspection:
         form: kind of container.
         files: name -> bytes.
         layout: its name.
-        about: what the layout is.
+        about: the layout in a few words.
         tensors: how many are stored.
         dtype: of the weights.
         parameters: number of distinct ones.
         tied: whether the head is the token embedding.
         config: in config.json's fields.
-        said: field of the configuration on which the logits depend -> who said it.
-        assumed: what nobody said, and what is assumed instead.
+        said: field of the configuration on which the logits depend -> where its value comes from.
+        assumed: fields that no source gives, with the values that are assumed.
         tokenizer: its files beside the weights.
         ignored: stored tensors that are no parameters -> why.
         notes: remarks of those who opened it.
         statistics: canonical name -> numbers; empty when not asked for.
-        warnings: what is strange about the numbers.
+        warnings: about the numbers: NaN, tensors of zeros, equal layers.
         identity: whether these are OpenAI's weights; None where they cannot be, or were not compared.
         official_files: what is known of files of this length.
     """
@@ -112,7 +112,7 @@ def inspect_opened(
         parameters=config.num_parameters,
         tied=config.tie_word_embeddings,
         config=config.to_hf(),
-        said={name: fact.said.value for name, fact in checkpoint.facts.items()},
+        said={name: fact.origin.value for name, fact in checkpoint.facts.items()},
         assumed=checkpoint.assumed,
         tokenizer=tuple(path.name for path in tokenizer_files(checkpoint.located.weights)),
         ignored=dict(checkpoint.matching.ignored),

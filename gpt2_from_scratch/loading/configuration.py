@@ -1,9 +1,9 @@
-"""Works out a checkpoint's configuration, and who said each part of it.
+"""Works out a checkpoint's configuration, and where each of its fields comes from.
 
-Where there is no `config.json` of GPT-2's and the file itself leaves questions open, sizes are read from the tensors
-whose names are known, and a tied head is seen by comparing it with the embedding. What leaves no trace in weights
-(heads, activation, epsilon) comes from tables of known models and code bases. Each such assumption is named; what the
-tables do not know is asked for by name.
+Where neither a `config.json` nor the file itself gives every field, sizes are read from the tensors whose names are
+known, and a tied head is recognised by comparing it with the embedding. The number of heads, the activation and the
+epsilon cannot be seen in weights: they are taken from tables of known models and code bases. Each such assumption is
+named in every output. For a field that the tables do not have, the error asks by name.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,11 +18,11 @@ from gpt2_from_scratch.checkpoint import Container, Located, mingpt
 from gpt2_from_scratch.checkpoint.programs import gpt2_config
 from gpt2_from_scratch.config import GPTConfig, check_fields, gives_a_size, official_size, read_json
 from gpt2_from_scratch.errors import ConfigError
-from gpt2_from_scratch.loading.facts import Fact, Said
+from gpt2_from_scratch.loading.facts import Fact, Origin
 from gpt2_from_scratch.loading.hints import Misfit, what_it_is
 from gpt2_from_scratch.mapping import Layout, Matching, listed, match, read_canonical, sizes
 
-# What a file says that leaves no question open.
+# With these fields a configuration is complete.
 _EVERYTHING = gpt2_config(vocab_size=1, n_positions=1, n_embd=1, n_layer=1, n_head=1).keys()
 # The fields on which the logits depend.
 MATHS = (
@@ -40,11 +40,11 @@ _GPT2S_ACTIVATION = ("gelu_new", "GPT-2's")
 
 @dataclass(frozen=True)
 class Configuration:
-    """A configuration, and who said each field on which the logits depend.
+    """A configuration, with the origin of each field on which the logits depend.
 
     Args:
         config: the configuration.
-        facts: field -> its source.
+        facts: field -> its value and where it comes from.
         notes: remarks for people.
     """
 
@@ -53,26 +53,27 @@ class Configuration:
     notes: tuple[str, ...] = ()
 
 
-_SPEAKERS = {
-    Said.USER: "you have set it: correct it, or leave it out",
-    Said.CONFIG_JSON: "config.json says so: it is of another model",
-    Said.FILE: "the file itself says so: it contradicts itself, or other settings were saved with it",
+# Where a size comes from that the tensors contradict -> the hint.
+_CORRECTIONS = {
+    Origin.USER: "you have set it: correct it, or leave it out",
+    Origin.CONFIG_JSON: "config.json says so: it is of another model",
+    Origin.FILE: "the file itself says so: it contradicts itself, or other settings were saved with it",
 }
 
 
 @dataclass
-class _Sayings:
-    """What was said so far, the most trusted speaker first: field -> value, and who said it."""
+class _Known:
+    """The fields that are known so far. The most trusted origin is added first."""
 
     values: dict[str, Any] = field(default_factory=dict)
     facts: dict[str, Fact] = field(default_factory=dict)
 
-    def add(self, values: Mapping[str, Any], said: Said, why: str = "") -> None:
-        """Adds what nobody before has said."""
+    def add(self, values: Mapping[str, Any], origin: Origin, why: str = "") -> None:
+        """Adds the fields that are not known yet."""
         for name, value in values.items():
             if name not in self.values:
                 self.values[name] = value
-                self.facts[name] = Fact(value, said, why)
+                self.facts[name] = Fact(value, origin, why)
 
 
 def infer_config(
@@ -87,74 +88,81 @@ def infer_config(
 
     Args:
         located: where its files are.
-        container: its tensors, and what it says itself.
-        layouts: what the tensors may be called. If none fits, the configuration is that of the nearest.
-        given: config.json fields that the user has set. They go before everything else.
+        container: its tensors, and the fields that the file itself gives.
+        layouts: those that the file may have. If none fits, the sizes are read by the closest.
+        given: config.json fields that the user has set. They override everything else.
         layout_given: whether the user said which code base the file is of.
 
+    Returns:
+        The configuration, with the origin of its fields.
+
     Raises:
-        ConfigError: malformed, contradictory, or something that nobody says.
+        ConfigError: a field is malformed, contradictory, or unknown.
         MappingError: there is no configuration, and the tensors are of no known layout.
     """
     check_fields(given)
-    beside = _beside(located.config, trusted=not given and not layout_given) if located.config else _Beside()
-    if beside.config is not None:
-        config = _agreeing(beside.config, container, given, located)
-        facts = {name: Fact(getattr(config, name), Said.CONFIG_JSON) for name in MATHS}
-        return Configuration(config, facts | _set_by_user(given), beside.notes)
-    sayings = _Sayings()
-    sayings.add(given, Said.USER)
-    sayings.add(beside.partly, Said.CONFIG_JSON)
-    sayings.add(container.config or {}, Said.FILE)
-    if sayings.values.keys() >= _EVERYTHING:
-        config = GPTConfig.from_hf(sayings.values, where=located.source)
-        facts = {name: fact for name, fact in sayings.facts.items() if name in MATHS}
-        return Configuration(config, facts, beside.notes)
-    config = _from_tensors(located.source, container, layouts, sayings, layout_given).replace(**given)
-    facts = {name: sayings.facts[name] for name in MATHS if name in sayings.facts}
-    return Configuration(config, facts, beside.notes)
+    found = _config_json(located.config, trusted=not given and not layout_given) if located.config else _ConfigJson()
+    if found.config is not None:
+        config = _agreeing(found.config, container, given, located)
+        facts = {name: Fact(getattr(config, name), Origin.CONFIG_JSON) for name in MATHS}
+        return Configuration(config, facts | _set_by_user(given), found.notes)
+    known = _Known()
+    known.add(given, Origin.USER)
+    known.add(found.partly, Origin.CONFIG_JSON)
+    known.add(container.config or {}, Origin.FILE)
+    if known.values.keys() >= _EVERYTHING:
+        config = GPTConfig.from_hf(known.values, where=located.source)
+    else:
+        config = _from_tensors(located.source, container, layouts, known, layout_given).replace(**given)
+    facts = {name: known.facts[name] for name in MATHS if name in known.facts}
+    return Configuration(config, facts, found.notes)
 
 
 def given_config(config: GPTConfig, overrides: Mapping[str, Any]) -> Configuration:
-    """A configuration that the user hands over whole."""
+    """The configuration where the user gives all of it.
+
+    Args:
+        config: the user's.
+        overrides: fields that replace its own.
+    """
     config = config.replace(**overrides) if overrides else config
-    return Configuration(config, {name: Fact(getattr(config, name), Said.USER) for name in MATHS})
+    return Configuration(config, {name: Fact(getattr(config, name), Origin.USER) for name in MATHS})
 
 
 def _set_by_user(given: Mapping[str, Any]) -> dict[str, Fact]:
-    return {name: Fact(value, Said.USER) for name, value in given.items() if name in MATHS}
+    return {name: Fact(value, Origin.USER) for name, value in given.items() if name in MATHS}
 
 
 # -------------------------------------------------------------------------------------------- the config.json
 
 
 @dataclass(frozen=True)
-class _Beside:
-    """What the config.json beside the weights says: everything, some fields, or nothing about a GPT-2."""
+class _ConfigJson:
+    """The config.json beside the weights: a whole configuration, some fields of one, or another model's, not used."""
 
     config: GPTConfig | None = None
     partly: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def _beside(path: Path, *, trusted: bool) -> _Beside:
+def _config_json(path: Path, *, trusted: bool) -> _ConfigJson:
     """Reads a config.json.
 
     Args:
         path: the file.
-        trusted: whether another architecture in it is an error. It is not where the user says what the model is.
+        trusted: whether it is an error if the file names another architecture; otherwise the file is not used.
     """
     content = read_json(path)
     if not isinstance(content, dict):
-        return _Beside(GPTConfig.from_hf(content, where=str(path)))
+        return _ConfigJson(GPTConfig.from_hf(content, where=str(path)))
     if (partly := mingpt.settings(content)) is not None:
-        return _Beside(partly=partly, notes=(f"{path.name} is minGPT's",))
+        return _ConfigJson(partly=partly, notes=(f"{path.name} is minGPT's",))
     kind = content.get("model_type")
     if (kind is None and not gives_a_size(content)) or (kind not in (None, "gpt2") and not trusted):
         says = ", ".join(map(str, content))[:80]
         what = f"of a {kind!r} model" if kind is not None else f"no GPT-2's: it says {says}"
-        return _Beside(notes=(f"{path.name} beside the weights was not used, as it is {what}",))
-    return _Beside(GPTConfig.from_hf(content, where=str(path)))
+        return _ConfigJson(notes=(f"{path.name} beside the weights was not used, as it is {what}",))
+    return _ConfigJson(GPTConfig.from_hf(content, where=str(path)))
 
 
 def _agreeing(config: GPTConfig, container: Container, given: Mapping[str, Any], located: Located) -> GPTConfig:
@@ -168,12 +176,12 @@ def _agreeing(config: GPTConfig, container: Container, given: Mapping[str, Any],
     return config.replace(**given)
 
 
-# -------------------------------------------------------------------------------------- where nobody says it all
+# ------------------------------------------------------------------------------------ what the tensors' shapes show
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """A layout whose names are there, and what the shapes under it show."""
+    """A layout whose names are in the file, the sizes that its tensors show, and a configuration with these sizes."""
 
     matching: Matching
     config: GPTConfig
@@ -181,38 +189,38 @@ class _Fit:
 
 
 def _from_tensors(
-    source: str, container: Container, layouts: Sequence[Layout], sayings: _Sayings, layout_given: bool
+    source: str, container: Container, layouts: Sequence[Layout], known: _Known, layout_given: bool
 ) -> GPTConfig:
-    """A configuration of what was said, what the tensors show, and what is assumed of the rest."""
-    fit = _closest(source, container, layouts, sayings)
+    """A configuration from the known fields, from what the tensors show, and from assumptions about the rest."""
+    fit = _closest(source, container, layouts, known)
     if not fit.matching:
-        return fit.config  # the caller matches the names, too, and says what does not fit
+        return fit.config  # the caller matches the names again, and its error lists what does not fit
     for name, size in fit.shown.items():
-        if name in sayings.values and sayings.values[name] not in (None, size):
+        if name in known.values and known.values[name] not in (None, size):
             raise ConfigError(
-                f"{source}: {name} is said to be {sayings.values[name]}, and the tensors show {size}",
-                hint=_SPEAKERS[sayings.facts[name].said],
+                f"{source}: {name} is said to be {known.values[name]}, and the tensors show {size}",
+                hint=_CORRECTIONS[known.facts[name].origin],
             )
-    sayings.add(fit.shown, Said.TENSORS)
+    known.add(fit.shown, Origin.TENSORS)
     config = fit.config
-    if "tie_word_embeddings" not in sayings.values:
+    if "tie_word_embeddings" not in known.values:
         heads = stored_head(fit.matching, config, container)
         tied = all(same(head, embedding) for _, head, embedding in heads)
-        sayings.add({"tie_word_embeddings": tied}, Said.TENSORS)
+        known.add({"tie_word_embeddings": tied}, Origin.TENSORS)
         config = config.replace(tie_word_embeddings=tied)
     code_base = fit.matching.layout.name
     if code_base == "nanogpt" and not layout_given and container.layout is None:
-        # So do minGPT and makemore name them, whose heads are not tied. A tied one may have been tied by anybody.
+        # minGPT and makemore have the same names, and their heads are not tied. A tied head may be any of the three's.
         code_base = "" if config.tie_word_embeddings else "mingpt"
-    return _completed(source, config, code_base, sayings)
+    return _completed(source, config, code_base, known)
 
 
-def _closest(source: str, container: Container, layouts: Sequence[Layout], sayings: _Sayings) -> _Fit:
+def _closest(source: str, container: Container, layouts: Sequence[Layout], known: _Known) -> _Fit:
     fits = []
     for layout in layouts:
         if shown := sizes(layout, container.shapes):
-            said = {name: value for name, value in sayings.values.items() if name not in shown}
-            fields = gpt2_config(**{"n_head": 1, **shown}) | said
+            others = {name: value for name, value in known.values.items() if name not in shown}
+            fields = gpt2_config(**{"n_head": 1, **shown}) | others
             if shown["n_inner"] == 4 * shown["n_embd"]:
                 fields["n_inner"] = None  # as config.json has it
             config = GPTConfig.from_hf(fields, where=source)
@@ -226,32 +234,32 @@ def _closest(source: str, container: Container, layouts: Sequence[Layout], sayin
     return min(fits, key=lambda fit: fit.matching.distance)
 
 
-def _completed(source: str, config: GPTConfig, code_base: str, sayings: _Sayings) -> GPTConfig:
-    """The configuration with what leaves no trace in weights, assumed where a table knows it.
+def _completed(source: str, config: GPTConfig, code_base: str, known: _Known) -> GPTConfig:
+    """The configuration, with assumptions for fields that cannot be seen in weights.
 
     Args:
         source: what to call the file in an error.
-        config: of what is known.
-        code_base: whose code the file is of; "" where several code bases name their tensors alike.
-        sayings: what was said; what is assumed is added.
+        config: with the fields that are known.
+        code_base: the code that wrote the file; "" where several code bases name their tensors alike.
+        known: the known fields; assumptions are added.
 
     Raises:
-        ConfigError: names what nobody says.
+        ConfigError: there is no assumption for a field; names each.
     """
     missing: dict[str, str] = {}
-    if "n_head" not in sayings.values:
+    if "n_head" not in known.values:
         if official := official_size(config.n_layer, config.n_embd):
             heads = GPTConfig.for_size(official).n_head
-            sayings.add({"n_head": heads}, Said.ASSUMED, f"the official {official}'s")
+            known.add({"n_head": heads}, Origin.ASSUMED, f"the official {official}'s")
         else:
             missing["n_head"] = f"a divisor of n_embd {config.n_embd}"
-    if "activation_function" not in sayings.values:
+    if "activation_function" not in known.values:
         if code_base:
             activation, whose = _ACTIVATIONS.get(code_base, _GPT2S_ACTIVATION)
-            sayings.add({"activation_function": activation}, Said.ASSUMED, whose)
+            known.add({"activation_function": activation}, Origin.ASSUMED, whose)
         else:
             missing["activation_function"] = "gelu or gelu_new"
-    sayings.add({"layer_norm_epsilon": config.layer_norm_epsilon}, Said.ASSUMED)
+    known.add({"layer_norm_epsilon": config.layer_norm_epsilon}, Origin.ASSUMED)
     if missing:
         raise ConfigError(
             f"{source} does not say its {' and '.join(missing)}, and weights do not show it",
@@ -259,7 +267,7 @@ def _completed(source: str, config: GPTConfig, code_base: str, sayings: _Sayings
             + ", ".join(f"{name} ({values})" for name, values in missing.items()),
             options={"overrides": dict.fromkeys(missing, "...")},
         )
-    assumed = {name: fact.value for name, fact in sayings.facts.items() if fact.said is Said.ASSUMED}
+    assumed = {name: fact.value for name, fact in known.facts.items() if fact.origin is Origin.ASSUMED}
     return config.replace(**assumed)
 
 

@@ -1,11 +1,11 @@
-"""Who said what about a checkpoint's model: its config.json, its file, the user, its tensors, or nobody."""
+"""Where each field of a configuration comes from: config.json, the weights' file, the user, the tensors, or nowhere."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 
-class Said(Enum):
+class Origin(Enum):
     """Where a field of the configuration comes from."""
 
     CONFIG_JSON = "config.json"
@@ -17,26 +17,26 @@ class Said(Enum):
 
 @dataclass(frozen=True)
 class Fact:
-    """A field of the configuration and its source.
+    """The value of a field of the configuration, and its origin.
 
     Args:
         value: of the field.
-        said: by whom.
-        why: of an assumption: whose code computes so.
+        origin: where the value comes from.
+        why: for an assumption, the model or code that has this value, such as ``"the official 124M's"``.
     """
 
     value: object
-    said: Said
+    origin: Origin
     why: str = ""
 
     def __str__(self) -> str:
-        return f"{self.value} ({self.why or self.said.value})"
+        return f"{self.value} ({self.why or self.origin.value})"
 
 
 def assumptions(facts: Mapping[str, Fact]) -> tuple[str, ...]:
-    """What nobody said, one text for each field, such as ``activation_function gelu_new (GPT-2's)``."""
+    """The fields that are assumed, one text for each, such as ``activation_function gelu_new (GPT-2's)``."""
     return tuple(
         f"{field} {fact.value} ({fact.why})" if fact.why else f"{field} {fact.value}"
         for field, fact in facts.items()
-        if fact.said is Said.ASSUMED
+        if fact.origin is Origin.ASSUMED
     )

@@ -35,13 +35,19 @@ _OTHER_HEADS = {
     "v_head.": "trl's value head",
     "value_head.": "a value head",
     "lm_head.decoder.": "the head, as old versions of transformers named it",
-    "lm_head.bias": "a bias of the head, which GPT-2 has not: without it, the logits are others",
+    "lm_head.bias": "a bias of the head, which GPT-2 does not have: without it, the logits are different",
 }
 PROCESSED = "TransformerLens has folded the LayerNorms away: save what from_pretrained_no_processing loads"
 
 
 class Misfit(MappingError):
-    """The names of a file do not fit. It does not leave this room: whoever opens the file gets a `MappingError`."""
+    """The names of a file's tensors fit no layout. `opening` catches it and raises a `MappingError` with a hint.
+
+    Args:
+        message: as in every error.
+        hint: for the case that no other options help.
+        container: the file, with the names that did not fit.
+    """
 
     def __init__(self, message: str, hint: str, container: Container) -> None:
         super().__init__(message, hint)
@@ -50,10 +56,10 @@ class Misfit(MappingError):
 
 @dataclass(frozen=True)
 class Change:
-    """Other options, and the reason for them.
+    """A change of the options with which a file is opened.
 
     Args:
-        why: what they are right about.
+        why: the reason, for people: ``"the tensors show vocab_size 50304"``.
         options: to add to those given.
     """
 
@@ -62,7 +68,7 @@ class Change:
 
 
 def what_it_is(names: Sequence[str]) -> str | None:
-    """What names say about a file that is no plain GPT-2; None if they say nothing."""
+    """The kind of file, derived from names that a plain GPT-2 does not have; None if there are no such names."""
     return next((meaning for part, meaning in _STRANGERS.items() if any(part in name for name in names)), None)
 
 
@@ -81,7 +87,7 @@ def changes(container: Container, options: Mapping[str, Any]) -> Iterator[Change
 
 
 def _parts_of_the_file(container: Container) -> Iterator[Change]:
-    """A model beside other things: everything that does not begin alike is left out."""
+    """For a model that is saved beside other things: each group of names that begin alike, without the others."""
     groups = dict.fromkeys(name.partition(".")[0] for name in container.tensors)
     if len(groups) > _MOST_GROUPS:
         return
@@ -97,7 +103,7 @@ _MOST_GROUPS = 8  # first parts of names; a file of something else entirely may 
 
 
 def _sizes_heads_and_ties(container: Container, options: Mapping[str, Any]) -> Iterator[Change]:
-    """The tensors' own sizes, without other heads, with the head tied or not: alone and together."""
+    """Sizes from the tensors, other heads left out, the head tied or not: alone and together."""
     closest = _closest(container)
     if closest is None:
         return
@@ -139,7 +145,7 @@ def _closest(container: Container) -> Matching | None:
 
 
 def explanation(matching: Matching, container: Container, config: GPTConfig) -> str:
-    """What is known about a file that does not fit, where no change of the options helps."""
+    """The hint for a file that does not fit, where no change of the options helps."""
     if what := what_it_is(matching.unexpected):
         return what
     if matching.layout.name == "transformer_lens" and any(name.endswith("ln1.w") for name in matching.missing):
@@ -156,7 +162,7 @@ def explanation(matching: Matching, container: Container, config: GPTConfig) -> 
     return "`gpt2 inspect` lists what the file holds"
 
 
-def tried(
+def change_that_helps(
     container: Container, options: Mapping[str, Any], opens: Callable[[Mapping[str, Any]], bool]
 ) -> Change | None:
     """The first change with which the file opens; None if none helps, or if its names say that it is something else.

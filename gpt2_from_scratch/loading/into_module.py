@@ -11,12 +11,7 @@ from gpt2_from_scratch.arrays import module_of, name_of
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.layouts import LayoutChoice, fitting_layout, layout_variants
-from gpt2_from_scratch.loading.opening import (
-    Checkpoint,
-    OpenOptions,
-    Source,
-    open_checkpoint,
-)
+from gpt2_from_scratch.loading.opening import Checkpoint, OpenOptions, Source, open_checkpoint
 from gpt2_from_scratch.loading.report import LoadReport, report_of
 from gpt2_from_scratch.loading.values import check_values
 from gpt2_from_scratch.mapping import Matching, listed, match_module, write_theirs
@@ -41,6 +36,9 @@ def load_into(
             what `infer_layout` reads and proves; the report says which.
         **options: how the file is opened; see `OpenOptions`.
 
+    Returns:
+        What was written, and by which layout.
+
     Raises:
         CheckpointError: as `open_checkpoint`; or the module's parameters do not fit; or no layout of it was found; or a
             value is not finite.
@@ -55,7 +53,7 @@ def load_into(
     module = _with_parameters(module)
     how: tuple[str, ...] = ()
     if layout is None:
-        # Imported here: a tracer and its proofs, which loading by a known layout does not need.
+        # Imported here, as loading by a known layout does not need it.
         from gpt2_from_scratch.infer_layout import find_layout
 
         found = find_layout(module, checkpoint.config)
@@ -73,7 +71,7 @@ def load_into(
 
 
 def _with_parameters(model: nn.Module | Callable[..., Any]) -> nn.Module:
-    """The module itself, or that of a function's arrays.
+    """The module itself, or a module whose parameters are a function's arrays.
 
     Raises:
         MappingError: the function has no arrays.
@@ -135,30 +133,23 @@ def _write(module: nn.Module, parameters: Mapping[str, nn.Parameter], tensors: M
             parameter = parameters[name]
             if parameter.is_meta:
                 if parameter not in replaced:
-                    replaced[parameter] = _allocated(parameter)
+                    empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                    replaced[parameter] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
                 parameter = replaced[parameter]
                 owner, _, attribute = name.rpartition(".")
                 setattr(module.get_submodule(owner), attribute, parameter)
             parameter.copy_(tensor)
 
 
-def _allocated(parameter: nn.Parameter) -> nn.Parameter:
-    empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
-    return nn.Parameter(empty, requires_grad=parameter.requires_grad)
-
-
 def _module_notes(module: nn.Module, matching: Matching, checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What `load_into` left alone or set to zero, and why that is right or whose business it is."""
+    """Notes on tensors and buffers that `load_into` did not write, or set to zero."""
     in_file = {link.canonical for link in checkpoint.matching.links}
     dropped = [link.canonical for link in matching.zeros if link.canonical and link.canonical in in_file]
     unset = [name for name, buffer in module.named_buffers() if buffer.is_meta]
     partly = [link.canonical for link in matching.links if link.canonical and link.absent]
     notes = (
         (dropped, "all zero, and absent from the module"),
-        (
-            partly,
-            "without what the module lacks: zeros, or the key's bias, which changes no logit",
-        ),
+        (partly, "without what the module lacks: zeros, or the key's bias, which changes no logit"),
         (_zeroed(matching, checkpoint.config), "set to zero: GPT-2 has no such parameter"),
         (unset, "still on the meta device: no parameter"),
     )
@@ -166,7 +157,7 @@ def _module_notes(module: nn.Module, matching: Matching, checkpoint: Checkpoint)
 
 
 def _check_sharing(parameters: Mapping[str, nn.Parameter], matching: Matching, config: GPTConfig) -> None:
-    """Two names for one parameter are fine for a tied head, and a silent overwrite for anything else."""
+    """Refuses two tensors for one parameter, of which the second would overwrite the first; a tied head is allowed."""
     owners: dict[int, str] = {}
     tied = {name for link in matching.links if link.tied_to for name in link.theirs}
     for link in matching.links:

@@ -1,6 +1,7 @@
-"""Opens a checkpoint: finds its files, settles its configuration and layout, and says what every tensor in it is.
+"""Opens a checkpoint: finds its files, works out its configuration and layout, and matches every tensor to GPT-2's.
 
-No weight is read here. What comes out is a `Checkpoint`, which the rest of the package is handed.
+The result is a `Checkpoint`, which all other functions take. Weights are read only where a decision depends on them: is
+a stored head the embedding, is a tensor that GPT-2 lacks zero.
 """
 
 import math
@@ -18,7 +19,7 @@ from gpt2_from_scratch.errors import CheckpointError, ConfigError, MappingError
 from gpt2_from_scratch.layouts import DETECTABLE, LayoutChoice, layout_variants
 from gpt2_from_scratch.loading.configuration import given_config, infer_config
 from gpt2_from_scratch.loading.facts import Fact, assumptions
-from gpt2_from_scratch.loading.hints import Misfit, explanation, tried
+from gpt2_from_scratch.loading.hints import Misfit, change_that_helps, explanation
 from gpt2_from_scratch.loading.renaming import Renaming, match_with_ties, renamings, without, without_prefix
 from gpt2_from_scratch.loading.values import check_tied_head, check_zeros, floating_dtype
 from gpt2_from_scratch.mapping import Layout, Matching, read_canonical
@@ -63,7 +64,7 @@ _FROM_OUTSIDE = ("file_layout", "config", "overrides", "strip_prefix", "key")
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Checkpoint:
-    """An opened checkpoint: configuration known, every tensor matched, no weight read yet.
+    """An opened checkpoint: its configuration is known, and every tensor is matched to one of GPT-2's.
 
     Each is equal to itself alone, so what was read for one can be remembered with it.
 
@@ -76,7 +77,7 @@ class Checkpoint:
         dtype: floating dtype of the weights; of several, one that holds them all.
         notes: remarks for people.
         options: what it was opened with.
-        facts: field of the configuration -> its value and who said it.
+        facts: field of the configuration -> its value and where it comes from.
         renamed: whether names of wrappers were taken off, or a tied tensor was found under its other name.
     """
 
@@ -96,12 +97,12 @@ class Checkpoint:
 
     @property
     def as_found(self) -> bool:
-        """Whether the files say it all as they are: nothing was given from outside, and no name was changed."""
+        """Whether the files were opened as they are: no option says what they hold, and no name was changed."""
         return not self.renamed and not any(self.options.get(name) for name in _FROM_OUTSIDE)
 
     @property
     def assumed(self) -> tuple[str, ...]:
-        """What nobody says about the model, with what is assumed and why: ``n_head 12 (the official 124M's)``."""
+        """Fields of the configuration that are assumed, and why: ``n_head 12 (the official 124M's)``."""
         return assumptions(self.facts)
 
     @property
@@ -111,7 +112,7 @@ class Checkpoint:
 
     @property
     def hub_options(self) -> HubOptions:
-        """Where on the Hub its other files are."""
+        """Those of `options` that say where on the Hub its other files are."""
         return hub_options(self.options)
 
     @property
@@ -125,16 +126,21 @@ class Checkpoint:
 
 
 def open_checkpoint(source: Source | Checkpoint, **options: Unpack[OpenOptions]) -> Checkpoint:
-    """Opens a checkpoint and matches every tensor in it to one of GPT-2's, without reading one.
+    """Opens a checkpoint and matches every tensor in it to one of GPT-2's.
+
+    No weight is read, except a head that repeats the embedding (with it) and a tensor that must be zero.
 
     Args:
         source: a file, a directory, a Hub id such as ``openai-community/gpt2``, or ``tiny``, the trained model inside
             the package. One that is open already is returned as it is.
         **options: see `OpenOptions`.
 
+    Returns:
+        The checkpoint, for every function that takes one.
+
     Raises:
         CheckpointError: not found, not weights, damaged, not GPT-2; or tensors missing, unexpected, misshapen.
-        TypeError: an option that there is not, or any for a checkpoint that is open already.
+        TypeError: an unknown option, or any option for a checkpoint that is open already.
 
     Example:
         >>> checkpoint = open_checkpoint("tiny")
@@ -145,7 +151,7 @@ def open_checkpoint(source: Source | Checkpoint, **options: Unpack[OpenOptions])
     """
     if unknown := options.keys() - OpenOptions.__annotations__.keys():
         raise TypeError(
-            f"a checkpoint is not opened with {', '.join(sorted(unknown))}; there are "
+            f"open_checkpoint has no option {', '.join(sorted(unknown))}; it has "
             + ", ".join(OpenOptions.__annotations__)
         )
     if isinstance(source, Checkpoint):
@@ -169,14 +175,14 @@ def _open(source: Source, options: OpenOptions) -> Checkpoint:
     def opens(other: Mapping[str, Any]) -> bool:
         return isinstance(_settled(located, container, cast(OpenOptions, other)), Checkpoint)
 
-    change = tried(container, options, opens)
+    change = change_that_helps(container, options, opens)
     if change is not None:
         raise MappingError(outcome.message, change.why, options=change.options)
     raise MappingError(outcome.message, outcome.bare_hint)
 
 
 def _settled(located: Located, container: Container, options: OpenOptions) -> "Checkpoint | CheckpointError":
-    """The checkpoint under these options, if need be without the names of wrappers; or what is wrong with it."""
+    """The checkpoint under these options, if necessary without the names of wrappers; or what is wrong with it."""
     outcome = _attempted(located, container, options)
     if not isinstance(outcome, Misfit) or options.get("strip_prefix"):
         return outcome
@@ -208,10 +214,10 @@ def _checkpoint(located: Located, container: Container, options: OpenOptions, re
     choice = file_layout if file_layout is not None else container.layout
     layouts = layout_variants(choice) if choice is not None else DETECTABLE
     if config is not None:
-        said = given_config(config, overrides)
+        configuration = given_config(config, overrides)
     else:
-        said = infer_config(located, container, layouts, overrides, layout_given=file_layout is not None)
-    config = said.config
+        configuration = infer_config(located, container, layouts, overrides, layout_given=file_layout is not None)
+    config = configuration.config
     _check_scale(config, container, source)  # before anything is unrolled
     container, matching, ties = match_with_ties(container, layouts, config)
     if not matching:
@@ -220,8 +226,8 @@ def _checkpoint(located: Located, container: Container, options: OpenOptions, re
     check_zeros(matching, container, source)
     check_tied_head(matching, config, container, source)
     renamed = (f"{renaming.what} taken off every name that has them",) if renaming is not None else ()
-    assumed = assumptions(said.facts)
-    notes = (*container.notes, *said.notes, *renamed, *ties, *mixed)
+    assumed = assumptions(configuration.facts)
+    notes = (*container.notes, *configuration.notes, *renamed, *ties, *mixed)
     if assumed:
         notes = (*notes, f"assumed, and not said by the file: {', '.join(assumed)}")
     return Checkpoint(
@@ -233,22 +239,22 @@ def _checkpoint(located: Located, container: Container, options: OpenOptions, re
         dtype,
         notes,
         options,
-        said.facts,
+        configuration.facts,
         renaming is not None or bool(ties),
     )
 
 
 def hub_options(options: OpenOptions) -> HubOptions:
-    """Those of the options that are about the Hub."""
+    """Those of the options that `HubOptions` has."""
     return cast(HubOptions, {name: value for name, value in options.items() if name in HubOptions.__annotations__})
 
 
-# A file may lack the biases (nanoGPT's `bias=False`): at width 1, the most they can be, 10 of 16 numbers of a block.
+# A file may lack the biases (nanoGPT's `bias=False`). Their share is largest at width 1: 10 of a block's 16 numbers.
 _MOST_PARAMETERS_PER_VALUE = 3
 
 
 def _check_scale(config: GPTConfig, container: Container, source: str) -> None:
-    """A configuration of another order of magnitude than the file would take forever to compare with it."""
+    """Refuses a configuration that is much larger than the file: comparing the two would take very long."""
     values = sum(math.prod(tensor.shape) for tensor in container.tensors.values())
     too_deep = container.layout is None and config.n_layer > len(container.tensors)
     if too_deep or config.num_parameters > _MOST_PARAMETERS_PER_VALUE * values:

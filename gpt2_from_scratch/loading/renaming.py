@@ -1,4 +1,7 @@
-"""Names as the file has them -> names that a layout knows: tensors left out, prefixes and wrappers taken off."""
+"""Changes the names of a file's tensors so that a layout may fit.
+
+Tensors are left out on request. Prefixes, and the names of modules that wrap the model, are taken off.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +18,15 @@ _WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|module|_checkpoint_wrapped_mo
 
 
 def without(container: Container, patterns: Sequence[str], source: str) -> tuple[Container, dict[str, str]]:
-    """The container without the tensors that are to be left out, and these, with the reason.
+    """Leaves tensors out of a container.
 
     Args:
         container: an opened one.
         patterns: whole names; ``*`` stands for a number, ``**`` for anything.
         source: what to call the file in an error.
+
+    Returns:
+        The container without them; and name -> reason of those that were left out.
 
     Raises:
         MappingError: no tensor has such a name.
@@ -111,13 +117,13 @@ def renamings(names: Sequence[str]) -> Iterator[Renaming]:
     wrappers = sorted({part for name in names for part in _WRAPPERS.findall(name)})
     if len(set(bare.values())) < len(names):  # two tensors would share a name: these are no wrappers
         bare, wrappers = {name: name for name in names}, []
-    said = f"the wrappers' names {', '.join(wrappers)}" if wrappers else ""
-    if said:
-        yield Renaming(bare, said)
+    without_wrappers = f"the wrappers' names {', '.join(wrappers)}" if wrappers else ""
+    if wrappers:
+        yield Renaming(bare, without_wrappers)
     first, *_ = bare.values()
     for dot in (at for at, letter in enumerate(first) if letter == "."):
         prefix = first[: dot + 1]
         if not all(new.startswith(prefix) for new in bare.values()):
             return
-        what = " and ".join(filter(None, [said, f"the prefix {prefix!r}"]))
+        what = " and ".join(filter(None, [without_wrappers, f"the prefix {prefix!r}"]))
         yield Renaming({old: new.removeprefix(prefix) for old, new in bare.items()}, what)

@@ -1,4 +1,4 @@
-"""What loading did: a `LoadReport`."""
+"""`LoadReport`: what became of every tensor when a checkpoint was loaded or saved."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from gpt2_from_scratch.loading.opening import Checkpoint
 from gpt2_from_scratch.loading.values import dtype_name
 from gpt2_from_scratch.mapping import Layout, listed
 
-_REPR = 199  # characters: one line or two in a notebook
+_MOST_SHOWN = 159  # characters of a repr: with what `printable` adds to a cut text, it stays below 200, two lines
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,7 +61,7 @@ class LoadReport:
         return "; ".join([*parts, *self.notes])
 
     def __repr__(self) -> str:
-        return f"<LoadReport {printable(str(self), most=_REPR - 40, lines=False)}>"
+        return f"<LoadReport {printable(str(self), most=_MOST_SHOWN, lines=False)}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
@@ -76,7 +76,16 @@ def report_of(
     tied: tuple[str, ...] | None = None,
     notes: tuple[str, ...] = (),
 ) -> LoadReport:
-    """The report on a loaded checkpoint; `tied` None stands for the canonical head, where it is tied."""
+    """The report on a loaded checkpoint.
+
+    Args:
+        checkpoint: that was loaded.
+        layout: of the parameters that were written.
+        dtype: of the parameters.
+        loaded: their names.
+        tied: names of parameters that repeat others; None: the canonical head, where the configuration ties it.
+        notes: remarks, after the checkpoint's own.
+    """
     if tied is None:
         tied = ("lm_head.weight",) if checkpoint.config.tie_word_embeddings else ()
     return LoadReport(

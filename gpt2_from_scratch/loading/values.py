@@ -1,4 +1,4 @@
-"""Looks at the values of a checkpoint where names and shapes cannot tell: dtypes, zeros, the tied head."""
+"""Checks of a checkpoint that need dtypes or values: mixed dtypes, tensors that must be zero, the tied head, NaN."""
 
 from functools import reduce
 
@@ -37,7 +37,7 @@ def floating_dtype(matching: Matching, container: Container, source: str) -> tup
 
 
 def check_zeros(matching: Matching, container: Container, source: str) -> None:
-    """A parameter that GPT-2 does not have must have no effect.
+    """Refuses a tensor that GPT-2 does not have, unless it is zero and so has no effect.
 
     Raises:
         MappingError: it is not zero.
@@ -52,10 +52,10 @@ def check_zeros(matching: Matching, container: Container, source: str) -> None:
 
 
 def check_tied_head(matching: Matching, config: GPTConfig, container: Container, source: str) -> None:
-    """A head stored although the configuration ties it must repeat the embedding.
+    """Refuses a stored head that differs from the embedding although the configuration ties the two.
 
     Raises:
-        MappingError: it does not.
+        MappingError: they differ.
     """
     if not config.tie_word_embeddings:
         return
@@ -74,7 +74,18 @@ def check_tied_head(matching: Matching, config: GPTConfig, container: Container,
 
 
 def check_values(source: str, name: str, tensor: Tensor, dtype: torch.dtype, verb: str = "load") -> None:
-    """Every value must be finite, and stay finite in the dtype it is loaded or written as."""
+    """Refuses values that are not finite, or would not be finite in another dtype.
+
+    Args:
+        source: what to call the checkpoint in an error.
+        name: of the tensor, for the error.
+        tensor: the values.
+        dtype: that they are loaded or written as.
+        verb: ``"load"`` or ``"write"``, for the hint.
+
+    Raises:
+        MappingError: names the tensor and says how many values are wrong.
+    """
     low, high = (float(bound) for bound in torch.aminmax(tensor))
     limit = torch.finfo(dtype).max
     if -limit <= low and high <= limit:  # NaN fails every comparison

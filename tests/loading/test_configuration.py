@@ -10,7 +10,7 @@ import torch
 
 from gpt2_from_scratch import GPTModel, open_checkpoint, verify
 from gpt2_from_scratch.errors import ConfigError
-from gpt2_from_scratch.loading import Said
+from gpt2_from_scratch.loading import Origin
 from gpt2_from_scratch.mapping import Layout
 
 MINGPT = {
@@ -34,8 +34,8 @@ def test_mingpts_own_config_is_read(adder: Path) -> None:
     config = checkpoint.config
     assert (config.n_layer, config.n_head, config.n_embd, config.vocab_size) == (3, 3, 48, 10)
     assert config.activation_function == "gelu_new" and not config.tie_word_embeddings
-    assert checkpoint.facts["n_head"].said is Said.CONFIG_JSON
-    assert checkpoint.facts["vocab_size"].said is Said.TENSORS
+    assert checkpoint.facts["n_head"].origin is Origin.CONFIG_JSON
+    assert checkpoint.facts["vocab_size"].origin is Origin.TENSORS
     assert checkpoint.assumed == ()
 
 
@@ -53,18 +53,20 @@ def test_another_programs_config_never_outranks_the_user(adder: Path) -> None:
     with pytest.raises(ConfigError, match="does not say its n_head"):
         open_checkpoint(adder)
     checkpoint = open_checkpoint(adder, overrides={"n_head": 3})
-    assert checkpoint.facts["n_head"].said is Said.USER
+    assert checkpoint.facts["n_head"].origin is Origin.USER
     assert checkpoint.notes[0] == (
         "config.json beside the weights was not used, as it is no GPT-2's: it says system, data, optimizer"
     )
     mine = open_checkpoint(adder, overrides={"n_head": 6})
-    assert (mine.config.n_head, mine.facts["n_head"].said) == (6, Said.USER)
+    assert (mine.config.n_head, mine.facts["n_head"].origin) == (6, Origin.USER)
 
 
 def test_of_a_config_json_everything_is_said(perturbed_checkpoint: Path) -> None:
     checkpoint = open_checkpoint(perturbed_checkpoint, overrides={"layer_norm_epsilon": 1e-6})
-    assert {fact.said for name, fact in checkpoint.facts.items() if name != "layer_norm_epsilon"} == {Said.CONFIG_JSON}
-    assert checkpoint.facts["layer_norm_epsilon"].said is Said.USER
+    assert {fact.origin for name, fact in checkpoint.facts.items() if name != "layer_norm_epsilon"} == {
+        Origin.CONFIG_JSON
+    }
+    assert checkpoint.facts["layer_norm_epsilon"].origin is Origin.USER
     assert checkpoint.assumed == ()
 
 

@@ -86,7 +86,7 @@ def test_what_is_ignored_goes_before_the_prefix(folder: Path, perturbed_checkpoi
 HEADS = {
     "v_head.summary.weight": "trl's value head",
     "score.weight": "a classifier's head",
-    "lm_head.bias": "which GPT-2 has not: without it, the logits are others",
+    "lm_head.bias": "which GPT-2 does not have: without it, the logits are different",
     "lm_head.decoder.weight": "as old versions of transformers named it",
 }
 

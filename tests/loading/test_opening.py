@@ -94,7 +94,7 @@ def test_options_are_for_what_is_not_open_yet() -> None:
 
 
 def test_an_unknown_option_is_refused_by_name() -> None:
-    with pytest.raises(TypeError, match=r"not opened with layout; there are .*file_layout"):
+    with pytest.raises(TypeError, match=r"open_checkpoint has no option layout; it has .*file_layout"):
         open_checkpoint("tiny", layout="huggingface")  # type: ignore[call-arg]
 
 
