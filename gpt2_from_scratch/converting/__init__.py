@@ -1,12 +1,12 @@
 """Writes a checkpoint in another form.
 
-`convert` and `GPTModel.save_pretrained` are the two callers of one writer. Everything that can fail without reading the
-weights fails before a file appears. Then one tensor after the other is read, checked and written, and the new files
-take their places when all of them are complete on disk.
+`convert` writes a checkpoint's weights, and `save` those of a model in memory, for `GPTModel.save_pretrained`; both use
+one writer. Whatever can be checked without reading the weights is checked before a file is created. Then the tensors
+are read, checked and written one by one. The new files replace old ones when all are complete on disk.
 
     targets.py      the forms: what each can express, and how it writes
     writing.py      canonical tensors to a target's, checked and rounded
-    companions.py   what travels with the weights: tokenizer, generation_config.json
+    companions.py   the files that belong to the weights: tokenizer, generation_config.json
     directory.py    Hugging Face's directory
 """
 
@@ -19,7 +19,7 @@ import torch
 
 from gpt2_from_scratch.checkpoint import Located
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.converting.companions import Companions, companions, fetched, generation_config
+from gpt2_from_scratch.converting.companions import Companions, fetched, generation_config, tokenizer_in_form
 from gpt2_from_scratch.converting.directory import CONFIG, config_json, shards_of
 from gpt2_from_scratch.converting.targets import HUGGING_FACE, TARGETS, Target
 from gpt2_from_scratch.converting.writing import Progress, Rounding, Weights, prepare, write
@@ -40,9 +40,9 @@ class ConvertReport:
         dtype: of the matrices in the file.
         tensors: how many there are.
         parameters: number of distinct parameters.
-        rounding: largest difference between a value and what was written for it; 0 when nothing was rounded.
-        rounded: the tensor in which that is.
-        assumed: what the source does not say about the model, and what was assumed instead.
+        rounding: largest difference between a value and the value written for it; 0 when nothing was rounded.
+        rounded: the tensor with this difference.
+        assumed: settings that the source does not give, with the values that were assumed.
         notes: remarks.
     """
 
@@ -100,7 +100,7 @@ def convert(
         **options: how the source is opened; see `OpenOptions`.
 
     Returns:
-        A `ConvertReport`.
+        What was written.
 
     Raises:
         CheckpointError: the source cannot be read, the target's program would compute something else from these
@@ -118,11 +118,11 @@ def convert(
     target, checkpoint = TARGETS[to], open_checkpoint(source, **options)
     config, target_dtype = checkpoint.config, dtype or checkpoint.dtype
     target.check(config)
-    path, whole_folder = _place(target, Path(destination).expanduser())
+    path, whole_folder = _path_to_write(target, Path(destination).expanduser())
     travelling = Companions()
     if whole_folder or target.tokenizer_inside:
         failed = fetched(checkpoint)
-        travelling = Companions(notes=failed) if failed else _beside(checkpoint.located.weights, config, target)
+        travelling = Companions(notes=failed) if failed else _companions(checkpoint.located.weights, config, target)
     if not whole_folder:
         travelling = replace(travelling, files={})
     if not target.holds_config:
@@ -130,7 +130,7 @@ def convert(
     outgoing = prepare(
         Weights(checkpoint.located.source, config, checkpoint.read, target_dtype, bias), target, progress
     )
-    _check_way(checkpoint, target, path, travelling.files, overwrite)
+    _check_destination(checkpoint, target, path, travelling.files, overwrite)
     files = _without_equal_config(path, target, travelling, config)
     write(path, outgoing, target, config, replace(travelling, files=files), overwrite)
     return ConvertReport(
@@ -176,6 +176,9 @@ def save(
         max_shard_size: bytes, or text such as ``"500MB"``; above it the weights are split over several files.
         progress: called with the bytes written so far, and of all.
 
+    Returns:
+        What was written.
+
     Raises:
         CheckpointError: as in `convert`. The old files are as they were.
         ValueError: `max_shard_size` is no size.
@@ -183,27 +186,27 @@ def save(
     target = replace(HUGGING_FACE, max_shard_size=max_shard_size)
     outgoing = prepare(weights, target, progress)
     shards = shards_of(outgoing.tensors, max_shard_size)
-    travelling = _beside(located.weights, weights.config, target) if located is not None else Companions()
+    travelling = _companions(located.weights, weights.config, target) if located is not None else Companions()
     files = {CONFIG: config_json(weights.config, weights.dtype), **travelling.files}
     write(folder, outgoing, target, weights.config, replace(travelling, files=files))
     rounded = (str(outgoing.rounding),) if outgoing.rounding.where else ()
     return Saved(target, tuple(outgoing.tensors), len(shards), (*rounded, *travelling.notes))
 
 
-def _beside(place: Path, config: GPTConfig, target: Target) -> Companions:
-    """What lies beside a checkpoint's weights and travels with them: the tokenizer and `generation_config.json`."""
-    tokenizer = companions(place, config, target.tokenizer)
+def _companions(place: Path, config: GPTConfig, target: Target) -> Companions:
+    """The tokenizer and the `generation_config.json` beside a checkpoint's weights."""
+    tokenizer = tokenizer_in_form(place, config, target.tokenizer)
     generation = Companions() if target.holds_config else generation_config(place.parent)
     return replace(
         tokenizer, files={**tokenizer.files, **generation.files}, notes=(*tokenizer.notes, *generation.notes)
     )
 
 
-# ------------------------------------------------------------------------------------------- what is in the way
+# --------------------------------------------------------------------------------------------------- destination
 
 
-def _place(target: Target, destination: Path) -> tuple[Path, bool]:
-    """The file or directory to write, and whether a whole directory is meant."""
+def _path_to_write(target: Target, destination: Path) -> tuple[Path, bool]:
+    """The file or directory to write, and whether the user named a directory."""
     known = {suffix for other in TARGETS.values() for suffix in other.suffixes}
     is_file = destination.suffix in known and not destination.is_dir()
     if not target.file:
@@ -226,8 +229,14 @@ def _place(target: Target, destination: Path) -> tuple[Path, bool]:
     return destination, False
 
 
-def _check_way(checkpoint: Checkpoint, target: Target, path: Path, files: Mapping[str, bytes], overwrite: bool) -> None:
-    """Refuses to overwrite the source, existing files unless asked, or beside another model's config.json."""
+def _check_destination(
+    checkpoint: Checkpoint, target: Target, path: Path, files: Mapping[str, bytes], overwrite: bool
+) -> None:
+    """Refuses to overwrite the source, or files unless asked, and to write beside another model's config.json.
+
+    Raises:
+        CheckpointError: names the file.
+    """
     folder = path.parent if target.file else path
     written = [*target.replaces(path), *files]
     for name in written:
@@ -250,7 +259,7 @@ def _check_way(checkpoint: Checkpoint, target: Target, path: Path, files: Mappin
 
 
 def _without_equal_config(path: Path, target: Target, travelling: Companions, config: GPTConfig) -> Mapping[str, bytes]:
-    """The files to write; a config.json that says the same already stays, in the user's own wording."""
+    """The files to write, without config.json where the one that is there describes the same configuration."""
     there = (path.parent if target.file else path) / CONFIG
     if not target.file or not there.is_file() or not _same_config(there, config):
         return travelling.files

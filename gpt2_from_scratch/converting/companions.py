@@ -1,4 +1,4 @@
-"""What travels with the weights: the tokenizer, in the form that each program reads, and `generation_config.json`."""
+"""The files that belong to the weights: `generation_config.json`, and the tokenizer in the form of each program."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -19,12 +19,12 @@ _MOST_BYTES = 1_000_000  # of a generation_config.json; real ones have a few hun
 
 @dataclass(frozen=True)
 class Companions:
-    """What travels with the weights.
+    """What is written beside the weights, or with them into one file.
 
     Args:
-        files: of the folder: name -> content.
-        vocabulary: a tokenizer for a form that holds it in the weights' own file.
-        notes: what is not there or was left out, and why.
+        files: name -> content, for the weights' folder.
+        vocabulary: the tokenizer, for a form that holds it in the weights' own file.
+        notes: what is missing or was left out, and why.
     """
 
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -37,7 +37,11 @@ TokenizerForm: TypeAlias = Callable[[Path, GPTConfig], Companions]
 
 
 def fetched(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Fetches what lies beside the weights of a checkpoint from the Hub; remarks, if that fails."""
+    """Fetches the tokenizer and `generation_config.json` of a checkpoint that is on the Hub.
+
+    Returns:
+        Notes, if that failed; nothing for a checkpoint that is not on the Hub.
+    """
     if checkpoint.located.repo_id is None:
         return ()
     try:
@@ -47,8 +51,8 @@ def fetched(checkpoint: Checkpoint) -> tuple[str, ...]:
     return ()
 
 
-def companions(place: Path, config: GPTConfig, form: TokenizerForm) -> Companions:
-    """The tokenizer beside a checkpoint's weights, or in them, in another form. What cannot be used is named.
+def tokenizer_in_form(place: Path, config: GPTConfig, form: TokenizerForm) -> Companions:
+    """The tokenizer beside a checkpoint's weights, or in them, in another form. A note says why there is none.
 
     Args:
         place: the weights' file.
@@ -80,18 +84,18 @@ def generation_config(folder: Path) -> Companions:
 
 
 def _check_link(path: Path) -> None:
-    """What a link outside its folder points to is not copied: it may be anything."""
+    """Refuses a link that leads outside its folder: the file there may be anything, and is not copied."""
     if not (target := path.resolve()).is_relative_to(home(path)):
         raise TokenizerError(f"{path} is a link to {target}, outside its folder")
 
 
 def no_tokenizer(place: Path, config: GPTConfig) -> Companions:
-    """For programs whose tokenizer is always OpenAI's."""
+    """Nothing, for programs whose tokenizer is always OpenAI's."""
     return Companions()
 
 
 def huggingface_tokenizer(place: Path, config: GPTConfig) -> Companions:
-    """As it is; OpenAI's two files are Hugging Face's under other names, and a GGUF file's content is spelled out."""
+    """The files as they are; OpenAI's two files are renamed, and the tokenizer in a GGUF file is written as files."""
     found = tokenizer_files(place)
     if found[0].suffix == ".gguf":
         _, _, added = vocabulary(place)
@@ -102,13 +106,13 @@ def huggingface_tokenizer(place: Path, config: GPTConfig) -> Companions:
 
 
 def openai_tokenizer(place: Path, config: GPTConfig) -> Companions:
-    """`encoder.json` and `vocab.bpe`."""
+    """The tokenizer as `encoder.json` and `vocab.bpe`."""
     tokenizer_at(place, config.vocab_size)  # refuses what does not fit the model
     return Companions(dict(zip(("encoder.json", "vocab.bpe"), _spelled_out(place), strict=True)))
 
 
 def gguf_tokenizer(place: Path, config: GPTConfig) -> Companions:
-    """A part of the weights' file."""
+    """The tokenizer as a part of the weights' file."""
     tokenizer_at(place, config.vocab_size)  # refuses what does not fit the model
     known, merges, added = vocabulary(place)
     texts = {token_id: text for text, token_id in {**known, **added}.items()}

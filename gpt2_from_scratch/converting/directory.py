@@ -37,9 +37,8 @@ def write_directory(
     """
     shards = shards_of(tensors, max_shard_size)
     stale = {path.name for path in folder.iterdir() if safetensors.is_shard_or_index(path.name)} - shards.keys()
-    with replacing_all(
-        folder, remove=sorted(stale), overwrite=overwrite
-    ) as create:  # an old index must never be seen beside new shards
+    # An old index must never be seen beside new shards, so what is stale goes first.
+    with replacing_all(folder, remove=sorted(stale), overwrite=overwrite) as create:
         for name, names in shards.items():
             safetensors.write_to(create(name), {each: tensors[each] for each in names})
         if len(shards) > 1:
@@ -54,7 +53,7 @@ def shards_of(tensors: Mapping[str, StoredTensor], max_shard_size: int | str) ->
     Raises:
         ValueError: `max_shard_size` is no size.
     """
-    # Imported here: it costs time that loading does not have to pay.
+    # Imported here, as it takes time and loading does not need it.
     from huggingface_hub import split_state_dict_into_shards_factory
 
     if isinstance(max_shard_size, int) and max_shard_size <= 0:
@@ -62,7 +61,7 @@ def shards_of(tensors: Mapping[str, StoredTensor], max_shard_size: int | str) ->
     try:
         split = split_state_dict_into_shards_factory(
             dict(tensors),
-            get_storage_size=lambda tensor: math.prod(tensor.shape) * tensor.dtype.itemsize,
+            get_storage_size=lambda tensor: tensor.nbytes,
             filename_pattern="model{suffix}.safetensors",
             max_shard_size=max_shard_size,
         )
@@ -79,10 +78,9 @@ def config_json(config: GPTConfig, dtype: torch.dtype) -> bytes:
 
 
 def _index(tensors: Mapping[str, StoredTensor], shards: Mapping[str, list[str]]) -> dict[str, Any]:
-    sizes = {name: math.prod(tensor.shape) for name, tensor in tensors.items()}
     metadata = {
-        "total_parameters": sum(sizes.values()),
-        "total_size": sum(size * tensors[name].dtype.itemsize for name, size in sizes.items()),
+        "total_parameters": sum(math.prod(tensor.shape) for tensor in tensors.values()),
+        "total_size": sum(tensor.nbytes for tensor in tensors.values()),
     }
     return {"metadata": metadata, "weight_map": {name: shard for shard, names in shards.items() for name in names}}
 

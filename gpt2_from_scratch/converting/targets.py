@@ -40,12 +40,12 @@ class Target(ABC):
     Args:
         name: as users call it.
         layout: names and orientation of its tensors.
-        program: whose code reads it, if that has settings that the form cannot change.
+        program: the program that reads it, if it hard-codes settings.
         file: its usual file name; empty where the form is a directory.
         suffixes: what its file may end in.
         holds_config: whether it holds the configuration, so that no config.json is needed beside it.
-        tokenizer: its own form of the tokenizer.
-        tokenizer_inside: whether that is a part of the weights' file.
+        tokenizer: makes the form's own tokenizer files.
+        tokenizer_inside: whether the tokenizer is a part of the weights' file.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Target(ABC):
             self.program.check(config)
 
     def dtype_of(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.dtype:
-        """What a tensor becomes where the model is written as `dtype`."""
+        """The dtype of a tensor where the model is written as `dtype`."""
         return dtype
 
     def replaces(self, path: Path) -> list[str]:
@@ -82,22 +82,22 @@ class Target(ABC):
         """
 
     def advice(self, config: GPTConfig) -> tuple[str, ...]:
-        """What whoever uses the written file must know."""
+        """Notes for whoever uses the written file."""
         return ()
 
     @abstractmethod
     def write(self, path: Path, tensors: Tensors, config: GPTConfig, companions: Companions, overwrite: bool) -> None:
-        """Writes tensors, and what travels with them, complete or not at all.
+        """Writes tensors and their companions, complete or not at all.
 
         Args:
             path: the file, or the directory; its folder exists.
             tensors: the layout's name -> tensor.
             config: the model's; `check` has passed it.
-            companions: what travels with them.
-            overwrite: whether files of these names may be there by then.
+            companions: the tokenizer and other files.
+            overwrite: whether files of these names may exist.
 
         Raises:
-            FileExistsError: one is there that may not be.
+            FileExistsError: one exists, and `overwrite` is False.
         """
 
 
@@ -165,13 +165,13 @@ class StateDict(Target):
                 create(name).write(content)
 
     def wrapped(self, tensors: Tensors, config: GPTConfig) -> Mapping[str, object]:
-        """What the program pickles: the tensors, and what it wants around them."""
+        """The object that `torch.save` writes: the tensors, and the program's settings where it reads them."""
         return dict(tensors)
 
 
 @dataclass(frozen=True)
 class NanoGPT(StateDict):
-    """nanoGPT's checkpoint: around the weights stands what its `sample.py` builds the model from."""
+    """nanoGPT's checkpoint, with the settings from which its `sample.py` builds the model."""
 
     def wrapped(self, tensors: Tensors, config: GPTConfig) -> Mapping[str, object]:
         arguments = {name: getattr(config, name) for name in ("n_layer", "n_head", "n_embd", "vocab_size")}

@@ -1,6 +1,5 @@
-"""The one writer: a model's canonical tensors become a target's, each read, checked and rounded when it is written."""
+"""Prepares a model's tensors for a target, and writes them. Each is read, checked and rounded when it is written."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,7 +48,7 @@ class Rounding:
     where: str = ""
 
     def note(self, name: str, before: Tensor, dtype: torch.dtype) -> None:
-        """Looks at what a tensor loses as another dtype."""
+        """Compares a tensor with itself in another dtype."""
         if torch.promote_types(before.dtype, dtype) == dtype:
             return
         for piece in pieces(before):
@@ -67,7 +66,7 @@ class Outgoing:
 
     Args:
         tensors: the target's name -> tensor; a tied head is its embedding.
-        rounding: what is lost, complete when all of them are written.
+        rounding: the largest rounding so far; final when all of them are written.
     """
 
     tensors: dict[str, StoredTensor]
@@ -75,12 +74,15 @@ class Outgoing:
 
 
 def prepare(weights: Weights, target: Target, progress: Progress | None = None) -> Outgoing:
-    """Prepares a model for a target. No weight is read, but biases that are left out.
+    """Prepares a model for a target. No weight is read, except biases that are left out and must be zero.
 
     Args:
         weights: the model.
         target: its form.
         progress: called with the bytes written so far, and of all.
+
+    Returns:
+        The tensors, to be handed to `write`.
 
     Raises:
         MappingError: a bias is left out that is not zero, or the target always has biases.
@@ -96,9 +98,9 @@ def prepare(weights: Weights, target: Target, progress: Progress | None = None) 
         tensor = reads[name]()
         check_values(weights.name, canonical[name], tensor, dtype, "write")
         result.rounding.note(canonical[name], tensor, dtype)
-        written[name] = _nbytes(result.tensors[name])
+        written[name] = result.tensors[name].nbytes
         if progress is not None:
-            progress(sum(written.values()), sum(map(_nbytes, set(result.tensors.values()))))
+            progress(sum(written.values()), sum(stored.nbytes for stored in set(result.tensors.values())))
         return tensor.to(dtype, memory_format=torch.contiguous_format)
 
     for name in reads:
@@ -122,8 +124,8 @@ def write(
         outgoing: from `prepare`.
         target: the same target.
         config: the model's.
-        companions: what travels with the weights.
-        overwrite: whether files of these names may be there by then.
+        companions: the tokenizer and other files.
+        overwrite: whether files of these names may exist.
 
     Raises:
         CheckpointError: it cannot be written there, or a value is not finite or too large for the dtype. The old files
@@ -144,7 +146,3 @@ def _reads(weights: Weights, target: Target) -> Mapping[str, Callable[[], Tensor
     if not optional:
         raise MappingError(f"{target.name} has no form without biases", hint="nanogpt and llms_from_scratch do")
     return write_theirs(target.layout, weights.config, weights.read, lambda name: name not in optional)
-
-
-def _nbytes(tensor: StoredTensor) -> int:
-    return math.prod(tensor.shape) * tensor.dtype.itemsize

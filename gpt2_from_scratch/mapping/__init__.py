@@ -21,10 +21,10 @@ shape.
 """
 
 from gpt2_from_scratch.mapping.layout import Layout
-from gpt2_from_scratch.mapping.link import Link, Piece
+from gpt2_from_scratch.mapping.link import Link
 from gpt2_from_scratch.mapping.matching import Matching, best_match, depth, match, match_module, sizes
 from gpt2_from_scratch.mapping.names import collapse, listed
-from gpt2_from_scratch.mapping.pattern import Pattern, Shape, parse
+from gpt2_from_scratch.mapping.pattern import Shape, parse
 from gpt2_from_scratch.mapping.rows import (
     Ignore,
     Parameter,
@@ -38,7 +38,7 @@ from gpt2_from_scratch.mapping.rows import (
     site,
     tied,
 )
-from gpt2_from_scratch.mapping.translation import Reader, read_canonical, write_theirs
+from gpt2_from_scratch.mapping.translation import read_canonical, write_theirs
 
 __all__ = [
     "Ignore",
@@ -46,9 +46,6 @@ __all__ = [
     "Link",
     "Matching",
     "Parameter",
-    "Pattern",
-    "Piece",
-    "Reader",
     "Row",
     "Shape",
     "bare",

@@ -61,11 +61,10 @@ class Layout:
     @property
     def first(self) -> str:
         """The name of the first row's first tensor: the token embedding, in every built-in layout."""
-        row = next(row for row in self.rows if isinstance(row, Row) and row.parameters)
-        return next(name for name in row.names(row.parameters[0], self.separator) if name is not None)
+        return next(row for row in self.rows if isinstance(row, Row) and row.parameters).first_name(self.separator)
 
     def sites(self, config: GPTConfig) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """Every GPT-2 module whose output can be compared, with their modules, layer by layer, in execution order."""
+        """Each GPT-2 module whose output can be compared, with their modules: layer by layer, in execution order."""
         return tuple(
             (numbered(row.site, layer), tuple(name for each in row.theirs for name in of_heads(each, layer, config)))
             for row, layer in walk(self.rows, config.n_layer)

@@ -1,6 +1,7 @@
 """Key matching: which tensor of theirs is which of GPT-2's, decided by whole names and exact shapes.
 
-Every tensor on either side is claimed once, or everything that is wrong is said at once. No value is read here.
+Every tensor on either side must be claimed exactly once. A `Matching` lists all that are not, so that one error names
+every problem. No value is read here.
 """
 
 from collections.abc import Iterable, Mapping
@@ -183,7 +184,7 @@ def sizes(layout: Layout, shapes: Mapping[str, Shape]) -> Mapping[str, int] | No
 
 
 def _axes_of_theirs(link: Link, shapes: Mapping[str, Shape]) -> dict[str, int] | None:
-    """The lengths of the pattern's axes that their first tensor shows, by itself."""
+    """The lengths of the pattern's axes, as far as the shape of their first tensor determines them."""
     piece = link.pieces[0]
     shape = shapes.get(piece.name, ())[len(piece.index) :]
     if link.pattern is None:
@@ -216,8 +217,7 @@ def _heads(link: Link | None, layout: Layout, shapes: Mapping[str, Shape]) -> in
         return None
     if "h" in link.pieces[0].choice:
         row = next(row for row in layout.rows if isinstance(row, Row) and module_of(row.site) == ATTENTION)
-        name = next(name for name in row.names(row.parameters[0], layout.separator) if name)
-        return sum(numbered(name, 0, head) in shapes for head in range(len(shapes)))
+        return sum(numbered(row.first_name(layout.separator), 0, head) in shapes for head in range(len(shapes)))
     return (_axes_of_theirs(link, shapes) or {}).get("h")
 
 
@@ -225,7 +225,7 @@ def depth(layout: Layout, shapes: Mapping[str, Shape]) -> int:
     """How many layers have a feed-forward layer under the layout's names."""
     for row in layout.rows:
         if isinstance(row, Row) and row.site == "h.*.mlp.c_fc":
-            name = next((name for name in row.names(row.parameters[0], layout.separator) if name), "")
+            name = row.first_name(layout.separator)
             if indexed := INDEXED.fullmatch(numbered(name, 0, 0)):  # W[*]: one tensor for all layers
                 axis = name[len(indexed[1]) + 1 : -1].replace(" ", "").split(",").index("*")
                 return shapes[indexed[1]][axis] if len(shapes.get(indexed[1], ())) > axis else 0

@@ -1,4 +1,4 @@
-"""What is wrong with a table that somebody wrote, in the words of the table; all of it at once."""
+"""Checks a table that a user wrote, and lists all mistakes in it at once, in the words of the table."""
 
 import difflib
 from collections import Counter
@@ -63,13 +63,13 @@ def _in_row(row: Row, separator: str) -> Iterator[str]:
 
 
 def _all_names(row: Row, separator: str) -> list[str]:
-    """Their names in a row, as far as they are names."""
+    """The whole names in a row, without parameters whose names are wrong."""
     fitting = [each for each in row.parameters if not _wrong_names(row, each)]
     return [name for each in fitting for name in row.names(each, separator) if name is not None]
 
 
 def _wrong_names(row: Row, parameter: Parameter) -> str:
-    """Why a parameter has no whole names, if it has none."""
+    """The mistake in a parameter's names; "" if there is none."""
     ends: tuple[object, ...] = parameter.theirs if isinstance(parameter.theirs, tuple) else (parameter.theirs,)
     odd = [end for end in ends if not isinstance(end, str | None)]
     if odd:

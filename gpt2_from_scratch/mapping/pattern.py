@@ -4,9 +4,8 @@
 space separates axes, parentheses group several into one, and ``1`` is an axis of length one. The same pattern read from
 right to left is the inverse. An empty pattern changes nothing.
 
-Patterns are parsed here rather than by `einops`, because three things are needed that it does not offer: the shape of
-the result without a tensor, a choice along an axis (the key's third of query, key and value), and an import that does
-not load torch's compiler.
+`einops` is not used, because it lacks three things that are needed here: the shape of the result without a tensor, a
+choice along an axis (the key's third of query, key and value), and an import that does not load torch's compiler.
 """
 
 import math

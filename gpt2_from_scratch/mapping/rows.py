@@ -91,7 +91,7 @@ class Row:
 
     @property
     def place(self) -> str:
-        """Where it is in their code, for people: their modules, or the names of the weight that has no module."""
+        """For people: their modules, or the names of the weight where there is no module."""
         names = self.theirs or self.names(self.parameters[0], "")
         return " / ".join(name for name in names if name is not None)
 
@@ -106,6 +106,10 @@ class Row:
         return tuple(
             None if end is None else f"{module}{separator}{end}" for module, end in zip(modules, ends, strict=True)
         )
+
+    def first_name(self, separator: str) -> str:
+        """The whole name of the first tensor of its first parameter; "" where that does not exist."""
+        return next((name for name in self.names(self.parameters[0], separator) if name is not None), "")
 
 
 @dataclass(frozen=True)

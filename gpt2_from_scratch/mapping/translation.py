@@ -70,7 +70,7 @@ def write_theirs(
             hint="add the rows: these weights would be lost",
         )
     sources: dict[str, list[tuple[Link, Piece, str | None]]] = {}  # their name -> what it is made of
-    lost: list[tuple[Link, Sequence[Piece], str]] = []  # what has no place in the target, unless it is zero
+    lost: list[tuple[Link, Sequence[Piece], str]] = []  # what the target has no tensor for: it must be zero
     for link in layout.unroll(config):
         repeats = link.tied_to is not None and config.tie_word_embeddings
         if wanted is None and repeats and not link.written_when_tied:
@@ -122,5 +122,6 @@ def _check_zero(lost: Sequence[tuple[Link, Sequence[Piece], str]], read: Reader)
         raise MappingError(
             f"the target has no {listed(nonzero)}, but these biases are not zero in the checkpoint "
             f"(largest value {max(nonzero.values()):.3g})",
-            hint="build the model with biases (qkv_bias=True in the book, bias=True in nanoGPT)",
+            hint="keep the biases: build the model with them (qkv_bias=True in the book, bias=True in nanoGPT), or "
+            "convert without leaving them out",
         )

@@ -17,7 +17,7 @@ from gpt2_from_scratch.mapping.rows import Ignore, Parameter, Row, parts_of
 
 
 class Table(NamedTuple):
-    """What a `Layout` is made of, as far as links depend on it."""
+    """The parts of a `Layout` that its links depend on."""
 
     name: str
     rows: tuple[Row | Ignore, ...]
