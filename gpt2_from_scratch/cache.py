@@ -1,4 +1,6 @@
-"""Keys and values of earlier tokens, so that a decoding step computes its new token only.
+"""`KVCache`: keys and values of earlier tokens, so that a decoding step computes the new token only.
+
+`model` fills it, and `generation` keeps one for each batch of prompts.
 
 Shapes: B batch, H heads, T new tokens, S tokens with the cached ones, d = E / H, L layers.
 """
@@ -10,12 +12,12 @@ from gpt2_from_scratch.config import GPTConfig
 
 
 class KVCache:
-    """Keys and values of the tokens read so far. The memory is reserved at the beginning and written in place.
+    """Keys and values of the tokens read so far. Its memory is allocated at the beginning and written in place.
 
     Args:
         config: of the model that will use it.
         batch_size: ``B``.
-        capacity: tokens it can hold; at most, and by default, the context length.
+        capacity: tokens it can hold. The context length is the default and the most.
         dtype: of the model.
         device: of the model.
 
@@ -53,7 +55,16 @@ class KVCache:
         return self.keys.size(3)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores the new tokens' keys and values ``[B, H, T, d]``; returns those of all tokens, ``[B, H, S, d]``."""
+        """Stores the keys and values of new tokens.
+
+        Args:
+            layer: from 0.
+            k: keys ``[B, H, T, d]``.
+            v: values, the same shape.
+
+        Returns:
+            Keys and values of all tokens, ``[B, H, S, d]`` each. `length` is not changed: the model does that.
+        """
         keys, values, new = self.keys[layer], self.values[layer], k.size(2)
         keys.narrow(2, self.length, new).copy_(k)
         values.narrow(2, self.length, new).copy_(v)

@@ -1,8 +1,8 @@
 """Token ids in, more token ids out: greedy or drawn, in batches, and as a stream of text.
 
-There is one loop, `_decode`, which yields one new id per row and step. `steps` checks the arguments and hands it out,
-`generate` collects its steps, `stream` and `stream_text` follow one prompt. A row that has ended leaves the batch and
-costs nothing more; its place in the result is filled with padding. `Decoding` says how ids are chosen and computed.
+There is one loop, `_decode`, which yields one new id per row and step. `steps` checks the arguments and returns it,
+`generate` collects its steps, `stream` and `stream_text` continue one prompt. A row that has ended is no longer
+computed; its place in the result is filled with padding. `Decoding` says how ids are chosen and computed.
 
 Greedy ids, and the distribution that ids are drawn from, are those of transformers' ``generate``. The layers compute
 as `FUSED`, the fastest way, whatever the model was loaded with. Its ids differ from transformers' only where two logits
@@ -35,7 +35,7 @@ class Decoding:
             the distribution, above 1 flattens it.
         top_k: draw from the `top_k` likeliest ids only.
         top_p: then draw from the fewest ids that together have at least this probability.
-        repetition_penalty: above 1 makes ids less likely that the text already holds, as in transformers: a positive
+        repetition_penalty: above 1 makes ids that the text already holds less likely, as in transformers: a positive
             logit is divided by it, a negative one multiplied. None: as `generation_config.json` says, or else 1.
         seed: the same seed, model, prompts and machine draw the same ids. None: different ones each time. PyTorch's
             global generator is neither used nor changed.
@@ -184,13 +184,13 @@ def stream_text(
     decoding: Decoding = GREEDY,
     stop: Sequence[str] = (),
 ) -> Iterator[str]:
-    """The text that continues a prompt, piece by piece as it is computed, never with half a character.
+    """The text that continues a prompt, piece by piece as it is computed; no piece ends inside a character.
 
     Args:
         model: as in `generate`.
         tokenizer: the model's, from `load_tokenizer`.
         prompt: a text, or its ids. Special tokens such as ``<|endoftext|>`` are recognised in a text, as in
-            transformers. ``""`` starts a text from nothing: see `prompt_ids`.
+            transformers. For ``""`` see `prompt_ids`.
         max_new_tokens: as in `generate`.
         decoding: as in `generate`.
         stop: the text ends before the first of these.
@@ -214,9 +214,14 @@ def stream_text(
 
 
 def prompt_ids(model: GPTModel, tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The ids to continue. For an empty prompt, the id that starts a text.
+    """The ids of a prompt. For an empty prompt, the one id that starts a text.
 
     That is the model's start-of-text id, or else its end-of-text id, which separated the texts GPT-2 was trained on.
+
+    Args:
+        model: whose special ids are taken.
+        tokenizer: the model's.
+        prompt: any text; special tokens in it are recognised.
 
     Raises:
         ValueError: the prompt is empty, and the model has no such id.
@@ -245,7 +250,11 @@ def stop_ids(model: GPTModel, decoding: Decoding) -> tuple[int, ...]:
 def until(pieces: Iterator[str], stop: Sequence[str]) -> Iterator[str]:
     """The text up to the first of the texts in `stop`, which is left out.
 
-    What may be the beginning of one of them is held back until the next piece tells.
+    An end that may be the beginning of a stop text is held back until the next piece shows whether it is.
+
+    Args:
+        pieces: of the text.
+        stop: the stop texts.
 
     Raises:
         ValueError: an empty text in `stop`, which every text contains.
@@ -329,8 +338,8 @@ def probabilities(
         lowest = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
         logits = logits.masked_fill(logits < lowest, -math.inf)
     if top_p is not None:
-        # From the unlikely end: what fits into the remaining 1 - top_p goes. transformers sums in this order, too;
-        # another order would round differently and keep an id more or less.
+        # Ids are removed from the unlikely end, as long as their sum is at most 1 - top_p. transformers sums in this
+        # order, too; in another order rounding may keep an id more or less.
         ascending, ids = logits.sort(dim=-1)
         tail = ascending.softmax(dim=-1).cumsum(dim=-1) <= 1 - top_p
         tail[:, -1] = False
@@ -369,7 +378,7 @@ def _decode(
 
 
 # Tokens read in one pass: eight whole contexts, whose inner activations take 0.1 GB in the smallest GPT-2 and 0.2 in
-# the largest. One prompt by itself is never cut: it would round differently, and its bits shall be transformers'.
+# the largest. A single prompt is never cut, because it would then round differently from transformers.
 _AT_ONCE = 8192
 
 
@@ -397,7 +406,7 @@ def _generating(modules: Sequence[nn.Module], compute: Compute) -> Iterator[None
         for module in training:
             module.training = False
         for module, _ in others:
-            vars(module)["compute"] = compute  # past `nn.Module.__setattr__`, which would take longer than the rest
+            vars(module)["compute"] = compute  # not by `nn.Module.__setattr__`, which takes longer than all the rest
         yield
     finally:
         for module in training:
@@ -453,7 +462,7 @@ def penalised(logits: Tensor, ids: Tensor, penalty: float, text: Tensor | None =
 
 
 def _filler(model: GPTModel, decoding: Decoding) -> int:
-    """What stands behind the end of a text; unused when there are no end-of-text ids."""
+    """The id that fills a row behind its end; unused when there are no end-of-text ids."""
     known = model.generation_config
     pad = model.config.pad_token_id if known is None else known.pad_token_id
     return pad if pad is not None and pad >= 0 else next(iter(stop_ids(model, decoding)), 0)

@@ -1,12 +1,12 @@
 """GPT-2's layers: the formulas, each in the ways in which it may be computed.
 
-The configuration decides what a layer computes; `Compute` decides how. Three ways cover all uses:
+The configuration decides what a layer computes; `Compute` decides how. There are three ways:
 
-    TEXTBOOK  the formulas spelled out: for reading, for float64, and as the place where faults are simulated
+    TEXTBOOK  the formulas spelled out: for reading, for float64, and for simulating faults
     EXACT     operation by operation what transformers does: logits and gradients are bit-identical to `GPT2LMHeadModel`
     FUSED     the fastest, equal up to rounding: PyTorch's fused kernels, and the products of `speed`
 
-Where to read on: `model` puts the layers together.
+Read on in `model`, which puts the layers together.
 
 Shapes: B batch, T query tokens, S key tokens (cached ones included), E width, H heads, d = E / H, F inner width.
 """
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from gpt2_from_scratch import speed
 
-Way = Literal["textbook", "exact", "fused"]
+LayerWay = Literal["textbook", "exact", "fused"]
 AttentionWay = Literal["textbook", "eager", "sdpa"]
 
 
@@ -41,7 +41,7 @@ class Compute:
         True
     """
 
-    layers: Way
+    layers: LayerWay
     attention: AttentionWay
 
 
@@ -57,8 +57,8 @@ FUSED = Compute("fused", attention="sdpa")
 class Embedding(nn.Module):
     """A table of vectors: row ``i`` is the vector of id ``i``.
 
-    Unlike `nn.Embedding` it is not initialised on construction, so that a model which is about to be given mapped
-    weights is built in milliseconds.
+    Unlike `nn.Embedding` it is not initialised when it is built, so a model that then gets mapped weights is built in
+    milliseconds.
     """
 
     def __init__(self, rows: int, n_embd: int, device: torch.device | str | None = None) -> None:
@@ -114,7 +114,7 @@ class Head(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Each token to mean 0 and variance 1 over its features, then a learned gain and bias.
+    """Normalises each token to mean 0 and variance 1 over its features, then applies a learned gain and bias.
 
     ``y = (x - mean) / sqrt(var + eps) * weight + bias`` with the *biased* variance (divided by E, not E - 1) and eps
     inside the root. https://arxiv.org/abs/1607.06450
@@ -139,7 +139,7 @@ class LayerNorm(nn.Module):
 class Dropout(nn.Dropout):
     """In training, each number becomes 0 with probability ``p``, and the others are divided by ``1 - p``.
 
-    Outside training no function is called at all: a decoding step passes three of these in every block.
+    Outside training it calls no function, which saves time: a decoding step passes three of these in every block.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -186,16 +186,16 @@ def _softplus(x: Tensor) -> Tensor:
     return torch.log1p(torch.exp(-x.abs())) + x.clamp(min=0)
 
 
+def _sigmoid(x: Tensor) -> Tensor:
+    return 1.0 / (1.0 + torch.exp(-x))
+
+
 class Activation(NamedTuple):
     """One elementwise function, computed in each of the three ways."""
 
     textbook: Callable[[Tensor], Tensor]
     exact: Callable[[Tensor], Tensor]
     fused: Callable[[Tensor], Tensor]
-
-
-def _sigmoid(x: Tensor) -> Tensor:
-    return 1.0 / (1.0 + torch.exp(-x))
 
 
 _TANH_GELU = Activation(gelu_tanh, gelu_tanh, _fused_tanh)
@@ -265,9 +265,9 @@ def causal_mask(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor | None:
-    """Which keys each query may see, in the form that this way of attention takes. Made once per forward pass.
+    """The mask of a forward pass: which keys each query may see, in the form that this way of attention takes.
 
-    Query ``i`` of the T new tokens stands at position ``S - T + i`` and sees the keys up to itself, except padding.
+    Query ``i`` of the T new tokens is at position ``S - T + i`` and sees the keys up to itself, except padding.
 
     Args:
         way: how attention will be computed.

@@ -1,8 +1,8 @@
-"""GPT-2 from embeddings to logits, readable top to bottom.
+"""`GPTModel`: GPT-2 from embeddings to logits, and loading and saving its weights.
 
-A residual stream ``x`` of width E runs through the model, and every layer adds to it: attention mixes tokens, the
-feed-forward layer works on each token by itself. Modules carry the names of GPT-2's own weights, so the name of a
-parameter here is the name of a tensor in the official files. `layers` has the formula of each layer.
+A residual stream ``x`` of width E passes through the model, and every layer adds to it: attention mixes tokens, the
+feed-forward layer works on each token by itself. The name of a parameter here is the name of a tensor in GPT-2's
+official files. The formula of each layer is in `layers`, and text is generated in `generation`.
 
 Shapes: B batch, T tokens, S tokens with the cached ones, C context length, E width, H heads, d = E / H, V vocabulary.
 """
@@ -53,7 +53,7 @@ Device: TypeAlias = torch.device | str | None
 
 
 class MultiHeadAttention(nn.Module):
-    """Each token's query is compared with the keys of all tokens up to it; their values are averaged by that fit."""
+    """Compares each token's query with the keys of the tokens up to it, and averages their values by the result."""
 
     def __init__(self, config: GPTConfig, layer: int, compute: Compute, device: Device = None) -> None:
         super().__init__()
@@ -213,8 +213,9 @@ class GPTModel(nn.Module):
             >>> from gpt2_from_scratch.layers import TEXTBOOK
             >>> model = GPTModel(GPTConfig(n_layer=2, n_embd=8, n_head=2, vocab_size=11)).set_compute(TEXTBOOK)
         """
-        for module in self._computing_modules():
-            module.compute = compute  # type: ignore[assignment]
+        for module in self.modules():
+            if hasattr(module, "compute"):
+                module.compute = compute  # type: ignore[assignment]
         return self
 
     def pack(self) -> Self:
@@ -236,9 +237,6 @@ class GPTModel(nn.Module):
             if isinstance(module, Linear):
                 module.weight.data = packed(module.weight.data)
         return self
-
-    def _computing_modules(self) -> Iterator[nn.Module]:
-        return (module for module in self.modules() if hasattr(module, "compute"))
 
     @classmethod
     def from_pretrained(
@@ -305,14 +303,15 @@ class GPTModel(nn.Module):
     ) -> LoadReport:
         """Writes a directory that transformers loads with identical logits: `config.json` and safetensors.
 
-        Files appear complete or not at all; a tied head is written once; what an earlier save left is removed.
+        The files are written complete or not at all. A tied head is written once. Weights of an earlier save into this
+        directory are removed.
 
         Args:
             directory: made if needed.
             max_shard_size: bytes, or text such as ``"500MB"``; above it the weights are split over several files.
             dtype: of the file; None keeps the model's.
-            tokenizer: write the tokenizer and `generation_config.json` too that lie beside the checkpoint from which
-                the model was loaded. Nothing is fetched for it.
+            tokenizer: also write the tokenizer and `generation_config.json` of the checkpoint from which the model was
+                loaded, if they lie beside it. Nothing is fetched.
             progress: called with the bytes written so far, and of all.
 
         Returns:
@@ -360,7 +359,10 @@ class GPTModel(nn.Module):
         )
 
     def _initialize(self) -> None:
-        """GPT-2's: normal weights, projections into the residual stream scaled down by ``sqrt(2 L)`` (paper, 2.3)."""
+        """GPT-2's initialisation: normal weights, those that add to the residual stream divided by ``sqrt(2 L)``.
+
+        GPT-2's paper, section 2.3.
+        """
         std = self.config.initializer_range
         with torch.no_grad():
             for name, parameter in self.named_parameters():
@@ -404,7 +406,10 @@ class GPTModel(nn.Module):
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """A full garbage collection visits every object that importing torch made: 0.1 s, thrice as long as the loading."""
+    """Inside, the garbage collector is off.
+
+    A full collection visits every object that importing torch made. That takes 0.1 s, three times as long as loading.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:

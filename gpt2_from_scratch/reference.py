@@ -1,11 +1,11 @@
-"""The reference: transformers' `GPT2LMHeadModel`, built from the file by transformers itself, and imported only here.
+"""The reference: transformers' `GPT2LMHeadModel`. transformers is imported only here.
 
-The reference is independent of our loader: wherever transformers can read a checkpoint, it reads it. It is run in more
-than one way (eager and SDPA attention, float32 and float64), because its distance from itself is the noise floor that
-every other difference is measured against.
+Wherever transformers can read a checkpoint, it reads the file itself, so the reference does not depend on this
+package's loader. It is run in more than one way (eager and SDPA attention, float32 and float64): the distance between
+these runs is the noise floor, in which every other difference is measured.
 
-Traps avoided here: transformers follows the file's dtype unless told otherwise; it answers a tensor it cannot find
-with random numbers and a log line; its eager attention differs from itself with and without a cache.
+Three properties of transformers are allowed for. It follows the file's dtype unless told otherwise. It fills a tensor
+that it cannot find with random numbers and logs a line. Its eager attention rounds differently with a cache.
 """
 
 import contextlib
@@ -37,7 +37,10 @@ _PROVEN, _SEED = 17, 71  # tokens on which the reference is compared with our ow
 
 @dataclass(frozen=True)
 class Reference:
-    """A `GPT2LMHeadModel` in float32, eval mode, without a cache.
+    """A `GPT2LMHeadModel` in float32 and eval mode, run without a cache, except in `continued`.
+
+    Its public methods run it `undisturbed`. Those with an underscore are run inside, as `undisturbed` would switch off
+    modes that were entered there.
 
     Args:
         model: the transformers model.
@@ -68,7 +71,7 @@ class Reference:
             return self.model(input_ids, use_cache=False).logits  # type: ignore[no-any-return]
 
     def other_roundings(self, input_ids: Tensor, exact: int | None = None) -> Iterator[tuple[str, Tensor]]:
-        """The same logits computed in other ways; only rounding differs. Their distances make the floor.
+        """The same logits computed in other ways; only rounding differs. Their distances make the noise floor.
 
         Args:
             input_ids: int64 ``[B, T]``.
@@ -124,14 +127,10 @@ class Reference:
             return self._logits_in(dtype, input_ids)
 
     def _logits_in(self, dtype: torch.dtype, input_ids: Tensor) -> Tensor:
-        exact = {parameter: parameter.data for parameter in self.model.parameters()}  # rounding cannot be undone
-        try:
-            for parameter, data in exact.items():
-                parameter.data = data.to(dtype)
+        with self._weights_restored():
+            for parameter in self.model.parameters():
+                parameter.data = parameter.data.to(dtype)
             return self._logits(input_ids).float()
-        finally:
-            for parameter, data in exact.items():
-                parameter.data = data
 
     @contextlib.contextmanager
     def with_weights_in(self, precision: torch.dtype | Mapping[str, torch.dtype]) -> Iterator[None]:
@@ -140,17 +139,25 @@ class Reference:
         Args:
             precision: of all weights, or canonical name -> that of this tensor; others stay as they are.
         """
-        exact = {parameter: parameter.data for parameter in self.model.parameters()}
         self._answers.clear()
         try:
-            for name, parameter in self.model.named_parameters():
-                canonical = name.removeprefix("transformer.")
-                dtype = precision if isinstance(precision, torch.dtype) else precision.get(canonical)
-                if dtype is not None:
-                    parameter.data = parameter.data.to(dtype).to(parameter.data.dtype)
-            yield
+            with self._weights_restored():
+                for name, parameter in self.model.named_parameters():
+                    canonical = name.removeprefix("transformer.")
+                    dtype = precision if isinstance(precision, torch.dtype) else precision.get(canonical)
+                    if dtype is not None:
+                        parameter.data = parameter.data.to(dtype).to(parameter.data.dtype)
+                yield
         finally:
             self._answers.clear()
+
+    @contextlib.contextmanager
+    def _weights_restored(self) -> Iterator[None]:
+        """Inside, parameters may be given other data; afterwards they have their own again."""
+        exact = {parameter: parameter.data for parameter in self.model.parameters()}
+        try:
+            yield
+        finally:
             for parameter, data in exact.items():
                 parameter.data = data
 
@@ -160,7 +167,7 @@ class Reference:
         return {name.removeprefix("transformer."): dtype for name, parameter in named if parameter.dim() > 1}
 
     def gradients(self, input_ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
-        """Loss of the next tokens, nats per token, and the gradient of each tensor by canonical name."""
+        """Loss of the next tokens, in nats per token, and its gradient by each tensor: canonical name -> gradient."""
         with _recording():
             return self._gradients(input_ids)
 
@@ -173,7 +180,7 @@ class Reference:
         return float(loss.detach()), dict(zip(canonical, gradients, strict=True))
 
     def other_gradients(self, input_ids: Tensor) -> Mapping[str, Tensor]:
-        """The same gradients, computed with the other attention kernel: their distance is their floor."""
+        """The same gradients, computed with the other attention kernel. Their distance is the noise floor."""
         other = "eager" if self.model.config._attn_implementation == "sdpa" else "sdpa"
         with self._attention(other):
             return self.gradients(input_ids)[1]
@@ -195,13 +202,13 @@ class Reference:
         return {names[name]: site for name, site in sites.items()}
 
     def exact_gradients(self, input_ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
-        """The same in float64."""
+        """Loss and gradients as from `gradients`, computed in float64."""
         with _recording(), self._not_upcasting(), parameters_in_float64(self.model):
             return self._gradients(input_ids)
 
     @contextlib.contextmanager
     def _not_upcasting(self) -> Iterator[None]:
-        """Without `reorder_and_upcast_attn`, which insists on float32; the mathematics is the same."""
+        """Inside, `reorder_and_upcast_attn` is off, as it casts to float32; the mathematics is the same."""
         upcasting = [block.attn for block in self.model.transformer.h if block.attn.reorder_and_upcast_attn]
         try:
             for attention in upcasting:
@@ -234,9 +241,12 @@ def load_reference(checkpoint: Checkpoint, prompt: Tensor | None = None) -> Refe
     transformers reads a Hugging Face checkpoint itself. Forms that it cannot read are handed over tensor by tensor.
 
     Args:
-        checkpoint: an opened one; only its location and configuration are used where transformers can read the file.
-        prompt: ids ``[1, T]`` on which it is compared with our own float64 run, best some that will be asked again;
-            None: some that are drawn.
+        checkpoint: an opened one. Where transformers can read the file, its tensors are used for a check only.
+        prompt: ids ``[1, T]`` for this check, a comparison with a float64 run by `anatomy`. Ids that are asked for
+            again later save time. None: random ids.
+
+    Returns:
+        The reference, which has passed the check.
 
     Raises:
         CheckpointError: transformers cannot load the checkpoint, would fill tensors in with random numbers, or is
@@ -245,7 +255,7 @@ def load_reference(checkpoint: Checkpoint, prompt: Tensor | None = None) -> Refe
     with _quiet():
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        # Settings that transformers before 5.4 ignored under SDPA; and one that only eager attention has.
+        # Eager attention where SDPA lacks the setting (upcasting), or ignored it before transformers 5.4 (scaling).
         config = checkpoint.config
         eager = (
             config.reorder_and_upcast_attn or config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights
@@ -286,10 +296,10 @@ def _drawn(config: GPTConfig) -> Tensor:
 
 
 def _prove(reference: Reference, checkpoint: Checkpoint, ids: Tensor) -> None:
-    """Compares the reference with our own float64 run of the checkpoint, so that nobody judges by a changed one.
+    """Compares the reference with a float64 run of the checkpoint by `anatomy`.
 
     Code that was imported before may have replaced functions of torch or of transformers (it is common to replace
-    `F.scaled_dot_product_attention`), and the reference would compute with them.
+    `F.scaled_dot_product_attention`). The reference would compute with them, and be wrong.
 
     Raises:
         CheckpointError: the two differ.
@@ -316,7 +326,7 @@ def _read(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
 
 
 def _wrong_arithmetic() -> str:
-    """What torch computes wrongly, if anything: the functions that our own float64 run rests on, against Python's."""
+    """Compares functions of torch that `anatomy` uses with Python's. Names those that are wrong; "" if none is."""
     x = torch.linspace(-3, 3, 7, dtype=torch.float64)
     numbers = x.tolist()
     powers = [math.exp(number) for number in numbers]
@@ -349,12 +359,12 @@ def _readable_by_transformers(checkpoint: Checkpoint) -> str | None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the advice of transformers (progress bars, loading tables): it is not the user's business here."""
+    """Inside, transformers shows no progress bars, tables or warnings: `load_reference` reports what matters."""
     try:
         from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise CheckpointError(
-            f"the reference, transformers' GPT2LMHeadModel, is not at hand: {error}",
+            f"the reference, transformers' GPT2LMHeadModel, cannot be imported: {error}",
             hint="pip install transformers; or skip what is compared with it: logits, generation, gradients",
         ) from error
 

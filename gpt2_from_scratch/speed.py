@@ -1,12 +1,12 @@
-"""The matrix products of `layers`, arranged for the CPU: what a model calls when it computes as `FUSED`.
+"""The matrix products of `layers`, arranged for the CPU. A model uses them when it computes as `FUSED`.
 
 Decoding reads every weight of the model once per token and does little arithmetic with it, so a step takes as long as
-memory needs to deliver the weights. MKL multiplies one row by a matrix in a single thread, and one thread fetches only
-half of what memory can deliver. `product_in_parts` and `logits_in_parts` cut the weights into parts, without a copy, so
-that all threads fetch at once. Measured with torch 2.13 on two cores: nine tenths of the memory's rate for one row, and
-1.1 to 1.4 times the speed of the ordinary product for up to 256 rows.
+memory needs to deliver the weights. MKL multiplies one row by a matrix in a single thread, which reads at half of the
+memory's rate. `product_in_parts` and `logits_in_parts` cut the weights into parts, without a copy, so that all threads
+read at once. Measured with torch 2.13 on two cores: nine tenths of the memory's rate for one row, and 1.1 to 1.4 times
+the speed of the ordinary product for up to 256 rows.
 
-The results are equal to those of the plain products up to rounding. Every threshold below was measured on that machine.
+The results equal those of the plain products up to rounding. Every threshold below was measured on that machine.
 """
 
 import functools
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MKL = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]  # the measurements are of MKL's products
+MKL = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]  # only MKL's products were measured
 LARGE = 1 << 18  # weights (1 MB): one thread needs 80 us for them, and waking the other threads takes 5 us
 NO_16_BIT_PRODUCTS = torch.backends.cpu.get_cpu_capability() == "AVX2"  # oneDNN's 16-bit kernels need AVX-512
 
