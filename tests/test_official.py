@@ -39,7 +39,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def official(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> GPTConfig:
-    """The perturbed model is the official one: its sizes, and checksums by numpy and the library."""
+    """The perturbed model is the official one: its sizes, and checksums by numpy and the library.
+
+    What is replaced is the outside world: the real one is downloaded by no test.
+    """
     config = open_checkpoint(checkpoint).config
     read = open_checkpoint(checkpoint).read
     crcs = {name: google_crc32c.value(read(name).numpy().astype("<f4").tobytes()) for name in config.tensor_shapes()}

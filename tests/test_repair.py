@@ -33,7 +33,7 @@ def buggy(style: str, name: str, old: str, new: str, checkpoint: Checkpoint, fol
 
 def repaired(loaded: Loaded, line: int, checkpoint: Checkpoint, layout: object) -> Patch | None:
     weights = {name: checkpoint.read(name) for name in checkpoint.config.tensor_shapes()}
-    return repair(loaded, [line], checkpoint.config, weights, layout, seconds=60)
+    return repair(loaded, [line], checkpoint.config, weights, layout, seconds=600)
 
 
 def test_a_bug_in_a_method_is_repaired_in_two_sizes(checkpoint: Checkpoint, tmp_path: Path):
