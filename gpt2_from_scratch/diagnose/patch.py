@@ -64,6 +64,7 @@ def find_patch(
     confirm: Callable[[str], tuple[str, ...]] = lambda source: ("the prompts of the search",),
     *,
     seconds: float = 30,
+    now: Callable[[], float] = time.monotonic,
 ) -> Patch | None:
     """The first edit at these lines, or at their neighbours, that the judge accepts and that is confirmed.
 
@@ -74,15 +75,16 @@ def find_patch(
         confirm: runs an accepted source on more (every length, another size); what it was proven on, nothing if it was
             refused there.
         seconds: how long to try.
+        now: what the time is read from, in seconds.
 
     Returns:
         None if no edit was accepted, or the time was over.
     """
     before = path.read_text(encoding="utf-8")
-    end = time.monotonic() + seconds
+    end = now() + seconds
     tried: set[str] = {before}
     for after in itertools.chain(_once(before, lines), _twice(before, lines)):
-        if time.monotonic() > end:
+        if now() > end:
             return None
         if after in tried or not _parses(after):
             continue
