@@ -12,7 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -134,6 +134,13 @@ class GPTConfig:
     eos_token_id: int | tuple[int, ...] | None = 50256
     pad_token_id: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        """The fields that are not GPT-2's own."""
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.repr}
+        usual = {each.name: each.default for each in fields(self)}
+        said = ", ".join(f"{name}={value!r}" for name, value in own.items() if value != usual[name])
+        return f"GPTConfig({said})"
 
     def __post_init__(self) -> None:
         for name in _SIZE_FIELDS:
@@ -292,19 +299,19 @@ class GPTConfig:
                 f"{where} describes a {model_type!r} model, not GPT-2",
                 hint="this package loads the GPT-2 architecture only (model_type 'gpt2')",
             )
-        fields: dict[str, Any] = {}
+        given: dict[str, Any] = {}
         extra: dict[str, Any] = {}
         for key, value in data.items():
             name = _ALIASES.get(key, key)
             if name not in _FIELDS:
                 extra[key] = value
-            elif name in fields and fields[name] != value:
+            elif name in given and given[name] != value:
                 raise ConfigError(
-                    f"{where} gives {name} twice, as {fields[name]!r} and (as {key!r}) {value!r}",
+                    f"{where} gives {name} twice, as {given[name]!r} and (as {key!r}) {value!r}",
                     hint="remove the wrong one",
                 )
             else:
-                fields[name] = value
+                given[name] = value
         if model_type is None and not gives_a_size(data):
             raise ConfigError(
                 f"{where} is not a GPT-2 configuration: it has neither model_type nor any size",
@@ -314,7 +321,7 @@ class GPTConfig:
         for derived in ("model_type", "n_ctx", "architectures"):  # written anew by `to_hf`
             extra.pop(derived, None)
         try:
-            return cls(**fields, extra=extra)
+            return cls(**given, extra=extra)
         except ConfigError as error:
             raise ConfigError(f"{where}: {error.message}", hint=error.hint) from None
 

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 _MOST_CHARACTERS = 8000  # of a message: a screen or two; a name out of a file may be as long as the file
+_REPR = 199  # characters: a line or two in a notebook, and less than 200
 _MOST_FRAMES = 3  # of the user's code: where it failed, and who called that
 # A line that begins like this is a command to the runner of GitHub Actions, whoever wrote it.
 _COMMAND = re.compile(r"^(\s*)(::|##\[)", re.MULTILINE)
@@ -46,6 +47,21 @@ def printable(text: str, *, most: int = _MOST_CHARACTERS, lines: bool = True) ->
         each if each.isprintable() or each in kept else each.encode("unicode_escape").decode() for each in text[:most]
     )
     return _COMMAND.sub(lambda match: f"{match[1]}\\x{ord(match[2][0]):x}{match[2][1:]}", visible) + cut
+
+
+def short_repr(kind: str, text: str) -> str:
+    """A repr of fewer than 200 characters, on one line.
+
+    Args:
+        kind: of object.
+        text: what to say of it.
+
+    Example:
+        >>> short_repr("Weights", "149 of 149 tensors equal")
+        '<Weights: 149 of 149 tensors equal>'
+    """
+    line = f"<{kind}: {printable(text.partition(chr(10))[0], lines=False, most=10 * _REPR)}"
+    return f"{line[: _REPR - 4]}...>" if len(line) >= _REPR else f"{line}>"
 
 
 def crash_report(error: BaseException) -> str:

@@ -13,7 +13,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -32,6 +32,8 @@ from gpt2_from_scratch.precision import in_float64, parameters_in_float64, undis
 from gpt2_from_scratch.trace import Site, trace
 
 _REMEMBERED = 1 << 28  # bytes of logits: GPT-2's for about 400 tokens in float32 and in float64
+# In units of the largest logit's last place: rounding moves logits by about ten, a setting that is ignored by millions.
+_IGNORED = 1e4
 _PROVEN, _SEED = 17, 71  # tokens on which the reference is compared with our own float64 run; the seed of their ids
 
 
@@ -45,10 +47,12 @@ class Reference:
     Args:
         model: the transformers model.
         config: of the checkpoint.
+        kernels: those of transformers' attention implementations that compute this model.
     """
 
     model: Any
     config: GPTConfig
+    kernels: tuple[str, ...] = ("eager", "sdpa")
     # Attention, precision and ids -> logits: the noise floor, the float64 run and the search ask for the same prompts.
     _answers: dict[tuple[str, str, bytes], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
@@ -80,7 +84,7 @@ class Reference:
         Yields:
             A name, and logits: with the other attention kernel in float32, and in float64.
         """
-        for attention in ("eager", "sdpa"):
+        for attention in self.kernels:
             if attention != self.model.config._attn_implementation:
                 with self._attention(attention):
                     yield attention, self.logits(input_ids)
@@ -180,10 +184,12 @@ class Reference:
         return float(loss.detach()), dict(zip(canonical, gradients, strict=True))
 
     def other_gradients(self, input_ids: Tensor) -> Mapping[str, Tensor]:
-        """The same gradients, computed with the other attention kernel. Their distance is the noise floor."""
-        other = "eager" if self.model.config._attn_implementation == "sdpa" else "sdpa"
-        with self._attention(other):
-            return self.gradients(input_ids)[1]
+        """The same gradients, computed with the other attention kernel, or in float64. Their distance is the noise floor."""
+        for other in self.kernels:
+            if other != self.model.config._attn_implementation:
+                with self._attention(other):
+                    return self.gradients(input_ids)[1]
+        return self.exact_gradients(input_ids)[1]
 
     def trace(self, input_ids: Tensor, dtype: torch.dtype = torch.float32) -> Mapping[str, Site]:
         """Inputs and outputs of every module of the layout, by canonical name, in execution order.
@@ -286,8 +292,9 @@ def load_reference(checkpoint: Checkpoint, prompt: Tensor | None = None) -> Refe
             f"{checkpoint.located.source} with random numbers, such as {(missing or info['mismatched_keys'])[0]!r}"
         )
     reference = Reference(model.eval(), config)
-    _prove(reference, checkpoint, prompt if prompt is not None else _drawn(checkpoint.config))
-    return reference
+    ids = prompt if prompt is not None else _drawn(config)
+    _prove(reference, checkpoint, ids)
+    return replace(reference, kernels=_kernels(reference, ids))
 
 
 def _drawn(config: GPTConfig) -> Tensor:
@@ -319,6 +326,17 @@ def _prove(reference: Reference, checkpoint: Checkpoint, ids: Tensor) -> None:
             hint="some code that was imported has replaced functions of torch or transformers, such as "
             "F.scaled_dot_product_attention, or has left a mode on: check in a process in which it does not",
         )
+
+
+def _kernels(reference: Reference, ids: Tensor) -> tuple[str, ...]:
+    """The attention implementations that agree within rounding: before 5.4, SDPA ignored some settings."""
+    usual, agreeing = reference.logits(ids), [reference.attention]
+    for other in {"eager", "sdpa"} - {reference.attention}:
+        with reference._attention(other):
+            apart = float((reference.logits(ids) - usual).abs().max())
+        if not apart > _IGNORED * FLOAT32_ULP * float(usual.abs().max()):  # NaN is said elsewhere
+            agreeing.append(other)
+    return tuple(agreeing)
 
 
 def _read(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
@@ -361,7 +379,9 @@ def _readable_by_transformers(checkpoint: Checkpoint) -> str | None:
 def _quiet() -> Iterator[None]:
     """Inside, transformers shows no progress bars, tables or warnings: `load_reference` reports what matters."""
     try:
-        from transformers.utils import logging as transformers_logging
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # in a notebook, tqdm asks for ipywidgets
+            from transformers.utils import logging as transformers_logging
     except ImportError as error:
         raise CheckpointError(
             f"the reference, transformers' GPT2LMHeadModel, cannot be imported: {error}",

@@ -46,6 +46,25 @@ def test_float64_block_by_block_is_float64(perturbed_checkpoint: Path, reference
     assert torch.equal(reference.logits(ids), reference.logits(ids).float())
 
 
+def test_a_kernel_that_ignores_a_setting_makes_no_noise_floor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """transformers before 5.4: SDPA ignores the scale, and the noise floor would be as wide as that."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    checkpoint = open_checkpoint(save(perturbed(attention="eager", scale_attn_by_inverse_layer_idx=True), tmp_path))
+    assert set(load_reference(checkpoint).kernels) == {"eager", "sdpa"}
+    usual = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def ignoring(*arguments: Any, **options: Any) -> Any:
+        return usual(*arguments, **{**options, "scaling": None})
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", ignoring)
+    reference = load_reference(checkpoint)
+    assert reference.kernels == ("eager",)
+    ids = choose_prompts(reference.config)[2].ids
+    assert [name for name, _ in reference.other_roundings(ids)] == ["float64"]
+    assert reference.other_gradients(ids).keys() == reference.gradients(ids)[1].keys()
+
+
 @pytest.mark.parametrize("options", [{"reorder_and_upcast_attn": True}, {"scale_attn_by_inverse_layer_idx": True}])
 def test_settings_that_only_eager_attention_honours(options: dict[str, bool], tmp_path: Path) -> None:
     model = perturbed(attention="eager", **options)

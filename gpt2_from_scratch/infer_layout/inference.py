@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gpt2_from_scratch.anatomy import Anatomy
 from gpt2_from_scratch.arrays import module_of, name_of
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import MappingError, crash_report
+from gpt2_from_scratch.errors import MappingError, crash_report, short_repr
 from gpt2_from_scratch.infer_layout import asking, proof
 from gpt2_from_scratch.infer_layout.arrangement import Inexpressible, layout_of
 from gpt2_from_scratch.infer_layout.asking import Call
@@ -63,6 +63,9 @@ class InferredLayout:
 
     def __bool__(self) -> bool:
         return self.status is Status.PROVEN
+
+    def __repr__(self) -> str:
+        return short_repr("InferredLayout", str(self))
 
     def __str__(self) -> str:
         provided = f", provided that {'; '.join(self.conditions)}" if self.conditions else ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import MappingError
+from gpt2_from_scratch.errors import MappingError, short_repr
 from gpt2_from_scratch.mapping.link import Link
 from gpt2_from_scratch.mapping.mistakes import mistakes_in
 from gpt2_from_scratch.mapping.names import LAYER, numbered, places
@@ -37,6 +37,9 @@ class Layout:
     rows: tuple[Row | Ignore, ...]
     separator: str = "."
     about: str = ""
+
+    def __repr__(self) -> str:
+        return short_repr("Layout", f"{self.name!r}, {len(self.rows)} rows")
 
     def __post_init__(self) -> None:
         if isinstance(self.rows, list):

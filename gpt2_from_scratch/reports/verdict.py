@@ -11,11 +11,12 @@ from typing import TypeAlias
 from gpt2_from_scratch.checks.generation import Generation
 from gpt2_from_scratch.checks.gradients import Gradients
 from gpt2_from_scratch.checks.logits import Logits
-from gpt2_from_scratch.checks.parts import PARTS, PartName, Status, short_repr
+from gpt2_from_scratch.checks.parts import PARTS, PartName, Status
 from gpt2_from_scratch.checks.selftests import SelfTests
 from gpt2_from_scratch.checks.weights import Weights
 from gpt2_from_scratch.diagnose import Diagnosis
 from gpt2_from_scratch.diagnose.divergence import Divergence
+from gpt2_from_scratch.errors import short_repr
 
 PartResult: TypeAlias = Weights | SelfTests | Logits | Generation | Gradients | Divergence
 Fact: TypeAlias = str | int | float | bool | None
@@ -39,6 +40,9 @@ class Part:
     status: Status
     reason: str = ""
     result: PartResult | None = None
+
+    def __repr__(self) -> str:
+        return short_repr("Part", f"{self.name} {self.status}{f', {self.reason}' if self.reason else ''}")
 
 
 @dataclass(frozen=True, repr=False)

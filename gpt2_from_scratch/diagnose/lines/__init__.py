@@ -26,6 +26,7 @@ from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.explain import Explainer, Explanation
 from gpt2_from_scratch.diagnose.lines.naming import Line, Namer, is_sum
 from gpt2_from_scratch.diagnose.lines.trial import Trial, run
+from gpt2_from_scratch.errors import short_repr
 from gpt2_from_scratch.recorder import Again, Frame, Operation
 
 __all__ = ["Accusation", "Finding", "Line", "accuse", "lines_of", "prompts_for"]
@@ -51,6 +52,9 @@ class Finding:
     kind: str
     says: str
     expected: str
+
+    def __repr__(self) -> str:
+        return short_repr("Finding", f"{self.lines[0]}" if self.lines else f"{self.says}; {self.expected}")
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,9 @@ class Accusation:
             }
             for line in self.lines
         ]
+
+    def __repr__(self) -> str:
+        return short_repr("Accusation", str(self))
 
     def __str__(self) -> str:
         if not self.findings:

@@ -20,6 +20,7 @@ from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
 from gpt2_from_scratch.diagnose.lines.trial import VIEWS, Trial
+from gpt2_from_scratch.errors import short_repr
 from gpt2_from_scratch.recorder import Frame, Operation
 
 Role = Literal["made here", "used here", "passed on here"]
@@ -48,6 +49,9 @@ class Line:
     says: str
     expected: str
     likely: bool = False
+
+    def __repr__(self) -> str:
+        return short_repr("Line", str(self))
 
     def __str__(self) -> str:
         name = self.file.rsplit("/", 1)[-1]
