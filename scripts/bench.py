@@ -17,24 +17,25 @@
     python scripts/bench.py readme results.jsonl          # the table in BENCH.md, from what --save has gathered
 
 How to read it. Machines are noisy and differ, so no number means much by itself: contenders take turns (A B C A B C
-...), ratios are of neighbours in time, and medians over the rounds are the result. What the machine allows, bytes read
-and operations done per second, takes its turn among them. Nobody is timed who computes something else. Columns:
+...), ratios are of neighbours in time, and medians over the rounds are the result. Between them, the bytes read and the
+operations done per second are measured: the limits of the machine. A contender that computes something else is not
+timed. Columns:
 
     of the limit    the time that reading each weight once (decode), or the operations (prefill), would take, over the
                     time taken
     x NAME          how many times as fast as NAME
     time            the work alone, all imports done
     process         the whole process that did it, imports included: what a command line costs
-    anonymous       most memory that the work held beside mapped files: the kernel's `RssAnon` above its value just
-    before peak RSS        most memory of the process, mapped files included
+    anonymous       most memory that the work held beside mapped files: the kernel's `RssAnon` above its value before
+    peak RSS        most memory of the process, mapped files included
 
 A loaded model is usually a map of its file, which is read when it is used; "ours, read" loads with `mmap=False`, so
 that every byte has been read. Checkpoints are synthetic: official shapes, every parameter random, written to a
 temporary folder first, which needs room for two files of the size, or to `--checkpoints` FOLDER, where the next run
 finds them. The size `tiny`, the model inside the package, is for trying. A peer that is not installed (`pip install
 ctranslate2 onnx onnxruntime`) is left out; TensorFlow, if it lives in an environment of its own, is found by
-`--tensorflow-python`. Who else is on the machine changes the numbers: on Linux, `chrt -r 1` in front goes first. Tables
-are for people; the last line of stdout is one JSON document.
+`--tensorflow-python`. Other programs on the machine change the numbers; on Linux, a command that is started with
+`chrt -r 1` runs before them. Tables are for people; the last line of stdout is one JSON document.
 """
 
 import argparse
@@ -54,7 +55,7 @@ SIZES = "124M 355M 774M 1558M tiny"
 
 
 def hidden(command: str, words: list[str]) -> None:
-    """What runs in the processes that `bench.py` starts."""
+    """The commands of the processes that `bench.py` starts."""
     if command == "contender":
         name, folder, dtype, threads, device = words
         measuring.answer(lambda: speed.open_contender(name, Path(folder), dtype, int(threads), device))
@@ -158,14 +159,13 @@ def command_line() -> argparse.ArgumentParser:
     prefill.add_argument("--lengths", nargs="+", type=int, default=[64, 128, 256, 512, 1024], help="prompt lengths")
     batch.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4, 8, 16], help="texts at once")
     batch.add_argument("--prompt", type=int, default=16, help="prompt length (%(default)s)")
-    for added in (decode, prefill, batch, first, memory, load, convert, verify, startup):
+    repeated = (decode, prefill, batch, first, memory, load, convert, verify, startup)
+    for added in repeated:
         added.add_argument("--runs", type=int, default=5, help="measured runs of each contender (%(default)s)")
+    for added in (*repeated, diagnose):
         added.add_argument("--threads", type=int, default=default_threads(), help="for computing (%(default)s)")
         added.add_argument("--save", metavar="FILE", help="append the JSON document to a file, too")
-
     diagnose.add_argument("--faults", nargs="+", metavar="NAME", help="only these")
-    diagnose.add_argument("--threads", type=int, default=default_threads(), help="for computing (%(default)s)")
-    diagnose.add_argument("--save", metavar="FILE", help="append the JSON document to a file, too")
 
     own.add_argument("--sizes", nargs="+", default=["124M"], help=SIZES)
     own.add_argument("--runs", type=int, default=1, help="measured runs of each (%(default)s)")

@@ -1,1 +1,1 @@
-"""What `bench.py` measures, one subject per module; `bench.py` is the door and the manual."""
+"""What `bench.py` measures, one subject per module; `bench.py` has the command line and the manual."""

@@ -1,7 +1,7 @@
-"""GPT-2 as a bare loop over a mapped file: how fast plain PyTorch calls can be, with nothing around them.
+"""GPT-2 as a bare loop over a mapped file: how fast plain PyTorch calls are without the code of a library around them.
 
-A bound, not a model: no checks, no options, no batching of different lengths. `first-token` reads it as a script reads
-a library; compiled, it is the loop of gpt-fast: a cache of fixed size, one graph per step.
+It bounds the speed of the others: it has no checks, no options, and no batches of different lengths. Compiled, it is
+the loop of gpt-fast: a cache of fixed size, and one graph per step.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,9 +18,9 @@ class Bare:
 
     Args:
         folder: a Hugging Face directory of official shape; heads are 64 wide, or there are 4 (`tiny`).
-        dtype: of all arithmetic; another one than the file's is a copy of the weights.
+        dtype: of all arithmetic; where it is not the file's, the weights are copied.
         compiled: each step is one compiled graph over a cache of the whole context.
-        gelu: ``none`` is the exact GELU, which is not GPT-2's: a contender that must be refused.
+        gelu: ``none`` is the exact GELU, which is not GPT-2's: the contender with it must be refused.
     """
 
     def __init__(

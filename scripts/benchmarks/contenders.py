@@ -1,9 +1,8 @@
-"""Who generates text: this package, its peers, and the bare loop that bounds them; one line of a table each.
+"""The programs that generate text: this package, its peers, and a bare loop that bounds their speed.
 
-Each opens the same checkpoint and answers the same two questions, as its own users would ask them: the last token's
-logits of a prompt (with a cache filled, ready to go on), and greedy ids step by step. How `CONTENDERS` is read: an
-opener imports what it needs and returns the function that opens the checkpoint, so that what an import costs can be
-told from what a model costs.
+`CONTENDERS` has a line for each. All open the same checkpoint and do two things, in the way their own users would: the
+logits of a prompt's last token (with a filled cache), and greedy ids step by step. An opener imports what it needs and
+returns the function that opens the checkpoint, so that imports are not measured with the model.
 """
 
 import importlib.util
@@ -92,7 +91,7 @@ class Transformers:
 
 
 class CTranslate2:
-    """Tokens are words there; the made-up word of an id is the id."""
+    """CTranslate2 takes words for tokens; the word for an id is the id as text."""
 
     def __init__(self, folder: Path, dtype: str, threads: int) -> None:
         from ctranslate2 import Generator
@@ -115,7 +114,7 @@ class CTranslate2:
 
     def _generate(self, ids: Any, new: int, **options: Any) -> Any:
         words = [[str(token_id) for token_id in row] for row in ids.tolist()]
-        # The prompt all at once, as far as its result is not asked for.
+        # Without the prompt in the result, CTranslate2 computes the prompt in one pass.
         options |= {"max_length": new, "end_token": [], "include_prompt_in_result": False}
         return self.model.generate_batch(words, **options)
 
@@ -178,7 +177,7 @@ def open_transformers(attention: str = "sdpa", compiled: bool = False) -> Opener
 
 
 def on_cpu() -> None:
-    """For peers whose wheels compute there only."""
+    """Refuses another default device, for peers whose wheels compute on the CPU only."""
     import torch
 
     if (device := torch.get_default_device()).type != "cpu":
@@ -236,10 +235,10 @@ def as_ctranslate2(source: Path, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Contender:
-    """How to open it, and what it needs.
+    """A program that generates text.
 
     Args:
-        open: imports, and returns what opens the checkpoint.
+        open: imports the program, and returns the function that opens the checkpoint.
         modules: what has to be installed.
         prepare: makes the form of the checkpoint that it reads, once.
         by_default: whether it takes part without being named.
@@ -252,7 +251,7 @@ class Contender:
 
     @property
     def missing(self) -> str | None:
-        """What it needs and is not installed."""
+        """A module that it needs and that is not installed; None if all are."""
         return next((module for module in self.modules if importlib.util.find_spec(module) is None), None)
 
 
@@ -271,8 +270,7 @@ CONTENDERS = {
 }
 
 
-# What a user would write who wants one token; `{folder}`, `{ids}`, `{threads}` are filled in. The last line says the
-# id.
+# A script of a user who wants one token; `{folder}`, `{ids}`, `{threads}` are filled in. It prints the id.
 FIRST_TOKEN = {
     "ours": """
 import torch

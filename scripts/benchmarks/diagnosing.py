@@ -1,8 +1,8 @@
 """How long it takes to name a bug.
 
-Each fault that can be made in a plain numpy function is made in one, and all that `diagnose` gets is that function: the
-hardest case, with no module to look into. Timed is what `gpt2 verify` does after a verdict: measuring the floor, and
-the search. The faults and the function come from the tests; the simulator knows neither.
+Each fault that can be made in a plain numpy function is made in one, and `diagnose` gets only that function, so it has
+no modules to look into. The time is that of the noise floor and of the search, as in `gpt2 verify` after a verdict. The
+faults and the function are the tests' own; the simulation uses neither.
 """
 
 import argparse

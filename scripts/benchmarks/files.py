@@ -1,7 +1,7 @@
-"""Whole works on files, each in a fresh process: loading, converting, verifying.
+"""Work on files, each time in a fresh process: loading, converting, verifying.
 
-Each contender is a function of paths that imports what it needs, then returns the work to be measured. Who writes files
-also waits until they are on disk, so that converting measures the disk, too.
+Each contender is a function of paths that imports what it needs, then returns the work to be measured. Work that writes
+files ends when they are on disk, so that the disk is measured, too.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def load_transformers(folder: Path) -> Work:
 
 
 def load_map(folder: Path) -> Work:
-    """The floor: the file's tensors, mapped by safetensors, and no model."""
+    """The least work: the file's tensors, mapped by safetensors, and no model."""
     import torch  # noqa: F401
     from safetensors import safe_open
 
@@ -225,7 +225,7 @@ def run_candidate(folder: Path) -> Work:
 
 VERIFY = {"huggingface": {"ours": verify_ours, "eager reference": run_reference, "candidate": run_candidate}}
 
-TOKENS = (128, 256, 512, 1024, 2048)  # of prompts; the floor's float64 run covers the first 128 of any
+TOKENS = (128, 256, 512, 1024, 2048)  # of prompts; the noise floor's float64 run covers the first 128 of any
 GROWING = {"huggingface": {str(tokens): partial(verify_ours, tokens=tokens) for tokens in TOKENS}}
 
 CONTENDERS: dict[str, dict[str, dict[str, Contender]]] = {
@@ -264,7 +264,7 @@ def child(bench: str, form: str, name: str, *paths: str) -> Measured:
 
 
 def bench_load(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Each size in each form; the ratio that counts is to those whose form it is."""
+    """Each size in each form. The ratio to compare is that to the program whose form it is."""
 
     def measure(form: str, source: Path, folder: Path) -> dict[str, Measured]:
         opened = in_form(form, source, folder)
@@ -290,7 +290,7 @@ def bench_convert(arguments: argparse.Namespace) -> dict[str, Any]:
 
     def measure(form: str, source: Path, folder: Path) -> dict[str, Measured]:
         def once(python: str, name: str) -> Measured:
-            os.sync()  # nobody waits for what another one wrote
+            os.sync()  # so that no contender waits for what another one wrote
             try:
                 return fresh(python, "child", "convert", form, name, source, folder)
             finally:

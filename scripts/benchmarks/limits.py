@@ -1,4 +1,4 @@
-"""What the machine allows, measured between the turns of the contenders, and what GPT-2 needs of it.
+"""The limits of the machine, measured between the turns of the contenders, and what GPT-2 needs at least.
 
 A decoding step at batch 1 reads every weight once and computes two operations with it: memory is its limit. A prompt
 of hundreds of tokens computes hundreds of times as much with each: arithmetic is.
@@ -20,13 +20,13 @@ REPEATS = 5  # in a turn; their median, as of everything: who else is on the mac
 
 
 def waiting(device: str) -> Callable[[], None]:
-    """What waits until everything there is computed."""
+    """A function that waits until all work on the device is done."""
     import torch
 
     return torch.accelerator.synchronize if device != "cpu" else lambda: None
 
 
-def usual(work: Callable[[], object], wait: Callable[[], None]) -> float:
+def median_seconds(work: Callable[[], object], wait: Callable[[], None]) -> float:
     def once() -> float:
         wait()
         start = time.perf_counter()
@@ -46,10 +46,13 @@ def open_limits(device: str, dtypes: list[str]) -> dict[str, Callable[..., Any]]
     squares = {dtype: torch.randn(MATRIX, MATRIX, device=device).to(getattr(torch, dtype)) for dtype in dtypes}
 
     def read() -> float:
-        return READ / usual(memory.sum, wait)
+        return READ / median_seconds(memory.sum, wait)
 
     def product() -> dict[str, float]:
-        return {d: 2 * MATRIX**3 / usual(partial(torch.matmul, square, square), wait) for d, square in squares.items()}
+        return {
+            dtype: 2 * MATRIX**3 / median_seconds(partial(torch.matmul, square, square), wait)
+            for dtype, square in squares.items()
+        }
 
     return {"read": read, "product": product}
 
@@ -59,7 +62,7 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Needs:
-    """Of a GPT-2 whose head is tied to its embedding."""
+    """The bytes and operations that a GPT-2 with a tied head needs."""
 
     n_layer: int
     n_embd: int

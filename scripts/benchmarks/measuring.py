@@ -1,9 +1,9 @@
 """Turns, clocks and medians: how contenders are measured beside each other.
 
-A machine's speed drifts, so a number is worth little and a *ratio of neighbours* a lot. Contenders take
-turns (A B C A B C ...); a ratio is taken within each round, and the median over the rounds is the result. Work that
-starts from nothing runs in a fresh process each time (`fresh`); work on a loaded model runs in processes that stay,
-one per contender (`Worker`), of which only one works at a time.
+A machine's speed drifts, so ratios of measurements that are close in time vary less than the numbers themselves.
+Contenders take turns (A B C A B C ...); a ratio is taken within each round, and the median over the rounds is the
+result. Work that starts from nothing runs in a fresh process each time (`fresh`). Work on a loaded model runs in
+processes that stay, one per contender (`Worker`), of which only one works at a time.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Prefill and decoding: contenders in standing processes, taking turns at the same prompts.
 
-Nobody is timed who computes something else: before the first turn the last token's logits of a prompt are compared with
-those of the first contender, in the unmeasured round the greedy ids are; whoever differs is out, and that is said.
+A contender that computes something else is left out, with a message. Before the first turn, the logits of a prompt's
+last token are compared with those of the first contender; in the unmeasured round, the greedy ids are.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from benchmarks.tables import Column, print_columns, print_curve
 THRESHOLD = {"float32": 2e-5, "bfloat16": 5e-2}
 CHECKED = 64  # tokens of that prompt, at most half the context
 
-BASES = ("transformers", "CTranslate2", "ONNX Runtime")  # whom everybody is compared with
+BASES = ("transformers", "CTranslate2", "ONNX Runtime")  # that all are compared with
 
 Limit = Callable[[], Any]
 LIMIT = "what the machine allows"
@@ -83,8 +83,8 @@ def prompts(vocab_size: int, batch: int, length: int) -> list[list[int]]:
 
 
 @dataclass
-class Field:
-    """The contenders that take part, by label, and those that do not, with the reason.
+class Lineup:
+    """The contenders that take part, by label, and those that are left out, with the reason.
 
     A label is a contender's name, with its dtype where that is not float32.
     """
@@ -95,7 +95,7 @@ class Field:
     out: dict[str, str] = field(default_factory=dict)
 
     def refuse(self, label: str, why: str) -> None:
-        """Out it goes, and everybody is told."""
+        """Leaves a contender out, with a message."""
         self.workers.pop(label, None)
         self.out[label] = why
         print(f"  {label} is left out: {why}", file=sys.stderr)
@@ -125,8 +125,8 @@ class Field:
     ) -> tuple[dict[str, list[float]], list[Any]]:
         """Seconds of each contender in each round, and the answers of `limit`, which takes its turn among them.
 
-        Whose ids differ from the first one's is out. bfloat16 may choose other ids, as rounding goes on through them;
-        its logits have been compared.
+        A contender whose ids differ from the first one's is left out. In bfloat16 rounding may lead to other ids; there
+        the logits were compared.
         """
         right: Any = None
         for label, worker in list(self.workers.items()):
@@ -157,19 +157,18 @@ class Field:
 
 
 @contextmanager
-def contenders(size: str, arguments: argparse.Namespace) -> Iterator[Field]:
+def contenders(size: str, arguments: argparse.Namespace) -> Iterator[Lineup]:
     """Opens a checkpoint of this size with every contender that is installed, and checks that all compute the same."""
     with checkpoint(size, arguments.checkpoints, arguments.folder) as (source, folder), ExitStack() as stack:
-        found, paths = Field(Needs.of(source)), {}
+        found, paths = Lineup(Needs.of(source)), {}
         for name in arguments.contenders:
             contender = CONTENDERS[name]
             if contender.missing:
                 found.refuse(name, f"{contender.missing} is not installed")
             else:
                 paths[name] = prepared(name, source, folder)
-        for dtype in sorted(
-            arguments.dtypes, key=list(THRESHOLD).index
-        ):  # float32 first: it is what others are held to
+        # float32 first: the others are compared with it.
+        for dtype in sorted(arguments.dtypes, key=list(THRESHOLD).index):
             for name, path in paths.items():
                 label = name if dtype == "float32" else f"{name}, {dtype}"
                 worker = Worker("contender", name, path, dtype, arguments.threads, arguments.device)
@@ -194,21 +193,21 @@ def bench_decode(arguments: argparse.Namespace) -> dict[str, Any]:
     """Batch 1: tokens per second after a short prompt, and what each token of context adds."""
     results = {}
     for size in arguments.sizes:
-        with contenders(size, arguments) as field, Worker("limits", arguments.device, *arguments.dtypes) as limits:
+        with contenders(size, arguments) as lineup, Worker("limits", arguments.device, *arguments.dtypes) as limits:
             by_context: dict[int, dict[str, list[float]]] = {}
             reads: dict[int, list[float]] = {}
             short = min(arguments.contexts)
             for context in sorted(arguments.contexts):
                 if context > short:  # one dtype tells how a step grows
-                    field.keep(arguments.dtypes[0])
-                prompt = prompts(field.needs.vocab_size, 1, context)
-                by_context[context], reads[context] = field.turns(
+                    lineup.keep(arguments.dtypes[0])
+                prompt = prompts(lineup.needs.vocab_size, 1, context)
+                by_context[context], reads[context] = lineup.turns(
                     "decode", prompt, arguments.runs, partial(limits.ask, "read"), new=arguments.new
                 )
-        rows = field.compared(by_context[short])
+        rows = lineup.compared(by_context[short])
         read = statistics.median(reads[short])
         for label, row in rows.items():
-            needed = field.needs.step_bytes(short + arguments.new // 2, field.dtypes[label])
+            needed = lineup.needs.step_bytes(short + arguments.new // 2, lineup.dtypes[label])
             share = ratio([needed / rate for rate in reads[short]], by_context[short][label])
             row |= {"tokens/s": 1 / row["seconds"], "share": share}
         print_columns(
@@ -236,7 +235,7 @@ def bench_decode(arguments: argparse.Namespace) -> dict[str, Any]:
             context: {label: statistics.median(mine) for label, mine in seconds.items()}
             for context, seconds in by_context.items()
         }
-        results[size] = {"rows": rows, "bytes/s": read, "seconds by context": contexts, "left out": field.out}
+        results[size] = {"rows": rows, "bytes/s": read, "seconds by context": contexts, "left out": lineup.out}
     return results
 
 
@@ -246,13 +245,13 @@ def bench_prefill(arguments: argparse.Namespace) -> dict[str, Any]:
     for size in arguments.sizes:
         by_length: dict[int, dict[str, dict[str, float]]] = {}
         rates: dict[str, float] = {}
-        with contenders(size, arguments) as field, Worker("limits", arguments.device, *arguments.dtypes) as limits:
+        with contenders(size, arguments) as lineup, Worker("limits", arguments.device, *arguments.dtypes) as limits:
             for length in arguments.lengths:
-                prompt = prompts(field.needs.vocab_size, 1, length)
-                seconds, products = field.turns("prefill", prompt, arguments.runs, partial(limits.ask, "product"))
-                by_length[length] = field.compared(seconds)
+                prompt = prompts(lineup.needs.vocab_size, 1, length)
+                seconds, products = lineup.turns("prefill", prompt, arguments.runs, partial(limits.ask, "product"))
+                by_length[length] = lineup.compared(seconds)
                 for label, row in by_length[length].items():
-                    needed, dtype = field.needs.prefill_flops(length), field.dtypes[label]
+                    needed, dtype = lineup.needs.prefill_flops(length), lineup.dtypes[label]
                     share = ratio([needed / product[dtype] for product in products], seconds[label])
                     row |= {"tokens/s": length / row["seconds"], "share": share}
                 rates = {dtype: statistics.median(product[dtype] for product in products) for dtype in products[0]}
@@ -268,7 +267,7 @@ def bench_prefill(arguments: argparse.Namespace) -> dict[str, Any]:
                     *(Column(f"x {base}", f"x {base}", ".2f") for base in BASES),
                 ],
             )
-        results[size] = {"rows by length": by_length, "FLOP/s": rates, "left out": field.out}
+        results[size] = {"rows by length": by_length, "FLOP/s": rates, "left out": lineup.out}
     return results
 
 
@@ -277,10 +276,10 @@ def bench_batch(arguments: argparse.Namespace) -> dict[str, Any]:
     results = {}
     for size in arguments.sizes:
         by_batch: dict[int, dict[str, dict[str, float]]] = {}
-        with contenders(size, arguments) as field:
+        with contenders(size, arguments) as lineup:
             for batch in arguments.batches:
-                prompt = prompts(field.needs.vocab_size, batch, arguments.prompt)
-                rows = field.compared(field.turns("decode", prompt, arguments.runs, new=arguments.new)[0])
+                prompt = prompts(lineup.needs.vocab_size, batch, arguments.prompt)
+                rows = lineup.compared(lineup.turns("decode", prompt, arguments.runs, new=arguments.new)[0])
                 for row in rows.values():
                     row["tokens/s"] = batch / row["seconds"]
                 by_batch[batch] = rows
@@ -293,5 +292,5 @@ def bench_batch(arguments: argparse.Namespace) -> dict[str, Any]:
                         *(Column(f"x {base}", f"x {base}", ".2f") for base in BASES),
                     ],
                 )
-        results[size] = {"rows by batch": by_batch, "left out": field.out}
+        results[size] = {"rows by batch": by_batch, "left out": lineup.out}
     return results

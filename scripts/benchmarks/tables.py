@@ -1,4 +1,4 @@
-"""Tables and curves for people."""
+"""Prints tables, and curves as bars."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
