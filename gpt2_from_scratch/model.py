@@ -185,7 +185,7 @@ class GPTModel(nn.Module):
         ``model.lm_head(model.hidden_states(ids)[:, -1])`` computes one token's logits where ``model(ids)[:, -1]`` would
         compute all of them.
         """
-        self._check_input(input_ids, attention_mask, position_ids, cache)
+        self._check_input(input_ids, attention_mask, cache)
         batch, new = input_ids.shape
         keys = new if cache is None else cache.length + new
         if position_ids is None:
@@ -375,9 +375,7 @@ class GPTModel(nn.Module):
                 else:
                     parameter.normal_(0.0, std)
 
-    def _check_input(
-        self, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, cache: KVCache | None
-    ) -> None:
+    def _check_input(self, input_ids: Tensor, attention_mask: Tensor | None, cache: KVCache | None) -> None:
         if input_ids.dim() != 2 or input_ids.dtype not in (torch.int64, torch.int32):
             raise ValueError(
                 f"input_ids must be integer token ids [B, T], not {input_ids.dtype} {list(input_ids.shape)}"

@@ -382,5 +382,5 @@ def _add_vocabulary(writer: Any, rows: int, vocabulary: Vocabulary) -> None:
 
 
 def written_dtype(name: str, shape: Sequence[int], dtype: torch.dtype) -> torch.dtype:
-    """The dtype of a tensor in a file whose matrices are of this dtype."""
+    """The dtype of a tensor in a file whose matrices are of dtype `dtype`: vectors and some others are float32."""
     return torch.float32 if len(shape) < 2 or name in _ALWAYS_FLOAT32 else dtype

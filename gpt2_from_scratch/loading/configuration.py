@@ -105,7 +105,8 @@ def infer_config(
     if found.config is not None:
         config = _agreeing(found.config, container, given, located)
         facts = {name: Fact(getattr(config, name), Origin.CONFIG_JSON) for name in MATHS}
-        return Configuration(config, facts | _set_by_user(given), found.notes)
+        set_by_user = {name: Fact(value, Origin.USER) for name, value in given.items() if name in MATHS}
+        return Configuration(config, facts | set_by_user, found.notes)
     known = _Known()
     known.add(given, Origin.USER)
     known.add(found.partly, Origin.CONFIG_JSON)
@@ -127,10 +128,6 @@ def given_config(config: GPTConfig, overrides: Mapping[str, Any]) -> Configurati
     """
     config = config.replace(**overrides) if overrides else config
     return Configuration(config, {name: Fact(getattr(config, name), Origin.USER) for name in MATHS})
-
-
-def _set_by_user(given: Mapping[str, Any]) -> dict[str, Fact]:
-    return {name: Fact(value, Origin.USER) for name, value in given.items() if name in MATHS}
 
 
 # -------------------------------------------------------------------------------------------- the config.json
@@ -275,7 +272,16 @@ def _completed(source: str, config: GPTConfig, code_base: str, known: _Known) ->
 
 
 def stored_head(matching: Matching, config: GPTConfig, container: Container) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """The head's name in the file, the head and the token embedding, both ``[V, E]``; nothing where none is stored."""
+    """Reads a stored head and the token embedding.
+
+    Args:
+        matching: what the file's tensors are.
+        config: of the model.
+        container: the file.
+
+    Yields:
+        The head's name in the file, the head and the embedding, both ``[V, E]``; nothing where no head is stored.
+    """
     for link in matching.links:
         if link.tied_to is not None:
             head = link.to_canonical([container.tensors[name].read() for name in link.theirs])

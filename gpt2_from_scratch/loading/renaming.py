@@ -45,6 +45,11 @@ def without(container: Container, patterns: Sequence[str], source: str) -> tuple
 def without_prefix(container: Container, prefix: str, source: str) -> Container:
     """The container with a prefix taken off every name.
 
+    Args:
+        container: an opened one.
+        prefix: that every name must have.
+        source: what to call the file in an error.
+
     Raises:
         MappingError: some names do not have it.
     """

@@ -16,6 +16,11 @@ from gpt2_from_scratch.mapping import Matching, listed
 def floating_dtype(matching: Matching, container: Container, source: str) -> tuple[torch.dtype, tuple[str, ...]]:
     """The dtype that holds all weights, and a remark if they have several.
 
+    Args:
+        matching: which tensors are weights.
+        container: the tensors.
+        source: what to call the checkpoint in an error.
+
     Raises:
         MappingError: weights that are not floating point.
     """

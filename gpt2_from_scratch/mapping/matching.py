@@ -117,6 +117,11 @@ def match(layout: Layout, config: GPTConfig, shapes: Mapping[str, Shape]) -> Mat
 def best_match(layouts: Iterable[Layout], config: GPTConfig, shapes: Mapping[str, Shape]) -> Matching:
     """Matches their tensors against several layouts.
 
+    Args:
+        layouts: the tables; at least one.
+        config: gives the number of layers and every shape.
+        shapes: their tensors.
+
     Returns:
         The matching of the first layout that fits; otherwise of the closest one, for the error message.
     """
@@ -136,6 +141,9 @@ def match_module(module: nn.Module, config: GPTConfig, layouts: Iterable[Layout]
         module: somebody's GPT-2. A parameter with two names counts under both.
         config: of the checkpoint that it is compared with.
         layouts: the variants.
+
+    Returns:
+        The matching of the variant that fits; otherwise of the closest one.
     """
     parameters = module.named_parameters(remove_duplicate=False)
     return _of_shapes(tuple(layouts), config, tuple((name, tuple(each.shape)) for name, each in parameters))

@@ -128,14 +128,28 @@ class Ignore:
 
 
 def embedding(site: str, theirs: str, weight: str = "weight") -> Row:
-    """A table of vectors, ``[rows, E]`` on both sides."""
+    """A table of vectors, ``[rows, E]`` on both sides.
+
+    Args:
+        site: GPT-2's module, ``wte`` or ``wpe``.
+        theirs: their module.
+        weight: the name of their weight.
+    """
     return Row(site, (theirs,), (Parameter("weight", weight),))
 
 
 def norm(
     site: str, theirs: str, weight: str = "weight", bias: str | None = "bias", absent_bias_is_zero: bool = False
 ) -> Row:
-    """A LayerNorm: gain and bias ``[E]``. ``bias=None``: it never has a bias."""
+    """A LayerNorm: gain and bias ``[E]``.
+
+    Args:
+        site: GPT-2's module.
+        theirs: their module.
+        weight: the name of their gain.
+        bias: the name of their bias; None if there is none.
+        absent_bias_is_zero: a model may lack all biases of this kind.
+    """
     parameters = (Parameter("weight", weight), Parameter("bias", bias, absent_means_zero=absent_bias_is_zero))
     return Row(site, (theirs,), parameters)
 
@@ -230,7 +244,12 @@ def bare(site: str, weight: str | tuple[str, ...], bias: Bias = None, pattern: s
 
 
 def site(site: str, theirs: str) -> Row:
-    """A module without parameters of its own, compared by its output."""
+    """A module without parameters of its own, compared by its output.
+
+    Args:
+        site: GPT-2's module.
+        theirs: their module.
+    """
     return Row(site, (theirs,))
 
 
@@ -256,12 +275,18 @@ def tied(site: str, theirs: str, to: str, weight: str = "weight", written: bool 
 
 
 def ignore(theirs: str, why: str, zero: bool = False) -> Ignore:
-    """Tensors to leave out, by whole name; ``*`` is the layer's number. ``zero``: they have to be zero."""
+    """Tensors to leave out, such as a mask that is a buffer.
+
+    Args:
+        theirs: their whole name, ``*`` for the layer's number.
+        why: why they are left out, for reports.
+        zero: whether they have to be zero, so that the model is GPT-2: loading writes zeros there.
+    """
     return Ignore(theirs, why, zero)
 
 
 def parts_of(row: Row, parameter: Parameter, count: int) -> tuple[tuple[int, ...], ...]:
-    """Which parts of the canonical parameter each of `count` names holds, by number."""
+    """Which parts of the canonical parameter each of `count` names holds: query 0, key 1, value 2."""
     if parameter.parts:
         return tuple(tuple("qkv".index(letter) for letter in part) for part in parameter.parts)
     if count > 1:
