@@ -23,7 +23,7 @@ class Way:
     """One way to ask.
 
     Args:
-        about: what is unusual about it, for people; empty for the usual way.
+        about: how the model is called, for people; empty for the usual way.
         ask: takes ids ``[B, T]`` and keyword arguments, and returns what the model returns.
         tokens_first: whether the answer has the axes ``[T, B, ...]``.
         arrays: whether the ids are given as a numpy array.
@@ -73,8 +73,8 @@ IDS = frozenset(
 
 
 def is_filled(name: str) -> bool:
-    """Whether something by this name is given to a model that demands it, such as a mask."""
-    return _plain(name) in _FILLINGS
+    """Whether an argument of this name, such as a mask, is made up for a model that requires it."""
+    return plain(name) in _FILLINGS
 
 
 def ways(model: Callable[..., Any]) -> Iterator[Way]:
@@ -85,8 +85,8 @@ def ways(model: Callable[..., Any]) -> Iterator[Way]:
     """
     others = _parameters(model)[1:]
     required = [each.name for each in others if each.default is each.empty]
-    if required and all(_plain(name) in _FILLINGS for name in required):
-        fillings = {name: _FILLINGS[_plain(name)] for name in required}
+    if required and all(plain(name) in _FILLINGS for name in required):
+        fillings = {name: _FILLINGS[plain(name)] for name in required}
         about = ", ".join(f"{name}: {what}" for name, (what, _) in fillings.items())
         yield Way(
             f"it is called with what it demands beside the ids, {about}",
@@ -94,7 +94,7 @@ def ways(model: Callable[..., Any]) -> Iterator[Way]:
         )
     yield _usual(model)
     for name in [each.name for each in others]:
-        if _plain(name) in _TARGETS and name not in required:
+        if plain(name) in _TARGETS and name not in required:
             yield Way(
                 f"it is called with {name}: without, it did not give logits at every position",
                 lambda ids, name=name, **options: model(ids, **{name: ids.clone()} | options),
@@ -169,10 +169,13 @@ def find_way(
 
 
 def _same(some: Tensor, others: Tensor | None) -> bool:
-    """Whether two answers differ by rounding at most: 1e-6 of the largest logit, 1e-2 in bfloat16."""
+    """Whether two answers differ by rounding at most."""
     if others is None or some.shape != others.shape:
         return False
-    return bool((some - others).detach().abs().max() <= 0.05 * others.detach().abs().max())
+    return bool((some - others).detach().abs().max() <= _ROUNDING * others.detach().abs().max())
+
+
+_ROUNDING = 0.05  # of the largest logit, which rounding moves by 1e-6 in float32 and 1e-2 in bfloat16
 
 
 def logits_in(output: Any, shape: tuple[int, ...]) -> Tensor | None:
@@ -220,5 +223,11 @@ def _parameters(model: Callable[..., Any]) -> list[inspect.Parameter]:
     return [each for each in signature.parameters.values() if each.kind in kinds]
 
 
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "")
+def plain(name: str) -> str:
+    """A name in the form in which names are looked up: lower case, without underscores and hyphens.
+
+    Example:
+        >>> plain("Input_IDs")
+        'inputids'
+    """
+    return name.lower().replace("_", "").replace("-", "")

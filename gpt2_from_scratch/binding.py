@@ -122,7 +122,7 @@ def _partial(function: Callable[..., Any], order: list[str], values: Mapping[str
 
 
 def _is_ids(name: str) -> bool:
-    return name.lower().replace("_", "") in asking.IDS
+    return asking.plain(name) in asking.IDS
 
 
 def _shared_out(tree: Any, strangers: list[str]) -> Iterator[dict[str, Any]]:

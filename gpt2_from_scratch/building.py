@@ -23,6 +23,7 @@ from typing import Any
 
 from torch import nn
 
+from gpt2_from_scratch.asking import plain
 from gpt2_from_scratch.binding import bound
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError, CheckpointError, DivergenceError, crash_report, short_repr
@@ -62,10 +63,12 @@ WORDS: Mapping[str, str] = {
 }
 _SETTING = {word: setting for setting, words in WORDS.items() for word in words.split()}
 
-# The width of the feed-forward layer where the same code has another word for the model's width; else that width.
+# They mean the width of the feed-forward layer in code that has another word for the model's width, and the model's
+# width in other code.
 _DOUBTFUL = ("hiddendim", "dhidden", "nhidden", "nhid", "hidden")
+_KNOWN = frozenset((*_SETTING, *_DOUBTFUL))
 
-# Letters that papers use, upper and lower case apart. They count only as arguments beside words that are known.
+# Letters that papers use; case matters. They are recognised only as arguments beside words that are known.
 _LETTERS = {"N": "n_layer", "L": "n_layer", "h": "n_head", "H": "n_head", "V": "vocab_size"}
 
 # Names of settings inside settings, as in ``config["model"]["n_layer"]``.
@@ -125,7 +128,7 @@ def load_object(
     biases: bool = True,
     settings: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> Loaded:
-    r"""What ``FILE.py:NAME``, ``FILE.py:NAME()`` or ``package.module:NAME`` stands for.
+    r"""Imports or builds the object that ``FILE.py:NAME``, ``FILE.py:NAME()`` or ``package.module:NAME`` names.
 
     An object is used as it is. A class, and a name with ``()``, is called; its arguments come from `config`, in the
     words of its own constructor. What the file and the constructor print goes to stderr.
@@ -134,7 +137,10 @@ def load_object(
         spec: split at the last colon. The file's folder is importable while the file is imported.
         config: of the checkpoint; without it a constructor can be given only `settings`.
         biases: whether the checkpoint has biases (``bias=False`` of nanoGPT has none).
-        settings: values for names in the constructor's own words; they come before everything else.
+        settings: values for names in the constructor's own words; they override everything else.
+
+    Returns:
+        The object, and what was done to make it.
 
     Raises:
         CandidateError: there is no such file or name, the user's code failed (with its file and line), or the
@@ -183,7 +189,7 @@ def _made(spec: str, source: str | None, config: GPTConfig | None, biases: bool,
         if not callable(target):
             raise CandidateError(f"{spec}: {name} is a {type(target).__name__}, which cannot be called")
         answers = _Answers(spec, module, config, biases, settings)
-        if not _takes_anything(target) and (file := Path(place).expanduser()).is_file():
+        if not inspect.signature(target).parameters and (file := Path(place).expanduser()).is_file():
             target = getattr(answers.with_globals(file, source), name)
         built = answers.build(target)
     later = frozenset(_words_in(module)) if answers.answers_later else frozenset()
@@ -401,7 +407,7 @@ class _Answers:
         Raises:
             KeyError: it is neither.
         """
-        if name not in self.settings and _plain(name) not in (*_SETTING, *_DOUBTFUL):
+        if name not in self.settings and plain(name) not in _KNOWN:
             raise KeyError(name)
         return self.answer(name)
 
@@ -411,7 +417,7 @@ class _Answers:
         constants = [
             name
             for name, value in vars(self.module).items()
-            if isinstance(value, int | float) and _plain(name) in _SETTING and name in read
+            if isinstance(value, int | float) and plain(name) in _SETTING and name in read
         ]
         answers = {name: found for name in constants if (found := self._known(name)) is not None}
         if answers:
@@ -422,23 +428,23 @@ class _Answers:
     def _known(self, name: str) -> Setting | None:
         if name in self.settings:
             return Setting(name, self.settings[name], "set by you")
-        word = _plain(name)
+        word = plain(name)
         setting = _SETTING.get(word)
         if word in _DOUBTFUL:
             setting = "inner_dim" if self._has_another_word_for_the_width() else "n_embd"
         if setting is not None and self.config is not None:
-            return self._setting(name, setting)
+            return self._from_checkpoint(name, setting)
         if self.config is not None and not name.startswith("_") and hasattr(self.config, name):
             return Setting(name, getattr(self.config, name), f"the checkpoint's {name}")
         return self._default_in_file(name)
 
-    def _setting(self, name: str, setting: str) -> Setting:
+    def _from_checkpoint(self, name: str, setting: str) -> Setting:
         assert self.config is not None
         value, source = settings_of(self.config, self.biases)[setting]
         return Setting(name, value, source)
 
     def _has_another_word_for_the_width(self) -> bool:
-        return any(_SETTING.get(_plain(word)) == "n_embd" for word in _words_in(self.module))
+        return any(_SETTING.get(plain(word)) == "n_embd" for word in _words_in(self.module))
 
     def _default_in_file(self, name: str) -> Setting | None:
         """The value under this name in a dictionary or a configuration class of the same file."""
@@ -456,7 +462,7 @@ class _Answers:
         hints = _type_hints(target)
         parameters = list(inspect.signature(target).parameters.values())
         strangers = [p for p in parameters if _required(p) and not self.has(p.name)]
-        beside_words = any(_plain(p.name) in _SETTING for p in parameters)
+        beside_words = any(plain(p.name) in _SETTING for p in parameters)
         for parameter in parameters:
             name = parameter.name
             if parameter.kind is parameter.VAR_POSITIONAL:
@@ -465,10 +471,10 @@ class _Answers:
                 read = _keys_read(self.module, target, name)
                 named |= {key: self.answer(key) for key in read if self.has(key) and key not in named}
                 continue
-            if name in self.settings or (_plain(name) in (*_SETTING, *_DOUBTFUL) and self.config is not None):
+            if name in self.settings or (plain(name) in _KNOWN and self.config is not None):
                 value = self.answer(name)
             elif name in _LETTERS and beside_words and self.config is not None:
-                self.given[name] = self._setting(name, _LETTERS[name])
+                self.given[name] = self._from_checkpoint(name, _LETTERS[name])
                 value = self.given[name].value
             elif _is_settings_object(parameter.default):
                 value = self._filled(copy.copy(parameter.default))
@@ -501,7 +507,7 @@ class _Answers:
     def _filled(self, settings: Any) -> Any:
         """A settings object of the user's own, with every attribute that has a known name set."""
         for name in _attributes(settings):
-            if _plain(name) in (*_SETTING, *_DOUBTFUL) or name in self.settings:
+            if plain(name) in _KNOWN or name in self.settings:
                 with contextlib.suppress(AttributeError):  # a frozen dataclass got them through its constructor
                     setattr(settings, name, self.answer(name))
         return settings
@@ -525,7 +531,7 @@ class _Asked(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name in self._own:
             return self._own[name]
-        if _plain(name) in _GROUPS and not self._answers.has(name):
+        if plain(name) in _GROUPS and not self._answers.has(name):
             return self
         return self._answers.answer(name)
 
@@ -562,19 +568,11 @@ class _Asked(Mapping[str, Any]):
 # ------------------------------------------------------------------------------------------- reading somebody's code
 
 
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "")
-
-
 def _required(parameter: inspect.Parameter) -> bool:
     return parameter.default is parameter.empty and parameter.kind not in (
         parameter.VAR_POSITIONAL,
         parameter.VAR_KEYWORD,
     )
-
-
-def _takes_anything(target: Callable[..., Any]) -> bool:
-    return bool(inspect.signature(target).parameters)
 
 
 def _is_settings_object(value: Any) -> bool:

@@ -184,7 +184,7 @@ class Reference:
         return float(loss.detach()), dict(zip(canonical, gradients, strict=True))
 
     def other_gradients(self, input_ids: Tensor) -> Mapping[str, Tensor]:
-        """The same gradients, computed with the other attention kernel, or in float64. Their distance is the noise floor."""
+        """The same gradients with the other attention kernel, or in float64. Their distance is the noise floor."""
         for other in self.kernels:
             if other != self.model.config._attn_implementation:
                 with self._attention(other):

@@ -1,9 +1,9 @@
 """Text to token ids and back, with a checkpoint's own tokenizer files; the `tokenizers` library does the work.
 
 `load_tokenizer` finds the files and returns a `Tokenizer`. A `tokenizer.json` is used as it is, whatever kind it is.
-Vocabulary and merges, in Hugging Face's files, OpenAI's or a GGUF file, make GPT-2's byte-level BPE. A nearly right
-tokenizer gives fluent, wrong text, so files that contradict each other or the model are refused, and GPT-2's tokenizer
-never takes the place of another one.
+Vocabulary and merges, in Hugging Face's files, OpenAI's or a GGUF file, make GPT-2's byte-level BPE. A tokenizer with
+small errors gives fluent, wrong text. So files that contradict each other or the model are refused, and GPT-2's
+tokenizer is never used where another one was meant.
 """
 
 import json
@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers
 
-from gpt2_from_scratch.checkpoint import TINY, HubOptions
+from gpt2_from_scratch.checkpoint import TINY, HubOptions, gguf, hub
 from gpt2_from_scratch.config import read_json
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, TokenizerError
 from gpt2_from_scratch.loading import Checkpoint, Source
@@ -128,7 +128,7 @@ class Tokenizer:
         return self._backend.encode(_scalars(text)).ids
 
     def encode_ordinary(self, text: str) -> list[int]:
-        """The ids of a text in which special tokens are letters like any others."""
+        """The ids of a text in which special tokens are read as ordinary characters."""
         return self._plain.encode(_scalars(text), add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -173,7 +173,7 @@ class StreamDecoder:
     """Turns token ids into text one at a time, as they are generated.
 
     A token is a run of bytes and may end inside a character (most emoji are several tokens), so that ids decoded one by
-    one show U+FFFD. Here an unfinished character is held back until its last byte has come.
+    one show U+FFFD. Here an unfinished character is held back until its last byte is there.
 
     Args:
         tokenizer: the tokenizer whose ids are fed.
@@ -261,9 +261,6 @@ def _of_source(source: Source, vocab_size: int | None, options: HubOptions) -> T
     path = TINY if source == TINY.name and not Path(source).exists() else Path(source)
     if path.exists():
         return _at_or_gpt2s(path, vocab_size, options)
-    # Here and not above: files on disk do without it.
-    from gpt2_from_scratch.checkpoint import hub
-
     if not isinstance(source, str) or not hub.is_repo_id(source):
         raise TokenizerError(
             f"{source} does not exist", hint="give a directory, a file inside one, or a Hub id (owner/name)"
@@ -344,8 +341,8 @@ def tokenizer_at(place: Path, vocab_size: int | None = None) -> Tokenizer:
     return Tokenizer(str(main), backend)
 
 
-class Vocabulary(NamedTuple):
-    """What the files of a byte-level BPE hold. Tokens and merges are in GPT-2's byte symbols.
+class BpeVocabulary(NamedTuple):
+    """The content of a byte-level BPE's files. Tokens and merges are in GPT-2's byte symbols.
 
     Args:
         ids: token -> id.
@@ -358,8 +355,11 @@ class Vocabulary(NamedTuple):
     added: dict[str, int]
 
 
-def vocabulary(place: Path) -> Vocabulary:
-    """What the tokenizer's files in `place` say, for writing them in another form.
+def vocabulary(place: Path) -> BpeVocabulary:
+    """Reads a tokenizer's vocabulary and merges, for writing them in another form.
+
+    Args:
+        place: the checkpoint's folder, or a file in it; `tokenizer_files` finds files there.
 
     Raises:
         TokenizerError: as in `load_tokenizer`; or the tokenizer is not GPT-2's byte-level BPE, which is all that
@@ -376,7 +376,7 @@ def vocabulary(place: Path) -> Vocabulary:
             raise _unlike_gpt2(f"its model is {content['model']['type']}")
         merges = [(left, right) for left, right in content["model"]["merges"]]
         added |= {text: token.id for text, token in _added_tokens(files[1:]).items()}
-        found = Vocabulary(content["model"]["vocab"], merges, added)
+        found = BpeVocabulary(content["model"]["vocab"], merges, added)
         _check_same_as_gpt2(content, _byte_level_bpe(*found))
         return found
 
@@ -389,8 +389,6 @@ def _holds_tokenizer(path: Path) -> bool:
     """Whether this is a GGUF file with a tokenizer in it; if it is damaged, reading it says so."""
     if path.suffix != _GGUF:
         return False
-    from gpt2_from_scratch.checkpoint import gguf  # here and not above, as in `load_tokenizer`
-
     try:
         return gguf.vocabulary(path) is not None
     except CheckpointError:
@@ -410,6 +408,7 @@ def _model_vocab_size(directory: Path) -> int | None:
 
 
 def _at_or_gpt2s(place: Path, vocab_size: int | None, options: HubOptions) -> Tokenizer:
+    """The tokenizer in `place`, or GPT-2's where there is no file of any tokenizer."""
     if tokenizer_files(place):
         return tokenizer_at(place, vocab_size)
     _refuse_other_tokenizers(_folder(place))
@@ -417,9 +416,7 @@ def _at_or_gpt2s(place: Path, vocab_size: int | None, options: HubOptions) -> To
 
 
 def _gpt2s(where: str, vocab_size: int | None, options: HubOptions) -> Tokenizer:
-    """GPT-2's own, for a checkpoint without tokenizer files and with as many ids as GPT-2."""
-    from gpt2_from_scratch.checkpoint import hub
-
+    """GPT-2's own tokenizer, for a checkpoint without tokenizer files and with as many ids as GPT-2."""
     if vocab_size is None:
         raise TokenizerError(f"{where} has no tokenizer files", hint=_EXPECTED)
     if vocab_size not in _GPT2_VOCAB_SIZES:
@@ -443,7 +440,7 @@ def _gpt2s(where: str, vocab_size: int | None, options: HubOptions) -> Tokenizer
 
 
 def _refuse_other_tokenizers(directory: Path) -> None:
-    """Where another tokenizer was meant, GPT-2's must not take its place."""
+    """Refuses a folder with files of another tokenizer, or of an incomplete one, in place of which GPT-2's is wrong."""
     if parts := [name for name in FILES if (directory / name).is_file()]:
         what = _what_config_says(directory) or _characters(directory)
         raise TokenizerError(
@@ -457,6 +454,7 @@ def _refuse_other_tokenizers(directory: Path) -> None:
 
 
 def _what_config_says(directory: Path) -> str:
+    """The class in `tokenizer_config.json`, as the end of a sentence."""
     path = directory / "tokenizer_config.json"
     with suppress(TokenizerError):
         name = _read_object(path).get("tokenizer_class")
@@ -465,6 +463,7 @@ def _what_config_says(directory: Path) -> str:
 
 
 def _characters(directory: Path) -> str:
+    """For a `vocab.json` of single characters, that it is one, as the end of a sentence."""
     with suppress(TokenizerError):
         tokens = _read_object(directory / "vocab.json")
         if tokens and all(len(token) == 1 for token in tokens):
@@ -498,7 +497,7 @@ def _backend_from(path: Path) -> tokenizers.Tokenizer:
         return backend
 
 
-def _vocabulary(files: Sequence[Path]) -> Vocabulary:
+def _vocabulary(files: Sequence[Path]) -> BpeVocabulary:
     main, *others = files
     if main.suffix == _GGUF:
         return _gguf_vocabulary(main)
@@ -511,12 +510,10 @@ def _vocabulary(files: Sequence[Path]) -> Vocabulary:
     with _naming(main):
         with _library(f"it cannot be read together with {others[0].name}"):
             _, merges = models.BPE.read_file(str(main), str(others[0]))
-        return Vocabulary(ids, merges, _undeclared(ids, merges, added) | added)
+        return BpeVocabulary(ids, merges, _undeclared(ids, merges, added) | added)
 
 
-def _gguf_vocabulary(path: Path) -> Vocabulary:
-    from gpt2_from_scratch.checkpoint import gguf
-
+def _gguf_vocabulary(path: Path) -> BpeVocabulary:
     known = gguf.vocabulary(path)
     assert known is not None, "asked by `tokenizer_files`"
     apart = {*known.special, *known.unused}
@@ -525,7 +522,7 @@ def _gguf_vocabulary(path: Path) -> Vocabulary:
             raise TokenizerError("two ids have the same token", hint="convert the model again")
         ids = {token: token_id for token_id, token in enumerate(known.tokens) if token_id not in apart}
         merges, added = _pairs(known.merges), {known.tokens[token_id]: token_id for token_id in known.special}
-        return Vocabulary(ids, merges, _undeclared(ids, merges, added) | added)
+        return BpeVocabulary(ids, merges, _undeclared(ids, merges, added) | added)
 
 
 def _undeclared(ids: Mapping[str, int], merges: Sequence[tuple[str, str]], added: Mapping[str, int]) -> dict[str, int]:
@@ -632,7 +629,7 @@ def _add(backend: tokenizers.Tokenizer, added: Mapping[str, _Added]) -> None:
 
 
 def _check_ids(backend: tokenizers.Tokenizer, vocab_size: int | None) -> None:
-    """Every id has one token and a row in the model; of a byte-level tokenizer, every byte is a token."""
+    """Refuses ids with two tokens, ids without a row in the model, and a byte-level tokenizer that lacks a byte."""
     vocab = backend.get_vocab(with_added_tokens=True)
     token_of: dict[int, str] = {}
     for token, token_id in vocab.items():
@@ -649,7 +646,7 @@ def _check_ids(backend: tokenizers.Tokenizer, vocab_size: int | None) -> None:
 
 
 def _refuse_other_classes(side_files: Iterable[Path]) -> None:
-    """vocab.json and merges.txt of RoBERTa, CLIP and others are read in other ways."""
+    """Refuses files of RoBERTa, CLIP and others, whose vocab.json and merges.txt are read in another way."""
     for path in side_files:
         if path.name == "tokenizer_config.json":
             name = _read_object(path).get("tokenizer_class")
@@ -659,7 +656,7 @@ def _refuse_other_classes(side_files: Iterable[Path]) -> None:
 
 
 def _check_same_as_gpt2(content: Mapping[str, Any], gpt2: tokenizers.Tokenizer) -> None:
-    """A tokenizer.json that does more than vocabulary and merges can say is refused, by the part that does."""
+    """Refuses a tokenizer.json whose steps differ from GPT-2's, as vocabulary and merges alone cannot express them."""
     split = {"type": "Split", "pattern": {"Regex": GPT2_SPLIT}, "behavior": "Isolated", "invert": False}
     cuts = json.loads(gpt2.to_str())["pre_tokenizer"]
     spelled_out = {"type": "Sequence", "pretokenizers": [split, cuts | {"use_regex": False}]}
@@ -676,7 +673,7 @@ def _check_same_as_gpt2(content: Mapping[str, Any], gpt2: tokenizers.Tokenizer) 
 
 
 def _text_of(step: Any) -> str:
-    """A step as text, whatever it does to offsets: they change no id."""
+    """A step as text, the same for both values of `trim_offsets`: offsets change no id."""
     return json.dumps(step, sort_keys=True).replace('"trim_offsets": false', '"trim_offsets": true')
 
 
@@ -689,7 +686,7 @@ def _steps(pre_tokenizer: Any) -> set[str]:
 
 
 def _scalars(text: str) -> str:
-    """The text with U+FFFD for lone surrogates, as which Python passes on bytes that are no UTF-8."""
+    """The text with U+FFFD for lone surrogates, which Python uses for bytes of a command line that are no UTF-8."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -699,7 +696,7 @@ def _unlike_gpt2(what: str) -> TokenizerError:
 
 @contextmanager
 def _library(what: str) -> Iterator[None]:
-    """Puts an error of the tokenizers library into words."""
+    """Turns an error of the tokenizers library into a `TokenizerError`."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

@@ -1,9 +1,9 @@
-"""What a file or a folder is: a GPT-2, with what its numbers look like, or what else it holds and why it does not fit.
+"""Says what a file or folder is: a GPT-2, with statistics of its weights, or something else, and why it does not fit.
 
-inspection.py   a checkpoint that opens
-contents.py     what does not: its tensors, and what it is
-statistics.py   a tensor in numbers, and what is strange about them
-official.py     whether these are OpenAI's own weights
+inspection.py   describes a checkpoint that opens
+contents.py     describes a file or folder that does not
+statistics.py   numbers about a tensor, and warnings
+official.py     whether the weights are OpenAI's own
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def inspect_checkpoint(
     progress: Callable[[str], None] = lambda name: None,
     **options: Unpack[OpenOptions],
 ) -> Inspection | Contents:
-    """Says what a file or a folder is, whether it is a GPT-2 or not.
+    """Describes a file or a folder, whether it is a GPT-2 or not.
 
     Args:
         source: a file, a directory, a Hub id, or an opened `Checkpoint`.
@@ -66,7 +66,7 @@ def inspect_checkpoint(
     """
     file_layout = options.get("file_layout")
     if file_layout is not None:
-        layout_variants(file_layout)  # a misspelt name is a mistake in the question, not something the file is
+        layout_variants(file_layout)  # a misspelt name is the caller's mistake, and no property of the file
     try:
         checkpoint = open_checkpoint(source, **options)
     except CheckpointError as error:
@@ -80,5 +80,5 @@ def inspect_checkpoint(
 
 
 def summary(found: Inspection | Contents) -> list[tuple[str, str]]:
-    """What people want to know, in rows: what it is about, and the text."""
+    """The result for people, as rows: a title, and the text."""
     return contents.rows_of(found) if isinstance(found, Contents) else inspection.rows_of(found)

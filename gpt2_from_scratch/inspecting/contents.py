@@ -1,4 +1,4 @@
-"""What a file or folder holds that does not open as a GPT-2: its tensors, what it is, and why it does not fit."""
+"""Describes a file or folder that does not open as a GPT-2: its tensors, its format, and why it does not fit."""
 
 import mmap
 from collections.abc import Callable, Iterator, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gpt2_from_scratch.checkpoint import Container, open_container
+from gpt2_from_scratch.checkpoint import Container, StoredTensor, open_container
 from gpt2_from_scratch.checkpoint.binary import MOST_TENSORS
 from gpt2_from_scratch.errors import CheckpointError, FormatError
 from gpt2_from_scratch.loading import dtype_name
@@ -25,14 +25,14 @@ class Stored:
 
 @dataclass(frozen=True, repr=False)
 class Contents:
-    """What is there, where nothing opens as a GPT-2. ``str()`` is the problem.
+    """A file or folder that does not open as a GPT-2. ``str()`` is the problem.
 
     Args:
         source: the checkpoint, as asked for.
         files: name -> bytes, of the file or of those in the folder.
         form: kind of container, or "" if no file could be read as one.
         tensors: name -> shape and dtype, of the file that was read.
-        notes: remarks of those who read it.
+        notes: remarks from reading the file.
         problem: why it does not open.
         hint: what to do.
         options: options with which it opens, if some were found.
@@ -68,7 +68,7 @@ class Contents:
 
 
 def contents_of(source: str, path: Path, error: CheckpointError, key: str = "") -> Contents:
-    """Looks at what did not open.
+    """Describes a file or folder that did not open.
 
     Args:
         source: the checkpoint, as asked for.
@@ -104,7 +104,7 @@ def _readable(files: list[Path], key: str) -> Iterator[Container]:
 
 
 def rows_of(contents: Contents) -> list[tuple[str, str]]:
-    """What people want to know, in rows: what it is about, and the text."""
+    """The result for people, as rows: a title, and the text."""
     size = sum(contents.files.values())
     names = ", ".join(list(contents.files)[:12]) + (", ..." if len(contents.files) > 12 else "")
     rows = [("files", f"{names}; {size:,} bytes")]
@@ -157,7 +157,6 @@ def onnx_initialisers(path: Path) -> Container:
     Raises:
         FormatError: it is no ONNX graph.
     """
-    from gpt2_from_scratch.checkpoint.container import StoredTensor
 
     def unread() -> torch.Tensor:
         raise FormatError(f"{path} is an ONNX graph, whose weights are not read")
@@ -191,7 +190,7 @@ def _tensor(data: mmap.mmap, start: int, end: int) -> tuple[str, tuple[int, ...]
     return name, tuple(shape[:_MOST_DIMS]), kind
 
 
-_MOST_DIMS = 8
+_MOST_DIMS = 8  # that are shown; GPT-2's tensors have at most 4 in any form
 
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -1,4 +1,4 @@
-"""What a checkpoint is, for people and for programs: form, layout, sizes, and what its numbers look like."""
+"""Describes a checkpoint that opens, for people and for programs: form, layout, sizes, statistics of its weights."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -32,11 +32,11 @@ class Inspection:
         assumed: fields that no source gives, with the values that are assumed.
         tokenizer: its files beside the weights.
         ignored: stored tensors that are no parameters -> why.
-        notes: remarks of those who opened it.
+        notes: remarks from opening it.
         statistics: canonical name -> numbers; empty when not asked for.
         warnings: about the numbers: NaN, tensors of zeros, equal layers.
         identity: whether these are OpenAI's weights; None where they cannot be, or were not compared.
-        official_files: what is known of files of this length.
+        official_files: for each file that is as long as an official one, a line about it.
     """
 
     source: str
@@ -74,13 +74,16 @@ def inspect_opened(
     checksum: bool = False,
     progress: Callable[[str], None] = lambda name: None,
 ) -> Inspection:
-    """Says what an opened checkpoint is.
+    """Describes an opened checkpoint.
 
     Args:
         checkpoint: from `open_checkpoint`.
         statistics: read every weight; without it, only what the tables of contents say.
         checksum: compare the SHA-256 of files that are as long as an official one.
         progress: called with the name of each tensor as it is read.
+
+    Returns:
+        The description.
 
     Example:
         >>> from gpt2_from_scratch.loading import open_checkpoint
@@ -125,7 +128,7 @@ def inspect_opened(
 
 
 def rows_of(inspection: Inspection) -> list[tuple[str, str]]:
-    """What people want to know, in rows: what it is about, and the text."""
+    """The result for people, as rows: a title, and the text."""
     config = inspection.config
     head = "tied to the token embedding" if inspection.tied else "separate"
     inner = config["n_inner"] or 4 * config["n_embd"]

@@ -1,8 +1,8 @@
-"""Are these OpenAI's weights? Answered tensor by tensor, whatever form, names and orientation they come in.
+"""Tells whether weights are OpenAI's, tensor by tensor, whatever form, names and orientation they come in.
 
-A tensor has a checksum, and a file's form does not change it. OpenAI's own checkpoint index holds the
-CRC-32C of each of the 148 tensors of the 124M model, and they are compared here with the same tensors in canonical
-order of bytes (``[in, out]``, float32). Whole files, of all sizes, are known by their length and SHA-256.
+OpenAI's own checkpoint index holds the CRC-32C of each of the 148 tensors of the 124M model. They are compared with the
+checksums of a checkpoint's canonical tensors (``[in, out]``, float32), which do not depend on the file's form. Whole
+files, of all sizes, are recognised by their length and SHA-256.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ class Identity:
     Args:
         equal: tensors that are OpenAI's, bit for bit.
         different: canonical names of those that are not.
-        settings: what the configuration says of the mathematics that the official model's does not.
+        settings: fields of the configuration that change the logits and differ from the official model's.
     """
 
     equal: tuple[str, ...]
@@ -75,16 +75,19 @@ def identify(checkpoint: Checkpoint) -> Identity | None:
 
 
 def compare_checksums(config: GPTConfig, checksum: Callable[[str], int | None]) -> Identity | None:
-    """`identify`, for a caller who reads the tensors anyway.
+    """`identify`, for a caller that has the checksums.
 
     Args:
         config: of the checkpoint.
         checksum: canonical name -> `crc32c` of the tensor.
+
+    Returns:
+        As `identify`.
     """
     official = _table()["tensors"]
     if not is_official_size(config):
         return None
-    # A head of its own can be nothing but the embedding: the official one is.
+    # The official head is tied, so a stored head is compared with the embedding.
     expected = {name: official.get(name, official["wte.weight"]) for name in config.tensor_shapes()}
     found = {name: checksum(name) for name in expected}
     same = [name for name, crc in expected.items() if found[name] == int(crc, 16)]
@@ -139,6 +142,7 @@ def identify_file(path: Path, *, checksum: bool = False) -> str | None:
     """
     size = path.stat().st_size
     of_size = [known for known in _table()["files"] if known["bytes"] == size]
+    # The length of one official file is not known; it is looked for by its name.
     candidates = of_size or [k for k in _table()["files"] if k["bytes"] is None and checksum and k["file"] == path.name]
     if not candidates:
         return None

@@ -1,7 +1,7 @@
-"""What a checkpoint's numbers look like, and what is strange about them.
+"""Statistics of a checkpoint's tensors, and warnings about them.
 
-A file that loads may still hold nonsense. NaN, a tensor of zeros, or two layers that are the same bytes raise no error
-anywhere, so every tensor is looked at once, in pieces.
+A file that loads may still hold wrong weights. NaN, a tensor of zeros, or two layers with the same bytes raise no error
+when they are loaded. Every tensor is read once, in pieces.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from gpt2_from_scratch.mapping import listed
 
 @dataclass(frozen=True)
 class Statistics:
-    """One canonical tensor in numbers. Those of its values are of the finite ones; None where there is none.
+    """Statistics of one canonical tensor. Minimum to std are of the finite values; None where there is none.
 
     Args:
         shape: canonical.
@@ -43,7 +43,7 @@ class Statistics:
 
 
 def statistics_of(tensor: Tensor) -> Statistics:
-    """Looks at every value of a tensor once."""
+    """The statistics of a tensor, which is read once."""
     nan = infinite = zeros = count = 0
     low, high, total, squares = float("inf"), float("-inf"), 0.0, 0.0
     for piece in pieces(tensor):
@@ -74,7 +74,7 @@ def statistics_of(tensor: Tensor) -> Statistics:
 
 
 def strange_values(numbers: Mapping[str, Statistics]) -> list[str]:
-    """NaN and infinities by tensor; tensors of zeros only where a zero is no sensible start, in weights and gains."""
+    """Warnings about NaN, infinities and tensors of zeros. Biases may be zero; weights and gains may not."""
     warnings = []
     for name, n in numbers.items():
         if n.nan or n.infinite:
@@ -90,7 +90,10 @@ def _elements(numbers: Statistics) -> int:
 
 
 def repeated_layers(checkpoint: Checkpoint, numbers: Mapping[str, Statistics]) -> list[str]:
-    """Layers that are bit for bit another one. Equal statistics say which to compare; constant tensors say nothing."""
+    """Warnings about layers that equal another one bit for bit.
+
+    Only layers with equal statistics are compared. Tensors of one value are not: two fresh layers may share these.
+    """
     layers: dict[int, dict[str, Statistics]] = {}
     for name, each in numbers.items():
         if name.startswith("h."):

@@ -1,7 +1,7 @@
-"""Where GPT-2's weights live in each code base. Tables only; what a row means is in `mapping`.
+"""Where GPT-2's weights are in each code base: a table for each. What a row means is in `mapping`.
 
-A code base is one table, and supporting another one means adding a table. A name stands for one or more *variants* (a
-prefix that some files carry; query, key and value fused or separate). The variant that fits every tensor is used.
+To support another code base, add a table. A layout's name stands for one or more *variants* (with or without a prefix;
+query, key and value fused or separate). The variant that fits every tensor is used.
 """
 
 import difflib
@@ -40,8 +40,9 @@ _ALL = (
 )
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = MappingProxyType({variants[0].name: variants for variants in _ALL})
 
-# Tried in this order on a file that does not say what it is. Ours is Hugging Face's without the prefix, and minGPT's is
-# nanoGPT's: same names, same orientation; so neither is listed. Files of OpenAI, llm.c, llama.cpp and Flax say it.
+# Tried in this order on a file whose format does not determine the layout; those of OpenAI, llm.c, llama.cpp and Flax
+# do. Ours has the names and orientation of Hugging Face's without the prefix, and minGPT's those of nanoGPT's, so
+# neither is listed.
 DETECTABLE: tuple[Layout, ...] = (*HUGGINGFACE, *LLMS_FROM_SCRATCH, *NANOGPT, *MLX, *TF_KERAS, *TRANSFORMER_LENS)
 
 LayoutChoice: TypeAlias = str | Layout | Sequence[Layout]  # a name from `LAYOUTS`, a table, or several to choose from

@@ -1,7 +1,7 @@
 """llm.c: ``nn.Linear``'s orientation, ``[out, in]``; the head is tied.
 
 Its files hold no names; these are those of the C struct, ``qkvw`` and so on, with a layer's number in front. In the
-file, all layers of one kind lie together; which bytes those are is the container's business.
+file, the tensors of all layers that are of one kind lie together; `checkpoint.llmc` says which bytes those are.
 """
 
 from gpt2_from_scratch.mapping import Layout, bare, tied

@@ -1,8 +1,8 @@
 """TransformerLens' `HookedTransformer`: every head has matrices of its own, ``W_Q [H, E, d]``, used as ``x @ W``.
 
 Its attention and feed-forward modules hold all their weights themselves, so there is no module to compare with GPT-2's
-linear layers. The output layer has a bias that GPT-2 lacks: zero. This is the unprocessed form; by default
-TransformerLens folds LayerNorms into the layers behind them, and what has no gains any more is no GPT-2.
+linear layers. The output layer has a bias that GPT-2 lacks: it must be zero. This is the unprocessed form. By default
+TransformerLens folds the gains and biases of LayerNorms into the layers behind them; such a file is refused.
 """
 
 from gpt2_from_scratch.mapping import Layout, Parameter, Row, bare, embedding, ignore, norm, site
