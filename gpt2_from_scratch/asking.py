@@ -51,7 +51,8 @@ _ZERO: _Filling = ("0", lambda ids: 0)
 
 _TARGETS = ("targets", "target", "labels", "label", "y", "tgt", "trg", "yb", "targetids")
 
-# What people demand beside the ids, in lower case without underscores -> what it is given, and how that is made.
+# Arguments that models require beside the ids, by `plain` name -> what they are given, for people, and a function that
+# makes it from the ids.
 _FILLINGS: Mapping[str, _Filling] = {
     **dict.fromkeys(_TARGETS, _IDS),
     **dict.fromkeys(("mask", "attentionmask", "attnmask", "paddingmask", "padmask", "srcmask", "inputmask"), _ONES),
@@ -63,7 +64,7 @@ _FILLINGS: Mapping[str, _Filling] = {
     "device": ("where its parameters are", lambda ids: ids.device),
 }
 
-# What people call the ids, in lower case without underscores.
+# Names of the argument for the ids, as `plain` returns them.
 IDS = frozenset(
     (
         *("ids", "inputids", "tokenids", "tokens", "inputs", "input", "x", "xs", "idx", "index", "indices"),

@@ -84,7 +84,8 @@ class Setting:
     Args:
         name: in their words.
         value: what it was given.
-        source: who says so: a field of the checkpoint's configuration, ``--config``, or a place in their file.
+        source: where the value comes from: a field of the checkpoint's configuration, ``--config``, or a place in their
+            file.
     """
 
     name: str
@@ -97,13 +98,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What ``FILE.py:OBJECT`` stands for.
+    """The object that ``FILE.py:OBJECT`` names.
 
     Args:
         object: the model, function, layout or check.
         built: whether it was made just now, so that the weights of a module are still random.
         settings: what its constructor was given; empty where nothing was built or nothing was asked for.
-        notes: what else was done to make it, in words.
+        notes: remarks on how it was made.
         later: words in its file, which it may ask for when it runs.
         file: the file that was named.
         again: makes the same object from another source of that file, for a model of this configuration.

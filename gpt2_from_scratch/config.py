@@ -136,11 +136,9 @@ class GPTConfig:
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __repr__(self) -> str:
-        """The fields that are not GPT-2's own."""
-        own = {each.name: getattr(self, each.name) for each in fields(self) if each.repr}
-        usual = {each.name: each.default for each in fields(self)}
-        said = ", ".join(f"{name}={value!r}" for name, value in own.items() if value != usual[name])
-        return f"GPTConfig({said})"
+        """The fields that differ from the defaults, which are GPT-2 124M's."""
+        values = [(each.name, getattr(self, each.name), each.default) for each in fields(self) if each.repr]
+        return f"GPTConfig({', '.join(f'{name}={value!r}' for name, value, usual in values if value != usual)})"
 
     def __post_init__(self) -> None:
         for name in _SIZE_FIELDS:

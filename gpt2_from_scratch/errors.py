@@ -53,8 +53,8 @@ def short_repr(kind: str, text: str) -> str:
     """A repr of fewer than 200 characters, on one line.
 
     Args:
-        kind: of object.
-        text: what to say of it.
+        kind: the object's class.
+        text: its description; only the first line is used.
 
     Example:
         >>> short_repr("Weights", "149 of 149 tensors equal")

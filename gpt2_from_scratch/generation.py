@@ -483,7 +483,7 @@ def _check_room(context: int, length: int, max_new_tokens: int) -> None:
 
 
 def _checked_mask(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor | None:
-    """Where the text is: bool ``[B, T]``; None: everywhere."""
+    """The mask as bool ``[B, T]``, True at text; None where there is no padding."""
     if attention_mask is None:
         return None
     if attention_mask.shape != input_ids.shape:

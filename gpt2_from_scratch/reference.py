@@ -95,7 +95,7 @@ class Reference:
         return self._remembered("float64", input_ids, self._in_float64)
 
     def _remembered(self, precision: str, input_ids: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """What was computed before for these ids; nobody writes into it. Logits of a long prompt are not kept."""
+        """The logits that `run` computes. Small ones are kept for the next call; callers do not write into them."""
         key = self.attention, precision, bytes(str(input_ids.tolist()), "ascii")
         if key in self._answers:
             return self._answers[key]
@@ -334,7 +334,7 @@ def _kernels(reference: Reference, ids: Tensor) -> tuple[str, ...]:
     for other in {"eager", "sdpa"} - {reference.attention}:
         with reference._attention(other):
             apart = float((reference.logits(ids) - usual).abs().max())
-        if not apart > _IGNORED * FLOAT32_ULP * float(usual.abs().max()):  # NaN is said elsewhere
+        if not apart > _IGNORED * FLOAT32_ULP * float(usual.abs().max()):  # NaN is reported where logits are compared
             agreeing.append(other)
     return tuple(agreeing)
 

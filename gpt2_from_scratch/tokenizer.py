@@ -37,7 +37,7 @@ GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(
 
 END_OF_TEXT = "<|endoftext|>"
 
-_GPT2 = "openai-community/gpt2"  # the Hub repository whose tokenizer stands in where a checkpoint has no files at all
+_GPT2 = "openai-community/gpt2"  # its tokenizer is used for a checkpoint without any tokenizer file
 # 50,304 is the next multiple of 128, to which nanoGPT and llm.c pad the embedding for speed.
 _GPT2_VOCAB_SIZES = (50257, 50304)
 
@@ -203,7 +203,7 @@ class StreamDecoder:
         return piece
 
     def flush(self) -> str:
-        """What is still held back, as U+FFFD; the decoder is then as new.
+        """Ends the text: returns what is still held back, as U+FFFD, and resets the decoder.
 
         All pieces together are what `Tokenizer.decode` makes of all ids.
         """
@@ -270,7 +270,7 @@ def _of_source(source: Source, vocab_size: int | None, options: HubOptions) -> T
     folder = next(iter(fetched.values())).parent if fetched else None
     if folder is None or not tokenizer_files(folder):
         missed = hub.unknown(source, FILES, **options)
-        if missed:  # GPT-2's tokenizer must not take the place of one that nobody looked for
+        if missed:  # the repository may have one that was never looked for
             raise TokenizerError(
                 f"{source}: there is no tokenizer in the Hub's cache, nor is it known whether the repository has one "
                 f"({', '.join(missed)})",
@@ -282,8 +282,8 @@ def _of_source(source: Source, vocab_size: int | None, options: HubOptions) -> T
 def tokenizer_files(place: Path) -> tuple[Path, ...]:
     """The files `tokenizer_at` reads: the first complete form, and what adds tokens to it.
 
-    A GGUF file's own tokenizer goes before its neighbours. Of those, `tokenizer.json` goes before `vocab.json` with
-    `merges.txt`, as in transformers; then come OpenAI's, and a GGUF file, if there is but one.
+    The tokenizer inside a GGUF file is preferred to files beside it. Of these, `tokenizer.json` is preferred to
+    `vocab.json` with `merges.txt`, as in transformers; then come OpenAI's, and a GGUF file, if there is only one.
 
     Args:
         place: the checkpoint's folder, or a file in it.

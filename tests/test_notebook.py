@@ -42,7 +42,7 @@ def test_a_notebook_shows_the_line_of_a_wrong_model(tmp_path: Path, monkeypatch:
     shown = [each[0].get("data", {}) for each in outputs]
     plain = [each[0].get("text", data.get("text/plain")) for each, data in zip(outputs, shown, strict=True)]
     assert max(len(text.splitlines()) for text in plain) < 60 and max(map(len, plain[:5])) < 200
-    assert plain[0].startswith("<LoadReport tiny: ")
+    assert plain[0].startswith("<LoadReport: tiny: ")
     file, own, fragment = (shown[index]["text/html"] for index in (1, 3, 4))
     assert "<strong>FAILED</strong>" in file and "my_gpt.py, line 15" in file and GUILTY in file
     assert "<strong>PASSED</strong>" in own

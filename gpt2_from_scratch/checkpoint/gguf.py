@@ -48,7 +48,7 @@ class Vocabulary(NamedTuple):
     Args:
         tokens: text of each id in order, in GPT-2's byte symbols.
         merges: pairs such as ``"Ġ t"``, first merge first.
-        special: ids that stand for themselves, such as ``<|endoftext|>``.
+        special: ids of special tokens, such as ``<|endoftext|>``.
         unused: ids of rows that pad the embedding and have no token.
     """
 
@@ -194,7 +194,7 @@ def _value(cursor: Cursor, kind: int, depth: int = 0) -> Any:
         return _numbers(cursor, kind, 1)[0].item()
     if kind == _STRING:
         return _text(cursor)
-    if kind != _ARRAY or depth:  # arrays of arrays are allowed, and nobody has one
+    if kind != _ARRAY or depth:  # the format allows arrays of arrays, which are not read here
         raise FormatError(f"{cursor.where} is damaged: a value of unknown type {kind} before byte {cursor.position:,}")
     kind, count = cursor.unsigned(4), _count(cursor)
     if kind in _NUMBERS:
@@ -210,7 +210,7 @@ def _numbers(cursor: Cursor, kind: int, count: int) -> np.ndarray[Any, Any]:
 def _config(
     path: Path, fields: Mapping[str, Any], infos: Mapping[str, _Info], tensors: Mapping[str, StoredTensor]
 ) -> dict[str, Any]:
-    """What the dictionary says of the model, in config.json's fields."""
+    """The configuration in the dictionary, in config.json's fields."""
     if (architecture := fields.get("general.architecture")) != _ARCHITECTURE:
         raise ConfigError(f"{path} holds a {architecture!r} model, not GPT-2", hint="its tensors have other meanings")
 

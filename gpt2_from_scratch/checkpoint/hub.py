@@ -13,7 +13,7 @@ from gpt2_from_scratch.errors import CheckpointError
 
 
 class HubOptions(TypedDict, total=False):
-    """Where on the Hugging Face Hub, and whether to ask it. Every one may be left out.
+    """Which version of a repository on the Hugging Face Hub, and how to reach it. Each may be left out.
 
     Args:
         revision: branch, tag or commit; None is ``main``.
@@ -51,7 +51,7 @@ def fetch(repo_id: str, names: Iterable[str], *, first: bool = False, **options:
     Raises:
         CheckpointError: no such repository or revision, no access, no network and not in the cache.
     """
-    # Imported here: it costs a tenth of a second, which nobody with a local checkpoint should pay.
+    # Imported here, as it takes a tenth of a second and local checkpoints do not need it.
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,

@@ -23,7 +23,7 @@ from gpt2_from_scratch.converting.companions import Companions, fetched, generat
 from gpt2_from_scratch.converting.directory import CONFIG, config_json, shards_of
 from gpt2_from_scratch.converting.targets import HUGGING_FACE, TARGETS, Target
 from gpt2_from_scratch.converting.writing import Progress, Rounding, Weights, prepare, write
-from gpt2_from_scratch.errors import CheckpointError
+from gpt2_from_scratch.errors import CheckpointError, short_repr
 from gpt2_from_scratch.loading import Checkpoint, OpenOptions, Source, dtype_name, open_checkpoint
 
 __all__ = ["TARGETS", "ConvertReport", "Progress", "Saved", "Target", "Weights", "convert", "save"]
@@ -68,7 +68,7 @@ class ConvertReport:
         return "; ".join([what, *assumed, *self.notes])
 
     def __repr__(self) -> str:
-        return f"<ConvertReport {self.destination}: {self.form}, {self.tensors} tensors>"
+        return short_repr("ConvertReport", f"{self.destination}, {self.form}, {self.tensors} tensors")
 
 
 def convert(

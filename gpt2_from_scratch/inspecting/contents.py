@@ -10,7 +10,7 @@ import torch
 
 from gpt2_from_scratch.checkpoint import Container, StoredTensor, open_container
 from gpt2_from_scratch.checkpoint.binary import MOST_TENSORS
-from gpt2_from_scratch.errors import CheckpointError, FormatError
+from gpt2_from_scratch.errors import CheckpointError, FormatError, short_repr
 from gpt2_from_scratch.loading import dtype_name
 from gpt2_from_scratch.mapping import collapse
 
@@ -59,7 +59,7 @@ class Contents:
         return ": ".join(filter(None, [self.hint, spelled(self.options) if self.options else ""]))
 
     def __repr__(self) -> str:
-        return f"<Contents {self.source}: {len(self.tensors)} tensors, not opened>"
+        return short_repr("Contents", f"{self.source}, {len(self.tensors)} tensors, not opened")
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -95,7 +95,7 @@ _MOST_FILES = 100  # of a folder: the output of a training run has a few dozen
 
 
 def _readable(files: list[Path], key: str) -> Iterator[Container]:
-    """Those of the files that are in a known form, or an ONNX graph."""
+    """Opens the files that are in a known form, or ONNX graphs."""
     for file in files[:_MOST_FILES]:
         try:
             yield onnx_initialisers(file) if file.suffix == ".onnx" else open_container(file, key=key)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gpt2_from_scratch.errors import short_repr
 from gpt2_from_scratch.inspecting.official import compare_checksums, crc32c, identify_file, is_official_size
 from gpt2_from_scratch.inspecting.statistics import Statistics, repeated_layers, statistics_of, strange_values
 from gpt2_from_scratch.loading import Checkpoint, dtype_name
@@ -60,7 +61,8 @@ class Inspection:
     official_files: tuple[str, ...]
 
     def __repr__(self) -> str:
-        return f"<Inspection {self.source}: {self.form}, layout {self.layout}, {self.parameters:,} parameters>"
+        what = f"{self.source}, {self.form}, layout {self.layout}, {self.parameters:,} parameters"
+        return short_repr("Inspection", what)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, with the version of this form."""

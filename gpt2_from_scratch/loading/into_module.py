@@ -105,7 +105,7 @@ def _matched(module: nn.Module, checkpoint: Checkpoint, layout: LayoutChoice) ->
 
 
 def _tensors(parameters: Mapping[str, nn.Parameter], matching: Matching, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """What will be written, by the names of the parameters: views where possible, and checked.
+    """Parameter name -> the tensor to write, checked; a view of the file where possible.
 
     Raises:
         MappingError: two tensors belong into one parameter, or a value does not.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gpt2_from_scratch.checkpoint import Container, HubOptions, Located, locate, open_container
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import CheckpointError, ConfigError, MappingError
+from gpt2_from_scratch.errors import CheckpointError, ConfigError, MappingError, short_repr
 from gpt2_from_scratch.layouts import DETECTABLE, LayoutChoice, layout_variants
 from gpt2_from_scratch.loading.configuration import given_config, infer_config
 from gpt2_from_scratch.loading.facts import Fact, assumptions
@@ -93,7 +93,8 @@ class Checkpoint:
     renamed: bool = False
 
     def __repr__(self) -> str:
-        return f"<Checkpoint {self.located.source}: {self.container.form}, {self.config.num_parameters:,} parameters>"
+        what = f"{self.located.source}, {self.container.form}, {self.config.num_parameters:,} parameters"
+        return short_repr("Checkpoint", what)
 
     @property
     def as_found(self) -> bool:

@@ -7,12 +7,10 @@ from html import escape
 import torch
 
 from gpt2_from_scratch.checkpoint import Located
-from gpt2_from_scratch.errors import printable
+from gpt2_from_scratch.errors import printable, short_repr
 from gpt2_from_scratch.loading.opening import Checkpoint
 from gpt2_from_scratch.loading.values import dtype_name
 from gpt2_from_scratch.mapping import Layout, listed
-
-_MOST_SHOWN = 159  # characters of a repr: with what `printable` adds to a cut text, it stays below 200, two lines
 
 
 @dataclass(frozen=True, repr=False)
@@ -61,7 +59,7 @@ class LoadReport:
         return "; ".join([*parts, *self.notes])
 
     def __repr__(self) -> str:
-        return f"<LoadReport {printable(str(self), most=_MOST_SHOWN, lines=False)}>"
+        return short_repr("LoadReport", str(self))
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""

@@ -13,7 +13,7 @@ from gpt2_from_scratch.mapping.pattern import Choice, Pattern, Shape
 
 @dataclass(frozen=True)
 class Piece:
-    """What one tensor of theirs holds of a GPT-2 tensor.
+    """The part of a GPT-2 tensor that one of their tensors holds.
 
     Args:
         name: of their tensor.
@@ -70,7 +70,7 @@ class Link:
         return self.pattern is None and not any(piece.index for piece in self.pieces)
 
     def piece(self, tensor: Tensor, piece: Piece) -> Tensor:
-        """What a piece of theirs holds of GPT-2's tensor: a view where strides allow."""
+        """The part of GPT-2's tensor that a piece of theirs holds: a view where strides allow."""
         return tensor if self.pattern is None else self.pattern.forward(tensor, self.sizes, piece.choice)
 
     def to_theirs(self, tensor: Tensor) -> tuple[Tensor, ...]:

@@ -158,7 +158,7 @@ def _of_shapes(layouts: tuple[Layout, ...], config: GPTConfig, shapes: tuple[tup
 
 
 def sizes(layout: Layout, shapes: Mapping[str, Shape]) -> Mapping[str, int] | None:
-    """What the shapes of a layout's own tensors say about the model, in config.json's fields.
+    """The sizes of the model that the shapes of tensors under a layout's names show, in config.json's fields.
 
     Args:
         layout: the table.

@@ -138,7 +138,7 @@ def _about_pattern(parameter: Parameter, axes: int, names: tuple[str | None, ...
 
 
 def _in_names(table: Iterable[Row], separator: str) -> Iterator[str]:
-    """The same tensor may not be in two places."""
+    """Mistakes in the names of tensors: one that is named twice, or as a whole and in parts."""
     rows_of: dict[str, list[str]] = {}
     for row in table:
         for parameter in row.parameters:

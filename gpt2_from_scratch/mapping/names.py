@@ -19,7 +19,7 @@ Index: TypeAlias = tuple[int | slice, ...]
 
 
 def index_of(text: str, config: GPTConfig) -> Index:
-    """What stands in the brackets of a name, for a model of these sizes.
+    """The index that stands in the brackets of a name, for a model of these sizes.
 
     Example:
         >>> index_of("3, 2*n_embd:", GPTConfig())
@@ -68,7 +68,7 @@ def numbered(name: str, layer: int | None, head: int | None = None, layers: int 
 
 
 def places(name: str) -> list[str]:
-    """What the numbers in a table's name are of: ``layer``, ``head`` or ``layers``.
+    """The kinds of numbers for which a table's name has places: ``layer``, ``head`` or ``layers``.
 
     Example:
         >>> places("blocks.*.heads.*.key.weight")
@@ -93,7 +93,7 @@ def collapse(names: Iterable[str]) -> list[str]:
 
 
 def listed(names: Iterable[str]) -> str:
-    """All names in one line, collapsed; of a file that is something else entirely, the first of them."""
+    """Names in one line, collapsed; if there are many, the first and the number of the others."""
     collapsed = collapse(names)
     more = len(collapsed) - _MOST_LISTED
     return ", ".join(collapsed[:_MOST_LISTED]) + (f" and {more:,} more" if more > 0 else "")
@@ -103,7 +103,7 @@ _MOST_LISTED = 40  # GPT-2 itself has 16 kinds of parameters, and the masks and 
 
 
 def _numbers(name: str) -> tuple[str, list[int], str]:
-    """What stands before a name's layer number, the number (if it has one), and what stands behind it."""
+    """Splits a name at its layer number: the text before it, the number (none if it has none), the text after it."""
     match = re.search(rf"(?<![0-9A-Za-z_])(?:h|h_\._)?{LAYER}(?=[./])", name)  # h.0., OpenAI's h0/, Keras' h_._0/
     if match is None:
         return name, [], ""
