@@ -33,6 +33,24 @@ def test_a_port_answers_from_a_file(
     assert code == 1 and "ids.2" in out and "at [0, 3, 5]" in out
 
 
+def test_a_ports_fault_is_named(capsys: pytest.CaptureFixture[str], perturbed_checkpoint: Path, tmp_path: Path) -> None:
+    """From its answers alone: `record` writes what the search asks, too. Without these answers, it says so."""
+    file = tmp_path / "prompts.npz"
+    assert run(capsys, "record", perturbed_checkpoint, file)[0] == 0
+    answers = answered(file, perturbed_checkpoint, erf=True)
+    store(file, answers)
+    code, out, _ = run(capsys, "verify", perturbed_checkpoint, "--outputs", file)
+    assert code == 1 and "diagnosis   GELU uses erf" in out
+    store(file, {name: tensor for name, tensor in answers.items() if int(name.partition(".")[2]) < 6})
+    code, out, _ = run(capsys, "verify", perturbed_checkpoint, "--outputs", file)
+    assert code == 1 and "diagnosis: the recording has no answers to the prompts of the search" in out
+
+
+def test_without_a_checkpoint_the_prompts_are_for_tiny(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = run(capsys, "record", tmp_path / "prompts.npz")
+    assert code == 0 and "gpt2 verify tiny --outputs" in out
+
+
 def load(file: Path) -> dict[str, torch.Tensor]:
     if file.suffix == ".npz":
         return {name: torch.from_numpy(array) for name, array in numpy.load(file).items()}
@@ -50,8 +68,10 @@ def store(file: Path, tensors: dict[str, torch.Tensor]) -> None:
         save_file(tensors, file)
 
 
-def answered(file: Path, checkpoint: Path) -> dict[str, torch.Tensor]:
+def answered(file: Path, checkpoint: Path, erf: bool = False) -> dict[str, torch.Tensor]:
     model, tensors = GPTModel.from_pretrained(checkpoint), load(file)
+    for block in model.h if erf else ():
+        block.mlp.act = torch.nn.GELU()
     with torch.no_grad():
         logits = {name.replace("ids", "logits"): model(ids) for name, ids in tensors.items()}
     return tensors | logits

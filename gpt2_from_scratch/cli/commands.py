@@ -148,13 +148,13 @@ def _token_text(checkpoint: "Checkpoint | None") -> Callable[[int], str] | None:
 def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple[Any, Any]:
     """What is to be checked, and its layout: this package's model, the user's, or a port's recorded answers."""
     from gpt2_from_scratch.building import load_object
-    from gpt2_from_scratch.verifier import read_recording, standard_prompts
+    from gpt2_from_scratch.verifier import read_recording, recorded_prompts
 
     layout = layout_choice(arguments.layout)
     if arguments.model is None and layout is not None:
         raise ValueError("--layout describes the model given by --model; for the file, use --file-layout")
     if arguments.outputs is not None:
-        return read_recording(arguments.outputs, checkpoint.config, standard_prompts(checkpoint)), None
+        return read_recording(arguments.outputs, checkpoint.config, recorded_prompts(checkpoint)), None
     if arguments.model is not None:
         loaded = load_object(
             arguments.model,
@@ -170,10 +170,10 @@ def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple
 
 def record(arguments: argparse.Namespace) -> int:
     """`gpt2 record`: prompts for a port in another language."""
-    from gpt2_from_scratch.verifier import record, standard_prompts
+    from gpt2_from_scratch.verifier import record, recorded_prompts
 
     checkpoint = opened(arguments)
-    prompts = standard_prompts(checkpoint)
+    prompts = recorded_prompts(checkpoint)
     record(prompts, arguments.file)
     vocab = checkpoint.config.vocab_size
     for index, prompt in enumerate(prompts):

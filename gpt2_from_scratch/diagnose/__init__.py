@@ -25,7 +25,7 @@ from gpt2_from_scratch.compare import THRESHOLD
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.diagnosis import Closest, Diagnosis, Finding, Reason, findings
 from gpt2_from_scratch.diagnose.divergence import Traced, passages, record
-from gpt2_from_scratch.diagnose.evidence import Evidence, Explained, Laboratory
+from gpt2_from_scratch.diagnose.evidence import Evidence, Explained, Laboratory, prompts_for
 from gpt2_from_scratch.diagnose.fault import Cause, Causes, Fault, Remedy
 from gpt2_from_scratch.diagnose.lines import Accusation, lines_of
 from gpt2_from_scratch.diagnose.patch import Patch
@@ -39,7 +39,19 @@ from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout
 from gpt2_from_scratch.reference import Reference
 
-__all__ = ["FAULTS", "Closest", "Diagnosis", "Fault", "Finding", "Laboratory", "Remedy", "diagnose", "diagnose_in"]
+__all__ = [
+    "FAULTS",
+    "Closest",
+    "Diagnosis",
+    "Fault",
+    "Finding",
+    "Laboratory",
+    "Remedy",
+    "diagnose",
+    "diagnose_in",
+    "diagnose_recorded",
+    "prompts_for",
+]
 
 NAMING = 20  # seconds for a fault's name, once the line is proven
 
@@ -96,6 +108,28 @@ def diagnose(
     progress("patch")
     layout = None if inside is None else (inside.fitted if isinstance(inside, Traced) else inside).layout
     return replace(found, lines=accusation, patch=_patch(candidate, accusation, checkpoint.config, weights, layout))
+
+
+def diagnose_recorded(
+    candidate: Candidate,
+    checkpoint: Checkpoint,
+    reference: Reference,
+    *,
+    seconds: float = 60,
+    progress: Callable[[str], None] = lambda phase: None,
+) -> Diagnosis:
+    """The same for a program that cannot be called: its answers to `prompts_for` are known, and nothing else.
+
+    Args:
+        candidate: answers the prompts of the search.
+        checkpoint: what it should be.
+        reference: the same, running.
+        seconds: the time it may take.
+        progress: called with what is being tried.
+    """
+    progress("measuring the noise floor")
+    laboratory = Laboratory(simulated(checkpoint.config, checkpoint.read), reference)
+    return diagnose_in(laboratory, candidate, seconds=seconds, progress=progress)
 
 
 def diagnose_in(

@@ -43,6 +43,16 @@ class Prompts:
     text: Tensor
     check: Tensor
 
+    def ended_otherwise(self, vocab_size: int) -> Tensor:
+        """`text` with another last token, which must not change what is said before it."""
+        ids = self.text.clone()
+        ids[:, -1] = (ids[:, -1] + 1) % vocab_size
+        return ids
+
+    def all(self, vocab_size: int) -> tuple[Tensor, ...]:
+        """Everything that a candidate is asked: for programs that cannot be called."""
+        return self.single, self.text, self.check, self.ended_otherwise(vocab_size)
+
 
 def prompts_for(config: GPTConfig) -> Prompts:
     """Ids without repetition as long as the vocabulary allows; the same for the same configuration.
@@ -226,8 +236,7 @@ class Evidence:
 
     def _leaks(self, candidate: Candidate) -> bool:
         """Whether another last token changes what was said before it."""
-        ids = self.laboratory.prompts.text.clone()
-        ids[:, -1] = (ids[:, -1] + 1) % self.laboratory.config.vocab_size
+        ids = self.laboratory.prompts.ended_otherwise(self.laboratory.config.vocab_size)
         return not gap(candidate.logits(ids)[:, :-1], self.logits[0][:, :-1]) <= THRESHOLD * self.laboratory.floor
 
     @property

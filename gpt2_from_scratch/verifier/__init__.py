@@ -31,7 +31,7 @@ from gpt2_from_scratch.checks.surroundings import kept_as_it_is
 from gpt2_from_scratch.checks.training import check_training
 from gpt2_from_scratch.checks.weights import Fitted, Weights, check_weights, fit
 from gpt2_from_scratch.compare import THRESHOLD
-from gpt2_from_scratch.diagnose import Diagnosis, diagnose
+from gpt2_from_scratch.diagnose import Diagnosis, diagnose, diagnose_recorded, prompts_for
 from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult, Traced, locate
 from gpt2_from_scratch.errors import CandidateError, CheckpointError, MappingError, TokenizerError
 from gpt2_from_scratch.infer_layout import find_layout
@@ -77,6 +77,7 @@ __all__ = [
     "locate",
     "read_recording",
     "record",
+    "recorded_prompts",
     "verify",
 ]
 
@@ -431,8 +432,8 @@ class _Run:
         wrong_weights = self.verdict.weights is not None and not self.verdict.weights
         if self._agree and not wrong_weights:
             return
-        if self.recording is not None:
-            self.unchecked["diagnosis"] = "a recording cannot be asked anything else"
+        if self.recording is not None and not self._answers_the_search(self.recording):
+            self.unchecked["diagnosis"] = "the recording has no answers to the prompts of the search: record it anew"
         elif not self.asked.diagnose_seconds > 0:
             self.unchecked["diagnosis"] = "as asked"
         elif self.reference is None:
@@ -440,6 +441,16 @@ class _Run:
         else:
             self.enter("diagnosis")
             most = self.asked.diagnose_seconds
+            if self.recording is not None:
+                diagnosis = diagnose_recorded(
+                    self.subject,
+                    self.checkpoint,
+                    self.reference,
+                    seconds=most,
+                    progress=lambda phase: self.asked.progress(f"diagnosis, at most {most:g} s: {phase}"),
+                )
+                self.verdict = replace(self.verdict, diagnosis=diagnosis)
+                return
             failing = None if self.verdict.logits is None else _to_trace(self.verdict.logits, self.prompts).ids
             diagnosis = diagnose(
                 self.subject,
@@ -452,6 +463,11 @@ class _Run:
                 progress=lambda phase: self.asked.progress(f"diagnosis, at most {most:g} s: {phase}"),
             )
             self.verdict = replace(self.verdict, diagnosis=diagnosis)
+
+    def _answers_the_search(self, recording: Recording) -> bool:
+        config = self.checkpoint.config
+        asked = prompts_for(config).all(config.vocab_size)
+        return all(any(torch.equal(ids, prompt.ids) for prompt in recording.prompts) for ids in asked)
 
     def finished(self) -> Verdict:
         return replace(self.verdict, notes=tuple(self.subject.adaptations), unchecked=dict(self.unchecked))
@@ -477,6 +493,17 @@ class _Remaining:
         estimate = f", about {math.ceil(seconds):,} s" if self.done >= _ENOUGH else ""
         self.done += self.tokens.pop(phase)
         return f"{left:,} tokens to go{estimate}"
+
+
+def recorded_prompts(checkpoint: Checkpoint) -> tuple[Prompt, ...]:
+    """The prompts for a program that cannot be called: the standard ones, and those of the search for its fault.
+
+    Args:
+        checkpoint: an opened one.
+    """
+    search = prompts_for(checkpoint.config).all(checkpoint.config.vocab_size)
+    named = [Prompt(f"for the diagnosis, {ids.size(0)} x {ids.size(1)} tokens", ids) for ids in search]
+    return (*standard_prompts(checkpoint), *named)
 
 
 def standard_prompts(checkpoint: Checkpoint, unchecked: dict[str, str] | None = None) -> tuple[Prompt, ...]:
