@@ -29,8 +29,9 @@ EXACT = 1e-9
 # off by a whole unit where somebody cut its digits instead of rounding them.
 REACH = 2.0
 
-# But never by more than this. A float32 constant is off by 6e-8 of itself, and what it shifts is of that order. That
-# the mildest faults lie above this limit is an estimate, not a measurement.
+# But never by more than this. A float32 constant is off by 6e-8 of itself, and what it shifts is of that order. The
+# mildest of the wrong formulas in `tests.bugs` shifts logits by 4.4e-5: every fourth bug was measured, 37 of them wrong
+# formulas in GPT-2's structure.
 CONSTANTS = 1e-6
 
 # Where code cannot be run in float64 at all: this many times the distance between float32 and float64 logits of GPT-2

@@ -398,24 +398,20 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if scores.kind != "scores":
                 return None
             shown = [*scores.operands, (operands[0] - scores.first) // scores.rows, operands[1]]
-        if kind == "sum" and self._is_table_row(operands):
-            table = next(each for each in self.record.parameters.values() if _holds(each, operands[1]))
-            return (
-                kind,
-                operation,
-                _digest(operands[0]),
-                table.name,
-                int(operands[1][0, 0] - table.first) % table.strides[0],
-            )
+        if kind == "sum" and (table := self._table_of_row(operands)) is not None:
+            column = int(operands[1][0, 0] - table.first) % table.strides[0]
+            return (kind, operation, _digest(operands[0]), table.name, column)
         return (kind, operation, *(self._identity(each) for each in shown))
 
-    def _is_table_row(self, operands: tuple[Tensor, ...]) -> bool:
-        """Whether this sum adds one row of a parameter with several rows to a token's row."""
+    def _table_of_row(self, operands: tuple[Tensor, ...]) -> Placed | None:
+        """The parameter with several rows of which this sum adds one to a token's row; None if it is another sum."""
         if len(operands) != 2 or operands[1].dim() != 2 or len(operands[1]) != 1:
-            return False
-        owner = self._owner(operands[0])
-        held = [each for each in self.record.parameters.values() if _holds(each, operands[1])]
-        return owner is not None and owner.kind == "lookup" and bool(held) and len(held[0].shape) == 2
+            return None
+        if self._kind(operands[0]) != "lookup":
+            return None
+        tables = (each for each in self.record.parameters.values() if _holds(each, operands[1]))
+        table = next(tables, None)
+        return table if table is not None and len(table.shape) == 2 else None
 
     def _identity(self, numbers: Tensor) -> tuple[object, ...] | bytes:
         storage = numbers.untyped_storage()._cdata
@@ -427,7 +423,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Notes that an event was seen at another step: which row it added, and what it was given."""
         event = self.record.events[place]
         changes: dict[str, Any] = {}
-        if event.kind == "sum" and self._is_table_row(operands):
+        if event.kind == "sum" and self._table_of_row(operands) is not None:
             rows = operands[1] if event.operands[1].dim() == 2 else operands[1][None]
             if not bool((event.operands[1] == rows).all(-1).any()):
                 changes["operands"] = (event.operands[0], torch.cat([event.operands[1], rows]))

@@ -63,6 +63,13 @@ def test_a_style_is_proven_and_read_as_its_author_meant_it(style: Style, tensors
     assert names["MINE"] == found.layout
 
 
+@pytest.mark.slow
+def test_a_context_longer_than_the_recorded_pass_is_read_token_by_token() -> None:
+    style = STYLES["token_by_token"]
+    config = GPTConfig(vocab_size=150, n_positions=67, n_embd=8, n_layer=1, n_head=2)
+    assert infer_layout(style.build(style.python(), config), config).status is Status.PROVEN
+
+
 class Nameless(nn.Module):
     """A module whose parameters have numbers, by chance, instead of names; its submodules cannot be seen."""
 
