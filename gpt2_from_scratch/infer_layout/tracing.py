@@ -299,9 +299,6 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             numbers = self._layer_norm(base, args, result)
         elif "scaled_dot_product" in base:
             numbers = self._attention(base, args, kwargs)
-        elif base == "addcmul":
-            numbers = self._combined("mul", base, args[1:3], self._first(result))
-            numbers = self._combined_numbers("add", base, numbers, self.memory.read(args[0]), self._first(result))
         elif base in _PASSING or torch.Tag.pointwise in func.tags:
             operands = [leaf for leaf in tree_flatten((args, kwargs.get("other")))[0] if isinstance(leaf, Tensor)]
             how = "add" if base in _ADDING else base

@@ -148,6 +148,13 @@ def test_a_function_gets_what_it_takes_beside_the_ids(form: str, tmp_path: Path,
     assert same_logits(found.object, opened)
 
 
+def test_a_mask_in_float64_turns_scores_into_float64_and_is_followed(tmp_path: Path, opened: Checkpoint) -> None:
+    (tmp_path / "f.py").write_text(PICO.replace("np.tri(x.shape[0], dtype=x.dtype)", "np.tri(x.shape[0])"))
+    function = load_object(f"{tmp_path / 'f.py'}:gpt2", opened.config).object
+    assert function(np.arange(3)).dtype == np.float64
+    assert infer_layout(function, opened.config).status is Status.PROVEN
+
+
 def test_torch_functions_get_torch_arrays(opened: Checkpoint) -> None:
     found = load_object(f"{STYLES['functional'].path}:gpt2", opened.config)
     assert "torch arrays by OpenAI's names" in " ".join(found.notes)
