@@ -159,7 +159,8 @@ def find_way(
             if isinstance(output, numpy.ndarray) and not way.arrays:
                 continue  # numpy takes some tensors for arrays, and those of one element for a number
             gives_logits.append(way)
-            # The last row, as a second token has a first. And its first token: rows that mix are no later tokens.
+            # Asked alone: the last row, which would be a second token if the model took rows for tokens. And its first
+            # token, which depends on no other: a model that mixes its rows is not one that takes tokens first.
             alone = tried.logits(tried.ask(ids[1:].clone()), (1, length))
             first = tried.logits(tried.ask(ids[1:, :1].clone()), (1, 1)) if way.tokens_first else None
         except Exception:  # not this way

@@ -458,6 +458,7 @@ class _Answers:
         return None
 
     def _arguments(self, target: Callable[..., Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The positional and the named arguments with which a constructor or a function is called."""
         positional: list[Any] = []
         named: dict[str, Any] = {}
         hints = _type_hints(target)

@@ -330,19 +330,7 @@ class GPTModel(nn.Module):
             ...     sorted(path.name for path in Path(folder).iterdir())
             ['config.json', 'merges.txt', 'model.safetensors', 'vocab.json']
         """
-        folder, config = Path(directory), self.config
-        own = dict(self.named_parameters(remove_duplicate=False))
-        matching = match(LAYOUTS["gpt2_from_scratch"][0], config, {name: tuple(p.shape) for name, p in own.items()})
-        if not matching:
-            raise MappingError(
-                f"the model does not fit its own configuration: {matching}",
-                hint="set model.config to what the model is now; parameters that GPT-2 lacks have no place in the file",
-            )
-        if config.tie_word_embeddings and own["lm_head.weight"] is not own["wte.weight"]:
-            raise MappingError(
-                "the configuration ties the head to the embedding, but lm_head.weight is a parameter of its own",
-                hint="set model.lm_head.weight = model.wte.weight, or tie_word_embeddings=False in its config",
-            )
+        folder, config, own = Path(directory), self.config, self._checked_parameters()
         dtype = dtype or reduce(torch.promote_types, (parameter.dtype for parameter in own.values()))
         weights = Weights(type(self).__name__, config, lambda name: own[name].detach(), dtype)
         located = self.load_report.located if self.load_report is not None and tokenizer else None
@@ -357,6 +345,27 @@ class GPTModel(nn.Module):
             tied=("lm_head.weight",) if config.tie_word_embeddings else (),
             notes=saved.notes,
         )
+
+    def _checked_parameters(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter, a tied head under both of its names.
+
+        Raises:
+            MappingError: they do not fit the configuration: one of the two was changed after the model was built.
+        """
+        own = dict(self.named_parameters(remove_duplicate=False))
+        shapes = {name: tuple(parameter.shape) for name, parameter in own.items()}
+        matching = match(LAYOUTS["gpt2_from_scratch"][0], self.config, shapes)
+        if not matching:
+            raise MappingError(
+                f"the model does not fit its own configuration: {matching}",
+                hint="set model.config to what the model is now; parameters that GPT-2 lacks have no place in the file",
+            )
+        if self.config.tie_word_embeddings and own["lm_head.weight"] is not own["wte.weight"]:
+            raise MappingError(
+                "the configuration ties the head to the embedding, but lm_head.weight is a parameter of its own",
+                hint="set model.lm_head.weight = model.wte.weight, or tie_word_embeddings=False in its config",
+            )
+        return own
 
     def _initialize(self) -> None:
         """GPT-2's initialisation: normal weights, those that add to the residual stream divided by ``sqrt(2 L)``.

@@ -18,7 +18,7 @@ from gpt2_from_scratch import GPTConfig, open_checkpoint
 from gpt2_from_scratch.checkpoint import tensor_bundle
 from gpt2_from_scratch.converting import convert
 from gpt2_from_scratch.inspecting import official as identity
-from gpt2_from_scratch.inspecting.official import Identity, crc32c, identify, identify_file
+from gpt2_from_scratch.inspecting.official import OfficialWeights, crc32c, identify, identify_file
 from tests.perturbed import perturbed, save
 
 SETTINGS = {"n_inner": None, "layer_norm_epsilon": 1e-5}
@@ -101,7 +101,7 @@ def test_what_differs_is_named(official: GPTConfig, checkpoint: Path):
     changed = {"h.3.ln_1.bias", "h.4.ln_1.bias"}
     tensors = {n: (lambda r=r: r() * 2) if n in changed else r for n, r in opened.tensors.items()}
     found = identify(type(opened)(**{**vars(opened), "tensors": tensors}))
-    assert isinstance(found, Identity) and not found
+    assert isinstance(found, OfficialWeights) and not found
     assert str(found) == "OpenAI's official 124M weights: 146 of 148 tensors; different: h.{3...4}.ln_1.bias"
 
 

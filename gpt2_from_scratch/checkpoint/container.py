@@ -6,7 +6,7 @@ Opening a file reads its table of contents and checks that it is consistent. Ten
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,4 +63,4 @@ class Container:
     def renamed(self, names: Mapping[str, str]) -> "Container":
         """The same tensors under new names (old -> new); names not listed stay."""
         tensors = {names.get(name, name): tensor for name, tensor in self.tensors.items()}
-        return Container(self.form, self.files, tensors, self.layout, self.config, self.notes)
+        return replace(self, tensors=tensors)

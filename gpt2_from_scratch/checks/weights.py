@@ -16,7 +16,7 @@ from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.compare import Comparison, compare
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
-from gpt2_from_scratch.inspecting import Identity, identify, is_official_size
+from gpt2_from_scratch.inspecting import OfficialWeights, identify, is_official_size
 from gpt2_from_scratch.layouts import fitting_layout
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout, Link, match_module
@@ -106,7 +106,7 @@ class Weights(Result):
     differing: Mapping[str, Comparison]
     rounded: torch.dtype | None = None
     untied: tuple[tuple[str, str], ...] = ()
-    identity: Identity | None = None
+    identity: OfficialWeights | None = None
     roundings: Mapping[str, torch.dtype] = field(default_factory=dict)
     theirs: Mapping[str, str] = field(default_factory=dict)
 

@@ -119,14 +119,7 @@ def convert(
     config, target_dtype = checkpoint.config, dtype or checkpoint.dtype
     target.check(config)
     path, whole_folder = _path_to_write(target, Path(destination).expanduser())
-    travelling = Companions()
-    if whole_folder or target.tokenizer_inside:
-        failed = fetched(checkpoint)
-        travelling = Companions(notes=failed) if failed else _companions(checkpoint.located.weights, config, target)
-    if not whole_folder:
-        travelling = replace(travelling, files={})
-    if not target.holds_config:
-        travelling = replace(travelling, files={CONFIG: config_json(config, target_dtype), **travelling.files})
+    travelling = _all_companions(checkpoint, target, target_dtype, whole_folder)
     outgoing = prepare(
         Weights(checkpoint.located.source, config, checkpoint.read, target_dtype, bias), target, progress
     )
@@ -191,6 +184,17 @@ def save(
     write(folder, outgoing, target, weights.config, replace(travelling, files=files))
     rounded = (str(outgoing.rounding),) if outgoing.rounding.where else ()
     return Saved(target, tuple(outgoing.tensors), len(shards), (*rounded, *travelling.notes))
+
+
+def _all_companions(checkpoint: Checkpoint, target: Target, dtype: torch.dtype, whole_folder: bool) -> Companions:
+    """What `convert` writes besides the weights: `config.json`, and into a directory the tokenizer and so on."""
+    found = Companions()
+    if whole_folder or target.tokenizer_inside:
+        failed = fetched(checkpoint)
+        place = checkpoint.located.weights
+        found = Companions(notes=failed) if failed else _companions(place, checkpoint.config, target)
+    config = {} if target.holds_config else {CONFIG: config_json(checkpoint.config, dtype)}
+    return replace(found, files={**config, **(found.files if whole_folder else {})})
 
 
 def _companions(place: Path, config: GPTConfig, target: Target) -> Companions:

@@ -29,7 +29,7 @@ _OFFICIAL = Path(__file__).parent / "official.json"
 
 
 @dataclass(frozen=True)
-class Identity:
+class OfficialWeights:
     """How many of the official tensors a checkpoint holds. Truthy when it holds them all; ``str()`` is one line.
 
     Args:
@@ -57,7 +57,7 @@ class Identity:
         return text
 
 
-def identify(checkpoint: Checkpoint) -> Identity | None:
+def identify(checkpoint: Checkpoint) -> OfficialWeights | None:
     """Compares a checkpoint's tensors with OpenAI's, by their checksums. Reads all of them.
 
     Args:
@@ -74,7 +74,7 @@ def identify(checkpoint: Checkpoint) -> Identity | None:
     return compare_checksums(checkpoint.config, lambda name: crc32c(checkpoint.read(name)))
 
 
-def compare_checksums(config: GPTConfig, checksum: Callable[[str], int | None]) -> Identity | None:
+def compare_checksums(config: GPTConfig, checksum: Callable[[str], int | None]) -> OfficialWeights | None:
     """`identify`, for a caller that has the checksums.
 
     Args:
@@ -91,7 +91,9 @@ def compare_checksums(config: GPTConfig, checksum: Callable[[str], int | None]) 
     expected = {name: official.get(name, official["wte.weight"]) for name in config.tensor_shapes()}
     found = {name: checksum(name) for name in expected}
     same = [name for name, crc in expected.items() if found[name] == int(crc, 16)]
-    return Identity(tuple(same), tuple(name for name in expected if name not in set(same)), _other_settings(config))
+    return OfficialWeights(
+        tuple(same), tuple(name for name in expected if name not in set(same)), _other_settings(config)
+    )
 
 
 def is_official_size(config: GPTConfig) -> bool:
