@@ -59,12 +59,7 @@ def accused(style: str, model: object, config: GPTConfig, tensors: dict[str, Ten
 
 # Right code with values that GPT-2 does not have, so no name is known for them. A style that comes to be known leaves.
 NOT_ALL_KNOWN = {
-    "hardcoded": "one projection to keys, queries and values, in this order",
-    "needs_targets": "one projection to keys and values",
-    "pre_norm": "the same",
-    "padded_context": "every value is as long as the context, whatever the prompt",
-    "head_sum": "one projection to queries and keys, and sums over the first few heads",
-    "token_by_token": "scores of one query at a time",
+    "token_by_token": "keys and values of the first few tokens, scores of one query at a time",
 }
 
 

@@ -11,6 +11,7 @@ Axes are single letters; consecutive ones may be one axis in code (``H D`` is th
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ AXES = {
     "T": "tokens",
     "S": "keys",
     "3": "query, key, value",
+    "2": "two of query, key, value",
     "H": "heads",
     "D": "the width of a head",
     "E": "the width",
@@ -242,6 +244,10 @@ def _attention(notes: _Notes, config: GPTConfig, weights: Weights, layer: int, x
     for position, (letter, words) in enumerate(names):
         n.form(f"{key}.{letter}_without", bare[:, :, position], "BTHD", f"the {words} without bias")
     n.main(f"{key}.qkv", qkv, "BT3HD", "queries, keys and values")
+    for one, other in combinations(range(3), 2):  # some code has one layer for two of them, and one for the third
+        both, said = names[one][0] + names[other][0], f"{names[one][1]} and {names[other][1]}"
+        n.form(f"{key}.{both}_without", bare[:, :, [one, other]], "BT2HD", f"{said} without bias")
+        n.form(f"{key}.{both}", qkv[:, :, [one, other]], "BT2HD", said)
     for position, (letter, words) in enumerate(names):
         n.main(f"{key}.{letter}", qkv[:, :, position], "BTHD", f"the {words}")
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
@@ -287,6 +293,11 @@ def _attention(notes: _Notes, config: GPTConfig, weights: Weights, layer: int, x
     bias = weights[f"{key}.c_proj.bias"].double()
     by_head = mixed @ projection.view(heads, width, -1)  # (B, H, T, E)
     n.form(f"{key}.by_head", by_head, "BHTE", "each head's part of attention's output")
+    sums = by_head.cumsum(1)
+    for count in range(1, heads):  # some code adds up head by head, the bias first or last
+        said = f"the first {count} heads' part of attention's output"
+        n.form(f"{key}.projected.{count}", sums[:, count - 1].reshape(x.shape), "BTHD", f"{said} without bias")
+        n.form(f"{key}.output.{count}", (sums[:, count - 1] + bias).view(x.shape), "BTHD", said)
     bare = by_head.sum(1)
     n.form(f"{key}.projected", bare.view(x.shape), "BTHD", "attention's output without bias")
     return n.main(f"{key}.output", (bare + bias).view(x.shape), "BTHD", "attention's output")

@@ -235,17 +235,10 @@ class Table:
 
     def _compared(self, value: Tensor, entry: Entry, fixed: tuple[tuple[str, int], ...]) -> Identity | None:
         sliced, letters = _sliced(entry, fixed)
-        best: Identity | None = None
-        for axes in arrangements(tuple(value.shape), letters, tuple(sliced.shape)):
-            flat = [axis for group in axes for axis in group]
-            arranged = sliced.permute(flat)
-            factor, error = _multiple(value.reshape(arranged.shape), arranged)
-            if factor == 0:
-                continue
-            if error <= ROUNDED * 10 and (best is None or error < best.error):
-                best = Identity("entry", entry, factor, _order(axes, letters), fixed, error)
-                if error <= EXACT:
-                    return best
+        best = _best(value, entry, fixed, sliced, letters)
+        for axis in [letters.index(letter) for letter in "23" if letter in letters and best is None]:
+            for order in list(permutations(range(sliced.shape[axis])))[1:]:  # key, query, value
+                best = best or _best(value, entry, fixed, sliced.index_select(axis, torch.tensor(order)), letters)
         if best is not None:
             return best if best.error <= ROUNDED else None
         mine, theirs = (each.double().flatten().sort().values for each in (value, sliced))
@@ -319,6 +312,24 @@ class Table:
         table = torch.cat(prints)
         order = table[:, 0].argsort()
         return _Bucket(table[order], [which[index] for index in order.tolist()])
+
+
+def _best(
+    value: Tensor, entry: Entry, fixed: tuple[tuple[str, int], ...], sliced: Tensor, letters: str
+) -> Identity | None:
+    """The order of axes in which a value is nearest to a multiple of an entry's slice."""
+    best: Identity | None = None
+    for axes in arrangements(tuple(value.shape), letters, tuple(sliced.shape)):
+        flat = [axis for group in axes for axis in group]
+        arranged = sliced.permute(flat)
+        factor, error = _multiple(value.reshape(arranged.shape), arranged)
+        if factor == 0:
+            continue
+        if error <= ROUNDED * 10 and (best is None or error < best.error):
+            best = Identity("entry", entry, factor, _order(axes, letters), fixed, error)
+            if error <= EXACT:
+                return best
+    return best
 
 
 def _rank(identity: Identity) -> tuple[bool, bool, bool, float, int, bool]:

@@ -256,7 +256,8 @@ class _Call:
             wide = tensor.to(torch.float64) if tensor.dtype in _NARROW else tensor
             other = self.tape.changed(operation, len(numbers), wide, again)
             if other is not None:
-                wide = torch.empty_like(wide).copy_(other)
+                same = other.shape == wide.shape  # then its strides are kept
+                wide = torch.empty_like(wide).copy_(other) if same else other.clone()
             if wide is not tensor:
                 replaced[id(tensor)] = wide
             number = self.tape.output(len(numbers), wide)

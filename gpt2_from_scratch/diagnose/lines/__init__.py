@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from gpt2_from_scratch.anatomy import Anatomy
 from gpt2_from_scratch.anatomy.entries import entries
 from gpt2_from_scratch.anatomy.forward import Weights
-from gpt2_from_scratch.anatomy.identity import Identity, Table
+from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity, Table
+from gpt2_from_scratch.asking import logits_in as logits_of
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.explain import Explainer, Explanation
 from gpt2_from_scratch.diagnose.lines.naming import Line, Namer, is_sum
-from gpt2_from_scratch.diagnose.lines.trial import Trial, run
+from gpt2_from_scratch.diagnose.lines.trial import Called, Trial, run
 from gpt2_from_scratch.errors import short_repr
 from gpt2_from_scratch.recorder import Again, Frame, Operation
 
@@ -33,6 +34,8 @@ __all__ = ["Accusation", "Finding", "Line", "accuse", "lines_of", "prompts_for"]
 
 Status = Literal["named", "between", "nothing wrong", "could not record"]
 
+_PADDED = "the prompt is padded to the context here, and the logits are wrong only if there is something to pad"
+_MOST_STEPS = 3  # behind an unexplained value, until one has the shape of a number of GPT-2's
 _MOST = 8  # findings: of more than a few, the later ones follow from what was not understood
 _TOKENS = (13, 11, 7, 5, 3, 2)  # primes: products of axes must not coincide with the model's sizes
 
@@ -171,9 +174,21 @@ def accuse(
     if compiled:
         where = compiled[0] or type(candidate).__name__
         return Accusation("could not record", why=f"{where} is compiled by torch.jit: check the Python module instead")
-    case = _Case(candidate, config, weights, ids, logits_in or _logits, call)
+    end = time.monotonic() + seconds
+    case = _Case(candidate, config, weights, ids, logits_in, call)
     try:
-        return case.accusation(time.monotonic() + seconds)
+        first = case.first()
+        padding = first.padding()
+        length = first.recording.values[padding.outputs[0]].shape[1] if padding is not None else 0
+        if padding is None or length != config.n_positions:
+            return case.accusation(end, first)
+        whole = torch.cat([ids] * (1 + length // ids.shape[-1]), dim=-1)[:, :length]  # nothing is left to pad
+        found = _Case(candidate, config, weights, whole, logits_in, call).accusation(end)
+        if found or first.right:
+            return found
+        frame = padding.frames[0] if padding.frames else None
+        lines = () if frame is None else (Line.of(frame, "made here", _PADDED, "GPT-2 reads the prompt as it is"),)
+        return replace(found, status="named", findings=(Finding(lines, "padding", _PADDED, ""),), proven=False)
     except _Unrecordable as error:
         return Accusation("could not record", why=str(error))
 
@@ -189,10 +204,10 @@ def lines_of(candidate: Candidate, config: GPTConfig, weights: Weights) -> Accus
     ids = prompts_for(config)
     model = candidate.uncompiled()
 
-    def logits_in(output: object) -> Tensor:
+    def found(output: object) -> Tensor:
         return model.logits_in(output, ids, last_suffices=True)
 
-    return accuse(candidate.module or candidate.model, config, weights, ids, logits_in=logits_in, call=model.call)
+    return accuse(candidate.module or candidate.model, config, weights, ids, logits_in=found, call=model.call)
 
 
 class _Unrecordable(Exception):
@@ -218,29 +233,29 @@ class _Case:
         config: GPTConfig,
         weights: Weights,
         ids: Tensor,
-        logits_in: Callable[[object], Tensor],
+        logits_in: Callable[[object], Tensor] | None,
         call: Callable[[Tensor], object] | None,
     ) -> None:
         module = candidate if isinstance(candidate, nn.Module) else None
         original = getattr(module, "_orig_mod", None)
         self.module = original if isinstance(original, nn.Module) else module
         self.candidate = self.module if self.module is not None else candidate
-        self.config, self.ids, self.logits_in = config, ids, logits_in
+        self.config, self.ids, self.logits_in = config, ids, logits_in or self._usual_logits
         anatomy = Anatomy(config, weights)
         self.table = Table(entries(config, anatomy.weights, ids), ids)
-        self.expected = self.table.by_key["logits"].value
         self.explainer = Explainer(config, self.table)
         self.packages = _packages(self.candidate)
         self.call = call
         self.numpy = False
         self.repairs: dict[Site, list[Explanation]] = {}
         self.sums: dict[Site, tuple[str, str]] = {}  # where a sum is missing: the place of a part, and of the sum
+        self.supposition: Identity | None = None  # what the operation that is looked at may have to give
         self.layers: Explanation | None = None  # blocks in another order: then all weights are of another block
         source.forget()
 
-    def accusation(self, end: float) -> Accusation:
-        trial = self._first()
-        base = trial
+    def accusation(self, end: float, first: Trial | None = None) -> Accusation:
+        """What is wrong, after at most the time until `end`; `first` is the first run, if there was one."""
+        trial = base = first or self.first()
         if trial.right:
             return Accusation("nothing wrong", unknown=trial.unknown(), operations=len(trial.recording.operations))
         findings: list[Finding] = []
@@ -252,21 +267,24 @@ class _Case:
                 break
             tried.add(culprit.index)
             explained, following = self._explained(culprit, trial)
-            unsure = explained is not None and explained.kind in ("extra", "value")
-            if unsure and not following.right and following.unknown() >= trial.unknown():
-                self.repairs[_site(culprit)].pop()
+            if explained is not None and not following.right and following.unknown() >= trial.unknown():
+                self.repairs[_site(culprit)].pop()  # nothing that follows became known by it
                 explained = None
+            if explained is None:
+                explained, following = self._supposed(culprit, trial)
             if explained is None:
                 between = True
                 findings.append(self._between(culprit, trial))
                 break
-            lines = Namer(self.module, following, self.table, trial).lines(explained)
+            namer = Namer(self.module, following, self.table, trial)
+            lines = namer.lines(explained, culprit)
+            more = namer.lines(replace(explained, kind="factor", wanted=1.0), culprit) if _also(explained) else []
             trial = self._with_sum(explained, following) or following
             if explained.kind != "rounding":
-                first = lines[0] if lines else None
-                findings.append(
-                    Finding(tuple(lines), explained.kind, first.says if first else "", first.expected if first else "")
-                )
+                said = (lines[0].says, lines[0].expected) if lines else ("", "")
+                findings.append(Finding(tuple(lines), explained.kind, *said))
+                if more:
+                    findings.append(Finding(tuple(more), "factor", more[0].says, more[0].expected))
             if trial.right or (explained.kind == "module" and _other_layer(explained, same_place=False)):
                 break
         if not findings and not between and not trial.right:
@@ -295,9 +313,16 @@ class _Case:
         status: Status = "between" if between and len(findings) == 1 else "named"
         return Accusation(status, tuple(findings), trial.right, "", unknown, count, notes)
 
+    def _usual_logits(self, output: object) -> Tensor:
+        found = logits_of(output, (self.ids.shape[0], self.ids.shape[1]))
+        if found is None:
+            raise TypeError(f"no logits in what the candidate returns, of type {type(output).__name__}")
+        return found
+
     # -- runs
 
-    def _first(self) -> Trial:
+    def first(self) -> Trial:
+        """The candidate as it is."""
         try:
             return self._run(None)
         except Exception as error:
@@ -325,14 +350,10 @@ class _Case:
 
         with _kept(self.module):
             return run(
-                called,
+                Called(called, self.logits_in, tuple(self.packages), self.candidate if self.module is None else None),
                 self.table,
-                self.expected,
-                found=self.logits_in,
-                hook=hook if target is not None or self.repairs or self.sums else None,
-                packages=self.packages,
-                arrays=self.candidate if self.module is None else None,
-                before=before,
+                hook if target is not None or self.repairs or self.sums else None,
+                before,
             )
 
     def _hook(
@@ -367,22 +388,60 @@ class _Case:
         if position == 0:
             for explained in known:
                 output = self.explainer.same(explained, operation, again, labels, content)
-                if output is not None and output.shape == content.shape:
+                if output is not None and (output.shape == content.shape or not operation.writes):
                     return output
         if not is_target:
             return None
-        found = self.explainer.explain(operation, again, labels, content)
+        if self.supposition is not None:
+            found = self.explainer.supposed(self.supposition, operation, labels, content)
+        else:
+            found = self.explainer.explain(operation, again, labels, content)
         if found is None:
             return None
         self.explanation, output = found
         if self.explanation.kind == "module" and _other_layer(self.explanation, same_place=True):
             self.layers = self.explanation
         self.repairs.setdefault(_site(operation), []).append(self.explanation)
-        return output if output.shape == content.shape else None
+        return output if output.shape == content.shape or not operation.writes else None
 
     def _explained(self, culprit: Operation, before: Trial) -> tuple[Explanation | None, Trial]:
         trial = self._run(culprit.index, (before, culprit.outputs[0]))
         return self.explanation, trial
+
+    def _supposed(self, culprit: Operation, before: Trial) -> tuple[Explanation | None, Trial]:
+        """The value of GPT-2's that belongs in the place of an unexplained one: most of what follows is known then."""
+        operation: Operation | None = culprit
+        for _ in range(_MOST_STEPS):
+            if operation is None:
+                break
+            explained = self._supposed_at(operation, culprit, before)
+            if explained is not None:
+                return explained, self._run(None)
+            operation = next((each for number in operation.outputs for each in before.consumers.get(number, ())), None)
+        return None, before
+
+    def _supposed_at(self, operation: Operation, culprit: Operation, before: Trial) -> Explanation | None:
+        shape = before.recording.values[operation.outputs[0]].shape
+        site = _site(operation)
+        calls = sum(_site(each) == site for each in before.recording.operations)
+        best: tuple[float, Explanation] | None = None
+        for identity in self.explainer.next_ones(culprit, before.labels, shape):
+            self.supposition = identity
+            following = self._run(operation.index, (before, culprit.outputs[0]))
+            self.supposition = None
+            if self.explanation is None:
+                continue
+            explained = self.repairs[site].pop()
+            left = -1 if following.right else following.unknown()
+            enough = left < 0 or before.unknown() - left > calls  # itself, and what takes it
+            if enough and (best is None or left < best[0]):
+                best = (left, explained)
+            if left < 0:
+                break
+        if best is None:
+            return None
+        self.repairs.setdefault(site, []).append(best[1])
+        return best[1]
 
     def _added(self, missing: tuple[str, str], operation: Operation, content: Tensor) -> Tensor | None:
         """The sum in the place of a part of it, in the same order of axes."""
@@ -427,7 +486,7 @@ class _Case:
         if culprit.frame is not None:
             frame = culprit.frame
             says = f"GPT-2's numbers end here: it takes {takes} and gives a value that is not known"
-            lines.append(Line(frame.file, frame.line, frame.column, frame.text, "made here", says, ""))
+            lines.append(Line.of(frame, "made here", says))
         return Finding(tuple(lines), "between", lines[0].says if lines else "", "")
 
 
@@ -468,6 +527,19 @@ def _other_layer(explained: Explanation, same_place: bool) -> bool:
     )
 
 
+def _also(explained: Explanation) -> bool:
+    """Whether scores that are not masked where they should be have a wrong factor, too."""
+    found, wanted = explained.found, explained.wanted
+    return (
+        explained.kind == "operand"
+        and isinstance(found, Identity)
+        and isinstance(wanted, Identity)
+        and found.entry is not None
+        and found.entry.place.endswith((".scores", ".visible"))
+        and abs(found.factor - 1) > ROUNDED
+    )
+
+
 def _once(findings: Sequence[Finding]) -> list[Finding]:
     """Without those whose accused line was accused before."""
     kept: list[Finding] = []
@@ -487,18 +559,3 @@ def _packages(candidate: object) -> list[str]:
     if isinstance(candidate, nn.Module):
         modules |= {type(each).__module__ for each in candidate.modules()}
     return sorted({name.split(".")[0] for name in modules if name.split(".")[0] in sys.modules})
-
-
-def _logits(result: object) -> Tensor:
-    """The logits in what a candidate returns: itself, ``.logits``, a mapping's, or the first of a tuple."""
-    if hasattr(result, "logits"):
-        result = result.logits
-    elif isinstance(result, dict):
-        result = result.get("logits", next(iter(result.values())))
-    elif isinstance(result, tuple | list) and result:
-        result = result[0]
-    if isinstance(result, Tensor):
-        return result
-    import numpy as np
-
-    return torch.from_numpy(np.array(result))

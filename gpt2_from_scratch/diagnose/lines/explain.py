@@ -38,6 +38,7 @@ KINDS: tuple[Kind, ...] = (
     "value",
 )
 
+_MOST_SUPPOSED = 4  # values in the place of an unexplained one: each takes a run
 _MOST_TRIED = 400  # operands for one input: the values of two blocks
 _HIDDEN = -1e30  # what stands for a mask's fill: exp of it is 0, and sums of it are finite
 
@@ -55,6 +56,7 @@ class Explanation:
         wanted: what GPT-2 has instead: an identity of another operand, a constant, a name of an operation.
         becomes: what the operation gives then.
         distance: how far its numbers are from those, relative to the largest.
+        unknown: which of its inputs were unknown; in another call of the line more may be, by another mistake.
     """
 
     kind: Kind
@@ -65,6 +67,7 @@ class Explanation:
     wanted: object
     becomes: Identity
     distance: float
+    unknown: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ class Explainer:
                 if best is None or found.score < best.score:
                     best = found
             if best is not None:
-                return self._told(kind, operation, best, output)
+                explained, repaired = self._told(kind, operation, best, output)
+                return replace(explained, unknown=_unknown(inputs)), repaired
         return None
 
     def same(
@@ -116,12 +120,15 @@ class Explainer:
     ) -> Tensor | None:
         """The repaired output of another call of the same line, by the same change; None if that repairs nothing."""
         inputs = [labels[number] for number in operation.inputs]
-        if len(inputs) != len(again.inputs):
+        if len(inputs) != len(again.inputs) or not set(_unknown(inputs)) <= set(known.unknown):
             return None
         if known.kind == "rounding":
             again_found = self.explain(operation, again, labels, output, ("factor", "operand", "order", "value"))
             return again_found[1] if again_found is not None and again_found[0].kind == "rounding" else None
         kind, wanted = known.kind, known.wanted
+        if kind == "value" and isinstance(wanted, Identity) and wanted.entry is not None:
+            there = self._there(wanted, inputs)
+            return self._content(there, tuple(output.shape)) if there is not None else None
         if kind == "operand" and self.place is None and isinstance(wanted, Identity) and wanted.entry is not None:
             narrow = Explainer(self.config, self.table, wanted.entry.place)
             repaired = narrow.same(known, operation, again, labels, output)
@@ -136,6 +143,61 @@ class Explainer:
             if best is None or found.score < best.score:
                 best = found
         return None if best is None else best.output
+
+    def supposed(
+        self, wanted: Identity, operation: Operation, labels: Sequence[Identity], output: Tensor
+    ) -> tuple[Explanation, Tensor] | None:
+        """GPT-2's value in the place of what an operation gave, and that as an explanation."""
+        unknown = _unknown([labels[number] for number in operation.inputs])
+        content = self._content(wanted, tuple(output.shape))
+        if content is None:
+            return None
+        return Explanation("value", operation, None, None, UNLIKE, wanted, wanted, math.inf, unknown), content
+
+    def next_ones(self, operation: Operation, labels: Sequence[Identity], shape: tuple[int, ...]) -> Iterator[Identity]:
+        """What GPT-2 may have in the place of an operation's output: the next steps behind its inputs, in its shape."""
+        inputs = [labels[number] for number in operation.inputs]
+        taken = [each.entry for each in inputs if each.entry is not None]
+        data = [each for each in taken if not each.weight]
+        last = max((each.order for each in data), default=-1)
+        layers = {each.layer for each in data or taken}
+        near = {layer + step for layer in layers if layer is not None for step in (0, 1)} | {None}
+        fixed = dict(pair for each in inputs if each.kind == "entry" for pair in each.fixed)
+        count = 0
+        for entry in (*taken[:1], *self.table.entries):
+            itself = entry in taken and entry.weight and entry.value.numel() == math.prod(shape)
+            step = entry.main or entry.axes == "BT2HD"
+            if not itself and (entry.weight or not step or entry.order <= last or entry.layer not in near):
+                continue
+            if not data and not itself and not _made_of(entry, taken):
+                continue
+            for _, order, cut in self.arranged(entry, shape, fixed):
+                yield Identity("entry", entry, 1.0, order, cut)
+                count += 1
+                break
+            if count >= _MOST_SUPPOSED:
+                return
+
+    def _there(self, wanted: Identity, inputs: Sequence[Identity]) -> Identity | None:
+        """The same value of the block that the inputs belong to."""
+        assert wanted.entry is not None
+        layers = [each.entry.layer for each in inputs if each.entry is not None and each.entry.layer is not None]
+        if wanted.entry.layer is None or not layers:
+            return wanted
+        key = wanted.entry.key.replace(f"h.{wanted.entry.layer}.", f"h.{max(layers)}.", 1)
+        entry = self.table.by_key.get(key)
+        fixed = dict(pair for each in inputs if each.kind == "entry" for pair in each.fixed)
+        cut = tuple((letter, fixed.get(letter, index)) for letter, index in wanted.fixed)
+        return Identity("entry", entry, 1.0, wanted.order, cut) if entry is not None else None
+
+    def _content(self, wanted: Identity, shape: tuple[int, ...]) -> Tensor | None:
+        """An identity's numbers in a shape and in its order of axes."""
+        if wanted.entry is None:
+            return None
+        for content, order, cut in self.arranged(wanted.entry, shape, dict(wanted.fixed), wanted.order):
+            if order == wanted.order and cut == wanted.fixed:
+                return content.clone()
+        return None
 
     def _told(self, kind: Kind, operation: Operation, best: _Found, output: Tensor) -> tuple[Explanation, Tensor]:
         distance = math.inf
@@ -545,6 +607,17 @@ class Explainer:
                     continue
                 identity = Identity("entry", entry, 1.0, order, cut)
                 yield _Found((off,), None, None, UNLIKE, identity, identity, content)
+
+
+def _unknown(inputs: Sequence[Identity]) -> tuple[int, ...]:
+    """Positions of the inputs that are no numbers of GPT-2's and no constants."""
+    return tuple(at for at, each in enumerate(inputs) if each.kind in ("unknown", "scrambled", "not finite"))
+
+
+def _made_of(entry: Entry, weights: Sequence[Entry]) -> bool:
+    """Whether a step is the first that its weights are used in: rows of a table, a norm, a linear layer."""
+    modules = {each.key.rpartition(".")[0] for each in weights}
+    return any(entry.key == module or entry.key.startswith(f"{module}.") for module in modules)
 
 
 UNLIKE = "not a number of GPT-2's"

@@ -10,7 +10,7 @@ import ast
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor, nn
@@ -53,6 +53,11 @@ class Line:
     def __repr__(self) -> str:
         return short_repr("Line", str(self))
 
+    @classmethod
+    def of(cls, frame: Frame, role: Role, says: str, expected: str = "") -> "Line":
+        """The line that a frame executes."""
+        return cls(frame.file, frame.line, frame.column, frame.text, role, says, expected)
+
     def __str__(self) -> str:
         name = self.file.rsplit("/", 1)[-1]
         said = "; ".join(part for part in (self.says, self.expected) if part)
@@ -73,12 +78,19 @@ class Namer:
         self.root, self.trial, self.table = root, trial, table
         self.before = before or trial
 
-    def lines(self, explained: Explanation) -> list[Line]:
-        """The lines, the accused first."""
+    def lines(self, explained: Explanation, culprit: Operation) -> list[Line]:
+        """The lines, the accused first.
+
+        Args:
+            explained: what is wrong.
+            culprit: the first operation that gives something unknown; the explained one may come a step later.
+        """
         operation = explained.operation
         if not operation.frames:
             return []
         spots = _WAYS[explained.kind](self, explained)
+        if culprit.index != operation.index:
+            spots = [*_WAYS[explained.kind](self, replace(explained, operation=culprit)), *spots]
         dead = self._dead(explained) if explained.kind in ("factor", "operand") else None
         spots = [(dead, "made here"), *spots]
         spots += self._between(explained, [spot for spot, _ in spots if spot is not None])
@@ -187,7 +199,7 @@ class Namer:
                     around = source.class_around(node)
                     found = source.attribute_of(here.file, around, node.attr) if around is not None else None
                     if found is not None:
-                        return found.spot
+                        return (source.origin(found, ()) if isinstance(found.node, ast.Name) else found).spot
                 elif isinstance(node, ast.Name):
                     found = source.origin(Expression(here.file, node, 0), user.frames)
                     if found.node is not node and isinstance(found.node, ast.Call):
@@ -428,6 +440,11 @@ class Namer:
         place, there = wanted.entry.place, label.entry.place if label.entry is not None else ""
         if maker is None or not maker.frames or label.entry is None:
             return [(made, "made here"), (use, "used here")]
+        if there.rpartition(".")[2].isdigit():  # some heads are left out of a sum
+            here = source.at(maker.frames[0])
+            around = source.loop_around(here.node) if here is not None else None
+            if here is not None and around is not None:
+                return [(Spot(here.file, around.lineno, around.col_offset), "used here"), (made, "made here")]
         if is_sum(place) and not _lacks(there, place):
             parts = _SUMS[place]
             others = [
@@ -927,9 +944,21 @@ class Namer:
         return source.operand(here, place)
 
     def _value(self, explained: Explanation) -> "Spots":
-        operation = explained.operation
-        built = self._built(operation)
-        return [(built, "made here"), (self._use(operation), "made here")]
+        operation, use = explained.operation, self._use(explained.operation)
+        labels = [self.trial.labels[number] for number in operation.inputs]
+        table = any(each.entry is not None and each.entry.key in ("wte.weight", "wpe.weight") for each in labels)
+        spots: Spots = []
+        for number, label in zip(operation.inputs, labels, strict=True):
+            if table and label.entry is None:  # which row it takes
+                first = self._first(number)
+                spots.append((self._use(first) if first is not None else self._owner(number), "made here"))
+        return [*spots, (self._built_plain(operation), "made here"), (use, "made here")]
+
+    def _built_plain(self, operation: Operation) -> Spot | None:
+        """Where a module without matrices was built: an activation or a norm, whose choice may be wrong."""
+        module = operation.module
+        matrices = isinstance(module, nn.Module) and any(each.dim() > 1 for each in module.parameters())
+        return None if matrices else self._built(operation)
 
     # -- places
 
@@ -1035,7 +1064,8 @@ class Namer:
             for count in range(len(parts) - 1, -1, -1):
                 owner = self.root.get_submodule(".".join(parts[:count]))
                 if type(owner).__module__.startswith("torch."):
-                    kinds.append(type(owner))
+                    if type(owner).__module__ == "torch.nn.modules.transformer":  # it made the module
+                        kinds.append(type(owner))
                     continue
                 for kind in kinds:
                     found = source.constructions(kind, type(owner), ".".join(parts[count:]))

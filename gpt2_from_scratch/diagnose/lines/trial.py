@@ -17,6 +17,7 @@ _MAKERS = frozenset(_MAKERS_NAMES.split())
 # Operations that put parts together: until the last part is in its place, the whole is no number of GPT-2's.
 _ASSEMBLING_NAMES = "setitem cat concat concatenate copy_ index_copy_ append hstack vstack stack alias scatter_"
 _ASSEMBLING = frozenset(_ASSEMBLING_NAMES.split())
+_PADDING = frozenset(["pad", "cat", "concat", "concatenate", "hstack", "setitem", "copy_"])
 # They move numbers and compute nothing.
 VIEWS_NAMES = (
     "view reshape transpose permute swapaxes swapdims movedim moveaxis T mT t contiguous clone expand "
@@ -33,8 +34,24 @@ RIGHT = 1e-10
 
 _SKIPPED = (os.path.dirname(os.path.dirname(__file__)) + os.sep,)  # this room's own lines are nobody's bug
 
-Called = Callable[[], object]
 Hook = Callable[[Operation, int, Tensor, Again, "list[Identity]"], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Called:
+    """A run of the candidate, to be done once or many times.
+
+    Args:
+        run: does it.
+        logits_in: the logits in what the run returned.
+        packages: see `record`.
+        arrays: see `record`.
+    """
+
+    run: Callable[[], object]
+    logits_in: Callable[[object], Tensor]
+    packages: tuple[str, ...] = ()
+    arrays: object = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,18 @@ class Trial:
             and all(user.name == maker.name or user.name == "alias" for user in users)
             and all(self.known(each) or self.assembling(each) for each in maker.inputs)
         )
+
+    def padding(self) -> Operation | None:
+        """The operation that makes ids longer than the prompt, the last one of several; None if nothing is padded."""
+        longest, found = 0, None
+        for each in self.recording.operations:
+            takes = [self.recording.values[number].shape for number in each.inputs]
+            makes = [self.recording.values[number] for number in each.outputs[:1]]
+            if each.name in _PADDING and makes and not makes[0].is_floating_point and len(makes[0].shape) == 2:
+                shorter = any(len(shape) == 2 and shape[1] < makes[0].shape[1] for shape in takes)
+                if (shorter and makes[0].shape[1] > longest) or (found is None and each.name in ("setitem", "copy_")):
+                    longest, found = makes[0].shape[1], each
+        return found
 
     def culprits(self) -> list[Operation]:
         """Operations on the way to the logits that make something unknown out of what is known, in order."""
@@ -129,12 +158,7 @@ class Trial:
 def run(
     call: Called,
     table: Table,
-    expected: Tensor,
-    *,
-    found: Callable[[object], Tensor],
     hook: Hook | None = None,
-    packages: Sequence[str] = (),
-    arrays: object = None,
     before: tuple["Trial", int] | None = None,
 ) -> Trial:
     """Runs the candidate once and labels everything that it computes.
@@ -142,13 +166,10 @@ def run(
     Args:
         call: what to run.
         table: GPT-2's values.
-        expected: GPT-2's logits.
-        found: the logits in what the call returned.
         hook: gets every operation before it is noted, with the labels so far, and may replace what it made.
-        packages: see `record`.
-        arrays: see `record`.
         before: an earlier run of the same code, and the value from which on this one may differ.
     """
+    expected = table.by_key["logits"].value
     labels: list[Identity] = list(before[0].labels[: before[1]]) if before is not None else []
     ready = len(labels)
 
@@ -160,9 +181,16 @@ def run(
         assert hook is not None
         return hook(operation, position, content, again, labels)
 
-    recording = record(call, see=see, change=change if hook else None, packages=packages, arrays=arrays, skip=_SKIPPED)
+    recording = record(
+        call.run,
+        see=see,
+        change=change if hook else None,
+        packages=call.packages,
+        arrays=call.arrays,
+        skip=_SKIPPED,
+    )
     result = recording.result
-    tensor = found(result)
+    tensor = call.logits_in(result)
     number = recording.number_of(tensor)
     if number is None:
         number = next(iter(number_in(recording, result)), len(recording.values) - 1)
