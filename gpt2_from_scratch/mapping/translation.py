@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from gpt2_from_scratch.mapping.layout import Layout
 from gpt2_from_scratch.mapping.link import Link, Piece
 from gpt2_from_scratch.mapping.matching import Matching
 from gpt2_from_scratch.mapping.names import listed
-from gpt2_from_scratch.mapping.pattern import Shape
 
 Reader: TypeAlias = Callable[[str], Tensor]
 
@@ -47,6 +46,20 @@ def _canonical(link: Link, read: Reader) -> Tensor:
     return link.to_canonical([read(name) for name in link.theirs])
 
 
+class _Source(NamedTuple):
+    """Where a piece of theirs comes from: from this GPT-2 tensor, or, if it is None, from zeros."""
+
+    link: Link
+    piece: Piece
+    canonical: str | None
+
+    def values(self, read: Reader) -> Tensor:
+        """The piece's values; `read` returns GPT-2's tensors."""
+        if self.canonical is None:
+            return torch.zeros(1).expand(self.link.shape)
+        return self.link.piece(read(self.canonical), self.piece)
+
+
 def write_theirs(
     layout: Layout, config: GPTConfig, read: Reader, wanted: Callable[[str], bool] | None = None
 ) -> Mapping[str, Callable[[], Tensor]]:
@@ -69,8 +82,8 @@ def write_theirs(
             f"the layout {layout.name!r} has no row for {listed(unmapped)}",
             hint="add the rows: these weights would be lost",
         )
-    sources: dict[str, list[tuple[Link, Piece, str | None]]] = {}  # their name -> what it is made of
-    lost: list[tuple[Link, Sequence[Piece], str]] = []  # what the target has no tensor for: it must be zero
+    sources: dict[str, list[_Source]] = {}  # their name -> what is in this tensor
+    lost: list[_Source] = []  # what the target has no tensor for: it must be zero
     for link in layout.unroll(config):
         repeats = link.tied_to is not None and config.tie_word_embeddings
         if wanted is None and repeats and not link.written_when_tied:
@@ -78,32 +91,26 @@ def write_theirs(
         canonical = link.tied_to if repeats else link.canonical
         if wanted is not None and link.pieces and not any(map(wanted, link.theirs)):
             if link.absent_means_zero and canonical:
-                lost.append((link, link.pieces, canonical))
+                lost += [_Source(link, piece, canonical) for piece in link.pieces]
             continue
         if canonical:
-            lost.append((link, [piece for piece in link.absent if not _is_key_bias(link, piece)], canonical))
+            lost += [_Source(link, piece, canonical) for piece in link.absent if not _is_key_bias(link, piece)]
         for piece in link.pieces:
-            sources.setdefault(piece.name, []).append((link, piece, canonical))
+            sources.setdefault(piece.name, []).append(_Source(link, piece, canonical))
     _check_zero(lost, read)
-    return {name: partial(_theirs, made_of, read) for name, made_of in sources.items()}
+    return {name: partial(_theirs, parts, read) for name, parts in sources.items()}
 
 
-def _theirs(made_of: Sequence[tuple[Link, Piece, str | None]], read: Reader) -> Tensor:
-    parts = [_part(link, piece, read, canonical) for link, piece, canonical in made_of]
-    first = made_of[0][1]
-    if not first.index:
+def _theirs(sources: Sequence[_Source], read: Reader) -> Tensor:
+    """One tensor of theirs, from everything that is in it."""
+    parts = [source.values(read) for source in sources]
+    piece = sources[0].piece
+    if not piece.index:
         return parts[0]
-    shape: Shape = first.shape
-    whole = torch.empty(shape, dtype=reduce(torch.promote_types, (part.dtype for part in parts)))
-    for part, (_, piece, _) in zip(parts, made_of, strict=True):
-        whole[piece.index] = part
+    whole = torch.empty(piece.shape, dtype=reduce(torch.promote_types, (part.dtype for part in parts)))
+    for source, part in zip(sources, parts, strict=True):
+        whole[source.piece.index] = part
     return whole
-
-
-def _part(link: Link, piece: Piece, read: Reader, canonical: str | None) -> Tensor:
-    if canonical is None:
-        return torch.zeros(1).expand(link.shape)
-    return link.piece(read(canonical), piece)
 
 
 def _is_key_bias(link: Link, piece: Piece) -> bool:
@@ -111,13 +118,12 @@ def _is_key_bias(link: Link, piece: Piece) -> bool:
     return bool(link.canonical) and str(link.canonical).endswith(".attn.c_attn.bias") and piece.choice.get("p") == (1,)
 
 
-def _check_zero(lost: Sequence[tuple[Link, Sequence[Piece], str]], read: Reader) -> None:
+def _check_zero(lost: Sequence[_Source], read: Reader) -> None:
     nonzero: dict[str, float] = {}
-    for link, pieces, canonical in lost:
-        for piece in pieces:
-            largest = float(link.piece(read(canonical), piece).abs().max())
-            if largest != 0:
-                nonzero[piece.name or canonical] = max(largest, nonzero.get(piece.name or canonical, 0.0))
+    for source in lost:
+        largest, name = float(source.values(read).abs().max()), source.piece.name or str(source.canonical)
+        if largest != 0:
+            nonzero[name] = max(largest, nonzero.get(name, 0.0))
     if nonzero:
         raise MappingError(
             f"the target has no {listed(nonzero)}, but these biases are not zero in the checkpoint "

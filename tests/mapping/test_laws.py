@@ -24,7 +24,6 @@ from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.mapping import (
     Layout,
     Parameter,
-    Pattern,
     Row,
     Shape,
     bare,
@@ -40,6 +39,7 @@ from gpt2_from_scratch.mapping import (
     tied,
     write_theirs,
 )
+from gpt2_from_scratch.mapping.pattern import Pattern
 from gpt2_from_scratch.model import GPTModel
 from tests.modules import STYLES
 from tests.perturbed import SIZES
