@@ -18,9 +18,9 @@ from gpt2_from_scratch.infer_layout import asking, proof
 from gpt2_from_scratch.infer_layout.arrangement import Inexpressible, layout_of
 from gpt2_from_scratch.infer_layout.asking import Call
 from gpt2_from_scratch.infer_layout.deviations import explain, gpt2_formulas
-from gpt2_from_scratch.infer_layout.events import Record, numbers_of
+from gpt2_from_scratch.infer_layout.events import Record
 from gpt2_from_scratch.infer_layout.skeleton import Reading, read
-from gpt2_from_scratch.infer_layout.tracing import trace, trace_tables
+from gpt2_from_scratch.infer_layout.tracing import Numbered, numbered, trace, trace_tables
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.mapping import Layout, collapse, match_module, write_theirs
 
@@ -166,11 +166,12 @@ class _Inference:
         whole = self._distinct_ids()
         ids = whole[:, :_TRACED]
         ways = asking.ways(self.module) if call is None else iter([("as told", call)])
+        numbers = numbered(self.module)
         first: _Read | None = None
         failures: list[str] = []
         for way, each in ways:
             try:
-                record, logits, given = self._traced(each, ids, whole)
+                record, logits, given = self._traced(each, ids, whole, numbers)
             except Exception as error:  # somebody's code may raise anything
                 failures.append(_died(error))
                 self.evidence.append(f"{way}: {failures[-1]}")
@@ -189,16 +190,18 @@ class _Inference:
             self.evidence.append(f"{len(first.record.events)} uses of parameters were recorded")
         return first
 
-    def _traced(self, call: Call, ids: Tensor, whole: Tensor) -> tuple[Record, Tensor | None, Tensor]:
+    def _traced(
+        self, call: Call, ids: Tensor, whole: Tensor, numbers: Numbered
+    ) -> tuple[Record, Tensor | None, Tensor]:
         """A record of a few tokens, and of the tables over the whole context; of the whole pass, where that fails."""
         try:
-            record, logits, given = trace(self.module, call, ids)
-            if ids.shape == whole.shape or trace_tables(self.module, call, whole, record):
+            record, logits, given = trace(self.module, call, ids, numbers=numbers)
+            if ids.shape == whole.shape or trace_tables(call, whole, record, numbers):
                 return record, logits, given
         except Exception:  # such as a whole table that is added to fewer rows
             if ids.shape == whole.shape:
                 raise
-        return trace(self.module, call, whole)
+        return trace(self.module, call, whole, numbers=numbers)
 
     def _distinct_ids(self) -> Tensor:
         """As many ids as the context has tokens; not 0, 1, 2 ..., so that tokens and positions can be told apart."""
@@ -347,10 +350,11 @@ class _Inference:
         record, reading = found.record, found.reading
         mapped = torch.zeros(record.last_element + 1, dtype=torch.bool)
         for each in reading.canonical.values():
-            mapped[each] = True
+            for some in torch.split(each, proof.ROWS):
+                mapped[some] = True
         self._unused: dict[str, bool] = {}
         for name, placed in record.parameters.items():
-            share = mapped[numbers_of(placed)]
+            share = proof.part(mapped, placed)
             if bool(share.any()):
                 continue
             parameter = dict(self.module.named_parameters(remove_duplicate=False))[name]

@@ -74,15 +74,17 @@ def prompts(config: GPTConfig, longest: int = 96) -> list[Tensor]:
     return [torch.randint(config.vocab_size, (1, length), generator=generator) for length in lengths]
 
 
-_ROWS = 4096  # of a matrix at a time: indices are widened to 64 bits, and a token table has 38 million elements
+ROWS = 4096  # of a matrix at a time: indices are widened to 64 bits, and a token table has 38 million elements
 
 
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
     """Afterwards the module is as it was: parameters, buffers, and modes, which are evaluation modes inside."""
     modes = {each: each.training for each in module.modules()}
-    tensors = {id(each): each for each in (*module.parameters(), *module.buffers()) if not each.is_meta}
-    before = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    tensors = [(each, each.detach()) for each in (*module.parameters(), *module.buffers()) if not each.is_meta]
+    # Whole, as `fill` writes to all of it.
+    memories = {each.untyped_storage()._cdata: _memory(each) for each, _ in tensors}
+    before = {key: memory.clone() for key, memory in memories.items()}
     try:
         for each in modes:
             each.training = False
@@ -91,23 +93,44 @@ def untouched(module: nn.Module) -> Iterator[None]:
         for each, mode in modes.items():
             each.training = mode
         with torch.no_grad():
-            for key, tensor in tensors.items():
-                if not torch.equal(tensor, before[key]):
-                    tensor.copy_(before[key])
+            for tensor, data in tensors:
+                if tensor.data_ptr() != data.data_ptr():  # the module's own code has put something in its place
+                    tensor.data = data
+            for key, memory in memories.items():
+                if not torch.equal(memory, before[key]):
+                    memory.copy_(before[key])
 
 
 def fill(module: nn.Module, record: Record, numbers: Mapping[str, Tensor], weights: Weights) -> None:
     """Writes weights to the elements that the numbers name; every other element of every parameter becomes 0."""
-    flat = torch.zeros(record.last_element + 1)
-    for name, places in numbers.items():
-        if name in weights:
-            for some, values in zip(torch.split(places, _ROWS), torch.split(weights[name], _ROWS), strict=True):
-                flat[some] = values
-    flat[0] = 0
     parameters = dict(module.named_parameters(remove_duplicate=False))
     with torch.no_grad():
-        for name, placed in record.parameters.items():
-            parameters[name].copy_(part(flat, placed))
+        for parameter in parameters.values():
+            parameter.zero_()
+        storages = {
+            placed.first - parameters[name].storage_offset(): name for name, placed in record.parameters.items()
+        }
+        firsts = torch.tensor(sorted(storages))
+        memories = [_memory(parameters[storages[int(first)]]) for first in firsts]
+        for name, places in numbers.items():
+            if name in weights:
+                for some, values in zip(torch.split(places, ROWS), torch.split(weights[name], ROWS), strict=True):
+                    _write(memories, firsts, some.flatten().long(), values.flatten())
+
+
+def _memory(parameter: Tensor) -> Tensor:
+    """All elements that lie in a parameter's memory, one-dimensional: its own, and those of what it is a part of."""
+    count = parameter.untyped_storage().nbytes() // parameter.element_size()
+    return parameter.detach().as_strided((count,), (1,), 0)
+
+
+def _write(memories: Sequence[Tensor], firsts: Tensor, places: Tensor, values: Tensor) -> None:
+    """Writes values to the elements with these numbers; `firsts`: the number of each memory's first element."""
+    owners = torch.bucketize(places, firsts, right=True) - 1  # 0 stands for no element, before all of them
+    lowest, highest = int(owners.min()), int(owners.max())
+    for owner in range(max(lowest, 0), highest + 1):
+        here = slice(None) if lowest == highest else owners == owner
+        memories[owner][places[here] - firsts[owner]] = values[here].to(memories[owner].dtype)
 
 
 def part(flat: Tensor, placed: Placed) -> Tensor:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,9 @@ from gpt2_from_scratch.recorder.frames import Stack
 Call = Callable[[Tensor], Tensor]
 
 
-def trace(module: nn.Module, call: Call, ids: Tensor, values: bool = False) -> tuple[Record, Tensor | None, Tensor]:
+def trace(
+    module: nn.Module, call: Call, ids: Tensor, values: bool = False, numbers: "Numbered | None" = None
+) -> tuple[Record, Tensor | None, Tensor]:
     """Runs the module once and records what became of its parameters.
 
     Args:
@@ -38,39 +40,44 @@ def trace(module: nn.Module, call: Call, ids: Tensor, values: bool = False) -> t
         ids: int64 ``[1, T]``.
         values: compute, and keep the activations that events are given. Otherwise a product with a parameter is not
             computed, its result being zeros: only where numbers go matters, and most of the time is saved.
+        numbers: of the module's parameters, where several passes are recorded; they are as large as a float32 model.
 
     Returns:
         The record; the numbers of the logits, int32 in their shape, or None if nothing of them depends on a parameter;
         and the logits.
     """
-    parameters, memory, last = numbered(module)
-    tracer = Tracer(Record(parameters, last), memory, ids, values)
-    with _unfused(), torch.no_grad(), tracer:
-        logits = call(ids)
-    return tracer.record, memory.read(logits), logits
+    numbers = numbers or numbered(module)
+    memory = numbers.memory.copy()
+    tracer = Tracer(Record(numbers.parameters, numbers.last), memory, ids, values)
+    try:
+        with _unfused(), torch.no_grad(), tracer:
+            logits = call(ids)
+        return tracer.record, memory.read(logits), logits
+    finally:
+        memory.forget()
 
 
 class _Enough(Exception):
     """Ends a pass of which only the beginning is wanted."""
 
 
-def trace_tables(module: nn.Module, call: Call, ids: Tensor, record: Record) -> bool:
+def trace_tables(call: Call, ids: Tensor, record: Record, numbers: "Numbered") -> bool:
     """Completes a record with what a pass over more tokens shows of the tables that are added to the embedding.
 
     The pass ends where the first layer begins, so it takes no time.
 
     Args:
-        module: whose parameters are followed.
         call: as for `trace`.
         ids: int64 ``[1, T]``, as many as the context has.
         record: of a pass over fewer tokens; its tables get all their rows.
+        numbers: as for `trace`, the same.
 
     Returns:
         Whether the passes began alike. If not, the record was left as it was.
     """
     beginning = next((place for place, event in enumerate(record.events) if event.kind not in ("lookup", "sum")), 0)
-    parameters, memory, last = numbered(module)
-    tracer = Tracer(Record(parameters, last), memory, ids, False, beginning)
+    memory = numbers.memory.copy()
+    tracer = Tracer(Record(numbers.parameters, numbers.last), memory, ids, False, beginning)
     try:
         with _unfused(), torch.no_grad(), tracer:
             call(ids)
@@ -78,6 +85,8 @@ def trace_tables(module: nn.Module, call: Call, ids: Tensor, record: Record) -> 
         pass
     except Exception:  # somebody's code may raise anything
         return False
+    finally:
+        memory.forget()
     longer = tracer.record.events[:beginning]
     if [(event.kind, event.count) for event in longer] != [
         (event.kind, event.count) for event in record.events[:beginning]
@@ -101,7 +110,15 @@ def _unfused() -> Any:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-def numbered(module: nn.Module) -> tuple[Mapping[str, Placed], "Memory", int]:
+class Numbered(NamedTuple):
+    """A module's parameters with a number for each element: where they are, the numbers, and the last of them."""
+
+    parameters: Mapping[str, Placed]
+    memory: "Memory"
+    last: int
+
+
+def numbered(module: nn.Module) -> Numbered:
     """Gives every element of every storage that a parameter lies in a number, from 1 on."""
     memory = Memory()
     firsts: dict[int, int] = {}
@@ -119,7 +136,7 @@ def numbered(module: nn.Module) -> tuple[Mapping[str, Placed], "Memory", int]:
             free += size
         first = firsts[key] + int(parameter.storage_offset())
         parameters[name] = Placed(name, int(first), tuple(parameter.shape), tuple(parameter.stride()))
-    return parameters, memory, free - 1
+    return Numbered(parameters, memory, free - 1)
 
 
 class Memory:
@@ -129,6 +146,17 @@ class Memory:
         self._entries: dict[int, tuple[StorageWeakRef, Tensor]] = {}
         self._sweep_at = 64
         self.of_parameters: set[int] = set()  # storages of numbers, all of which are elements
+
+    def copy(self) -> "Memory":
+        """Another one, which shows the same numbers to begin with."""
+        other = Memory()
+        other._entries.update(self._entries)
+        other.of_parameters |= self.of_parameters
+        return other
+
+    def forget(self) -> None:
+        """Lets go of all numbers: a pass that is over leads to them in a circle."""
+        self._entries.clear()
 
     def own(self, tensor: Tensor, flat: Tensor) -> None:
         """Sets the numbers of a tensor's whole storage."""
