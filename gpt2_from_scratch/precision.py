@@ -230,6 +230,8 @@ class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = {name: torch.float64 if _is_narrow(value) else value for name, value in kwargs.items()}
         if func in (_aten.mm.default, _aten.matmul.default) and _large(args[1]):
             return self.product(args[0], args[1])
+        if func is _aten.bmm.default and args[1].size(0) == 1 and _large(args[1][0]):  # einsum of one prompt
+            return self.product(args[0], args[1][0])
         if func is _aten.addmm.default and not kwargs and _large(args[2]):
             return self.product(args[1], args[2]).add_(self.wide(args[0]))
         if func is _aten.linear.default and _large(args[1]):

@@ -18,6 +18,8 @@ from gpt2_from_scratch.config import GPTConfig
 
 Weights = Mapping[str, Tensor]
 
+_ROWS = 1024  # of the vocabulary that are widened at a time: the whole table of GPT-2 is 300 MB in float64
+
 
 def logits(config: GPTConfig, weights: Weights, ids: Tensor) -> Tensor:
     """GPT-2's logits in float64.
@@ -92,4 +94,5 @@ def feed_forward(config: GPTConfig, weights: Weights, layer: int, x: Tensor) -> 
 def head(weights: Weights, x: Tensor) -> Tensor:
     """``x W^T`` with ``W`` the token embedding, or the head's own where it has one: ``[B, T, C]`` -> ``[B, T, V]``."""
     own = weights.get("lm_head.weight")
-    return x @ (weights["wte.weight"] if own is None else own).double().T
+    table = weights["wte.weight"] if own is None else own
+    return torch.cat([x @ rows.double().T for rows in torch.split(table, _ROWS)], dim=-1)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gpt2_from_scratch.arrays import name_of
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.infer_layout.events import Placed, Record
+from gpt2_from_scratch.infer_layout.events import ROWS, Placed, Record
 from gpt2_from_scratch.infer_layout.printing import idiomatic
 from gpt2_from_scratch.infer_layout.skeleton import Reading
 from gpt2_from_scratch.mapping import Ignore, Layout, Parameter, Row, ignore
@@ -376,16 +376,14 @@ class _Writer:
     def block(self, numbers: Tensor, axes: list[str], parts: tuple[int, ...], head: int | None) -> _Piece:
         """A block of one parameter: the order of its axes along each of the parameter's, and where it starts."""
         placed = self.owner(numbers)
-        offsets = _logical(numbers - placed.first, placed)
-        base = int(offsets[(0,) * numbers.dim()])
+        base = int(_logical(numbers[(0,) * numbers.dim()] - placed.first, placed))
         lengths = dict(zip(axes, numbers.shape, strict=True))
-        steps, expected = {}, torch.tensor(base, dtype=torch.int32)
+        steps = {}
         for place, (name, size) in enumerate(lengths.items()):
-            along = offsets[tuple(slice(None) if other == place else 0 for other in range(numbers.dim()))]
+            along = numbers[tuple(slice(None) if other == place else 0 for other in range(numbers.dim()))]
+            along = _logical(along - placed.first, placed)
             steps[name] = int(along[1] - along[0]) if size > 1 else 0
-            shape = [size if other == place else 1 for other in range(numbers.dim())]
-            expected = expected + (torch.arange(size, dtype=torch.int32) * steps[name]).reshape(shape)
-        if not torch.equal(offsets, expected.expand_as(offsets)):
+        if not _evenly_spaced(numbers, placed, base, list(steps.values())):
             raise Inexpressible(f"{placed.name} is arranged in a way that is no reordering of axes")
         left = sorted((axis for axis in axes if lengths[axis] > 1), key=lambda axis: -steps[axis])
         index: list[str] = []
@@ -424,6 +422,20 @@ class _Writer:
         first = "" if start == 0 else named.get(start, str(start))
         last = "" if stop == size else named.get(stop, str(stop))
         return f"{first}:{last}"
+
+
+def _evenly_spaced(numbers: Tensor, placed: Placed, base: int, steps: Sequence[int]) -> bool:
+    """Whether each step along an axis of the numbers leads as far in the parameter, everywhere."""
+    start = 0
+    for some in torch.split(numbers, ROWS):  # a token table has 38 million elements
+        expected = torch.tensor(base + start * steps[0], dtype=torch.int32)
+        for place, (size, step) in enumerate(zip(some.shape, steps, strict=True)):
+            shape = [size if other == place else 1 for other in range(some.dim())]
+            expected = expected + (torch.arange(size, dtype=torch.int32) * step).reshape(shape)
+        if not torch.equal(_logical(some - placed.first, placed), expected.expand_as(some)):
+            return False
+        start += len(some)
+    return True
 
 
 def _logical(offsets: Tensor, placed: Placed) -> Tensor:

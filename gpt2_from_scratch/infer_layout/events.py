@@ -32,6 +32,9 @@ Kind: TypeAlias = Literal[
 ]
 
 
+ROWS = 4096  # of a matrix at a time: indices are widened to 64 bits, and a token table has 38 million elements
+
+
 @dataclass(frozen=True)
 class Event:
     """One use of parameters or features.

@@ -18,7 +18,7 @@ from gpt2_from_scratch.infer_layout import asking, proof
 from gpt2_from_scratch.infer_layout.arrangement import Inexpressible, layout_of
 from gpt2_from_scratch.infer_layout.asking import Call
 from gpt2_from_scratch.infer_layout.deviations import explain, gpt2_formulas
-from gpt2_from_scratch.infer_layout.events import Record
+from gpt2_from_scratch.infer_layout.events import ROWS, Record
 from gpt2_from_scratch.infer_layout.skeleton import Reading, read
 from gpt2_from_scratch.infer_layout.tracing import Numbered, numbered, trace, trace_tables
 from gpt2_from_scratch.layouts import LAYOUTS
@@ -350,7 +350,7 @@ class _Inference:
         record, reading = found.record, found.reading
         mapped = torch.zeros(record.last_element + 1, dtype=torch.bool)
         for each in reading.canonical.values():
-            for some in torch.split(each, proof.ROWS):
+            for some in torch.split(each, ROWS):
                 mapped[some] = True
         self._unused: dict[str, bool] = {}
         for name, placed in record.parameters.items():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.infer_layout.asking import Call, Failed
-from gpt2_from_scratch.infer_layout.events import Placed, Record
+from gpt2_from_scratch.infer_layout.events import ROWS, Placed, Record
 from gpt2_from_scratch.precision import in_float64, parameters_in_float64, run_in_float64
 
 Weights = Mapping[str, Tensor]
@@ -72,9 +72,6 @@ def prompts(config: GPTConfig, longest: int = 96) -> list[Tensor]:
     generator = torch.Generator().manual_seed(2)
     lengths = sorted({1, min(5, config.n_positions), min(longest, config.n_positions)})
     return [torch.randint(config.vocab_size, (1, length), generator=generator) for length in lengths]
-
-
-ROWS = 4096  # of a matrix at a time: indices are widened to 64 bits, and a token table has 38 million elements
 
 
 @contextmanager
