@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -143,12 +144,18 @@ def is_ours(dotted: str) -> bool:
     return dotted.split(".")[0] == PACKAGE
 
 
-def package_imports() -> Iterator[tuple[str, str, Import]]:
+@cache
+def package_imports() -> tuple[tuple[str, str, Import], ...]:
     """Every import of the package with the room it stands in and its place: (room, "file:line", import)."""
-    for module, file in module_files():
-        for found in imports(file.read_text(), module, file.name == "__init__.py"):
-            here = "__main__" if module == f"{PACKAGE}.__main__" else room(module)
-            yield here, f"{file.relative_to(ROOT)}:{found.line}", found
+    return tuple(
+        (
+            "__main__" if module == f"{PACKAGE}.__main__" else room(module),
+            f"{file.relative_to(ROOT)}:{found.line}",
+            found,
+        )
+        for module, file in module_files()
+        for found in imports(file.read_text(), module, file.name == "__init__.py")
+    )
 
 
 def repository_files() -> list[Path]:
