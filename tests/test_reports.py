@@ -361,7 +361,7 @@ def test_junit_holds_hostile_names(hostile: Verdict) -> None:
 
 def decoded(line: str) -> tuple[str, str, str]:
     """A workflow command as the runner reads it: kind, title, message."""
-    match = re.fullmatch(r"::(\w+) title=([^,:]*)::(.*)", line)
+    match = re.fullmatch(r"::(\w+) (?:file=[^,:]*,line=\d+,)?title=([^,:]*)::(.*)", line)
     assert match is not None, line
     title, message = match[2], match[3]
     for code, character in (("%3A", ":"), ("%2C", ",")):
@@ -380,6 +380,12 @@ def test_annotations(verdict: Verdict) -> None:
     failed = {f"gpt2 verify: {part.name}" for part in verdict.failed}
     assert {title for kind, title, _ in commands if kind == "error"} == failed
     assert len(commands) <= 10  # the runner shows no more per step
+
+
+def test_a_crash_is_annotated_at_the_users_line(verdicts: dict[str, Verdict]) -> None:
+    assert to_annotations(verdicts["error"]).startswith(
+        "::warning file=my_gpt2.py,line=3,title=gpt2 verify::GPT crashed"
+    )
 
 
 def test_annotations_end_where_they_should(hostile: Verdict) -> None:

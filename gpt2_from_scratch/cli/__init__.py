@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             faulthandler.enable()  # a crash in C, as when a mapped file is cut short, then says where it happened
         if loads_code(arguments):
             return run_in_child()
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show costs no verdict
     try:
         if arguments.checkpoint is None:
             arguments.checkpoint = "tiny"

@@ -17,6 +17,7 @@ from gpt2_from_scratch.reports.verdict import Verdict
 _TITLE = "gpt2 verify"
 _LINES = 8  # of an annotation, which stands in a narrow box; the summary has all
 _MARK = {"passed": "✅ passed", "failed": "❌ failed", "not checked": "⚪ not checked", "error": "⚠️ no verdict"}
+_FRAME = re.compile(r'^  File "([^"]+)", line (\d+)', re.MULTILINE)
 _MARKDOWN = re.compile(r"[^\w\s.,;/()+=%'-]|_")  # the colon, too: it makes links
 
 
@@ -69,7 +70,9 @@ def _annotations(verdict: Verdict) -> Iterator[str]:
     found = cases(verdict)
     if worst(found) == "error":
         case = next(case for case in found if case.status == "error")
-        yield _command("warning", _TITLE, "\n".join([f"{case.message} on {verdict.candidate}", *case.details]))
+        text = "\n".join([f"{case.message} on {verdict.candidate}", *case.details])
+        frames = _FRAME.findall(text)  # of the user's code that crashed, the innermost last
+        yield _command("warning", _TITLE, text, *((_place(frames[-1][0]), int(frames[-1][1])) if frames else ()))
     elif verdict:
         yield _command("notice", _TITLE, verdict.summary)
     for part in verdict.failed:

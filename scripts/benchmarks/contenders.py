@@ -29,16 +29,16 @@ class Engine(Protocol):
 
 
 class Ours:
-    """`preset`: which of `gpt2_from_scratch.layers`' ways to compute."""
+    """`preset`: which of `gpt2_from_scratch.layers`' ways to compute. `usual`: decode as `generate` does by default."""
 
-    def __init__(self, folder: Path, dtype: Any, preset: str, packed: bool) -> None:
+    def __init__(self, folder: Path, dtype: Any, preset: str, packed: bool, usual: bool) -> None:
         import torch
 
-        from gpt2_from_scratch import GPTModel, layers
+        from gpt2_from_scratch import Decoding, GPTModel, layers
 
-        self.model = GPTModel.from_pretrained(
-            folder, dtype=dtype, device=torch.get_default_device(), compute=getattr(layers, preset)
-        )
+        way = getattr(layers, preset)
+        self.decoding = Decoding(eos_token_id=()) if usual else Decoding(eos_token_id=(), compute=way)
+        self.model = GPTModel.from_pretrained(folder, dtype=dtype, device=torch.get_default_device(), compute=way)
         if packed:
             self.model.pack()
 
@@ -49,10 +49,10 @@ class Ours:
     def generate(self, ids: Any, new: int, on_step: Step) -> list[list[int]]:
         import torch
 
-        from gpt2_from_scratch.generation import Decoding, steps
+        from gpt2_from_scratch.generation import steps
 
         found = []
-        for step in steps(self.model, ids, new, Decoding(eos_token_id=(), compute=self.model.compute)):
+        for step in steps(self.model, ids, new, self.decoding):
             found.append(step)
             on_step()
         return torch.stack(found, dim=1).tolist()
@@ -147,14 +147,14 @@ class BareLoop:
 Opener = Callable[[Path, str, int], Callable[[], Engine]]  # (checkpoint, dtype, threads)
 
 
-def open_ours(preset: str, packed: bool = False) -> Opener:
+def open_ours(preset: str, packed: bool = False, usual: bool = False) -> Opener:
     def opener(folder: Path, dtype: str, _: int) -> Callable[[], Engine]:
         import torch
 
         import gpt2_from_scratch.generation
         import gpt2_from_scratch.loading  # noqa: F401  (imported lazily otherwise, inside what is measured)
 
-        return partial(Ours, folder, getattr(torch, dtype), preset, packed)
+        return partial(Ours, folder, getattr(torch, dtype), preset, packed, usual)
 
     return opener
 
@@ -257,6 +257,7 @@ class Contender:
 
 CONTENDERS = {
     "ours": Contender(open_ours("EXACT")),
+    "ours, generate()": Contender(open_ours("EXACT", usual=True)),
     "ours, fused": Contender(open_ours("FUSED")),
     "ours, packed": Contender(open_ours("FUSED", packed=True)),
     "transformers": Contender(open_transformers(), ("transformers",)),
