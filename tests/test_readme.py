@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import shtab
 import yaml
 
 from gpt2_from_scratch.cli.arguments import parser
@@ -51,7 +52,7 @@ def test_it_shows_no_option_that_there_is_not() -> None:
         program, *words = shlex.split(command, comments=True)
         if program == "gpt2":
             parser().parse_args(words)
-    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT)) - {"--help"}:
+    for flag in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT)) - {"--help", "--shell"}:
         assert any(f'"{flag}"' in file.read_text() for file in (ROOT / "gpt2_from_scratch/cli").glob("*.py")), flag
 
 
@@ -63,6 +64,17 @@ def test_what_it_links_to_is_there() -> None:
 def test_the_rooms_of_the_drawing_are_rooms() -> None:
     drawn = set(re.findall(r"[a-z_]{5,}", HOUSE)) & {path.stem for path in (ROOT / "gpt2_from_scratch").iterdir()}
     assert {"checkpoint", "loading", "reference", "checks", "diagnose", "verifier", "reports", "recorder"} <= drawn
+
+
+def test_the_shell_can_complete_commands_and_options(tmp_path: Path) -> None:
+    assert "`shtab --shell=bash gpt2_from_scratch.cli.arguments.parser`" in TEXT
+    script = tmp_path / "completion"
+    script.write_text(shtab.complete(parser(), "bash"))
+    words = (
+        'source "$0"; COMP_WORDS=(gpt2 convert --t); COMP_CWORD=2; _shtab_gpt2 gpt2 --t convert; echo "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", words, str(script)], capture_output=True, text=True)
+    assert (done.stdout.split(), done.stderr) == (["--to"], "")
 
 
 @pytest.fixture(scope="module")
