@@ -39,7 +39,8 @@ class Again:
 Change: TypeAlias = Callable[[Operation, int, Tensor, Again], Tensor | None]
 """Gets an operation, which of its outputs this is, the value and the call. What it returns replaces the value.
 
-None leaves the value. Its shape may be another where the operation does not write. The operation's `outputs` are not known yet and empty.
+None leaves the value. Its shape may be another where the operation does not write. The operation's `outputs` are not
+known yet and empty.
 """
 
 

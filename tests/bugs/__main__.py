@@ -124,7 +124,7 @@ def measured(bugs: Sequence[Bug], singles: dict[str, Bug], arguments: argparse.N
                 if lines:
                     fixed = patched(bug, Path(folder) / f"patch{number}", list(dict.fromkeys(lines)), 30)
                 patches[bug.style, bool(fixed)] += 1
-                detail += f" patch {'no' if fixed is None else f'after {fixed.trials}'}"
+                detail += f" patch {'no' if fixed is None else f'of {list(fixed.lines)} after {fixed.trials}'}"
             print(f"{said:9}  {bug.id}  {list(bug.lines)}  {detail} {time.monotonic() - begun:.1f} s", flush=True)
             missed = bug.parts and not all(hits)
             if arguments.verbose and (said not in ("exact",) or missed) and found is not None:

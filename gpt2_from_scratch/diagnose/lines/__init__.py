@@ -110,6 +110,15 @@ class Accusation:
     def __repr__(self) -> str:
         return short_repr("Accusation", str(self))
 
+    @property
+    def proof(self) -> str:
+        """Whether the lines are proven, as a sentence."""
+        if self.proven:
+            return "With GPT-2's values in these places the logits are GPT-2's."
+        if self.status == "named":
+            return "Likely, not proven: with GPT-2's values in these places the logits are still others."
+        return "Not proven: the mistake is in this line or near it."
+
     def __str__(self) -> str:
         if not self.findings:
             return self.why or self.status
@@ -117,8 +126,7 @@ class Accusation:
         for finding in self.findings:
             for line in finding.lines:
                 rows.append(str(line) if line is finding.lines[0] else f"    {line.role}: {line}")
-        if self.proven:
-            rows.append("With GPT-2's values in these places the logits are GPT-2's.")
+        rows.append(self.proof)
         rows += self.notes
         return "\n".join(rows)
 
@@ -270,7 +278,7 @@ class _Case:
             if explained is not None and not following.right and following.unknown() >= trial.unknown():
                 self.repairs[_site(culprit)].pop()  # nothing that follows became known by it
                 explained = None
-            if explained is None:
+            if explained is None and time.monotonic() < end:
                 explained, following = self._supposed(culprit, trial)
             if explained is None:
                 between = True

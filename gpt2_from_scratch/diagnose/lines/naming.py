@@ -91,6 +91,8 @@ class Namer:
         spots = _WAYS[explained.kind](self, explained)
         if culprit.index != operation.index:
             spots = [*_WAYS[explained.kind](self, replace(explained, operation=culprit)), *spots]
+        if self._depth(operation):  # a function that other calls use rightly may still do this one wrong
+            spots.append((_spot(operation.frames[0]), "used here"))
         dead = self._dead(explained) if explained.kind in ("factor", "operand") else None
         spots = [(dead, "made here"), *spots]
         spots += self._between(explained, [spot for spot, _ in spots if spot is not None])
