@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2_from_scratch.cli.exit_codes import DIVERGED, INTERRUPTED, VERIFIED
 from gpt2_from_scratch.cli.options import as_flags, checkpoint_options, dtype_choice, layout_choice, opened, settings
 from gpt2_from_scratch.cli.terminal import bar, for_terminal, progress
-from gpt2_from_scratch.errors import CheckpointError, printable
+from gpt2_from_scratch.errors import CheckpointError, MappingError, printable
 
 if TYPE_CHECKING:
     from gpt2_from_scratch.building import Loaded
@@ -202,7 +202,8 @@ def _filled(loaded: "Loaded", layout: Any, checkpoint: "Checkpoint") -> "Loaded"
     """The user's object with the checkpoint's weights, if it has others.
 
     What was freshly built holds random numbers. A function's arrays are filled, too, if none of the checkpoint's
-    tensors is among them; if some are, the user has loaded them, and they are checked as they are.
+    tensors is among them; if some are, the user has loaded them, and they are checked as they are. So are arrays of
+    which it is not known what they hold.
     """
     from dataclasses import replace
 
@@ -221,7 +222,13 @@ def _filled(loaded: "Loaded", layout: Any, checkpoint: "Checkpoint") -> "Loaded"
         return loaded
     if not loaded.built and holds_some(arrays, checkpoint.config, checkpoint.read):
         return replace(loaded, notes=(*loaded.notes, f"its arrays ({arrays.where}) were checked as they are"))
-    report = load_into(arrays, checkpoint, layout)
+    try:
+        report = load_into(arrays, checkpoint, layout)
+    except MappingError as error:
+        if loaded.built or layout is not None:
+            raise
+        note = f"its arrays ({arrays.where}) were checked as they are: {error.message}"
+        return replace(loaded, notes=(*loaded.notes, note))
     how = next((note for note in report.notes if note.startswith("written by")), "written by the layout that was given")
     return replace(loaded, notes=(*loaded.notes, f"its arrays ({arrays.where}) were {how}"))
 

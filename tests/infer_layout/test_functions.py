@@ -211,6 +211,17 @@ def logits(ids):
     assert "FAILED" in output
 
 
+def test_arrays_that_nobody_understands_are_checked_as_they_are(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "bag.py"
+    file.write_text("import torch\nTABLE = torch.randn(211, 211)\ndef logits(ids):\n    return TABLE[ids]\n")
+    code = main(["verify", f"{file}:logits", str(checkpoint), "--no-diagnose"])
+    output = capsys.readouterr().out
+    assert code == 1, output
+    assert "its arrays (TABLE in the globals of its file) were checked as they are: no layout of logits" in output
+
+
 def test_functions_are_mapped(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["map", f"{STYLES['pico'].path}:gpt2", str(checkpoint)])
     output = capsys.readouterr()
