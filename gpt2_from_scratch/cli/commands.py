@@ -214,9 +214,11 @@ def _filled(loaded: "Loaded", layout: Any, checkpoint: "Checkpoint") -> "Loaded"
     from gpt2_from_scratch.loading import load_into
 
     if isinstance(loaded.object, nn.Module):
-        if loaded.built:
-            load_into(loaded.object, checkpoint, layout)
-        return loaded
+        if not loaded.built:
+            return loaded
+        report = load_into(loaded.object, checkpoint, layout)
+        told = tuple(f"its parameters were {note}" for note in report.notes if "inferred layout" in note)
+        return replace(loaded, notes=(*loaded.notes, *told))
     arrays = arrays_of(loaded.object) if callable(loaded.object) else None
     if arrays is None:
         return loaded

@@ -152,6 +152,8 @@ def verified(name: str, entry: str, checkpoint: Path, capsys: pytest.CaptureFixt
     code = main(["verify", f"{STYLES[name].path}:{entry}", str(checkpoint)])
     output = capsys.readouterr().out
     assert code == 0, output
+    inferred = "its parameters were written by an inferred layout, proven"
+    assert inferred in output or "the built-in layout" in output
     return output
 
 
