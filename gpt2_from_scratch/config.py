@@ -159,8 +159,8 @@ class GPTConfig:
                 f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}",
                 hint="GPT-2 splits the width evenly over the heads; the official models use heads of 64",
             )
-        if self.layer_norm_epsilon <= 0:
-            raise ConfigError(f"layer_norm_epsilon is {self.layer_norm_epsilon}; it must be above 0")
+        if not 0 < self.layer_norm_epsilon <= 1:  # it keeps a division from zero; the variance beside it is about 1
+            raise ConfigError(f"layer_norm_epsilon is {self.layer_norm_epsilon}; it must be above 0, and at most 1")
         for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
@@ -397,11 +397,15 @@ def read_json(path: Path, max_bytes: int = _MAX_CONFIG_BYTES) -> Any:
             raise ConfigError(
                 f"the file has {size:,} bytes, and such a file at most {max_bytes:,}", hint="is it the right file?"
             )
-        return json.loads(
+        content = json.loads(
             path.read_text(encoding="utf-8"),
             object_pairs_hook=no_duplicates,
             parse_constant=_no_constants,
+            parse_float=_finite,
         )
+        if _is_deep(content):
+            raise ConfigError(f"its values are nested more than {_DEEPEST} deep")
+        return content
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist") from None
     except ConfigError as error:
@@ -419,6 +423,26 @@ def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)  # one pass: a file may have 100,000 keys
         raise ConfigError(f"key {twice!r} appears twice", hint="remove the wrong one")
     return result
+
+
+_DEEPEST = 50  # values inside one another; a configuration has three levels, and 900 are more than Python copies
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        inside = (list(each.values()) if isinstance(each, dict) else each for each in level)
+        level = [part for each in inside if isinstance(each, list) for part in each]
+        if not level:
+            return False
+    return True
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # it could not be written back
+        raise ConfigError(f"the number {text:.40} is larger than any float")
+    return number
 
 
 def _no_constants(name: str) -> Any:
@@ -443,8 +467,13 @@ def _check_int(name: str, value: object, minimum: int) -> None:
         raise ConfigError(
             f"{name} is {value!r}; it must be an integer", hint="write it without quotes or a decimal point"
         )
+    if value > _LARGEST:
+        raise ConfigError(f"{name} is a number of more than {len(str(_LARGEST)) - 1} digits, which no size or id is")
     if value < minimum:
         raise ConfigError(f"{name} is {value}; it must be at least {minimum}")
+
+
+_LARGEST = 10**1000  # what is larger cannot be read in an error, and from 4,300 digits on Python does not print it
 
 
 def _check_float(name: str, value: object) -> None:

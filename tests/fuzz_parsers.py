@@ -19,12 +19,14 @@ import tempfile
 import warnings
 import zipfile
 import zlib
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 if __name__ == "__main__":
     import atheris
@@ -142,6 +144,15 @@ def safetensors(folder: Path, name: str = "model.safetensors") -> None:
     save_file(weights(CONFIG), folder / name, {"format": "pt"})
 
 
+def other_settings(folder: Path) -> None:
+    """minGPT's config.json and its weights."""
+    torch_file(folder)
+    model = {"model_type": None, "n_layer": 1, "n_head": 2, "n_embd": 4, "block_size": 5, "vocab_size": 7}
+    (folder / "config.json").write_text(json.dumps({"system": {}, "data": {}, "model": model, "trainer": {}}))
+    state = torch.load(folder / "ckpt.pt", weights_only=True)["model"]
+    torch.save(state, folder / "ckpt.pt")
+
+
 def sharded(folder: Path) -> None:
     safetensors(folder, "model-1.safetensors")
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(weights(CONFIG), "model-1.safetensors")}
@@ -158,6 +169,20 @@ def torch_file(folder: Path, stream: bool = False) -> None:
     sizes = {"n_layer": 1, "n_head": 2, "n_embd": 4, "block_size": 5, "vocab_size": 7, "bias": True, "dropout": 0.0}
     content = {"model": state, "model_args": sizes, "iter_num": 3, "best_val_loss": torch.tensor(2.5)}
     torch.save(content, folder / "ckpt.pt", _use_new_zipfile_serialization=not stream)
+
+
+class _Settings:
+    """Somebody's own class, for which a stand-in is read."""
+
+
+def beside_weights(folder: Path) -> None:
+    """A state dict three keys deep, beside objects for which stand-ins are read."""
+    settings(folder)
+    state = {name: torch.from_numpy(array) for name, array in weights(CONFIG).items()}
+    mine = _Settings()
+    mine.path, mine.inner = Path("x"), SimpleNamespace(a=1)  # type: ignore[attr-defined]
+    objects = [mine, deque([1, 2]), defaultdict(int, a=1), Counter("aab"), range(3), {1}, 1j, np.float64(1.5)]
+    torch.save({"trainer": {"net": {"weights": state}}, "objects": objects}, folder / "ckpt.pt")
 
 
 def data_pkl(archive: bytes) -> bytes:
@@ -269,6 +294,7 @@ JSON = {"split": json_words, "odd": ODD_JSON}
 
 FORMS: dict[str, Form] = {
     "config.json": Form("config.json", safetensors, **JSON),
+    "minGPT's config.json": Form("config.json", other_settings, **JSON),
     "safetensors": Form("model.safetensors", safetensors, words(8)),
     "safetensors header": Form(
         "model.safetensors",
@@ -280,6 +306,7 @@ FORMS: dict[str, Form] = {
     "shards": Form("model.safetensors.index.json", sharded, **JSON, opened="model.safetensors.index.json"),
     "torch zip": Form(**PT, write=torch_file, split=words(2)),
     "torch pickle": Form(**PT, write=torch_file, split=opcodes, content=data_pkl, wrap=with_data_pkl),
+    "torch stand-ins": Form(**PT, write=beside_weights, split=opcodes, content=data_pkl, wrap=with_data_pkl),
     "torch stream": Form(**PT, write=partial(torch_file, stream=True), split=opcodes),
     "tensor bundle": Form("model.ckpt.index", openai, words(1)),
     "tensor bundle block": Form(**INDEX, write=openai),

@@ -141,3 +141,9 @@ def test_a_file_that_is_replaced_while_it_is_open_is_not_mixed_with_its_successo
     with replacing(path) as file:
         file.write(safetensors.torch.save({name: torch.ones(3) for name in "ab"}))
     assert torch.equal(container.tensors["b"].read(), first)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a place where nothing can be written")
+def test_an_error_names_the_file_that_was_asked_for() -> None:
+    with pytest.raises(OSError, match=r"'/proc/report\.json'"), replacing(Path("/proc/report.json")):
+        pass

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import NamedTuple, Unpack
 
@@ -31,7 +32,7 @@ from gpt2_from_scratch.checkpoint.hub import HubOptions
 from gpt2_from_scratch.checkpoint.mistakes import file_mistake, folder_mistake
 from gpt2_from_scratch.errors import CheckpointError, FormatError
 
-__all__ = ["TINY", "Container", "HubOptions", "Located", "StoredTensor", "locate", "open_container"]
+__all__ = ["TINY", "WEIGHTS", "Container", "HubOptions", "Located", "StoredTensor", "locate", "open_container"]
 
 TINY = Path(__file__).parent.parent / "tiny"  # the trained model inside the package; its name is "tiny"
 
@@ -188,10 +189,15 @@ def open_container(path: Path, mmap: bool = True, *, key: str = "", forms: Seque
     Raises:
         FormatError: it is in none of these; says what it is.
     """
+    if (name := os.fsencode(path)) and name.decode(errors="ignore").encode() != name:
+        raise FormatError(
+            f"{path} cannot be opened: its path is not UTF-8, which the libraries that read weights need",
+            hint="rename the file or folder, or give a link to it",
+        )
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
-        for form in forms:
+        for form in forms if path.suffix != ".distcp" else ():  # which is a row of zip archives
             if form.recognises(head, path):
                 if not key:
                     return form.read(path, mmap)
@@ -231,8 +237,35 @@ def _weights_in(directory: Path) -> Path:
         return alone[0]
     if mistake := folder_mistake(directory):
         raise CheckpointError(f"{directory} {mistake.what}", hint=mistake.remedy)
-    present = sorted(path.name for path in directory.iterdir() if path.is_file())
+    if inside := _weights_below(directory):
+        raise CheckpointError(
+            f"{directory} has no weights itself, but below it there are",
+            hint=f"give {inside[-1]}" if len(inside) == 1 else f"give one of {', '.join(map(str, inside[:8]))}",
+        )
+    present = sorted(f"{path.name}/" if path.is_dir() else path.name for path in directory.iterdir())
     raise CheckpointError(
         f"{directory} has no weights: none of {', '.join((*WEIGHTS, *_ALONE))}",
         hint=f"it holds {', '.join(present[:8])}{', ...' if len(present) > 8 else ''}" if present else "it is empty",
     )
+
+
+def _weights_below(directory: Path) -> list[Path]:
+    """Files and folders below a folder that are opened as checkpoints, by their names."""
+    found: dict[Path, None] = {}
+    for count, (folder, inner, files) in enumerate(os.walk(directory)):
+        here = Path(folder)
+        if len(here.relative_to(directory).parts) >= _DEEPEST:
+            inner.clear()
+        alone = [name for name in files if not _NOT_WEIGHTS.match(name) and any(fnmatch(name, each) for each in _ALONE)]
+        if any(name in WEIGHTS for name in files):
+            found[here] = None
+        else:
+            found |= dict.fromkeys(here / name for name in alone)
+        if len(found) > _MOST_FOUND or count > _MOST_FOLDERS:
+            break
+    return sorted(found)
+
+
+_DEEPEST = 4  # folders inside one another: lightning_logs/version_0/checkpoints
+_MOST_FOUND = 8
+_MOST_FOLDERS = 1_000  # somebody may have given their home folder

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from gpt2_from_scratch.errors import CheckpointError
+
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows, where a folder cannot be locked
@@ -70,7 +72,10 @@ def replacing_all(
             raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
         if lock.held:
             _sweep(folder, name)
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=_PART)
+        try:
+            descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.", suffix=_PART)
+        except OSError as error:  # which would name a file that nobody knows
+            raise OSError(error.errno, error.strerror, str(path)) from None
         os.close(descriptor)  # opened by its path, which a library that writes by itself asks for
         files.append(_New(open(temporary, "wb"), Path(temporary), folder / name))  # noqa: SIM115
         return files[-1].file
@@ -96,6 +101,44 @@ def replacing_all(
                 new.temporary.unlink(missing_ok=True)
             raise
         lock.sync()
+
+
+def check_unread(targets: Iterable[Path], read: Iterable[Path]) -> None:
+    """Refuses to write where something lies that is read: under that name or any other, through links or not.
+
+    Every command and function that writes asks this first. Files are compared as the file system does it, so that
+    aliases of folders, links and names in other letters make no difference.
+
+    Args:
+        targets: what will be written, replaced or removed.
+        read: what it is made from: weights, configuration, tokenizer, code.
+
+    Raises:
+        CheckpointError: one of the targets is one of the files that are read.
+
+    Example:
+        >>> check_unread([Path(__file__)], [Path(__file__).parent / ".." / "checkpoint" / "atomic.py"])
+        Traceback (most recent call last):
+        gpt2_from_scratch.errors.CheckpointError: ...atomic.py is the source itself: it is read, and would be replaced
+          hint: write to another place
+    """
+    present = [target for target in targets if target.is_file()]
+    if not present:
+        return
+    sources = {(status.st_dev, status.st_ino) for status in map(_status, read) if status is not None}
+    for target in present:
+        status = target.stat()
+        if (status.st_dev, status.st_ino) in sources:
+            raise CheckpointError(
+                f"{target} is the source itself: it is read, and would be replaced", hint="write to another place"
+            )
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (OSError, ValueError):  # a name that is no file's, such as a module's `<frozen>`
+        return None
 
 
 _PART = ".part"

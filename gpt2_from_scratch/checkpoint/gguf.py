@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import torch
@@ -123,6 +123,8 @@ def vocabulary(path: Path) -> Vocabulary | None:
     with path.open("rb") as file:
         _, fields, _ = _parse(Cursor(file, path.stat().st_size, str(path)))
     model, pre = fields.get("tokenizer.ggml.model", "none"), fields.get("tokenizer.ggml.pre", "gpt-2")
+    if not isinstance(model, str) or not isinstance(pre, str):
+        raise FormatError(f"{path} is damaged: the kind of its tokenizer is no text")
     if model == "none":
         return None
     if (model, pre) != ("gpt2", "gpt-2"):
@@ -131,13 +133,17 @@ def vocabulary(path: Path) -> Vocabulary | None:
             hint="tokenize with llama.cpp, and give this package the token ids",
         )
     tokens, merges = (fields.get(f"tokenizer.ggml.{name}") for name in ("tokens", "merges"))
-    if not isinstance(tokens, list) or not isinstance(merges, list):
+    if not _are_texts(tokens) or not _are_texts(merges):
         raise FormatError(f"{path} holds a tokenizer without tokens or without merges", hint="convert the model again")
     kinds = fields.get("tokenizer.ggml.token_type", np.full(len(tokens), _NORMAL))
     if not isinstance(kinds, np.ndarray) or len(kinds) != len(tokens):
         raise FormatError(f"{path} is damaged: its tokenizer does not give each of its tokens a type")
     special, unused = (np.flatnonzero(np.isin(kinds, those)).tolist() for those in ((_CONTROL, _ADDED), (_UNUSED,)))
     return Vocabulary(tokens, merges, special, unused)
+
+
+def _are_texts(value: object) -> TypeGuard[list[str]]:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 class _Info(NamedTuple):
@@ -211,12 +217,23 @@ def _config(
     path: Path, fields: Mapping[str, Any], infos: Mapping[str, _Info], tensors: Mapping[str, StoredTensor]
 ) -> dict[str, Any]:
     """The configuration in the dictionary, in config.json's fields."""
-    if (architecture := fields.get("general.architecture")) != _ARCHITECTURE:
+    architecture = fields.get("general.architecture")
+    if _is_list(architecture):
+        raise FormatError(f"{path} is damaged: general.architecture is a list")
+    if architecture != _ARCHITECTURE:
         raise ConfigError(f"{path} holds a {architecture!r} model, not GPT-2", hint="its tensors have other meanings")
 
     def number(key: str) -> Any:
         if (value := fields.get(f"{_ARCHITECTURE}.{key}")) is None:
             raise FormatError(f"{path} does not say {_ARCHITECTURE}.{key}", hint="convert the model again")
+        if _is_list(value):
+            raise FormatError(f"{path} is damaged: {_ARCHITECTURE}.{key} is a list")
+        return value
+
+    def token(name: str) -> Any:
+        value = fields.get(f"tokenizer.ggml.{name}")
+        if _is_list(value):
+            raise FormatError(f"{path} is damaged: tokenizer.ggml.{name} is a list")
         return value
 
     if not infos:
@@ -236,9 +253,13 @@ def _config(
         "n_inner": number("feed_forward_length"),
         "layer_norm_epsilon": _as_meant(number("attention.layer_norm_epsilon")),
         "tie_word_embeddings": _is_tied(infos, tensors),
-        "bos_token_id": fields.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": fields.get("tokenizer.ggml.eos_token_id"),
+        "bos_token_id": token("bos_token_id"),
+        "eos_token_id": token("eos_token_id"),
     }
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | np.ndarray)
 
 
 def _as_meant(number: Any) -> Any:

@@ -61,12 +61,13 @@ def fetch(repo_id: str, names: Iterable[str], *, first: bool = False, **options:
         RevisionNotFoundError,
     )
 
-    found, absent = {}, None
+    found, absent, offline = {}, None, options.get("local_files_only")
     for name in names:
         try:
             path = hf_hub_download(repo_id, name, **options)
         except LocalEntryNotFoundError as error:
-            absent = error  # not in the cache, and not asked for or not reachable on the network
+            absent = absent or error  # not in the cache, and not asked for or not reachable on the network
+            options["local_files_only"] = True  # where nobody answered once, each further question takes half a minute
         except EntryNotFoundError:
             continue
         except GatedRepoError:
@@ -96,7 +97,7 @@ def fetch(repo_id: str, names: Iterable[str], *, first: bool = False, **options:
         raise CheckpointError(
             f"{repo_id!r} is not a path here, and its files are not in the local cache of the Hub",
             hint="offline mode is on: fetch it once without local_files_only"
-            if options.get("local_files_only")
+            if offline
             else f"the Hub did not give them ({_first_line(absent.__cause__ or absent)}): check the network, the "
             "spelling, or HF_ENDPOINT",
         )

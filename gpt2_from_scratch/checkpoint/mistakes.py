@@ -40,11 +40,19 @@ _BEGINNINGS: tuple[tuple[tuple[bytes, ...], Mistake], ...] = (
         (b"\x8f\xd84\x01",),
         Mistake("is a state of llm.c's optimizer, not weights", "give the model's file, `model_*.bin`"),
     ),
-    ((b"lmgg",), Mistake("is a ggml file from before GGUF", "convert the original model again")),
+    (
+        (b"lmgg", b"fmgg", b"tjgg", b"algg"),
+        Mistake("is a ggml file from before GGUF", "convert the original model again"),
+    ),
     (
         (b"\x93NUMPY",),
         Mistake("is one numpy array without a name", "save all weights with numpy.savez, by their names"),
     ),
+    (
+        (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"7z\xbc\xaf\x27\x1c", b"Rar!", b"\x28\xb5\x2f\xfd"),
+        Mistake("is a compressed file, not weights", "unpack it, and give the model's file or folder"),
+    ),
+    ((b"%PDF", b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), Mistake("is a picture or a document", "give the model's file")),
     ((b"#version",), Mistake("is a list of merges, a tokenizer's file", "give the model's file, or its folder")),
 )
 _ONNX = Mistake(
@@ -63,6 +71,8 @@ def file_mistake(head: bytes, path: Path) -> Mistake:
         head: its first bytes.
         path: where it is.
     """
+    if path.suffix == ".distcp" or path.name == ".metadata":
+        return _DISTRIBUTED
     if not head:
         return Mistake("is empty (0 bytes)", "fetch it again")
     if len(head) < _SMALLEST:
@@ -72,8 +82,6 @@ def file_mistake(head: bytes, path: Path) -> Mistake:
             return mistake
     if path.suffix == ".onnx":
         return _ONNX
-    if path.suffix == ".distcp" or path.name == ".metadata":
-        return _DISTRIBUTED
     known = "safetensors, PyTorch, GGUF, llm.c, TensorFlow, Flax and numpy files are recognised by their content"
     start = f"starts with {head[:12]!r}"
     if _TEXT.fullmatch(head):

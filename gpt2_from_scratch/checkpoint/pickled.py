@@ -42,6 +42,7 @@ class Pickled(NamedTuple):
 
     names: list[str]  # what it imports
     mappings: set[str]  # the classes among them whose objects get items, as a dictionary does
+    sequences: set[str]  # those whose objects get elements, as a list does
     strings: int
     protocol: int
 
@@ -73,6 +74,7 @@ def scan(path: Path, stream: io.BytesIO, most: int = MAX_TABLE_BYTES) -> Pickled
     """
     names: dict[str, None] = {}
     mappings: set[str] = set()
+    sequences: set[str] = set()
     stack: list[_Built | str] = []
     marks: list[int] = []
     memo: dict[int, _Built | str] = {}
@@ -104,8 +106,8 @@ def scan(path: Path, stream: io.BytesIO, most: int = MAX_TABLE_BYTES) -> Pickled
                     stack.append(name.replace(" ", ".", 1))
                     names[name.replace(" ", ".", 1)] = None
                 case "STACK_GLOBAL", _:
-                    stack.append(".".join(map(str, parts)))
-                    names[".".join(map(str, parts))] = None
+                    stack.append(".".join(map(_name, parts)))
+                    names[".".join(map(_name, parts))] = None
                 case "BINPERSID", _:  # a storage
                     stack.append(_ATOM)
                 case _, str() | bytes():
@@ -118,11 +120,13 @@ def scan(path: Path, stream: io.BytesIO, most: int = MAX_TABLE_BYTES) -> Pickled
                     if name.startswith("SETITEM"):
                         mappings.add(target.maker)
                         walked = _walk(rest[::2], walked, most)  # keys are hashed
+                    elif name.startswith("APPEND"):
+                        sequences.add(target.maker)
                     target.add(rest)
                     stack.append(target)
                 case _ if parts or opcode.name.startswith("EMPTY_") or opcode.name in ("LIST", "DICT"):
                     if opcode.stack_after:
-                        built = _Built(maker=str(parts[0]) if opcode.name in _CALLING else "")
+                        built = _Built(maker=_name(parts[0]) if opcode.name in _CALLING else "")
                         _check_codec(built.maker, parts)
                         built.add(parts)
                         stack.append(built)
@@ -131,7 +135,12 @@ def scan(path: Path, stream: io.BytesIO, most: int = MAX_TABLE_BYTES) -> Pickled
     except (ValueError, OverflowError, LookupError) as error:
         what = f"is damaged, or longer than {most:,} bytes"
         raise FormatError(f"{path}: the pickle in it {what}: {error}", TRUNCATED) from None
-    return Pickled(list(names), mappings, strings, protocol)
+    return Pickled(list(names), mappings, sequences, strings, protocol)
+
+
+def _name(part: "_Built | str") -> str:
+    """A part that is a name; what a call of anything else makes has none."""
+    return part if isinstance(part, str) else ""
 
 
 def _check_codec(maker: str, parts: "list[_Built | str]") -> None:

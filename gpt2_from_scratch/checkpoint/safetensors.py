@@ -93,7 +93,7 @@ def _read_header(path: Path) -> tuple[dict[str, Range], Mapping[str, str]]:
         if size < 8 or length > _MAX_HEADER_BYTES:
             raise FormatError(
                 f"{path} is not a safetensors file: {size:,} bytes, header length {length:,}",
-                hint="`gpt2 inspect` tells what a file is",
+                hint="give the model's file, or fetch it again",
             )
         if 8 + length > size:
             raise FormatError(f"{path} is truncated: {size:,} bytes, its header alone takes {8 + length:,}", TRUNCATED)

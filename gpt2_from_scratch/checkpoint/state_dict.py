@@ -87,9 +87,16 @@ def find(content: object, where: str, key: str = "") -> FoundStateDict:
     """
     if not key and (tensors := _tensors(content)) is not None:
         return FoundStateDict(tensors, notes=_left_out(content, tensors))
+    if isinstance(content, list | tuple) and any(isinstance(each, dict) for each in content):
+        content = {str(index): value for index, value in enumerate(content)}  # [model.state_dict(), 3]
     if not isinstance(content, dict):
-        raise FormatError(f"{where} holds a {type(content).__name__}, not a state dict")
-    found = dict(_state_dicts(content))
+        raise FormatError(
+            f"{where} holds a {type(content).__name__}, not a state dict",
+            hint="save the weights by their names: torch.save(model.state_dict(), ...)",
+        )
+    found: dict[str, dict[str, Tensor]] = {}
+    for most_keys in range(2, _MOST_KEYS + 1):  # what lies deeper counts if nothing lies higher
+        found = found or dict(_state_dicts(content, most_keys))
     if not found:
         raise FormatError(f"{where} holds no state dict, but {_outline(content)}", hint=_what_it_is(content))
     if key not in found:
@@ -112,16 +119,28 @@ def find(content: object, where: str, key: str = "") -> FoundStateDict:
     return _trained(found[chosen], arguments, notes, where)
 
 
-def _state_dicts(content: Mapping[object, object], path: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """State dicts with a matrix in them, under any key or a key inside it; those of optimizers have none."""
+def _state_dicts(
+    content: Mapping[object, object], most_keys: int, path: str = "", above: tuple[object, ...] = ()
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """State dicts with a matrix in them, under any key or a key inside it; those of optimizers have none.
+
+    Args:
+        content: of the file, or of a part of it.
+        most_keys: how many keys may lead to one.
+        path: the keys that lead to it.
+        above: what it lies in; an object may hold itself.
+    """
     for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, dict):
+        if not isinstance(key, str) or not isinstance(value, dict) or any(value is each for each in (content, *above)):
             continue
         tensors = _tensors(value)
         if tensors is not None and any(tensor.dim() > 1 for tensor in tensors.values()):
             yield f"{path}{key}", tensors
-        elif not path:
-            yield from _state_dicts(value, f"{key}.")
+        elif len(above) + 1 < most_keys:
+            yield from _state_dicts(value, most_keys, f"{path}{key}.", (content, *above))
+
+
+_MOST_KEYS = 5  # one inside another, as in `trainer.state.model.module`
 
 
 def _trained(

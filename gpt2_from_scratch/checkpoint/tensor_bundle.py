@@ -9,6 +9,7 @@ TensorFlow's, byte for byte.
 Formats: ``table_format.md`` of LevelDB, ``tensor_bundle.proto`` of TensorFlow, ``format_description.txt`` of snappy.
 """
 
+import contextlib
 import io
 import json
 import math
@@ -88,11 +89,12 @@ def index_in(directory: Path) -> Path | None:
     Raises:
         CheckpointError: there are several and nothing says which.
     """
-    try:
-        with (directory / "checkpoint").open("rb") as file:
-            text = file.read(_MAX_NAME_BYTES)
-    except OSError:
-        text = b""
+    text = b""
+    names = directory / "checkpoint"
+    with contextlib.suppress(OSError):
+        if names.is_file():  # a pipe of that name would be waited for
+            with names.open("rb") as file:
+                text = file.read(_MAX_NAME_BYTES)
     if latest := re.search(rb'^model_checkpoint_path: *"([^"\r\n]+)"', text):
         # Often the path on the machine that trained; only its last part means something here.
         index = directory / (os.fsdecode(re.split(rb"[/\\]", latest[1])[-1]) + ".index")

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._utils import IMPORT_MAPPING, NAME_MAPPING
 
 from gpt2_from_scratch.checkpoint import state_dict
 from gpt2_from_scratch.checkpoint.binary import MAX_TABLE_BYTES, TRUNCATED, raw, zip_archive
@@ -48,11 +49,14 @@ _ALLOWED = re.compile(
 # No file with weights has a reason to import these. A stand-in would keep them harmless; refusing says what they are.
 _REFUSED = re.compile(
     r"(torch|os|posix|nt|subprocess|sys|runpy|shutil|socket|importlib|imp|ctypes|webbrowser|pickle|_pickle|marshal|code"
-    r"|codeop|pty|pdb|bdb|timeit|multiprocessing|threading|asyncio|urllib|http|pip|commands|operator|functools|types"
+    r"|codeop|pty|pdb|bdb|timeit|multiprocessing|threading|asyncio|urllib|http|pip|commands|operator|functools"
+    r"|types(?!\.SimpleNamespace$)"
     r"|_io|io|tempfile|signal|platform|transformers\.training_args)(\.|$).*"
-    # Of Python's own functions and classes, those that hold values may pass.
-    r"|(builtins|__builtin__)\.(?!(list|dict|tuple|frozenset|int|float|bool|str|bytes|object|slice|range)$).*"
+    # Of Python's own functions and classes, those that hold values may pass; some under their names in Python 2.
+    r"|(builtins|__builtin__)\.(?!(list|dict|tuple|frozenset|int|float|bool|str|bytes|object|slice|range"
+    r"|long|unicode|xrange)$).*"
 )
+_UNPACK = "unpack it, and give the model's file or folder"
 _ONLY_WEIGHTS = 'nothing was run; where it was trained, write torch.save(model.state_dict(), "weights.pt")'
 
 
@@ -142,7 +146,10 @@ def _read_stream(path: Path, file: BinaryIO) -> Any:
     file.seek(0)
     pickles = io.BytesIO(file.read(MAX_TABLE_BYTES))
     if pickles.getvalue()[_TAR_AT:].startswith(_TAR):
-        raise FormatError(f"{path} is a tar archive, as PyTorch wrote before 2017", hint=_ONLY_WEIGHTS)
+        first = pickles.getvalue()[:100].rstrip(b"\0")  # the name of the first member
+        if first in (b"sys_info", b"pickle", b"storages", b"tensors"):
+            raise FormatError(f"{path} is a tar archive, as PyTorch wrote before 2017", hint=_ONLY_WEIGHTS)
+        raise FormatError(f"{path} is a tar archive, and not one that torch.save wrote", hint=_UNPACK)
     for _ in ("magic number", "version", "machine"):
         _checked(path, pickles)
     pickled = _checked(path, pickles)
@@ -165,13 +172,11 @@ def _load(path: Path, source: Path | BinaryIO, pickled: Pickled) -> Any:
     mapped = isinstance(source, Path)
     if not isinstance(source, Path):
         source.seek(0)
-    stand_ins = {
-        name: _SavedMapping if name in pickled.mappings else state_dict.SavedObject
-        for name in pickled.names
-        if not _ALLOWED.fullmatch(name)
-    }
-    # torch looks names up as Python 3 calls them: `__builtin__.list` of protocol 2 is `builtins.list`.
-    stand_ins |= {name.replace("__builtin__.", "builtins."): stand_in for name, stand_in in stand_ins.items()}
+    stand_ins: dict[str, type] = {}
+    for name in pickled.names:
+        if not _ALLOWED.fullmatch(name):
+            stand_in = _SavedSequence if name in pickled.sequences else state_dict.SavedObject
+            stand_ins[_as_in_python_3(name)] = _SavedMapping if name in pickled.mappings else stand_in
     try:
         with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]):
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
@@ -190,6 +195,20 @@ class _SavedMapping:
 
     def __new__(cls, *arguments: object) -> Any:  # whatever the class would have been called with
         return OrderedDict()
+
+
+class _SavedSequence:
+    """Stands in for a class of lists, such as `collections.deque`: torch's unpickler appends to nothing but a list."""
+
+    def __new__(cls, *arguments: object) -> Any:  # whatever the class would have been called with
+        return []
+
+
+def _as_in_python_3(name: str) -> str:
+    """As torch looks a name up: protocol 2 has Python 2's names, such as `__builtin__.list` for `builtins.list`."""
+    module, _, attribute = name.rpartition(".")
+    mapped = NAME_MAPPING.get((module, attribute))
+    return ".".join(mapped if mapped is not None else (IMPORT_MAPPING.get(module, module), attribute))
 
 
 def _storages(content: object) -> dict[int, int]:
@@ -221,7 +240,7 @@ def _records(path: Path, file: BinaryIO) -> dict[str, _Record]:
     if any(name.endswith("/constants.pkl") for name in names):
         raise FormatError(f"{path} is a TorchScript archive (rust_model.ot is one), a program", hint=_ONLY_WEIGHTS)
     if not any(name.endswith("/data.pkl") for name in names):
-        raise FormatError(f"{path} is a zip archive, but not one of torch.save: it holds {_some(names)}")
+        raise FormatError(f"{path} is a zip archive, but not one of torch.save: it holds {_some(names)}", hint=_UNPACK)
     folder = names[0].partition("/")[0]
     records: dict[str, _Record] = {}
     for member in archive.filelist:
@@ -260,7 +279,11 @@ def _checked(path: Path, stream: io.BytesIO) -> Pickled:
         FormatError: it is damaged, asks for too much, or imports what no state dict needs.
     """
     pickled = scan(path, stream)
-    foreign = [name for name in pickled.names if _REFUSED.fullmatch(name) and not _ALLOWED.fullmatch(name)]
+    foreign = [
+        name
+        for name in pickled.names
+        if not _ALLOWED.fullmatch(name) and any(map(_REFUSED.fullmatch, (name, _as_in_python_3(name))))
+    ]
     if foreign:
         kinds = (what for part, what in _KINDS.items() if any(name.startswith(part) for name in foreign))
         what = next(kinds, "is no plain state dict")

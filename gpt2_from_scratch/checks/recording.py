@@ -6,6 +6,7 @@ point ``[B, T, V]``), in `.safetensors` or `.npz`.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +54,8 @@ def record(prompts: Sequence[Prompt], path: str | os.PathLike[str]) -> None:
 
     Args:
         prompts: what is asked; usually `choose_prompts`.
-        path: ends in `.safetensors` or `.npz`; replaced if it is there.
+        path: ends in `.safetensors` or `.npz`; replaced if it is there. `check_unanswered` tells whether that would
+            lose something.
 
     Raises:
         CandidateError: another ending, or the folder does not exist.
@@ -77,6 +79,29 @@ def record(prompts: Sequence[Prompt], path: str | os.PathLike[str]) -> None:
             numpy.savez(file, allow_pickle=False, **{name: tensor.numpy() for name, tensor in ids.items()})
     else:
         raise CandidateError(f"{path} ends in neither .safetensors nor .npz")
+
+
+def check_unanswered(path: Path) -> None:
+    """Refuses a file that would be lost if prompts were written there.
+
+    Args:
+        path: where prompts are to be written.
+
+    Raises:
+        CandidateError: the file is there, and holds answers, or something else than prompts.
+    """
+    if not path.is_file():
+        return
+    try:
+        names: set[str] = set(open_container(path).tensors)
+    except CheckpointError:
+        names = set()
+    if not names or not all(_PROMPT.fullmatch(name) for name in names):
+        holds = "answers" if any(name.startswith("logits.") for name in names) else "something else than prompts"
+        raise CandidateError(f"{path} is there, and holds {holds}", hint="give another name, or remove it yourself")
+
+
+_PROMPT = re.compile(r"ids\.[0-9]+")
 
 
 def read_recording(path: str | os.PathLike[str], config: GPTConfig, standard: Sequence[Prompt]) -> Recording:

@@ -26,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments without the program's name; None takes them from the command line.
     """
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack characters that are in names
     arguments = parsed(argv)
     arguments.words = sys.argv[1:] if argv is None else list(argv)
     if argv is None:
@@ -57,7 +59,9 @@ def _failed(error: BaseException) -> int:
         case CheckpointError() | CandidateError():
             hint = error.hint_in(as_flags)
             print(f"gpt2: {error.message}" + (f"\n  hint: {printable(hint)}" if hint else ""), file=sys.stderr)
-        case ValueError() | OSError():  # a user's mistake, a report that cannot be written, a disk that is full
+        case OSError(filename=str(file), strerror=str(why)):  # a place that is read-only, a disk that is full
+            print(f"gpt2: {printable(f'{file}: {why}')}", file=sys.stderr)
+        case ValueError() | OSError():  # a user's mistake, a report that cannot be written
             print(f"gpt2: {printable(str(error))}", file=sys.stderr)
         case SystemExit():  # of code that was given as a model: its 0 would read as "verified"
             print(f"gpt2: your code called sys.exit({error.code!r}); nothing was verified", file=sys.stderr)

@@ -4,10 +4,11 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpt2_from_scratch.cli.exit_codes import DIVERGED, INTERRUPTED, VERIFIED
@@ -26,9 +27,13 @@ def verify(arguments: argparse.Namespace) -> int:
     for path in filter(None, (arguments.json, arguments.junit_xml, arguments.html)):
         if not os.path.isdir(os.path.dirname(path) or "."):
             raise ValueError(f"cannot write {path}: there is no folder {os.path.dirname(path)!r}")
+    if len({os.path.realpath(path) for path in _reports(arguments)}) < len(_reports(arguments)):
+        raise ValueError("two reports are to be written to one file: give each its own")
+    _check_unread(_reports(arguments), arguments, None)
     checkpoint: Checkpoint | None = None
     try:
         checkpoint = opened(arguments)
+        _check_unread(_reports(arguments), arguments, checkpoint)
         verdict = _verdict(arguments, checkpoint)
     except KeyboardInterrupt as interrupted:
         partial = getattr(interrupted, "verdict", None)
@@ -43,6 +48,38 @@ def verify(arguments: argparse.Namespace) -> int:
     if arguments.fix:
         _fix(verdict)
     return VERIFIED if verdict else DIVERGED
+
+
+def _reports(arguments: argparse.Namespace) -> list[Path]:
+    """The files that reports are written to."""
+    return [Path(path) for path in (arguments.json, arguments.junit_xml, arguments.html) if path is not None]
+
+
+def _check_unread(targets: list[Path], arguments: argparse.Namespace, checkpoint: "Checkpoint | None") -> None:
+    """Refuses to write in the place of what the command reads."""
+    if any(target.is_file() for target in targets):
+        from gpt2_from_scratch.checkpoint.atomic import check_unread
+
+        check_unread(targets, _read(arguments, checkpoint))
+
+
+def _read(arguments: argparse.Namespace, checkpoint: "Checkpoint | None") -> Iterator[Path]:
+    """What a command reads: the checkpoint's files, the recorded answers, the files of code, what these import."""
+    from gpt2_from_scratch.checkpoint import WEIGHTS
+    from gpt2_from_scratch.tokenizer import FILES, tokenizer_files
+
+    for name in ("model", "layout", "file_layout", "outputs"):
+        if given := getattr(arguments, name, None):
+            yield Path(given.rpartition(":")[0] or given)
+            yield Path(given)
+    yield from (Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None)))
+    if checkpoint is not None:
+        yield from checkpoint.files
+        yield from tokenizer_files(checkpoint.located.weights)
+        return
+    place = Path(str(arguments.checkpoint)).expanduser()  # that may not open
+    yield place
+    yield from (place / name for name in (*WEIGHTS, *FILES, "config.json", "generation_config.json", "hparams.json"))
 
 
 def _fix(verdict: "Verdict") -> None:
@@ -107,15 +144,16 @@ def _write_reports(verdict: "Verdict", arguments: argparse.Namespace, checkpoint
     ]
     for path, form in files:
         if path is not None:
-            _attempt(f"{path} was not written", partial(_write, path, form))
+            _attempt(f"{path} was not written", partial(_write, path, form, arguments, checkpoint))
     if os.environ.get("GITHUB_ACTIONS") == "true":
         _attempt("there are no annotations", lambda: print(reports.to_annotations(verdict)))
         _attempt("there is no summary", lambda: _append_summary(reports.to_summary(verdict)))
 
 
-def _write(path: str, form: Callable[[], str]) -> None:
+def _write(path: str, form: Callable[[], str], arguments: argparse.Namespace, checkpoint: "Checkpoint | None") -> None:
     from gpt2_from_scratch import reports
 
+    _check_unread([Path(path)], arguments, checkpoint)
     reports.write(path, form())
 
 
@@ -130,7 +168,8 @@ def _attempt(what: str, write: Callable[[], None]) -> None:
     try:
         write()
     except Exception as error:
-        print(f"gpt2: {what}: {printable(f'{type(error).__name__}: {error}', lines=False)}", file=sys.stderr)
+        why = error.strerror if isinstance(error, OSError) and error.strerror else f"{type(error).__name__}: {error}"
+        print(f"gpt2: {printable(f'{what}: {why}', lines=False)}", file=sys.stderr)
 
 
 def _token_text(checkpoint: "Checkpoint | None") -> Callable[[int], str] | None:
@@ -170,10 +209,13 @@ def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple
 
 def record(arguments: argparse.Namespace) -> int:
     """`gpt2 record`: prompts for a port in another language."""
+    from gpt2_from_scratch.checks.recording import check_unanswered
     from gpt2_from_scratch.verifier import record, recorded_prompts
 
     checkpoint = opened(arguments)
     prompts = recorded_prompts(checkpoint)
+    _check_unread([Path(arguments.file)], arguments, checkpoint)
+    check_unanswered(Path(arguments.file))
     record(prompts, arguments.file)
     vocab = checkpoint.config.vocab_size
     for index, prompt in enumerate(prompts):

@@ -72,8 +72,11 @@ def layout_choice(choice: str | None) -> Any:
     if choice is None or ":" not in choice:
         return choice
     from gpt2_from_scratch.building import load_object
+    from gpt2_from_scratch.layouts import layout_variants
 
-    return load_object(choice).object
+    layout = load_object(choice).object
+    layout_variants("" if layout is None else layout)  # refuses what is none; None would choose another one silently
+    return layout
 
 
 def device_choice(name: str) -> "torch.device":
@@ -89,7 +92,7 @@ def device_choice(name: str) -> "torch.device":
             1, device=device
         ).item()  # fails on devices that are not there, and on `meta`, which holds no numbers
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device {name} cannot be used here: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"--device {name} cannot be used here: {str(error).splitlines()[0]:.100}") from None
     return device
 
 

@@ -18,13 +18,15 @@ from typing import Unpack
 import torch
 
 from gpt2_from_scratch.checkpoint import Located
-from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.checkpoint.atomic import check_unread
+from gpt2_from_scratch.config import GPTConfig, read_json
 from gpt2_from_scratch.converting.companions import Companions, fetched, generation_config, tokenizer_in_form
 from gpt2_from_scratch.converting.directory import CONFIG, config_json, shards_of
 from gpt2_from_scratch.converting.targets import HUGGING_FACE, TARGETS, Target
 from gpt2_from_scratch.converting.writing import Progress, Rounding, Weights, prepare, write
 from gpt2_from_scratch.errors import CheckpointError, short_repr
 from gpt2_from_scratch.loading import Checkpoint, OpenOptions, Source, dtype_name, open_checkpoint
+from gpt2_from_scratch.tokenizer import tokenizer_files
 
 __all__ = ["TARGETS", "ConvertReport", "Progress", "Saved", "Target", "Weights", "convert", "save"]
 
@@ -123,8 +125,13 @@ def convert(
     outgoing = prepare(
         Weights(checkpoint.located.source, config, checkpoint.read, target_dtype, bias), target, progress
     )
-    _check_destination(checkpoint, target, path, travelling.files, overwrite)
-    files = _without_equal_config(path, target, travelling, config)
+    folder = path.parent if target.file else path
+    files = {
+        name: content
+        for name, content in travelling.files.items()
+        if not _says_the_same(folder / name, content, config, target_dtype)
+    }
+    _check_destination(checkpoint, target, path, files, overwrite)
     write(path, outgoing, target, config, replace(travelling, files=files), overwrite)
     return ConvertReport(
         source=checkpoint.located.source,
@@ -243,12 +250,8 @@ def _check_destination(
     """
     folder = path.parent if target.file else path
     written = [*target.replaces(path), *files]
-    for name in written:
-        for file in checkpoint.container.files:
-            if (folder / name).exists() and (folder / name).samefile(file):
-                raise CheckpointError(
-                    f"{folder / name} is the source itself", hint="choose another destination, then replace it"
-                )
+    read = (*checkpoint.files, *tokenizer_files(checkpoint.located.weights))
+    check_unread([folder / name for name in written], read)
     config = folder / CONFIG
     other_model = config.is_file() and not _same_config(config, checkpoint.config)
     if other_model and (CONFIG not in files or not overwrite):
@@ -262,12 +265,16 @@ def _check_destination(
         raise CheckpointError(f"{folder} holds {', '.join(present)} already", hint="overwrite it, or write elsewhere")
 
 
-def _without_equal_config(path: Path, target: Target, travelling: Companions, config: GPTConfig) -> Mapping[str, bytes]:
-    """The files to write, without config.json where the one that is there describes the same configuration."""
-    there = (path.parent if target.file else path) / CONFIG
-    if not target.file or not there.is_file() or not _same_config(there, config):
-        return travelling.files
-    return {name: content for name, content in travelling.files.items() if name != CONFIG}
+def _says_the_same(there: Path, content: bytes, config: GPTConfig, dtype: torch.dtype) -> bool:
+    """Whether a file that is there says the same already: it stays, in the user's own wording."""
+    if not there.is_file():
+        return False
+    if there.name != CONFIG:
+        return there.stat().st_size == len(content) and there.read_bytes() == content
+    if not _same_config(there, config):
+        return False
+    said = read_json(there)
+    return said.get("dtype", said.get("torch_dtype")) in (None, dtype_name(dtype))
 
 
 def _same_config(path: Path, config: GPTConfig) -> bool:

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.checkpoint import Container, Located, mingpt
+from gpt2_from_scratch.checkpoint import Container, Located
+from gpt2_from_scratch.checkpoint.other_settings import OTHER_PROGRAMS
 from gpt2_from_scratch.checkpoint.programs import gpt2_config
 from gpt2_from_scratch.config import GPTConfig, check_fields, gives_a_size, official_size, read_json
 from gpt2_from_scratch.errors import ConfigError
 from gpt2_from_scratch.loading.facts import Fact, Origin
-from gpt2_from_scratch.loading.hints import Misfit, what_it_is
+from gpt2_from_scratch.loading.hints import Misfit, Unsaid, what_it_is
+from gpt2_from_scratch.loading.renaming import with_embedding
 from gpt2_from_scratch.mapping import Layout, Matching, listed, match, read_canonical, sizes
 
 # With these fields a configuration is complete.
@@ -74,6 +76,11 @@ class _Known:
             if name not in self.values:
                 self.values[name] = value
                 self.facts[name] = Fact(value, origin, why)
+
+    @property
+    def said_by_user(self) -> dict[str, Any]:
+        """The fields that the user has set."""
+        return {name: self.values[name] for name, fact in self.facts.items() if fact.origin is Origin.USER}
 
 
 def infer_config(
@@ -149,11 +156,20 @@ def _config_json(path: Path, *, trusted: bool) -> _ConfigJson:
         path: the file.
         trusted: whether it is an error if the file names another architecture; otherwise the file is not used.
     """
-    content = read_json(path)
-    if not isinstance(content, dict):
-        return _ConfigJson(GPTConfig.from_hf(content, where=str(path)))
-    if (partly := mingpt.settings(content)) is not None:
-        return _ConfigJson(partly=partly, notes=(f"{path.name} is minGPT's",))
+    try:
+        content = read_json(path)
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path} holds a {type(content).__name__}, not a JSON object", "correct it")
+        if trusted and content.get("model_type") not in (None, "gpt2"):
+            GPTConfig.from_hf(content, where=str(path))  # says what it is of
+    except ConfigError as error:
+        if trusted:
+            why = f"{error.bare_hint}. If the weights are a GPT-2's, say so, and it is not used"
+            raise ConfigError(error.message, why, options={"overrides": {"n_head": "..."}}) from None
+        return _ConfigJson(notes=(f"{path.name} beside the weights was not used: {error.message}",))
+    for program, settings in OTHER_PROGRAMS.items():
+        if (partly := settings(content)) is not None:
+            return _ConfigJson(partly=partly, notes=(f"{path.name} is {program}'s",))
     kind = content.get("model_type")
     if (kind is None and not gives_a_size(content)) or (kind not in (None, "gpt2") and not trusted):
         says = ", ".join(map(str, content))[:80]
@@ -180,6 +196,7 @@ def _agreeing(config: GPTConfig, container: Container, given: Mapping[str, Any],
 class _Fit:
     """A layout whose names are in the file, the sizes that its tensors show, and a configuration with these sizes."""
 
+    container: Container
     matching: Matching
     config: GPTConfig
     shown: Mapping[str, int]
@@ -201,7 +218,7 @@ def _from_tensors(
     known.add(fit.shown, Origin.TENSORS)
     config = fit.config
     if "tie_word_embeddings" not in known.values:
-        heads = stored_head(fit.matching, config, container)
+        heads = stored_head(fit.matching, config, fit.container)
         tied = all(same(head, embedding) for _, head, embedding in heads)
         known.add({"tie_word_embeddings": tied}, Origin.TENSORS)
         config = config.replace(tie_word_embeddings=tied)
@@ -214,14 +231,18 @@ def _from_tensors(
 
 def _closest(source: str, container: Container, layouts: Sequence[Layout], known: _Known) -> _Fit:
     fits = []
+    # A head without an embedding is a tied pair under its other name, if somebody says that they are tied. In
+    # nanoGPT's code they always are.
+    tied = known.values.get("tie_word_embeddings") or container.layout == "nanogpt"
     for layout in layouts:
-        if shown := sizes(layout, container.shapes):
-            others = {name: value for name, value in known.values.items() if name not in shown}
-            fields = gpt2_config(**{"n_head": 1, **shown}) | others
+        whole = with_embedding(container, layout)[0] if tied else container
+        if shown := sizes(layout, whole.shapes):
+            said = {name: value for name, value in known.values.items() if name not in shown}
+            fields = gpt2_config(**{"n_head": 1, **shown}) | said
             if shown["n_inner"] == 4 * shown["n_embd"]:
                 fields["n_inner"] = None  # as config.json has it
             config = GPTConfig.from_hf(fields, where=source)
-            fits.append(_Fit(match(layout, config, container.shapes), config, shown))
+            fits.append(_Fit(whole, match(layout, config, whole.shapes), config, shown))
     if not fits:
         raise Misfit(
             f"{source}: its tensors are of no known layout: {listed(container.shapes)}",
@@ -258,11 +279,11 @@ def _completed(source: str, config: GPTConfig, code_base: str, known: _Known) ->
             missing["activation_function"] = "gelu or gelu_new"
     known.add({"layer_norm_epsilon": config.layer_norm_epsilon}, Origin.ASSUMED)
     if missing:
-        raise ConfigError(
+        raise Unsaid(
             f"{source} does not say its {' and '.join(missing)}, and weights do not show it",
-            hint="put the model's config.json beside it, or give "
+            "put the model's config.json beside it, or give "
             + ", ".join(f"{name} ({values})" for name, values in missing.items()),
-            options={"overrides": dict.fromkeys(missing, "...")},
+            {**known.said_by_user, **dict.fromkeys(missing, "...")},
         )
     assumed = {name: fact.value for name, fact in known.facts.items() if fact.origin is Origin.ASSUMED}
     return config.replace(**assumed)

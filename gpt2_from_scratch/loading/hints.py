@@ -1,25 +1,28 @@
 """Why a file does not fit, and what to do about it. A change of the options is advised only after it was tried."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from gpt2_from_scratch.checkpoint import Container
 from gpt2_from_scratch.checkpoint.programs import gpt2_config
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import ConfigError, MappingError
+from gpt2_from_scratch.errors import CheckpointError, ConfigError, MappingError
 from gpt2_from_scratch.layouts import DETECTABLE, LAYOUTS
-from gpt2_from_scratch.loading.renaming import patterns_of
+from gpt2_from_scratch.loading.renaming import patterns_of, with_embedding
 from gpt2_from_scratch.mapping import Matching, depth, listed, match, sizes
 
 # Parts of names that say what a file is when it is not a plain GPT-2.
 _STRANGERS = {
     "lora_": "LoRA adapters: merge them into the base model first",
     "crossattention": "cross-attention: the decoder of an encoder-decoder model, not a GPT-2 language model",
-    "qweight": "GPTQ-quantised weights: load the unquantised checkpoint",
+    "qweight": "quantised weights (GPTQ or AWQ): load the unquantised checkpoint",
     ".scales": "MLX-quantised weights: load the unquantised checkpoint",
     "SCB": "bitsandbytes-quantised weights: load the unquantised checkpoint",
+    "tokens_embed.": "GPT-1's names (openai-gpt), whose norms stand behind the shortcuts: not the GPT-2 architecture",
     "rotary": "rotary positions: not the GPT-2 architecture",
     ".attn.c_q.": "nanochat's model: rotary positions, RMSNorm and squared ReLU, not the GPT-2 architecture",
     "beta": "LayerNorm gains and biases named gamma and beta, as in TensorFlow: describe the names with a Layout",
@@ -34,6 +37,7 @@ _OTHER_HEADS = {
     "multiple_choice_head.": "a multiple-choice head",
     "v_head.": "trl's value head",
     "value_head.": "a value head",
+    "reward_head.": "a reward model's head",
     "lm_head.decoder.": "the head, as old versions of transformers named it",
     "lm_head.bias": "a bias of the head, which GPT-2 does not have: without it, the logits are different",
 }
@@ -52,6 +56,19 @@ class Misfit(MappingError):
     def __init__(self, message: str, hint: str, container: Container) -> None:
         super().__init__(message, hint)
         self.container = container
+
+
+class Unsaid(ConfigError):
+    """All names fit, and there are fields of the configuration that nobody says. It does not leave this room, either.
+
+    Args:
+        message: what is not said.
+        hint: what it may be.
+        fields: what the user has set, and the missing ones.
+    """
+
+    def __init__(self, message: str, hint: str, fields: Mapping[str, Any]) -> None:
+        super().__init__(message, hint, options={"overrides": fields})
 
 
 @dataclass(frozen=True)
@@ -82,21 +99,22 @@ def changes(container: Container, options: Mapping[str, Any]) -> Iterator[Change
     if options.get("file_layout") is not None or container.layout is not None:
         for name in dict.fromkeys((*(layout.name for layout in DETECTABLE), *LAYOUTS)):
             yield Change(f"the layout {name!r} fits every tensor", {"file_layout": name})
-    yield from _parts_of_the_file(container)
     yield from _sizes_heads_and_ties(container, options)
 
 
-def _parts_of_the_file(container: Container) -> Iterator[Change]:
-    """For a model that is saved beside other things: each group of names that begin alike, without the others."""
+def _parts_of_the_file(container: Container) -> Iterator[tuple[str, Change]]:
+    """For a model beside other things: each group of names that begin alike, and how all but it and the head goes."""
     groups = dict.fromkeys(name.partition(".")[0] for name in container.tensors)
     if len(groups) > _MOST_GROUPS:
         return
     for group in groups:
-        others = [other for other in groups if other != group]
-        if others and group != "transformer":
-            left_out = [other if other in container.tensors else f"{other}.**" for other in others]
-            why = f"the model is what begins with {group!r}; beside it are {', '.join(others)}"
-            yield Change(why, {"ignore": (*left_out,), "strip_prefix": f"{group}."})
+        others = [other for other in groups if other not in (group, "lm_head")]
+        if group == "lm_head" or not others:
+            continue
+        left_out = [other if other in container.tensors else f"{other}.**" for other in others]
+        why = f"the model is what begins with {group!r}; beside it are {', '.join(others)}"
+        prefix = {} if group == "transformer" or "lm_head" in groups else {"strip_prefix": f"{group}."}
+        yield group, Change(why, {"ignore": (*left_out,), **prefix})
 
 
 _MOST_GROUPS = 8  # first parts of names; a file of something else entirely may have thousands
@@ -107,14 +125,12 @@ def _sizes_heads_and_ties(container: Container, options: Mapping[str, Any]) -> I
     closest = _closest(container)
     if closest is None:
         return
-    heads = {
-        name: what for name in closest.unexpected for start, what in _OTHER_HEADS.items() if name.startswith(start)
-    }
+    heads = _beside_the_model(closest)
     shown = sizes(closest.layout, container.shapes) or {}
     without_heads = ({}, {"ignore": patterns_of(list(heads))}) if heads else ({},)
     other_sizes: list[Mapping[str, Any]] = [{}]
     # Both tables are resized by people. Another depth or width is another model, or half a file.
-    for names in (("vocab_size",), ("n_positions",), ("vocab_size", "n_positions")):
+    for names in (("vocab_size",), ("n_positions",), ("vocab_size", "n_positions"), ("n_inner",)):
         other_sizes.append({name: shown[name] for name in names if name in shown})
     tied: list[Mapping[str, Any]] = [{}, {"tie_word_embeddings": False}, {"tie_word_embeddings": True}]
     for tie, size, ignore in product(tied, other_sizes, without_heads):
@@ -128,6 +144,26 @@ def _sizes_heads_and_ties(container: Container, options: Mapping[str, Any]) -> I
             whys.append("the head is " + ("the token embedding" if tie["tie_word_embeddings"] else "of its own"))
         given = {**options.get("overrides", {}), **overrides}
         yield Change("; ".join(whys), {**ignore, **({"overrides": given} if overrides else {})})
+
+
+def _beside_the_model(matching: Matching) -> dict[str, str]:
+    """Tensors in no layer that GPT-2 has not, and what they are as far as their names say it."""
+    return {
+        name: next((what for start, what in _OTHER_HEADS.items() if name.startswith(start)), _UNKNOWN)
+        for name in matching.unexpected
+        if not _IN_A_LAYER.search(name) and not name.endswith(_SCALES)
+    }
+
+
+_UNKNOWN = "nothing that GPT-2 has: if the model computes its logits with it, they are others without it"
+_IN_A_LAYER = re.compile(r"(^|\.)[0-9]+\.")
+_SCALES = (".scales", ".qweight", ".qzeros", ".absmax", ".quant_map")  # of quantised weights, which are no GPT-2's
+
+
+def distance(container: Container) -> float:
+    """How far the names of a file are from those of the layout that fits best; infinite where none fits at all."""
+    closest = _closest(container)
+    return math.inf if closest is None else closest.problems
 
 
 def _closest(container: Container) -> Matching | None:
@@ -158,20 +194,78 @@ def explanation(matching: Matching, container: Container, config: GPTConfig) -> 
     if matching.misshapen:
         return "the configuration belongs to another model, or the tensors were written with another orientation"
     if matching.missing and not matching.unexpected:
+        kinds, stored = patterns_of(matching.missing), patterns_of(list(container.tensors))
+        if all(kind.endswith("bias") and kind not in stored for kind in kinds):
+            return (
+                "a model without these biases, or an incomplete file. If the model has none, describe the file with a "
+                "Layout whose rows say that an absent bias is zero"
+            )
         return "the file is incomplete: fetch it again, or all of its shards"
-    return "`gpt2 inspect` lists what the file holds"
+    return "if it is a GPT-2, describe its names with a Layout of your own"
 
 
 def change_that_helps(
-    container: Container, options: Mapping[str, Any], opens: Callable[[Mapping[str, Any]], bool]
+    container: Container,
+    options: Mapping[str, Any],
+    outcome_of: Callable[[Mapping[str, Any]], CheckpointError | None],
 ) -> Change | None:
     """The first change with which the file opens; None if none helps, or if its names say that it is something else.
+
+    A change also helps if nothing but fields of the configuration is missing then; they are advised along with it.
 
     Args:
         container: the file, with the names that did not fit.
         options: those it was tried with.
-        opens: tries other options.
+        outcome_of: tries other options, and says what is wrong then; None if the file opens.
     """
     if what_it_is(list(container.tensors)) is not None:
         return None
-    return next((change for change in changes(container, options) if opens({**options, **change.options})), None)
+    trials = (_helped(change, options, outcome_of) for change in changes(container, options))
+    if (helped := next((change for change in trials if change is not None), None)) is not None:
+        return helped
+    parts = list(_parts_of_the_file(container))
+    models = _helpful(parts, options, outcome_of)
+    if not models and any(name.endswith(_HEAD) for name in container.tensors):
+        tie = {"overrides": {**options.get("overrides", {}), "tie_word_embeddings": True}}
+        completed = [both for layout in DETECTABLE if (both := with_embedding(container, layout)[0]) is not container]
+        beside = (change for both in completed for change in changes(both, {**options, **tie}))
+        for change in (Change("", {}), *beside):
+            tied = Change("; ".join(filter(None, [_TIED, change.why])), {**tie, **change.options})
+            if (helped := _helped(tied, options, outcome_of)) is not None:
+                return helped
+        tied_parts = ((group, Change(f"{change.why}; {_TIED}", {**change.options, **tie})) for group, change in parts)
+        models = _helpful(tied_parts, options, outcome_of)
+    if len(models) > 1:
+        first = next(iter(models))
+        whole = f"the file holds several models: what begins with {', or with '.join(map(repr, models))}; the first is"
+        return Change(whole, models[first].options)
+    return next(iter(models.values()), None)
+
+
+_HEAD = "lm_head.weight"
+_TIED = "the head is stored, and no token embedding: the file is whole if they are tied"
+
+
+def _helpful(
+    parts: Iterable[tuple[str, Change]],
+    options: Mapping[str, Any],
+    outcome_of: Callable[[Mapping[str, Any]], CheckpointError | None],
+) -> dict[str, Change]:
+    """Those parts of a file that open by themselves."""
+    found = ((group, _helped(change, options, outcome_of)) for group, change in parts)
+    return {group: change for group, change in found if change is not None}
+
+
+def _helped(
+    change: Change, options: Mapping[str, Any], outcome_of: Callable[[Mapping[str, Any]], CheckpointError | None]
+) -> Change | None:
+    """The change, if the file opens with it; with what is to be said beside it."""
+    if "ignore" in change.options and options.get("ignore"):
+        both = (*options["ignore"], *change.options["ignore"])
+        change = replace(change, options={**change.options, "ignore": both})
+    outcome = outcome_of({**options, **change.options})
+    if outcome is None:
+        return change
+    if isinstance(outcome, Unsaid):
+        return Change(f"{change.why}. Nobody says the rest: {outcome.bare_hint}", {**change.options, **outcome.options})
+    return None

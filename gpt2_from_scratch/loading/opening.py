@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeAlias, Unpack, cast
 
 import torch
@@ -19,7 +20,7 @@ from gpt2_from_scratch.errors import CheckpointError, ConfigError, MappingError,
 from gpt2_from_scratch.layouts import DETECTABLE, LayoutChoice, layout_variants
 from gpt2_from_scratch.loading.configuration import given_config, infer_config
 from gpt2_from_scratch.loading.facts import Fact, assumptions
-from gpt2_from_scratch.loading.hints import Misfit, change_that_helps, explanation
+from gpt2_from_scratch.loading.hints import Misfit, Unsaid, change_that_helps, distance, explanation
 from gpt2_from_scratch.loading.renaming import Renaming, match_with_ties, renamings, without, without_prefix
 from gpt2_from_scratch.loading.values import check_tied_head, check_zeros, floating_dtype
 from gpt2_from_scratch.mapping import Layout, Matching, read_canonical
@@ -112,6 +113,12 @@ class Checkpoint:
         return self.options.get("mmap", True)
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that say what it is: weights and configuration. Nothing may be written in their place."""
+        beside = (self.located.directory / name for name in ("config.json", "generation_config.json", "hparams.json"))
+        return (*self.container.files, *(path for path in beside if path.is_file()))
+
+    @property
     def hub_options(self) -> HubOptions:
         """Those of `options` that say where on the Hub its other files are."""
         return hub_options(self.options)
@@ -170,14 +177,19 @@ def _open(source: Source, options: OpenOptions) -> Checkpoint:
     outcome = _settled(located, container, options)
     if isinstance(outcome, Checkpoint):
         return outcome
+    if isinstance(outcome, Unsaid):
+        raise ConfigError(outcome.message, outcome.bare_hint, options=outcome.options)
     if not isinstance(outcome, Misfit):
         raise outcome
 
-    def opens(other: Mapping[str, Any]) -> bool:
-        return isinstance(_settled(located, container, cast(OpenOptions, other)), Checkpoint)
+    def outcome_of(other: Mapping[str, Any]) -> CheckpointError | None:
+        found = _settled(located, container, cast(OpenOptions, other))
+        return found if isinstance(found, CheckpointError) else None
 
-    change = change_that_helps(container, options, opens)
-    if change is not None:
+    found = outcome.container
+    named_otherwise = (found.renamed(renaming.names) for renaming in renamings(list(found.tensors)))
+    likeliest = min((found, *named_otherwise), key=distance)
+    if (change := change_that_helps(likeliest, options, outcome_of)) is not None:
         raise MappingError(outcome.message, change.why, options=change.options)
     raise MappingError(outcome.message, outcome.bare_hint)
 
@@ -185,7 +197,7 @@ def _open(source: Source, options: OpenOptions) -> Checkpoint:
 def _settled(located: Located, container: Container, options: OpenOptions) -> "Checkpoint | CheckpointError":
     """The checkpoint under these options, if necessary without the names of wrappers; or what is wrong with it."""
     outcome = _attempted(located, container, options)
-    if not isinstance(outcome, Misfit) or options.get("strip_prefix"):
+    if not isinstance(outcome, Misfit):
         return outcome
     for renaming in renamings(list(outcome.container.tensors)):
         again = _attempted(located, container, options, renaming)
@@ -226,7 +238,7 @@ def _checkpoint(located: Located, container: Container, options: OpenOptions, re
     dtype, mixed = floating_dtype(matching, container, source)
     check_zeros(matching, container, source)
     check_tied_head(matching, config, container, source)
-    renamed = (f"{renaming.what} taken off every name that has them",) if renaming is not None else ()
+    renamed = (renaming.what,) if renaming is not None else ()
     assumed = assumptions(configuration.facts)
     notes = (*container.notes, *configuration.notes, *renamed, *ties, *mixed)
     if assumed:

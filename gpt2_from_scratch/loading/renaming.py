@@ -85,18 +85,32 @@ def match_with_ties(
     if matching or not config.tie_word_embeddings:
         return container, matching, ()
     for layout in layouts:
-        links = {link.canonical: link for link in layout.unroll(config)}
-        head = links.get("lm_head.weight")
-        if head is None or head.tied_to is None or not head.identity:
-            continue
-        (name,), owner = head.theirs, links.get(head.tied_to)
-        if owner is None:
-            continue  # the table lacks a row; the matching says so
-        if name in container.tensors and owner.identity and owner.theirs[0] not in container.tensors:
-            both = replace(container, tensors={owner.theirs[0]: container.tensors[name], **container.tensors})
-            if again := match(layout, config, both.shapes):
-                return both, again, (f"{owner.theirs[0]} is stored as {name}, to which it is tied",)
+        both, notes = with_embedding(container, layout)
+        if notes and (again := match(layout, config, both.shapes)):
+            return both, again, notes
     return container, matching, ()
+
+
+def with_embedding(container: Container, layout: Layout) -> tuple[Container, tuple[str, ...]]:
+    """A file in which a tied pair is stored under the head's name only, with the embedding under its own name, too.
+
+    Args:
+        container: the file.
+        layout: what its tensors are called.
+
+    Returns:
+        The container, and a remark; the same container and nothing where both or none are stored.
+    """
+    links = {link.canonical: link for link in layout.unroll(GPTConfig(n_layer=1))}
+    head = links.get("lm_head.weight")
+    owner = links.get(head.tied_to) if head is not None and head.tied_to is not None else None
+    if head is None or owner is None or not head.identity or not owner.identity:
+        return container, ()  # the table lacks a row; the matching says so
+    name, missing = head.theirs[0], owner.theirs[0]
+    if name not in container.tensors or missing in container.tensors:
+        return container, ()
+    both = replace(container, tensors={missing: container.tensors[name], **container.tensors})
+    return both, (f"{missing} is stored as {name}, to which it is tied",)
 
 
 @dataclass(frozen=True)
@@ -120,15 +134,44 @@ def renamings(names: Sequence[str]) -> Iterator[Renaming]:
     """
     bare = {name: _WRAPPERS.sub("", name) for name in names}
     wrappers = sorted({part for name in names for part in _WRAPPERS.findall(name)})
-    if len(set(bare.values())) < len(names):  # two tensors would share a name: these are no wrappers
+    if not _distinct(bare):  # two tensors would share a name: these are no wrappers
         bare, wrappers = {name: name for name in names}, []
-    without_wrappers = f"the wrappers' names {', '.join(wrappers)}" if wrappers else ""
-    if wrappers:
-        yield Renaming(bare, without_wrappers)
-    first, *_ = bare.values()
-    for dot in (at for at, letter in enumerate(first) if letter == "."):
-        prefix = first[: dot + 1]
-        if not all(new.startswith(prefix) for new in bare.values()):
+    said = f"the wrappers' names {', '.join(wrappers)}" if wrappers else ""
+    if said:
+        yield Renaming(bare, f"{said} taken off every name that has them")
+    for prefix, stripped, in_its_place in _without_prefixes(bare):
+        what = " and ".join(filter(None, [said, f"the prefix {prefix!r}"]))
+        yield Renaming(stripped, f"{what} taken off every name that has them")
+        yield Renaming(in_its_place, f"{what} taken off every name that has them, and {_TRUNK!r} put before them")
+    some = {old: new.removeprefix(_TRUNK) for old, new in bare.items()}
+    if some != bare and _distinct(some):
+        yield Renaming(some, f"the prefix {_TRUNK!r} taken off those names that have it")
+
+
+_TRUNK = "transformer."  # before every name but the head's, in transformers' files and nanoGPT's
+_HEAD = re.compile(r"lm_head\.\w+")  # stands beside the trunk, and not inside it
+
+
+def _without_prefixes(names: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str], dict[str, str]]]:
+    """Prefixes that all names share, or all but the head's, from the shortest: names without, and in the trunk's place.
+
+    Args:
+        names: old -> new name.
+    """
+    taken, current = "", dict(names)
+    while trunk := [name for name in current.values() if not _HEAD.fullmatch(name)]:
+        first, dot, _ = trunk[0].partition(".")
+        prefix = first + dot
+        if not dot or not all(name.startswith(prefix) for name in trunk):
             return
-        what = " and ".join(filter(None, [without_wrappers, f"the prefix {prefix!r}"]))
-        yield Renaming({old: new.removeprefix(prefix) for old, new in bare.items()}, what)
+        taken += prefix
+        stripped = {old: new.removeprefix(prefix) for old, new in current.items()}
+        placed = {old: _TRUNK + stripped[old] if new.startswith(prefix) else new for old, new in current.items()}
+        if not _distinct(stripped):
+            return
+        yield taken, stripped, placed
+        current = stripped
+
+
+def _distinct(names: Mapping[str, str]) -> bool:
+    return len(set(names.values())) == len(names)
