@@ -243,7 +243,7 @@ class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return _each(func(*args, **kwargs), Tensor, _wide)
 
     def wide(self, tensor: Tensor, of: Tensor | None = None) -> Tensor:
-        """The tensor in float64; a constant may be moved. `of`: the table that it was looked up in."""
+        """The tensor in float64, moved if it is a constant. `of`: the table whose rows it is, if it was looked up."""
         if tensor.dtype not in _NARROW:
             return tensor
         if self.weights is None or _storage(tensor if of is None else of) in self.weights:
@@ -257,7 +257,7 @@ class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return float(self.moved(torch.tensor(value, dtype=torch.float64), torch.float32))
 
     def moved(self, constant: Tensor, dtype: torch.dtype) -> Tensor:
-        """A constant by half a unit in the last place of its type, where it is not one that is meant exactly."""
+        """A constant, moved by half a unit in the last place of its type, unless it counts as exact (see `_MEANT`)."""
         mantissa, _ = torch.frexp(constant)
         bits = mantissa * 2.0 ** _MEANT[dtype]
         rounded = constant.isfinite() & (constant != constant.round()) & (bits != bits.round())

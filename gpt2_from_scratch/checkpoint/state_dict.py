@@ -5,7 +5,7 @@ read too: sizes, heads, dropout. Where a size there differs from the tensors', t
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +85,6 @@ def find(content: object, where: str, key: str = "") -> FoundStateDict:
         >>> list(found.tensors), found.notes
         (['transformer.wte.weight'], ('left out: iter_num',))
     """
-    if not key and (tensors := _tensors(content)) is not None:
-        return FoundStateDict(tensors, notes=_left_out(content, tensors))
     if isinstance(content, list | tuple) and any(isinstance(each, dict) for each in content):
         content = {str(index): value for index, value in enumerate(content)}  # [model.state_dict(), 3]
     if not isinstance(content, dict):
@@ -94,29 +92,21 @@ def find(content: object, where: str, key: str = "") -> FoundStateDict:
             f"{where} holds a {type(content).__name__}, not a state dict",
             hint="save the weights by their names: torch.save(model.state_dict(), ...)",
         )
+    if not key and (tensors := _tensors(content)) is not None:
+        return FoundStateDict(tensors, notes=_left_out(content.keys() - tensors.keys()))
     found: dict[str, dict[str, Tensor]] = {}
     for most_keys in range(2, _MOST_KEYS + 1):  # what lies deeper counts if nothing lies higher
         found = found or dict(_state_dicts(content, most_keys))
     if not found:
         raise FormatError(f"{where} holds no state dict, but {_outline(content)}", hint=_what_it_is(content))
-    if key not in found:
-        listed = ", ".join(f"{name} ({len(tensors)} tensors)" for name, tensors in list(found.items())[:8])
-        if key:
-            raise FormatError(f"{where} has no state dict {key!r}; it has {listed}", options={"key": next(iter(found))})
-        if len(found) > 1:
-            why = "say which one is meant, such as"
-            raise FormatError(f"{where} holds several state dicts: {listed}", why, options={"key": next(iter(found))})
-    chosen = key or next(iter(found))
-    others = sorted(str(other) for other in content if other != chosen.partition(".")[0])
-    notes = (f"left out: {', '.join(others)[:200]}",) if others else ()
+    chosen = _chosen(found, key, where)
+    notes = _left_out(other for other in content if other != chosen.partition(".")[0])
     if chosen not in _KEYS:
         notes = (f"the state dict is under {chosen!r}", *notes)
-    arguments, config = content.get("model_args"), content.get("config")
-    if arguments is None and isinstance(config, SavedObject | OrderedDict):
-        arguments = vars(config) | (config if isinstance(config, OrderedDict) else {})
-    if not isinstance(arguments, dict) or not arguments.keys() >= _SIZES.keys():
+    settings = _settings(content)
+    if settings is None:
         return FoundStateDict(found[chosen], notes=notes)
-    return _trained(found[chosen], arguments, notes, where)
+    return _trained(found[chosen], settings, notes, where)
 
 
 def _state_dicts(
@@ -141,6 +131,32 @@ def _state_dicts(
 
 
 _MOST_KEYS = 5  # one inside another, as in `trainer.state.model.module`
+
+
+def _chosen(found: Mapping[str, Mapping[str, Tensor]], key: str, where: str) -> str:
+    """The key of the state dict to take: the user's, or that of the only one.
+
+    Raises:
+        FormatError: there is none under the user's key, or there are several and no key.
+    """
+    if key in found:
+        return key
+    first = next(iter(found))
+    listed = ", ".join(f"{name} ({len(tensors)} tensors)" for name, tensors in list(found.items())[:8])
+    if key:
+        raise FormatError(f"{where} has no state dict {key!r}; it has {listed}", options={"key": first})
+    if len(found) > 1:
+        why = "say which one is meant, such as"
+        raise FormatError(f"{where} holds several state dicts: {listed}", why, options={"key": first})
+    return first
+
+
+def _settings(content: Mapping[object, object]) -> dict[str, Any] | None:
+    """The settings of nanoGPT's family, which are a dictionary or an object; None if there are none."""
+    settings, config = content.get("model_args"), content.get("config")
+    if settings is None and isinstance(config, SavedObject | OrderedDict):
+        settings = vars(config) | (config if isinstance(config, OrderedDict) else {})
+    return settings if isinstance(settings, dict) and settings.keys() >= _SIZES.keys() else None
 
 
 def _trained(
@@ -178,8 +194,9 @@ def _tensors(value: object) -> dict[str, Tensor] | None:
     return tensors if plain and 2 * len(tensors) > len(value) else None
 
 
-def _left_out(content: object, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    others = sorted(content.keys() - tensors.keys()) if isinstance(content, dict) else []
+def _left_out(names: Iterable[object]) -> tuple[str, ...]:
+    """A note about what is beside the state dict, if there is anything."""
+    others = sorted(map(str, names))
     return (f"left out: {', '.join(others)[:200]}",) if others else ()
 
 
