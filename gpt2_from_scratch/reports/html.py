@@ -7,6 +7,7 @@ in ``templates``; here is what it says. Every text goes through `printable` and 
 
 import linecache
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -28,7 +29,7 @@ from gpt2_from_scratch.reports.verdict import Part, Verdict
 if TYPE_CHECKING:
     import jinja2
 
-_AROUND = 3  # lines of the source before and behind an accused one
+_AROUND = 3  # lines of the source before and behind the accused one
 _WORST_PROMPTS = 3
 
 Decode = Callable[[int], str]
@@ -131,12 +132,15 @@ class _Source:
 
 
 def _sources(accusation: Accusation) -> list[_Source]:
-    sources = []
+    sources: list[_Source] = []
     for line in accusation.lines:
         texts = [*linecache.getlines(line.file)] or [""] * (line.line - 1) + [line.text]
-        numbers = range(max(1, line.line - _AROUND), min(len(texts), line.line + _AROUND) + 1)
+        around_it = _AROUND if not sources else 0  # only the line that is to blame needs its surroundings
+        numbers = range(max(1, line.line - around_it), min(len(texts), line.line + around_it) + 1)
+        shown = textwrap.dedent("\n".join(texts[number - 1].rstrip() for number in numbers)).split("\n")
         around = [
-            (number, printable(texts[number - 1].rstrip(), lines=False), number == line.line) for number in numbers
+            (number, printable(text, lines=False), number == line.line)
+            for number, text in zip(numbers, shown, strict=True)
         ]
         place = printable(f"{Path(line.file).name}, line {line.line}", lines=False)
         sources.append(_Source(place, line.role, line.says, line.expected, around))
