@@ -82,6 +82,7 @@ class Record:
     Args:
         parameters: name -> where its elements' numbers are. Names of one tensor have the same numbers.
         last_element: the highest number of an element; features have higher ones.
+        narrowed_at: lines that round numbers to a type of 16 bits -> its name.
         changed_at: for each event, by its place, the line that last changed its features without mixing them: scaled
             them, masked them, or applied an elementwise function.
     """
@@ -89,6 +90,7 @@ class Record:
     parameters: Mapping[str, Placed]
     last_element: int
     events: list[Event] = field(default_factory=list)
+    narrowed_at: dict[str, str] = field(default_factory=dict)
     changed_at: dict[int, str] = field(default_factory=dict)
     _firsts: list[int] = field(default_factory=list)
 

@@ -249,6 +249,7 @@ class _Inference:
                     ["the structure is GPT-2's, but not the logits, and no known deviation explains them"],
                     tuple(self.evidence),
                 )
+        because += _roundings(record, self.module)
         conditions = self._conditions(found, config, weights, theirs, prompts)
         layout: Layout | None = None
         unsayable: tuple[str, ...] = ()
@@ -401,6 +402,15 @@ class _Inference:
         left = set(parameters) - set(written) - set(self._unused)
         if left:
             raise Inexpressible(f"nothing would be written to {', '.join(sorted(left))}")
+
+
+def _roundings(record: Record, module: nn.Module) -> list[str]:
+    """Where code rounds what a model of 32 bits computes: a run in float64 does not show it."""
+    if any(parameter.dtype not in (torch.float32, torch.float64) for parameter in module.parameters()):
+        return []
+    return [
+        f"numbers are rounded to {dtype}" + (f" ({line})" if line else "") for line, dtype in record.narrowed_at.items()
+    ]
 
 
 def _died(error: Exception) -> str:

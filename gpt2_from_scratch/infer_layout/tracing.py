@@ -261,6 +261,7 @@ _REDUCING = frozenset(
         "median",
     )
 )
+_NARROW = frozenset((torch.bfloat16, torch.float16))
 _ADDING = frozenset(("add", "sub", "rsub"))
 _PRODUCTS = frozenset(("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "convolution"))
 
@@ -334,6 +335,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             numbers = self._unknown(base, [n for n in before if n is not None], self._first(result))
         first = self._first(result)
+        if base == "_to_copy" and first is not None and first.dtype in _NARROW and args[0].dtype not in _NARROW:
+            self.record.narrowed_at.setdefault(_line(), str(first.dtype).removeprefix("torch."))
         if first is not None and first.is_floating_point():
             self.memory.write(first, None if numbers is None else numbers.expand(first.shape))
         return result

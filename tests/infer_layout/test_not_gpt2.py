@@ -267,6 +267,10 @@ NAMED: dict[str, tuple[Edits, str]] = {
     ),
     "no scale": ((("/ math.sqrt(q.size(-1))", ""),), "scores are not scaled"),
     "an epsilon": ((("1e-5)", "3e-4)"),), "epsilon is 0.0003 instead of 1e-05"),
+    "probabilities in bfloat16": (
+        ((".softmax(-1)\n", ".softmax(-1).bfloat16().to(x.dtype)\n"),),
+        "numbers are rounded to bfloat16 (theirs.py:32)",
+    ),
     "the exact GELU": ((('(h, approximate="tanh")', "(h)"),), "the activation is gelu instead of gelu_new"),
 }
 
