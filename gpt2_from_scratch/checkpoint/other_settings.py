@@ -1,6 +1,7 @@
-"""A `config.json` that another program wrote beside its weights: minGPT's, nanoGPT's and the book's settings.
+"""Reads a `config.json` in which another program wrote its own settings: minGPT, nanoGPT, or the book.
 
-What such settings do not say is not taken from Hugging Face's defaults.
+`OTHER_PROGRAMS` has a function for each, which translates them into fields of Hugging Face's. Fields that they lack are
+not filled with Hugging Face's defaults: `loading.configuration` works them out.
 """
 
 from collections.abc import Callable, Mapping
@@ -59,7 +60,13 @@ _BOOK = {
 
 
 def nanogpt(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a config.json with nanoGPT's settings says; None if it is not in these words.
+    """Translates nanoGPT's settings into fields of Hugging Face's.
+
+    Args:
+        content: of the file.
+
+    Returns:
+        The fields that it gives; None if it lacks one of nanoGPT's names for the sizes.
 
     Example:
         >>> nanogpt({"n_layer": 2, "n_head": 4, "n_embd": 8, "block_size": 16, "vocab_size": 65})["n_positions"]
@@ -70,7 +77,13 @@ def nanogpt(content: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def book(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a config.json with the settings of "Build a Large Language Model (From Scratch)" says; None if it has none.
+    """Translates the settings of "Build a Large Language Model (From Scratch)" into fields of Hugging Face's.
+
+    Args:
+        content: of the file.
+
+    Returns:
+        The fields that it gives; None if it lacks one of the book's names for the sizes.
 
     Example:
         >>> book({"n_layers": 2, "n_heads": 4, "emb_dim": 8, "context_length": 16, "vocab_size": 65})["n_head"]
@@ -85,7 +98,7 @@ def _renamed(content: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, 
     return {ours: content[theirs] for theirs, ours in names.items()}
 
 
-# Whose settings -> what they say, or None.
+# The program -> a function that translates its settings, or returns None for settings of others.
 OTHER_PROGRAMS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any] | None]] = MappingProxyType(
     {"minGPT": mingpt, "nanoGPT": nanogpt, "the book": book}
 )

@@ -20,7 +20,7 @@ from gpt2_from_scratch.checkpoint.programs import gpt2_config
 from gpt2_from_scratch.config import GPTConfig, check_fields, gives_a_size, official_size, read_json
 from gpt2_from_scratch.errors import ConfigError
 from gpt2_from_scratch.loading.facts import Fact, Origin
-from gpt2_from_scratch.loading.hints import Misfit, Unsaid, what_it_is
+from gpt2_from_scratch.loading.hints import Misfit, MissingFields, what_it_is
 from gpt2_from_scratch.loading.renaming import with_embedding
 from gpt2_from_scratch.mapping import Layout, Matching, listed, match, read_canonical, sizes
 
@@ -78,7 +78,7 @@ class _Known:
                 self.facts[name] = Fact(value, origin, why)
 
     @property
-    def said_by_user(self) -> dict[str, Any]:
+    def set_by_user(self) -> dict[str, Any]:
         """The fields that the user has set."""
         return {name: self.values[name] for name, fact in self.facts.items() if fact.origin is Origin.USER}
 
@@ -237,8 +237,8 @@ def _closest(source: str, container: Container, layouts: Sequence[Layout], known
     for layout in layouts:
         whole = with_embedding(container, layout)[0] if tied else container
         if shown := sizes(layout, whole.shapes):
-            said = {name: value for name, value in known.values.items() if name not in shown}
-            fields = gpt2_config(**{"n_head": 1, **shown}) | said
+            others = {name: value for name, value in known.values.items() if name not in shown}
+            fields = gpt2_config(**{"n_head": 1, **shown}) | others
             if shown["n_inner"] == 4 * shown["n_embd"]:
                 fields["n_inner"] = None  # as config.json has it
             config = GPTConfig.from_hf(fields, where=source)
@@ -279,11 +279,11 @@ def _completed(source: str, config: GPTConfig, code_base: str, known: _Known) ->
             missing["activation_function"] = "gelu or gelu_new"
     known.add({"layer_norm_epsilon": config.layer_norm_epsilon}, Origin.ASSUMED)
     if missing:
-        raise Unsaid(
+        raise MissingFields(
             f"{source} does not say its {' and '.join(missing)}, and weights do not show it",
             "put the model's config.json beside it, or give "
             + ", ".join(f"{name} ({values})" for name, values in missing.items()),
-            {**known.said_by_user, **dict.fromkeys(missing, "...")},
+            {**known.set_by_user, **dict.fromkeys(missing, "...")},
         )
     assumed = {name: fact.value for name, fact in known.facts.items() if fact.origin is Origin.ASSUMED}
     return config.replace(**assumed)

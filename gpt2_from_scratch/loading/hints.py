@@ -58,13 +58,13 @@ class Misfit(MappingError):
         self.container = container
 
 
-class Unsaid(ConfigError):
-    """All names fit, and there are fields of the configuration that nobody says. It does not leave this room, either.
+class MissingFields(ConfigError):
+    """All names fit a layout, but fields of the configuration are unknown. `opening` catches it, like a `Misfit`.
 
     Args:
-        message: what is not said.
-        hint: what it may be.
-        fields: what the user has set, and the missing ones.
+        message: the missing fields.
+        hint: values that they may have.
+        fields: those that the user has set, and the missing ones, for the hint.
     """
 
     def __init__(self, message: str, hint: str, fields: Mapping[str, Any]) -> None:
@@ -251,7 +251,7 @@ def _helpful(
     options: Mapping[str, Any],
     outcome_of: Callable[[Mapping[str, Any]], CheckpointError | None],
 ) -> dict[str, Change]:
-    """Those parts of a file that open by themselves."""
+    """Those of the parts of a file that open by themselves: how their names begin -> the change."""
     found = ((group, _helped(change, options, outcome_of)) for group, change in parts)
     return {group: change for group, change in found if change is not None}
 
@@ -259,13 +259,15 @@ def _helpful(
 def _helped(
     change: Change, options: Mapping[str, Any], outcome_of: Callable[[Mapping[str, Any]], CheckpointError | None]
 ) -> Change | None:
-    """The change, if the file opens with it; with what is to be said beside it."""
+    """The change, if the file opens with it, or with it and fields that the user must give; otherwise None."""
     if "ignore" in change.options and options.get("ignore"):
         both = (*options["ignore"], *change.options["ignore"])
         change = replace(change, options={**change.options, "ignore": both})
     outcome = outcome_of({**options, **change.options})
     if outcome is None:
         return change
-    if isinstance(outcome, Unsaid):
-        return Change(f"{change.why}. Nobody says the rest: {outcome.bare_hint}", {**change.options, **outcome.options})
+    if isinstance(outcome, MissingFields):
+        return Change(
+            f"{change.why}. Other fields are still unknown: {outcome.bare_hint}", {**change.options, **outcome.options}
+        )
     return None

@@ -20,7 +20,7 @@ from gpt2_from_scratch.errors import CheckpointError, ConfigError, MappingError,
 from gpt2_from_scratch.layouts import DETECTABLE, LayoutChoice, layout_variants
 from gpt2_from_scratch.loading.configuration import given_config, infer_config
 from gpt2_from_scratch.loading.facts import Fact, assumptions
-from gpt2_from_scratch.loading.hints import Misfit, Unsaid, change_that_helps, distance, explanation
+from gpt2_from_scratch.loading.hints import Misfit, MissingFields, change_that_helps, distance, explanation
 from gpt2_from_scratch.loading.renaming import Renaming, match_with_ties, renamings, without, without_prefix
 from gpt2_from_scratch.loading.values import check_tied_head, check_zeros, floating_dtype
 from gpt2_from_scratch.mapping import Layout, Matching, read_canonical
@@ -177,7 +177,7 @@ def _open(source: Source, options: OpenOptions) -> Checkpoint:
     outcome = _settled(located, container, options)
     if isinstance(outcome, Checkpoint):
         return outcome
-    if isinstance(outcome, Unsaid):
+    if isinstance(outcome, MissingFields):
         raise ConfigError(outcome.message, outcome.bare_hint, options=outcome.options)
     if not isinstance(outcome, Misfit):
         raise outcome

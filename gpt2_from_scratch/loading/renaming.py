@@ -136,11 +136,11 @@ def renamings(names: Sequence[str]) -> Iterator[Renaming]:
     wrappers = sorted({part for name in names for part in _WRAPPERS.findall(name)})
     if not _distinct(bare):  # two tensors would share a name: these are no wrappers
         bare, wrappers = {name: name for name in names}, []
-    said = f"the wrappers' names {', '.join(wrappers)}" if wrappers else ""
-    if said:
-        yield Renaming(bare, f"{said} taken off every name that has them")
+    around = f"the wrappers' names {', '.join(wrappers)}" if wrappers else ""
+    if around:
+        yield Renaming(bare, f"{around} taken off every name that has them")
     for prefix, stripped, in_its_place in _without_prefixes(bare):
-        what = " and ".join(filter(None, [said, f"the prefix {prefix!r}"]))
+        what = " and ".join(filter(None, [around, f"the prefix {prefix!r}"]))
         yield Renaming(stripped, f"{what} taken off every name that has them")
         yield Renaming(in_its_place, f"{what} taken off every name that has them, and {_TRUNK!r} put before them")
     some = {old: new.removeprefix(_TRUNK) for old, new in bare.items()}
