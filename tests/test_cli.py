@@ -133,3 +133,28 @@ def test_script_and_module_are_the_same_program() -> None:
         for program in ([str(script)], ["-m", "gpt2_from_scratch", "generate"])
     ]
     assert outputs[0] == outputs[1] != ""
+
+
+REPORT = """  line        my.py:3  x = 1   this is twice the output of block 0; GPT-2 has the output of block 0
+              -        scores = q @ k.transpose(-2, -1) / C**0.5 and so on beyond the edge
+FAILED  GPT is not GPT-2 as in the model: logits: 8.1e5 x the noise floor (threshold 4 x)"""
+
+
+def test_on_a_terminal_lines_fit_and_the_verdict_has_a_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpt2_from_scratch.cli.terminal import for_terminal
+
+    assert for_terminal(REPORT) == REPORT, "a pipe gets every line as it is"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    lines = for_terminal(REPORT).splitlines()
+    assert lines[:2] == [
+        "  line        my.py:3  x = 1   this is twice the output of",
+        "              block 0; GPT-2 has the output of block 0",
+    ]
+    assert lines[2].endswith("beyond the edge"), "source code is not broken"
+    assert lines[3].startswith("\x1b[1;31mFAILED\x1b[0m  GPT is not")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in for_terminal(REPORT)
+    assert " ".join(for_terminal(REPORT).split()) == " ".join(REPORT.split()), "no word is lost"

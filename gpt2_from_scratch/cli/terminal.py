@@ -53,7 +53,7 @@ def progress() -> Iterator[Callable[[str], None]]:
     from rich.markup import escape
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))  # the text is cut, not the time
     with Progress(*columns, console=Console(stderr=True), transient=True) as running:
         task = running.add_task("starting")
         yield lambda phase: running.update(task, description=escape(printable(phase, lines=False)))
