@@ -15,7 +15,7 @@ from gpt2_from_scratch.errors import CheckpointError
 from gpt2_from_scratch.inspecting import contents, inspection
 from gpt2_from_scratch.inspecting.contents import Contents, Stored, contents_of
 from gpt2_from_scratch.inspecting.inspection import VERSION, Inspection, inspect_opened
-from gpt2_from_scratch.inspecting.official import OfficialWeights, crc32c, identify, identify_file, is_official_size
+from gpt2_from_scratch.inspecting.official import OfficialWeights, identify, is_official_size
 from gpt2_from_scratch.inspecting.statistics import Statistics
 from gpt2_from_scratch.layouts import layout_variants
 from gpt2_from_scratch.loading import Checkpoint, OpenOptions, Source, hub_options, open_checkpoint
@@ -27,9 +27,7 @@ __all__ = [
     "OfficialWeights",
     "Statistics",
     "Stored",
-    "crc32c",
     "identify",
-    "identify_file",
     "inspect_checkpoint",
     "is_official_size",
     "summary",
