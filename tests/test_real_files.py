@@ -4,6 +4,7 @@ The files are those of `shared_checkpoints`; every expectation is read from the 
 """
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +12,58 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gpt2_from_scratch import EXACT, FUSED, TEXTBOOK, Compute, GPTModel, verify
+from gpt2_from_scratch import EXACT, FUSED, TEXTBOOK, CheckpointError, Compute, GPTModel, open_checkpoint, verify
 
 MODELS = (
     "makemore-names-lmj9",
     "makemore-turkish-vkerem0",
     "mingpt-adder2-christianliu",
     "sshleifer-tiny-gpt2",
+    "keras-gpt-2-toy",
+    "lmbuddy-tiny_gpt2",
 )
+# What these files do not say: the options with which they are opened, and which file of the folder is meant.
+SAID = {
+    "makemore-nanograd": ("model.pt", {"overrides": {"n_head": 4, "activation_function": "gelu_new"}}),
+    "gpt-by-hand-sqtian": ("ckpt.pt", {"overrides": {"n_head": 2, "activation_function": "gelu"}}),
+}
+# What no option opens as a GPT-2, and how it is called.
+REFUSED = {
+    "capp-gpt-onnx": "ONNX",
+    "gguf-vocab-only-gpt2": "a vocabulary and no tensors",
+    "image-gpt-teddykoker": "of no known layout",
+    "lora-gradience": "PEFT adapter",
+    "torch-storage-view": "holds a tuple, not a state dict",
+}
 
 
 def expected(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "expected.json").read_text()))
 
 
-@pytest.mark.parametrize("name", MODELS)
+def test_no_file_is_left_out(shared_checkpoints: Path) -> None:
+    published = {path.parent.name for path in shared_checkpoints.glob("*/expected.json")}
+    assert published == {*MODELS, *SAID, *REFUSED}
+    for name in published:
+        assert expected(shared_checkpoints / name).get("loads", True) == (name not in REFUSED)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_gpt2_is_called_by_its_name(name: str, shared_checkpoints: Path) -> None:
+    with pytest.raises(CheckpointError, match=REFUSED[name]):
+        open_checkpoint(shared_checkpoints / name)
+
+
+@pytest.mark.parametrize("name", [*MODELS, *SAID])
 @pytest.mark.parametrize("compute", [EXACT, FUSED, TEXTBOOK], ids=["exact", "fused", "textbook"])
 def test_logits_of_an_independent_float64_model(name: str, compute: Compute, shared_checkpoints: Path) -> None:
     folder = shared_checkpoints / name
+    file, options = SAID.get(name, ("", {}))
+    if (table := folder / "byhand_layout.py").exists():
+        options = {**options, "file_layout": runpy.run_path(str(table))["LAYOUT"]}
     for dtype, atol in ((torch.float64, 1e-8), (torch.float32, 1e-4)):
         # The published digits end at 1e-9; float32 rounding of logits of size 10 through four layers stays below 1e-4.
-        model = GPTModel.from_pretrained(folder, dtype=dtype, compute=compute)
+        model = GPTModel.from_pretrained(folder / file, dtype=dtype, compute=compute, **options)
         for case in expected(folder)["computed"]["cases"]:
             with torch.inference_mode():
                 logits = model(torch.tensor([case["input_ids"]]))[0].double()
