@@ -68,6 +68,8 @@ class Decoding:
             raise ValueError(f"top_p is {self.top_p}; it must be a probability above 0, at most 1")
         if self.repetition_penalty is not None and not 0 < self.repetition_penalty < math.inf:
             raise ValueError(f"repetition_penalty is {self.repetition_penalty}; it must be above 0 (1 changes nothing)")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"seed is {self.seed}; PyTorch takes 64 bits: from -2**63 to 2**64 - 1")
         for name, value in (("top_k", self.top_k), ("top_p", self.top_p)):
             if self.temperature == 0 and value is not None:
                 raise ValueError(

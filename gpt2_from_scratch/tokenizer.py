@@ -52,6 +52,7 @@ _OTHERS = (
     ("vocab.txt", "a word list, as of WordPiece (BERT)"),
     ("*.model", "a sentencepiece model"),
     ("*.vocab", "a sentencepiece vocabulary"),
+    ("*.tiktoken", "tiktoken's ranks of byte sequences"),
     ("meta.pkl", "nanoGPT's table of characters"),
 )
 # Of `tokenizer_config.json`: classes that read vocab.json and merges.txt as GPT-2 does.

@@ -163,6 +163,7 @@ def test_what_generation_config_asks_for_in_vain_is_said_in_one_line(
         ((PROMPT, "--stop", ""), "--stop is empty: every text would end at once"),
         ((PROMPT, "--top-k", "5"), "top_k is 5, but at temperature 0 nothing is drawn"),
         ((PROMPT, "--repetition-penalty", "0"), "repetition_penalty is 0.0; it must be above 0"),
+        ((PROMPT, "--temperature", "1", "--seed", str(2**70)), f"seed is {2**70}; PyTorch takes 64 bits"),
         (("--ids", "1,512"), f"{TINY / 'vocab.json'} has no token with id 512; its ids end at 511"),
     ],
 )

@@ -1,7 +1,13 @@
 """Files as people have them: wrapped, prefixed, under other keys, with other heads. Read, or called by their names."""
 
+import json
+import os
+from collections import defaultdict, deque
 from collections.abc import Callable
+from datetime import date
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +16,7 @@ from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor
 
 from gpt2_from_scratch import CheckpointError, GPTModel, open_checkpoint
+from gpt2_from_scratch.checkpoint import TINY
 from gpt2_from_scratch.cli.options import as_flags
 from gpt2_from_scratch.errors import FormatError, MappingError
 
@@ -179,3 +186,76 @@ def test_several_state_dicts_are_asked_for_by_key(folder: Path, perturbed_checkp
 def test_a_key_of_a_file_that_has_none(perturbed_checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match="has no keys to choose from"):
         open_checkpoint(perturbed_checkpoint, key="model")
+
+
+# ------------------------------------------------------------------------------------- beside the weights, and around
+
+
+def config_of(content: object) -> Callable[[Path], None]:
+    return lambda folder: (folder / "config.json").write_text(json.dumps(content)) and None
+
+
+NANOGPT = {"n_layer": 12, "n_head": 4, "n_embd": 64, "block_size": 256, "vocab_size": 512, "dropout": 0.0, "bias": True}
+BOOK = {"vocab_size": 512, "context_length": 256, "emb_dim": 64, "n_heads": 4, "n_layers": 12, "drop_rate": 0.1}
+
+
+@pytest.mark.parametrize(("content", "whose"), [(NANOGPT, "nanoGPT's"), (BOOK, "the book's")])
+def test_the_settings_of_other_programs_are_read(content: object, whose: str, tmp_path: Path) -> None:
+    """They say the heads, and not the activation, which Hugging Face's default must not stand in for."""
+    torch.save(load_file(TINY / "model.safetensors"), tmp_path / "model.pt")
+    config_of(content)(tmp_path)
+    checkpoint = open_checkpoint(tmp_path)
+    assert checkpoint.config.n_head == 4 and f"config.json is {whose}" in checkpoint.notes
+    assert any(text.startswith("activation_function") for text in checkpoint.assumed)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '"x"', "{'n_head': 4}", '{"n_head": 1e999}', "[" * 60 + "]" * 60])
+def test_a_broken_config_is_not_used_where_the_user_says_the_heads(content: str, tmp_path: Path) -> None:
+    torch.save(load_file(TINY / "model.safetensors"), tmp_path / "model.pt")
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(tmp_path)
+    assert caught.value.options == {"overrides": {"n_head": "..."}}
+    checkpoint = open_checkpoint(tmp_path, overrides={"n_head": 4})
+    assert checkpoint.notes[0].startswith("config.json beside the weights was not used: ")
+
+
+OBJECTS: dict[str, object] = {
+    "a deque": deque([1, 2]),
+    "a range": range(3),
+    "a namespace": SimpleNamespace(a=1),
+    "a default dictionary": defaultdict(int, a=1),
+    "a path": Path("x"),
+    "a date": date(2024, 1, 1),
+    "a fraction": Fraction(1, 3),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["zip", "stream"])
+@pytest.mark.parametrize("name", OBJECTS)
+def test_objects_beside_the_weights(name: str, stream: bool, tmp_path: Path) -> None:
+    content = {"a": {"b": {"weights": load_file(TINY / "model.safetensors")}}, "beside": [OBJECTS[name]]}
+    torch.save(content, tmp_path / "model.pt", _use_new_zipfile_serialization=not stream)
+    checkpoint = open_checkpoint(tmp_path, overrides={"n_head": 4})
+    assert "the state dict is under 'a.b.weights'" in checkpoint.notes
+
+
+def test_a_list_with_a_state_dict_in_it(tmp_path: Path) -> None:
+    torch.save([load_file(TINY / "model.safetensors"), 7], tmp_path / "model.pt")
+    assert open_checkpoint(tmp_path, overrides={"n_head": 4}).config.n_layer == 12
+
+
+def test_names_without_the_trunks_name_and_with_a_head(tmp_path: Path) -> None:
+    tensors = load_file(TINY / "model.safetensors")
+    renamed = {f"net.gpt.{name.removeprefix('transformer.')}": tensor for name, tensor in tensors.items()}
+    save_file({**renamed, "net.lm_head.weight": torch.ones(512, 64)}, tmp_path / "model.safetensors")
+    checkpoint = open_checkpoint(tmp_path, overrides={"n_head": 4})
+    assert not checkpoint.config.tie_word_embeddings and torch.equal(
+        checkpoint.read("lm_head.weight"), torch.ones(512, 64)
+    )
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "checkpoint")  # the name of a text file of TensorFlow's
+    with pytest.raises(CheckpointError, match="has no weights"):
+        open_checkpoint(tmp_path)
