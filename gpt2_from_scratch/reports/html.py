@@ -186,7 +186,7 @@ def _environment() -> "jinja2.Environment":
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "scientific": lambda value: scientific(value).replace("-", "\u2212"),  # no line breaks after a minus sign
+        "scientific": scientific,
         "times": times,
         "percent": percent,
         "sentence": lambda text: f"{text[:1].upper()}{text[1:]}",
@@ -230,8 +230,7 @@ def _figures(logits: Logits) -> Iterator[tuple[str, str, str]]:
     yield "Same first choice", percent(logits.top1), f"ten best {percent(logits.top10)}"
     yield "KL divergence", scientific(logits.kl), "nats per token"
     if logits.loss is not None:
-        more = logits.loss[0] - logits.loss[1]
-        yield "Loss", "+" * (more > 0) + scientific(more), f"reference {logits.loss[1]:.4f}"
+        yield "Loss", f"{logits.loss[0]:.4f}", f"reference {logits.loss[1]:.4f}"
     yield "Compared", f"{logits.tokens:,} tokens", f"{len(logits.results)} prompts"
 
 
