@@ -81,8 +81,7 @@ def crash_report(error: BaseException) -> str:
         >>> print(crash_report(ValueError("no such layer")))
         ValueError: no such layer
     """
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
-    frames = [frame for frame in frames if frame.filename != "<string>"] or frames
+    frames = _users_frames(error)
     places = [(frame.filename, frame.lineno, f", in {frame.name}", frame.line) for frame in frames[-_MOST_FRAMES:]]
     text = str(error)
     if isinstance(error, _Hinted):
@@ -92,6 +91,25 @@ def crash_report(error: BaseException) -> str:
     rows = [f'  File "{_short(file)}", line {line}{place}\n    {code}' for file, line, place, code in places]
     first = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return "\n".join([text if isinstance(error, _Hinted) else first, *rows])
+
+
+def crash_place(error: BaseException) -> tuple[str, int] | None:
+    """The file and the line of somebody's code that an exception came out of; None where none of it was theirs.
+
+    Args:
+        error: the exception, with its traceback.
+
+    Example:
+        >>> crash_place(ValueError("no such layer")) is None
+        True
+    """
+    frames = _users_frames(error)
+    return (frames[-1].filename, frames[-1].lineno or 1) if frames else None
+
+
+def _users_frames(error: BaseException) -> list[traceback.FrameSummary]:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
+    return [frame for frame in frames if frame.line or not frame.filename.startswith("<")] or frames  # generated code
 
 
 def _is_users(file: str) -> bool:

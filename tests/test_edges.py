@@ -410,3 +410,83 @@ def test_one_token_alone_is_too_little(book_checkpoint: Path, book_reference: Re
     answers = (book_reference.logits(single[0].ids),)
     with pytest.raises(CandidateError, match="one token"):
         undiagnosed(Recording("x.npz", tuple(single), answers), book_checkpoint, reference=book_reference)
+
+
+# ---------------------------------------------------------------------------------------------- what was asked
+
+
+def test_thorough_asks_every_row_and_every_class_of_lengths() -> None:
+    config = GPTConfig(vocab_size=1500, n_positions=100)
+    usual, thorough = choose_prompts(config), choose_prompts(config, torch.tensor([[1, 2, 3]]), thorough=True)
+    assert [str(prompt) for prompt in thorough[: len(usual)]] == [str(prompt) for prompt in usual]
+    assert len(torch.unique(torch.cat([prompt.ids.flatten() for prompt in thorough]))) == 1500
+    assert {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 99, 100} <= {p.ids.size(1) for p in thorough}
+    assert max(prompt.tokens for prompt in thorough) <= 100 and thorough[-1].name == "natural text"
+    assert len({prompt.name for prompt in thorough}) == len(thorough)
+    for small in (1, 2, 5):
+        tiny = choose_prompts(GPTConfig(vocab_size=40, n_positions=small), thorough=True)
+        assert len(torch.unique(torch.cat([prompt.ids.flatten() for prompt in tiny]))) == 40
+        assert max(prompt.ids.size(1) for prompt in tiny) == small
+
+
+def test_a_wrong_row_that_no_prompt_meets_is_told_of_and_seen_by_thorough(tmp_path: Path) -> None:
+    from gpt2_from_scratch import GPTModel
+    from gpt2_from_scratch.testing import perturbed_checkpoint
+
+    path = perturbed_checkpoint(tmp_path / "rows", vocab_size=700, n_layer=2)
+    right = GPTModel.from_pretrained(path)
+    met = torch.unique(torch.cat([prompt.ids.flatten() for prompt in choose_prompts(right.config)]))
+    row = next(each for each in range(350, 700) if each not in met)
+
+    def wrong(ids: Tensor) -> Tensor:
+        return right(torch.where(ids == row, row - 1, ids))  # type: ignore[no-any-return]
+
+    blind = undiagnosed(wrong, path)
+    assert blind and blind.logits is not None and blind.logits.ids_met == len(met)
+    assert f"({700 - len(met)} were not asked; --thorough, in Python thorough=True, asks all)" in blind.report()
+    seen = undiagnosed(wrong, path, thorough=True)
+    assert not seen and seen.logits is not None and seen.logits.ids_met == 700
+    assert row in seen.logits.worst.prompt.ids and "were not asked" not in seen.report()
+    assert undiagnosed(right.forward, path, thorough=True)
+    with pytest.raises(ValueError, match="either thorough=True or prompts"):
+        undiagnosed(wrong, path, thorough=True, prompts=choose_prompts(right.config))
+
+
+# ------------------------------------------------------------------------------------------------------ crashes
+
+
+def test_a_crash_on_some_lengths_is_a_failed_check_and_a_crash_on_all_is_none(
+    book_checkpoint: Path, book_reference: Remembering
+) -> None:
+    """Positions that end too early: GPT-2 takes these lengths, so the candidate is not GPT-2."""
+    model = model_of(book_checkpoint, book_reference.config).eval()
+
+    def up_to(length: int) -> Callable[[Tensor], Tensor]:
+        def short(ids: Tensor) -> Tensor:
+            if ids.size(1) > length:
+                raise IndexError("no such position")
+            return model(ids)  # type: ignore[no-any-return]
+
+        return short
+
+    verdict = undiagnosed(up_to(36), book_checkpoint, reference=book_reference)
+    assert not verdict and verdict.logits is not None and verdict.self_tests
+    assert [prompt.ids.size(1) for prompt, _ in verdict.logits.crashes] == [37] and not verdict.logits.differ
+    verdict = undiagnosed(up_to(5), book_checkpoint, reference=book_reference)  # shorter than what the self-tests ask
+    assert not verdict and verdict.logits is not None and len(verdict.logits.crashes) == 3
+    assert verdict.self_tests is not None and not verdict.self_tests and not verdict.logits.differ
+    assert "raise IndexError" in verdict.report()
+    with pytest.raises(CandidateError, match="no such position"):
+        undiagnosed(up_to(0), book_checkpoint, reference=book_reference)
+
+
+def test_too_little_memory_is_no_fault_of_the_candidate(book_checkpoint: Path, book_reference: Remembering) -> None:
+    model = model_of(book_checkpoint, book_reference.config).eval()
+
+    def greedy_for_memory(ids: Tensor) -> Tensor:
+        if ids.size(1) == 37:
+            raise MemoryError
+        return model(ids)  # type: ignore[no-any-return]
+
+    with pytest.raises(CandidateError, match="MemoryError"):
+        undiagnosed(greedy_for_memory, book_checkpoint, reference=book_reference)

@@ -1,6 +1,7 @@
 """Errors: foreign text is harmless on its way out, and a crash in the user's code shows the user's own lines."""
 
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from gpt2_from_scratch import GPTConfig
 from gpt2_from_scratch.building import load_object
 from gpt2_from_scratch.checks.candidate import Candidate
-from gpt2_from_scratch.errors import CandidateError, CheckpointError, crash_report, printable
+from gpt2_from_scratch.errors import CandidateError, CheckpointError, crash_place, crash_report, printable
 
 HOSTILE = "a\x1b[2J\x00\rb\u202ec\ud800\n::error file=x::owned\n  ##[error]owned"
 
@@ -74,3 +75,19 @@ def test_a_file_that_is_no_python_shows_its_line(tmp_path: Path) -> None:
 
 def test_an_exception_without_words_has_a_name() -> None:
     assert crash_report(ZeroDivisionError()) == "ZeroDivisionError"
+
+
+def test_generated_code_is_nobodys_line() -> None:
+    @dataclass
+    class Config:
+        heads: int
+
+        def __post_init__(self) -> None:
+            raise ValueError("no such number of heads")
+
+    try:
+        Config(5)
+    except ValueError as error:
+        text, place = crash_report(error), crash_place(error)
+    assert "<string>" not in text and text.count("File ") == 2 and "in __post_init__" in text
+    assert place is not None and place[0] == __file__

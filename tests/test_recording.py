@@ -2,7 +2,8 @@
 
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -11,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gpt2_from_scratch import CandidateError, CheckpointError, verify
-from gpt2_from_scratch.verifier import Prompt, choose_prompts, read_recording, record
+from gpt2_from_scratch import CandidateError, CheckpointError, GPTModel, verify
+from gpt2_from_scratch.loading import open_checkpoint
+from gpt2_from_scratch.verifier import Prompt, choose_prompts, read_recording, record, recorded_prompts
 from tests.remembering import Remembering
 
 ENDINGS = (".safetensors", ".npz")
@@ -216,3 +218,106 @@ def test_prompts_are_written_for_two_kinds_of_files(tmp_path: Path) -> None:
     with pytest.raises(CandidateError, match=r"the folder .* does not exist"):
         record(prompts, tmp_path / "absent" / "prompts.npz")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["prompts.npz", "prompts.safetensors"]
+
+
+# ----------------------------------------------------------------------------------------------------- diagnosis
+
+
+def answered(model: Callable[[Tensor], Tensor], path: Path, prompts: Sequence[Prompt]) -> Path:
+    """What a port writes: the logits of a model for every prompt in the file."""
+    record(prompts, path)
+    tensors = load(path)
+    with torch.inference_mode():
+        tensors |= {name.replace("ids", "logits"): model(ids).clone() for name, ids in tensors.items()}
+    return save(path, tensors)
+
+
+def tanh_to_erf(model: GPTModel) -> None:
+    for block in model.h:
+        block.mlp.act = torch.nn.GELU()
+
+
+def no_scale(model: GPTModel) -> None:
+    for block in model.h:
+        block.attn.scale = 1.0
+
+
+def own_head(model: GPTModel) -> None:
+    generator = torch.Generator().manual_seed(3)
+    weight = model.wte.weight
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(weight.shape, generator=generator))
+
+
+BUGS: dict[str, tuple[Callable[[GPTModel], None], str]] = {
+    "erf GELU": (tanh_to_erf, "gelu_erf"),
+    "no attention scale": (no_scale, "no_scale"),
+    "a head of its own": (own_head, "lm_head_not_tied"),
+}
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_the_fault_of_a_recording_is_named(
+    bug: str, book_reference: Remembering, book_checkpoint: Path, tmp_path: Path
+) -> None:
+    change, fault = BUGS[bug]
+    model = GPTModel.from_pretrained(book_checkpoint)
+    change(model)
+    prompts = recorded_prompts(open_checkpoint(book_checkpoint))
+    path = answered(model, tmp_path / "port.npz", prompts)
+    verdict = verify(read(path, book_reference), book_checkpoint, diagnose_seconds=200, reference=book_reference)
+    assert not verdict and verdict.diagnosis is not None
+    assert [finding.name for finding in verdict.diagnosis.faults] == [fault], verdict.report()
+    assert verdict.report().count("none can be named: a recording has logits and no code") == 1
+    assert "diagnosis" not in verdict.unchecked
+
+
+def test_a_recording_without_the_prompts_of_the_search_says_so(
+    answer: Callable[..., Path], book_reference: Remembering, book_checkpoint: Path
+) -> None:
+    verdict = verify(
+        read(answer(lambda tensors: tensors["logits.3"].add_(1)), book_reference),
+        book_checkpoint,
+        reference=book_reference,
+    )
+    assert not verdict and verdict.diagnosis is None
+    assert "no answers to the prompts of the search: record it anew" in verdict.unchecked["diagnosis"]
+
+
+def test_a_file_without_ids_has_all_prompts_of_the_search_or_none(
+    book_reference: Remembering, book_checkpoint: Path, tmp_path: Path
+) -> None:
+    config, model = book_reference.config, book_reference.logits
+    every = recorded_prompts(open_checkpoint(book_checkpoint))
+    standard, searched = every[:-4], every[-4:]
+    for prompts in (standard, (*standard, *searched)):
+        path = answered(model, tmp_path / "port.npz", prompts)
+        save(path, {name: tensor for name, tensor in load(path).items() if "logits" in name})
+        assert len(read_recording(path, config, standard, searched).prompts) == len(prompts)
+    save(path, {f"logits.{index}": model(prompt.ids) for index, prompt in enumerate((*standard, *searched[:2]))})
+    with pytest.raises(CandidateError, match=f"lacks logits.{len(standard) + 2}, logits.{len(standard) + 3}"):
+        read_recording(path, config, standard, searched)
+
+
+def test_a_program_that_is_asked_from_python_is_diagnosed_by_its_logits(
+    book_reference: Remembering, book_checkpoint: Path
+) -> None:
+    """What comes back from another process are bytes: a fault is named, and no line."""
+    model = GPTModel.from_pretrained(book_checkpoint)
+    tanh_to_erf(model)
+
+    def compute(ids: bytes, shape: tuple[int, ...]) -> bytes:  # in another thread, which no recorder sees
+        with torch.inference_mode():
+            return model(torch.frombuffer(bytearray(ids), dtype=torch.int64).view(shape)).numpy().tobytes()
+
+    with ThreadPoolExecutor(1) as program:
+
+        def port(ids: Tensor) -> Tensor:
+            answer = program.submit(compute, ids.numpy().tobytes(), tuple(ids.shape)).result()
+            return torch.frombuffer(bytearray(answer), dtype=torch.float32).view(*ids.shape, -1)
+
+        verdict = verify(port, book_checkpoint, diagnose_seconds=200, reference=book_reference)
+    assert not verdict and verdict.diagnosis is not None
+    assert [finding.name for finding in verdict.diagnosis.faults] == ["gelu_erf"], verdict.report()
+    assert (
+        verdict.report().count("none can be named: none of the operations that could be recorded takes a weight") == 1
+    )

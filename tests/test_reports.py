@@ -23,7 +23,8 @@ from junitparser import JUnitXml
 from markdown_it import MarkdownIt
 from torch import nn
 
-from gpt2_from_scratch import GPTModel, verify
+from gpt2_from_scratch import GPTConfig, GPTModel, verify
+from gpt2_from_scratch.checks.candidate import Crash
 from gpt2_from_scratch.checks.logits import Exact
 from gpt2_from_scratch.checks.parts import PARTS
 from gpt2_from_scratch.compare import SITE_RTOL, Comparison
@@ -45,10 +46,11 @@ from gpt2_from_scratch.reports import (
 from gpt2_from_scratch.reports.pictures import _colour
 from gpt2_from_scratch.verifier import Divergence, Interrupted, Recording, SiteResult, Verdict, choose_prompts
 from tests.chromium import CHROMIUM, chromium
+from tests.perturbed import SIZES
 from tests.remembering import Remembering
 
 KINDS = ("passed", "failed", "not finite", "interrupted", "self-tests", "recording", "by float64", "by tolerance",
-         "nothing", "error")  # fmt: skip
+         "crashes", "nothing", "error")  # fmt: skip
 PASSING = {"passed", "self-tests", "recording"}
 
 # Ends elements, attributes, lines, table cells, workflow commands and strings; hides and reverses text.
@@ -94,6 +96,10 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
         if phase == "generation":
             raise KeyboardInterrupt
 
+    def one_position_too_few(ids: torch.Tensor) -> torch.Tensor:
+        positions = torch.zeros(right.config.n_positions - 1)
+        return right(ids) + positions[torch.arange(ids.size(1))][:, None]
+
     wrong, broken, right = model(), model(), model()
     wrong.h[1].mlp.act = nn.GELU()  # erf
     with torch.no_grad():
@@ -117,6 +123,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Verdict]:
         # Near the line the candidate's float64 run decides, whatever the prompts say.
         "by float64": replace(passed, logits=replace(passed.logits, exact=Exact(1e-3, 0.5, 84))),
         "by tolerance": check(wrong, tolerance=(atol, 0.0)),
+        "crashes": check(one_position_too_few),
         "nothing": Verdict("model", "checkpoint"),
         "error": Verdict("my_gpt2.py:GPT", "checkpoint", error='GPT crashed: KeyError\n  File "my_gpt2.py", line 3'),
     }
@@ -139,7 +146,11 @@ def hostile(verdicts: dict[str, Verdict]) -> Verdict:
         candidate=HOSTILE,
         checkpoint=HOSTILE,
         weights=replace(failed.weights, differing={HOSTILE: DIFFERENCE}, untied=((HOSTILE, HOSTILE),)),
-        logits=replace(failed.logits, results=(replace(first, prompt=replace(first.prompt, name=HOSTILE)), *rest)),
+        logits=replace(
+            failed.logits,
+            results=(replace(first, prompt=replace(first.prompt, name=HOSTILE)), *rest),
+            crashes=((replace(first.prompt, name=HOSTILE), Crash(HOSTILE, (HOSTILE, 3))),),
+        ),
         divergence=replace(failed.divergence, sites=sites, prompt=HOSTILE, absent=(HOSTILE,)),
         diagnosis=replace(EXPLAINED, faults=(replace(FOUND, says=HOSTILE, remedy=Remedy(HOSTILE, HOSTILE)),)),
         notes=(HOSTILE,),
@@ -189,6 +200,38 @@ def test_every_part_is_there_and_says_why_it_was_not_checked(verdicts: dict[str,
     for verdict in verdicts.values():
         assert [part.name for part in verdict.parts] == list(PARTS)
         assert all(bool(part.reason) is (part.status == "not checked") for part in verdict.parts)
+
+
+def test_a_crash_where_gpt2_does_not_is_a_failure_with_the_users_line(verdicts: dict[str, Verdict]) -> None:
+    verdict = verdicts["crashes"]
+    assert not verdict and verdict.outcome == "failed" and verdict.logits is not None and not verdict.logits.differ
+    assert [prompt.ids.size(1) for prompt, _ in verdict.logits.crashes] == [37]
+    number = next(
+        number
+        for number, line in enumerate(Path(__file__).read_text().splitlines(), 1)
+        if "return right(ids) +" in line
+    )
+    assert f"line {number}, in one_position_too_few" in verdict.report()
+    assert "where GPT-2 does not: IndexError: index 36 is out of bounds" in verdict.summary
+    crash = to_dict(verdict)["parts"]["logits"]["numbers"]["crashes"][0]
+    assert (crash["file"], crash["line"], crash["shape"]) == (__file__, number, [1, 37])
+    assert f"test_reports.py,line={number},title=gpt2 verify%3A logits::37 tokens" in to_annotations(verdict)
+    for text in (to_html(verdict), to_junit(verdict), to_summary(verdict)):
+        assert "IndexError" in text
+    assert f"line {number}, in one_position_too_few" in to_junit(verdict).replace("&quot;", '"')
+    assert f"line {number}, in one_position_too_few" in unescape(to_html(verdict))
+    assert verdict.diagnosis is None and "generation  it crashes" not in verdict.report()
+
+
+def test_every_report_says_what_was_asked(verdicts: dict[str, Verdict]) -> None:
+    verdict = verdicts["recording"]  # of 1, 2 and 17 tokens
+    said = "of 211 rows of the embedding"
+    met = len(torch.unique(torch.cat([prompt.ids.flatten() for prompt in choose_prompts(GPTConfig(**SIZES))[:3]])))
+    numbers = to_dict(verdict)["parts"]["logits"]["numbers"]["coverage"]
+    assert numbers == {"ids": 211, "ids_met": met, "lengths": [1, 2, 17], "batches": [1]}
+    assert f"asked       {met} {said} ({211 - met} were not asked; --thorough" in verdict.report()
+    assert f"Asked: {met} {said}" in to_html(verdict) and f"Asked: {met} {said}" in to_summary(verdict)
+    assert f"{met} {said}" in to_junit(verdict)
 
 
 # ------------------------------------------------------------------------------------------------------------ json
@@ -417,7 +460,8 @@ def test_a_summary_holds_hostile_names(hostile: Verdict) -> None:
     expected = "h3 p strong br table thead tbody tr th td details summary ul li"
     assert page.tags <= set(expected.split())
     assert hostile.logits is not None
-    assert page.rows == 7 + 1 + len(hostile.logits.results), "a line break ends no row"
+    prompts = len(hostile.logits.results) + len(hostile.logits.crashes)
+    assert page.rows == 7 + 1 + prompts, "a line break ends no row"
     assert "\u202e" not in page.text and "\\u202e" in page.text, "what turns text around is spelled out"
     assert all(not attributes for attributes in page.attributes)
     assert "<script>alert(1)</script>" in page.text and "[a](http://b.c)" in page.text

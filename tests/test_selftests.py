@@ -67,7 +67,7 @@ def test_right_models_agree_with_themselves(
     assert tests, str(tests)
     unasked = [test.name for test in tests.results if test.difference is None]
     caches = style.layout in ("gpt2_from_scratch", "huggingface")
-    assert unasked == ([] if caches else ["padding", "cache", "cache in chunks"])
+    assert unasked == ([] if caches else ["padding", "cache", "padding in steps", "cache in chunks"])
 
 
 def test_the_trained_model_agrees_with_itself_in_any_precision() -> None:
@@ -258,6 +258,56 @@ def test_only_the_first_rows_padding(checkpoint: Path, config: GPTConfig) -> Non
             return super().forward(in_idx, first)
 
     assert names(asked(filled(First(book_config(config), "scores", "positions"), checkpoint), config)) == ["padding"]
+
+
+class PaddedSteps(Padded):
+    """The same with a cache, which is the ids and the mask so far; `said` is what a step makes of the mask it gets."""
+
+    def __init__(self, cfg: dict[str, Any], said: Callable[[Tensor, Tensor | None], Tensor], kept: bool) -> None:
+        super().__init__(cfg, "scores", "positions")
+        self.said, self.kept = said, kept
+
+    def forward(self, in_idx: Tensor, attention_mask: Tensor | None = None, past: Any = None) -> Any:
+        if past is None:
+            return super().forward(in_idx, attention_mask), (in_idx, attention_mask)
+        ids, mask = torch.cat([past[0], in_idx], dim=1), past[1] if self.kept else attention_mask
+        if mask is not None:
+            mask = self.said(torch.cat([past[0], in_idx], dim=1), mask)
+        return super().forward(ids, mask)[:, -in_idx.shape[1] :], (ids, mask if self.kept else attention_mask)
+
+
+def continued(ids: Tensor, mask: Tensor) -> Tensor:
+    return torch.cat([mask, torch.ones_like(ids)], dim=1)[:, : ids.shape[1]]
+
+
+STEPS: dict[str, tuple[Callable[[Tensor, Tensor | None], Tensor], bool, str]] = {
+    "the mask of all tokens": (lambda ids, mask: mask, False, "passed"),
+    "the first mask, continued": (continued, True, "passed"),
+    "padding forgotten": (lambda ids, mask: torch.ones_like(ids), False, "failed"),
+    "the first row's padding": (lambda ids, mask: mask[:1].expand_as(mask), False, "failed"),
+}
+
+
+@pytest.mark.parametrize("what", STEPS)
+def test_padding_in_cached_steps(what: str, checkpoint: Path, config: GPTConfig) -> None:
+    said, kept, status = STEPS[what]
+    tests = asked(filled(PaddedSteps(book_config(config), said, kept), checkpoint), config)
+    assert names(tests) == (["padding in steps"] if status == "failed" else [])
+    assert result(tests, "padding in steps").status == status
+    if status == "failed":
+        assert "padding in steps (padded, with its cache): logits differ by" in str(tests)
+        assert "a cached step attends to padding: wrong in a step of 1 after 7" in str(tests)
+
+
+def test_padding_in_steps_that_take_no_mask_is_not_checked(checkpoint: Path, config: GPTConfig) -> None:
+    class Steps(PaddedSteps):
+        def forward(self, in_idx: Tensor, attention_mask: Tensor | None = None, past: Any = None) -> Any:
+            if past is not None and (attention_mask is not None or past[1] is not None):
+                raise NotImplementedError("no padding in cached steps")
+            return super().forward(in_idx, attention_mask, past)
+
+    tests = asked(filled(Steps(book_config(config), continued, True), checkpoint), config)
+    assert tests and "its cached steps do not take it" in str(result(tests, "padding in steps"))
 
 
 # -------------------------------------------------------------------------------------------------------------- caches

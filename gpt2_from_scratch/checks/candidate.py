@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from gpt2_from_scratch.asking import Way, find_way
 from gpt2_from_scratch.building import Loaded, Setting
+from gpt2_from_scratch.checks.recording import Recording
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import CandidateError, crash_report
+from gpt2_from_scratch.errors import CandidateError, crash_place, crash_report
 from gpt2_from_scratch.precision import run_in_float64, seeing_arithmetic
 
 
@@ -39,6 +40,36 @@ class ExactLogits:
     def moved(self) -> float:
         """The largest of `constants`."""
         return 0.0 if self.constants is None else float(self.constants.max())
+
+
+@dataclass(frozen=True)
+class Crash:
+    """What the candidate's own code died of.
+
+    Args:
+        report: the exception in a line, then the user's lines that it came out of.
+        place: the last of these, as file and line; None where none is known.
+    """
+
+    report: str
+    place: tuple[str, int] | None
+
+    def __str__(self) -> str:
+        return self.report.partition("\n")[0]
+
+
+def crash_in(error: CandidateError) -> Crash | None:
+    """The crash that an error tells of; None where the code did not crash, or the machine had too little memory.
+
+    Args:
+        error: from a question to a `Candidate`.
+    """
+    cause = error.__cause__
+    if cause is None or isinstance(cause, MemoryError | torch.OutOfMemoryError):
+        return None
+    if isinstance(cause, RuntimeError) and "memory" in str(cause) and "alloc" in str(cause).lower():
+        return None
+    return Crash(crash_report(cause), crash_place(cause))
 
 
 class Candidate:
@@ -70,6 +101,11 @@ class Candidate:
         self._way: Way | None = None
         self._output_dtype: torch.dtype | None = None  # the finest that its logits need
         self._arithmetic: torch.dtype | None = None  # the coarsest that torch was seen computing with
+
+    @property
+    def recording(self) -> Recording | None:
+        """The model, if it is a file of answers: it knows no others."""
+        return self.model if isinstance(self.model, Recording) else None
 
     @property
     def module(self) -> nn.Module | None:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.candidate import Candidate, Crash, crash_in
 from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.compare import (
@@ -145,6 +145,8 @@ class Logits(Result):
         exact: the float64 run, where it was needed and possible.
         inexact: why there is no float64 run to decide, where one was wanted.
         tolerance: (atol, rtol) that the user set instead of the line.
+        crashes: the other prompts, on which the candidate crashed: GPT-2 takes them.
+        vocab_size: the checkpoint's: how many rows of the embedding prompts can meet.
     """
 
     results: tuple[PromptResult, ...]
@@ -156,6 +158,8 @@ class Logits(Result):
     exact: Exact | None = None
     inexact: str = ""
     tolerance: tuple[float, float] | None = None
+    crashes: tuple[tuple[Prompt, Crash], ...] = ()
+    vocab_size: int = 0
 
     @property
     def max_abs(self) -> float:
@@ -223,15 +227,35 @@ class Logits(Result):
         return max(self.results, key=lambda result: result.comparison.max_abs)
 
     def __bool__(self) -> bool:
+        return not self.crashes and not self.differ
+
+    @property
+    def differ(self) -> bool:
+        """Whether there are logits that are not the reference's. If not, they can only have failed by a crash."""
         if not math.isfinite(self.max_abs):
-            return False
+            return True
         if self.tolerance is not None:
-            return all(result.excess is not None and result.excess <= 0 for result in self.results)
+            return not all(result.excess is not None and result.excess <= 0 for result in self.results)
         if self.exact is not None:
-            return self.multiple <= NEAR and bool(self.exact)
-        return self.multiple <= self.threshold
+            return not (self.multiple <= NEAR and self.exact)
+        return not self.multiple <= self.threshold
 
     def __str__(self) -> str:
+        if not self.crashes:
+            return self._numbers
+        return f"{self.crashed}; elsewhere: {self._numbers}"
+
+    @property
+    def crashed(self) -> str:
+        """Where it crashed and of what, in one line; empty if it did not."""
+        if not self.crashes:
+            return ""
+        prompt, crash = self.crashes[0]
+        more = f" and {len(self.crashes) - 1} more" if len(self.crashes) > 1 else ""
+        return f"it crashes on {prompt.name}{more}, where GPT-2 does not: {crash}"
+
+    @property
+    def _numbers(self) -> str:
         if not math.isfinite(self.max_abs):
             return f"not finite, prompt {self.worst.prompt.name!r}, at {list(self.worst.comparison.at)}"
         same = "identical" if self.max_abs == 0 else f"max difference {scientific(self.max_abs)}"
@@ -272,19 +296,29 @@ def check_logits(
         progress: called with what is being done.
 
     Raises:
-        CandidateError: there is no prompt, or the candidate crashed or returned no logits.
+        CandidateError: there is no prompt, or the candidate crashed on all of them, or returned no logits.
     """
     if not prompts:
         raise CandidateError("there is no prompt to compare on", hint="give at least one")
     found: dict[int, PromptResult] = {}
+    crashes: dict[int, tuple[Prompt, Crash]] = {}
     scale = known = 0.0
     differs = ""
     enough = min(_FEW, max(prompt.ids.size(1) for prompt in prompts))
     for place, prompt in sorted(enumerate(prompts), key=lambda each: each[1].tokens):  # what is wrong shows soon
         progress(f"logits: {prompt.name}{differs}")
         expected = reference.logits(prompt.ids)
+        try:
+            actual = candidate.logits(prompt.ids)
+        except CandidateError as error:
+            crash = crash_in(error)
+            if crash is None or len(crashes) == len(prompts) - 1:
+                raise
+            crashes[place] = (prompt, crash)
+            if prompt.ids.size(1) >= enough:  # short prompts alone have no pooled floor
+                known = max(known, float(_floors(candidate.precision, reference, prompt, expected).max()))
+            continue
         scale = max(scale, float(expected.abs().max()))
-        actual = candidate.logits(prompt.ids)
         result = _measure(prompt, _before_last_cast(actual, expected, candidate.last_cast), expected, tolerance)
         del actual
         if prompt.ids.size(1) >= enough:
@@ -293,12 +327,20 @@ def check_logits(
         if known and not result.comparison.max_abs <= threshold * max(known, FLOAT32_ULP * scale):
             differs = "; shorter prompts differ"
         found[place] = result
-    results = [found[place] for place in range(len(prompts))]
-    floor = max(*(result.floor for result in results), FLOAT32_ULP * scale, torch.finfo(torch.float32).tiny)
-    logits = Logits(tuple(results), floor, candidate.precision, threshold, tolerance=tolerance)
+    results = [found[place] for place in sorted(found)]
+    floor = max(known, FLOAT32_ULP * scale, torch.finfo(torch.float32).tiny)
+    logits = Logits(
+        tuple(results),
+        floor,
+        candidate.precision,
+        threshold,
+        tolerance=tolerance,
+        crashes=tuple(crashes[place] for place in sorted(crashes)),
+        vocab_size=candidate.config.vocab_size,
+    )
     if not math.isfinite(logits.max_abs):
         return logits
-    if not all(math.isfinite(result.floor) for result in results):  # every distance would be within it
+    if not math.isfinite(floor):  # every distance would be within it
         raise CandidateError(
             f"there is no floor to judge {_name(logits.dtype)} by: the reference itself overflows in it",
             hint="verify it in float32 or bfloat16",
@@ -312,7 +354,7 @@ def check_logits(
             hint="verify it in float32, or give --atol and --rtol",
         )
     logits = _looked_at_closely(logits, candidate, reference, weights_equal, progress)
-    if logits or logits.dtype != torch.float32:
+    if not logits.differ or logits.dtype != torch.float32:
         return logits
     return _with_rounded_weights(logits, candidate, reference) or logits
 
@@ -544,7 +586,8 @@ def _with_rounded_weights(logits: Logits, candidate: Candidate, reference: Refer
                 rounded = replace(
                     logits, results=tuple(results), weights_dtype=dtype, rounded=precision, exact=None, inexact=""
                 )
-                if rounded := _looked_at_closely(rounded, candidate, reference):
+                rounded = _looked_at_closely(rounded, candidate, reference)
+                if not rounded.differ:
                     return rounded
     return None
 

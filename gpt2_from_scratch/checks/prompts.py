@@ -18,6 +18,7 @@ from gpt2_from_scratch.loading import Checkpoint
 
 _LENGTHS = (1, 2, 17, 64)  # and the full context: shorter than, at, and beyond the sizes at which kernels change
 _BATCH = (3, 17)
+_ROW = 16  # tokens of a row that asks for the ids which nothing else asks for: too few to be measured a floor on
 _SEED = 1337
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
@@ -45,13 +46,16 @@ class Prompt(Result):
         return self.ids.numel()
 
 
-def choose_prompts(config: GPTConfig, text: Tensor | None = None, special: Sequence[int] = ()) -> tuple[Prompt, ...]:
+def choose_prompts(
+    config: GPTConfig, text: Tensor | None = None, special: Sequence[int] = (), thorough: bool = False
+) -> tuple[Prompt, ...]:
     """The standard prompts for a model: the same for the same configuration, on every machine.
 
     Args:
         config: gives vocabulary and context length.
         text: ids ``[1, T]`` of natural text, if a tokenizer is at hand.
         special: ids that are always asked, with the vocabulary's first and last: code may treat them in its own way.
+        thorough: ask every row of the embedding, and the lengths around every power of two.
 
     Example:
         >>> [list(prompt.ids.shape) for prompt in choose_prompts(GPTConfig(n_positions=100))]
@@ -64,6 +68,9 @@ def choose_prompts(config: GPTConfig, text: Tensor | None = None, special: Seque
     shapes.append((rows, min(length, config.n_positions)))
     prompts = [Prompt(_name(*shape), _ids(config.vocab_size, shape, generator)) for shape in shapes]
     prompts.insert(-1, _around(config, sorted({0, config.vocab_size - 1, *special})))
+    if thorough:
+        prompts += _all_lengths(config, set(lengths), generator)
+        prompts += _all_rows(config, prompts)
     if text is not None and text.numel():
         prompts.append(Prompt("natural text", text[:, : config.n_positions]))
     return tuple(prompts)
@@ -74,6 +81,27 @@ def _around(config: GPTConfig, special: Sequence[int]) -> Prompt:
     between = [[(each * 7 + 11) % config.vocab_size, each, (each * 5 + 3) % config.vocab_size] for each in special]
     ids = torch.tensor(between)[:, 1:2] if config.n_positions < 3 else torch.tensor(between)
     return Prompt("first, last and special ids", ids)
+
+
+def _all_lengths(config: GPTConfig, met: set[int], generator: torch.Generator) -> list[Prompt]:
+    """A prompt of each length around a power of two, where kernels, windows and tables change, and of the last ones."""
+    powers = [2**exponent for exponent in range(config.n_positions.bit_length() + 1)]
+    around = {power + by for power in powers for by in (-1, 0, 1)} | {config.n_positions - 1}
+    lengths = sorted(length for length in around - met if 1 <= length <= config.n_positions)
+    return [Prompt(_name(1, length), _ids(config.vocab_size, (1, length), generator)) for length in lengths]
+
+
+def _all_rows(config: GPTConfig, prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Every id that these prompts do not meet, in short rows: each prompt has as many tokens as the context at most."""
+    met = torch.unique(torch.cat([prompt.ids.flatten() for prompt in prompts]))
+    missing = torch.ones(config.vocab_size, dtype=torch.bool)
+    missing[met] = False
+    length = min(_ROW, config.n_positions)
+    rest = []
+    for ids in torch.split(missing.nonzero().flatten(), max(1, config.n_positions // length) * length):
+        filled = torch.cat([ids, ids.new_zeros(-len(ids) % length)]).view(-1, length)
+        rest.append(Prompt(f"ids {int(ids[0])} to {int(ids[-1])} that no other prompt has", filled))
+    return rest
 
 
 def special_ids(checkpoint: Checkpoint) -> tuple[int, ...]:

@@ -104,7 +104,9 @@ def check_unanswered(path: Path) -> None:
 _PROMPT = re.compile(r"ids\.[0-9]+")
 
 
-def read_recording(path: str | os.PathLike[str], config: GPTConfig, standard: Sequence[Prompt]) -> Recording:
+def read_recording(
+    path: str | os.PathLike[str], config: GPTConfig, standard: Sequence[Prompt], searched: Sequence[Prompt] = ()
+) -> Recording:
     """Reads what a port has answered.
 
     Args:
@@ -112,6 +114,7 @@ def read_recording(path: str | os.PathLike[str], config: GPTConfig, standard: Se
             standard ones.
         config: of the checkpoint that it was asked about.
         standard: the prompts that `record` wrote; they number the logits where the file holds no ids.
+        searched: the prompts behind them that only a diagnosis needs; a file without ids may lack all of them.
 
     Raises:
         CandidateError: it is no such file, or answers are missing or do not fit their prompts.
@@ -121,7 +124,10 @@ def read_recording(path: str | os.PathLike[str], config: GPTConfig, standard: Se
         container = open_container(path)
     except (CheckpointError, OSError) as error:
         raise CandidateError(f"{path} cannot be read: {error}", hint="give .safetensors or .npz") from None
-    asked = _prompts(path, container, config) or tuple(standard)
+    asked = _prompts(path, container, config)
+    if not asked:
+        more = any(f"logits.{len(standard) + index}" in container.tensors for index in range(len(searched)))
+        asked = (*standard, *searched) if more else tuple(standard)
     absent = [f"logits.{index}" for index in range(len(asked)) if f"logits.{index}" not in container.tensors]
     if absent:
         raise CandidateError(

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.candidate import Candidate, crash_in
 from gpt2_from_scratch.checks.parts import Result, Status
-from gpt2_from_scratch.checks.stepping import stepper
+from gpt2_from_scratch.checks.stepping import Feed, Piece, stepper, without_options
 from gpt2_from_scratch.compare import SELF_RTOL
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError
@@ -140,7 +140,10 @@ def check_itself(candidate: Candidate, full_context: bool = True) -> SelfTests:
         'deterministic'
     """
     ids = _prompt(candidate.config)
-    whole = candidate.logits(ids)
+    try:
+        whole = candidate.logits(ids)
+    except CandidateError as error:
+        return _crashed(candidate, ids, error)
     results: list[SelfTest] = []
     for name, what, fault, ask in _TESTS:
         if ask is _full_context and not full_context:
@@ -151,6 +154,22 @@ def check_itself(candidate: Candidate, full_context: bool = True) -> SelfTests:
         else:
             results.append(_result(name, what, fault, ask, candidate, ids, whole))
     return SelfTests(tuple(results))
+
+
+def _crashed(candidate: Candidate, ids: Tensor, error: CandidateError) -> SelfTests:
+    """The first test as failed and nothing else asked, where it is this length that the candidate does not take."""
+    if crash_in(error) is None:
+        raise error
+    try:
+        candidate.logits(ids[:, :1])
+    except CandidateError:
+        raise error from error.__cause__
+    limit = SELF_RTOL[candidate.precision]
+    name, what, *_ = _TESTS[0]
+    fault = f"it takes 1 token and not {ids.size(1)}, where GPT-2 takes {candidate.config.n_positions}"
+    first = SelfTest(name, what, math.inf, limit, fault, crash=error.message)
+    why = f"it crashes on {ids.size(1)} tokens"
+    return SelfTests((first, *(SelfTest(each[0], each[1], None, limit, each[2], unasked=why) for each in _TESTS[1:])))
 
 
 class Pair(NamedTuple):
@@ -316,9 +335,10 @@ def _cached(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
             continue
         asked = rows[:, :end]
         expected = candidate.logits(asked)
-        list(feed([asked[:, :1]]))  # to be forgotten
+        list(feed(without_options([asked[:, :1]])))  # to be forgotten
         spans = [(0, start), *((at, at + 1) for at in range(start, end))]
-        for (begin, stop), logits in zip(spans, feed(asked[:, b:e] for b, e in spans), strict=True):
+        pieces = without_options(asked[:, b:e] for b, e in spans)
+        for (begin, stop), logits in zip(spans, feed(pieces), strict=True):
             where = f"in a step of 1 after {begin}" if begin else f"in a first step of {stop}"
             yield Pair(logits, expected[:, begin:stop][:, -logits.size(1) :], where)
 
@@ -331,9 +351,77 @@ def _cached_in_chunks(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs
     assert feed is not None
     cuts = (0, ids.size(1) // 2, ids.size(1) - 1, ids.size(1))
     spans = list(pairwise(cuts))
-    for (start, end), logits in zip(spans, feed(ids[:, start:end] for start, end in spans), strict=True):
+    pieces = without_options(ids[:, start:end] for start, end in spans)
+    for (start, end), logits in zip(spans, feed(pieces), strict=True):
         where = f"in a step of {end - start} after {start}" if start else f"in a first step of {end}"
         yield Pair(logits, whole[:, start:end][:, -logits.size(1) :], where)
+
+
+def _padded_steps(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+    """Two rows with different padding before them, and then steps of one token: the padding must stay hidden.
+
+    What a mask says is what it says without a cache. Of which tokens it says it in a step is found out.
+    """
+    takes = candidate.parameters
+    _need("attention_mask" in takes, "it takes no attention_mask")
+    feed = stepper(candidate)
+    _need(feed is not None, "it has no cache that is known here")
+    assert feed is not None
+    long = min(_PAD, candidate.config.n_positions - _PAD - 1)
+    _need(long > 1, "the context has no room for padding")
+    filled = _rows(candidate.config, ids)[:, : 2 * _PAD + 1]
+    filled = torch.cat([torch.zeros(2, long, dtype=torch.int64), filled], dim=1)[:, : candidate.config.n_positions]
+    mask = torch.ones_like(filled)
+    mask[0, :long] = mask[1, : long // 2] = 0
+    changed = filled.where(mask.bool(), 1 % candidate.config.vocab_size)
+    positions = (mask.cumsum(1) - 1).clamp_min(0).to(candidate.device)
+    spans = [(0, long + 2), *((at, at + 1) for at in range(long + 2, filled.size(1)))]
+
+    def options(said: Tensor | None, begin: int, end: int) -> dict[str, Tensor]:
+        given = {"position_ids": positions[:, begin:end]} if "position_ids" in takes else {}
+        return given if said is None else given | {"attention_mask": said.to(candidate.device)}
+
+    first: list[Pair] = []
+    for meaning in _MASKS:
+        try:
+            one, other = (
+                candidate.logits(each, **options(meaning(mask), 0, mask.size(1))) for each in (filled, changed)
+            )
+        except CandidateError:
+            continue
+        if not _agree(candidate, one[:, long:], other[:, long:], whole):
+            continue
+        for masked in _STEP_MASKS:
+            pieces = [(filled[:, b:e], options(masked(meaning, mask, b, e), b, e)) for b, e in spans]
+            pairs = _stepped(feed, pieces, spans, one)
+            if pairs and all(_agree(candidate, pair.actual, pair.expected, whole) for pair in pairs):
+                yield from pairs
+                return
+            first = first or pairs
+    _need(bool(first), "its attention_mask hides no padding, or its cached steps do not take it")
+    yield from first
+
+
+def _stepped(feed: Feed, pieces: Sequence[Piece], spans: Sequence[tuple[int, int]], expected: Tensor) -> list[Pair]:
+    """The last logits of each piece, with those that are expected; none if it crashes on the way."""
+    try:
+        answers = list(feed(pieces))
+    except CandidateError:
+        return []
+    return [
+        Pair(logits[:, -1:], expected[:, end - 1 : end], f"in a step of {end - begin} after {begin}")
+        for (begin, end), logits in zip(spans, answers, strict=True)
+    ]
+
+
+# Of which tokens a mask tells in a step of the tokens from `begin` to `end`: of all so far, of the new ones; or it is
+# given in the first step only.
+_StepMask = Callable[[Callable[[Tensor], Tensor], Tensor, int, int], Tensor | None]
+_STEP_MASKS: Sequence[_StepMask] = (
+    lambda meaning, mask, begin, end: meaning(mask[:, :end]),
+    lambda meaning, mask, begin, end: meaning(mask[:, begin:end]),
+    lambda meaning, mask, begin, end: meaning(mask[:, :end]) if begin == 0 else None,
+)
 
 
 def _rows(config: GPTConfig, ids: Tensor) -> Tensor:
@@ -353,6 +441,7 @@ _TESTS: Sequence[tuple[str, str, str, _Ask]] = (
     ("batch", "alone and in a batch", "rows of a batch mix: look at views and transposes", _in_a_batch),
     ("padding", "padded on the left", "padding is attended to, or shifts positions", _left_padded),
     ("cache", "with and without its cache", "a cached step misplaces tokens, positions or mask", _cached),
+    ("padding in steps", "padded, with its cache", "a cached step attends to padding", _padded_steps),
     ("cache in chunks", "several tokens after others", "its cache takes one token at a time", _cached_in_chunks),
 )  # fmt: skip
 

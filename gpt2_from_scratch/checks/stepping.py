@@ -4,14 +4,16 @@ A cache is recognised by what the model can be called with, never by its class. 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from gpt2_from_scratch.checks.candidate import Candidate
 
-# Pieces of ids [B, T_i] -> logits [B, T_i, V] of each, or [B, 1, V] from code that gives only the last position's then.
-Feed = Callable[[Iterable[Tensor]], Iterator[Tensor]]
+Piece: TypeAlias = tuple[Tensor, Mapping[str, Any]]  # ids [B, T_i], and what goes with them, such as a mask
+
+# Pieces -> logits [B, T_i, V] of each, or [B, 1, V] from code that gives only the last position's then.
+Feed: TypeAlias = Callable[[Iterable[Piece]], Iterator[Tensor]]
 
 
 def stepper(candidate: Candidate) -> Feed | None:
@@ -34,30 +36,35 @@ def stepper(candidate: Candidate) -> Feed | None:
     return None
 
 
-def _filled_in_place(candidate: Candidate, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+def without_options(pieces: Iterable[Tensor]) -> Iterator[Piece]:
+    """Pieces of ids with which nothing goes."""
+    return ((ids, {}) for ids in pieces)
+
+
+def _filled_in_place(candidate: Candidate, pieces: Iterable[Piece]) -> Iterator[Tensor]:
     assert candidate.module is not None
     cache = None
-    for ids in pieces:
+    for ids, options in pieces:
         cache = candidate.module.new_cache(ids.size(0)) if cache is None else cache  # type: ignore[operator]
-        yield candidate.logits_in(candidate.call(ids, cache=cache), ids, last_suffices=True)
+        yield candidate.logits_in(candidate.call(ids, cache=cache, **options), ids, last_suffices=True)
 
 
-def _kept_inside(candidate: Candidate, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+def _kept_inside(candidate: Candidate, pieces: Iterable[Piece]) -> Iterator[Tensor]:
     assert candidate.module is not None
     candidate.module.reset_kv_cache()  # type: ignore[operator]
     try:
-        for ids in pieces:
-            yield candidate.logits_in(candidate.call(ids, use_cache=True), ids, last_suffices=True)
+        for ids, options in pieces:
+            yield candidate.logits_in(candidate.call(ids, use_cache=True, **options), ids, last_suffices=True)
     finally:
         candidate.module.reset_kv_cache()  # type: ignore[operator]
 
 
 def _handed_around(
-    candidate: Candidate, pieces: Iterable[Tensor], name: str, always: dict[str, bool]
+    candidate: Candidate, pieces: Iterable[Piece], name: str, always: dict[str, bool]
 ) -> Iterator[Tensor]:
     cache = None
-    for ids in pieces:
-        output = candidate.call(ids, **always, **({} if cache is None else {name: cache}))
+    for ids, options in pieces:
+        output = candidate.call(ids, **always, **options, **({} if cache is None else {name: cache}))
         yield candidate.logits_in(output, ids, last_suffices=True)
         cache = _cache_in(output, name)
         if cache is None:

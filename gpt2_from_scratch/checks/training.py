@@ -4,8 +4,9 @@ A mask that is missing in training, dropout in a wrong place or at a wrong rate,
 no logit of a model in eval mode. Dropout itself is random, so it is watched and answered with its input.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -36,7 +37,8 @@ def check_training(candidate: Candidate) -> tuple[SelfTest, ...]:
 
     Returns:
         Tests of the same kind as the self-tests: the same logits without dropout, dropout at GPT-2's places and
-        rates, and gradients that are those of the function computed.
+        rates and nowhere in eval mode, gradients that are those of the function computed, and embedding and head as
+        one parameter.
 
     Raises:
         CandidateError: it cannot be run in training mode.
@@ -47,39 +49,74 @@ def check_training(candidate: Candidate) -> tuple[SelfTest, ...]:
     if length == config.n_embd:  # so that scores [T, T] and streams [T, C] are told apart
         length -= 1
     ids = torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(29))
-    expected = candidate.logits(ids)
+    with _Dropout(length, config.n_embd) as evaluating:
+        expected = candidate.logits(ids)
     with _training(module), _Dropout(length, config.n_embd) as dropout:
         actual = candidate.logits(ids)
+        again = candidate.logits(ids)
     limit = SELF_RTOL[candidate.precision]
+    what, fault = (
+        "in training mode without dropout",
+        "training computes something else than eval: look at self.training",
+    )
+    if not torch.equal(actual, again):
+        why = "its dropout is not PyTorch's, so it cannot be taken out"
+        return tuple(
+            SelfTest(name, what, None, limit, fault, unasked=why) for name in ("training", "dropout", "slopes", "tie")
+        )
     share = float((actual.double() - expected.double()).abs().max()) / max(float(expected.abs().max()), 1e-30)
-    fault = "training computes something else than eval: look at what depends on self.training"
     return (
-        SelfTest("training", "in training mode without dropout", share, limit, fault),
-        _at_its_places(dropout.calls, config),
+        SelfTest("training", what, share, limit, fault),
+        _at_its_places(dropout.calls[: len(dropout.calls) // 2], evaluating.calls, config),
         _slopes(candidate, ids),
+        _tied(module, config),
     )
 
 
-def _at_its_places(calls: Sequence[Dropped], config: GPTConfig) -> SelfTest:
+def _at_its_places(calls: Sequence[Dropped], evaluating: Sequence[Dropped], config: GPTConfig) -> SelfTest:
     """GPT-2 drops the embeddings once, and in each layer the probabilities and what both halves add."""
-    what = "GPT-2's three places, at the checkpoint's rates"
-    if not calls:
-        told = f"it drops nothing, where the checkpoint says {_rates(config)}"
+    what = "GPT-2's three places, at the checkpoint's rates, in training alone"
+    said = f"embeddings {config.embd_pdrop:g}, probabilities {config.attn_pdrop:g}, streams {config.resid_pdrop:g}"
+    embeddings, layers = int(config.embd_pdrop > 0), config.n_layer * (config.resid_pdrop > 0)
+    expected = [config.embd_pdrop] * embeddings + [config.resid_pdrop] * 2 * layers
+    streams = [rate for place, rate in calls if place == "the stream"]
+    probabilities = [rate for place, rate in calls if place == "the probabilities"]
+    wrong = [f"{place} in eval mode" for place, _ in evaluating]
+    if not wrong and not calls and (expected or config.attn_pdrop > 0):
+        told = f"it drops nothing, where the checkpoint says {said}"
         return SelfTest("dropout", what, 1.0, 0.0, told, advisory=True)
-    wrong = [f"{place} at {rate:g}" for place, rate in calls if rate not in _allowed(config).get(place, ())]
-    streams = sum(place == "the stream" for place, _ in calls)
-    if not wrong and streams not in (0, 1 + 2 * config.n_layer):
-        wrong = [f"the stream {streams} times"]
-    fault = f"it drops {', '.join(dict.fromkeys(wrong))}; the checkpoint says {_rates(config)}"
+    wrong += [f"{place} at {rate:g}" for place, rate in calls if place not in ("the stream", "the probabilities")]
+    wrong += [f"the probabilities at {rate:g}" for rate in probabilities if rate != config.attn_pdrop]
+    if len(streams) != len(expected):
+        wrong.append(f"the stream {len(streams)} times, not {len(expected)}")
+    else:
+        places = ["the embeddings"] * embeddings + ["the stream"] * 2 * layers
+        pairs = zip(places, streams, expected, strict=True)
+        wrong += [f"{place} at {rate:g}" for place, rate, right in pairs if rate != right]
+    heads = {config.n_layer, config.n_layer * config.n_head} if config.attn_pdrop > 0 else {0}
+    if len(probabilities) not in heads:  # once for all heads, or for each
+        wrong.append(f"the probabilities {len(probabilities)} times, not {min(heads)}")
+    fault = f"it drops {', '.join(dict.fromkeys(wrong))}; the checkpoint says {said}"
     return SelfTest("dropout", what, float(len(wrong)), 0.0, fault)
 
 
-def _allowed(config: GPTConfig) -> Mapping[str, tuple[float, ...]]:
-    return {"the stream": (config.embd_pdrop, config.resid_pdrop), "the probabilities": (config.attn_pdrop,)}
-
-
-def _rates(config: GPTConfig) -> str:
-    return f"embeddings {config.embd_pdrop:g}, probabilities {config.attn_pdrop:g}, streams {config.resid_pdrop:g}"
+def _tied(module: nn.Module, config: GPTConfig) -> SelfTest:
+    """Whether embedding and head are one parameter, which then has the sum of both gradients."""
+    what = "one parameter for embedding and head"
+    if not config.tie_word_embeddings:
+        return SelfTest("tie", what, None, 0.0, "", unasked="the checkpoint has a head of its own")
+    found = {
+        name: parameter
+        for name, parameter in module.named_parameters()  # a shared one once
+        if parameter.dim() == 2 and config.n_embd in parameter.shape and max(parameter.shape) >= config.vocab_size
+    }
+    copies = [
+        f"{other} is a copy of {name}"
+        for (name, one), (other, two) in combinations(found.items(), 2)
+        if any(one.shape == each.shape and torch.equal(one, each) for each in (two, two.t()))
+    ]
+    fault = f"{'; '.join(copies)}: GPT-2 has one parameter there, with the sum of both gradients"
+    return SelfTest("tie", what, float(len(copies)), 0.0, fault, advisory=True)
 
 
 def _slopes(candidate: Candidate, ids: Tensor) -> SelfTest:
@@ -153,7 +190,7 @@ class _Dropout(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in (F.dropout, torch.dropout, F.dropout1d, F.alpha_dropout):
+        if func in (F.dropout, torch.dropout, F.dropout1d, F.alpha_dropout):  # of modules and of functions
             x = args[0] if args else kwargs["input"]
             rate = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
             training = args[2] if len(args) > 2 else kwargs.get("training", kwargs.get("train", True))

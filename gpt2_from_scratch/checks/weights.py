@@ -109,6 +109,7 @@ class Weights(Result):
     identity: OfficialWeights | None = None
     roundings: Mapping[str, torch.dtype] = field(default_factory=dict)
     theirs: Mapping[str, str] = field(default_factory=dict)
+    lacking: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return not self.differing and self.equal > 0
@@ -130,12 +131,16 @@ def check_weights(fitted: Fitted, checkpoint: Checkpoint) -> Weights:
     config, parameters = fitted.config, fitted.parameters
     equal, differing = 0, {}
     roundings: dict[str, torch.dtype] = {}
+    lacking = [link.canonical for link in fitted.zeros if link.canonical and checkpoint.read(link.canonical).any()]
     for link in fitted.links:
         name = link.tied_to if link.tied_to and config.tie_word_embeddings else link.canonical
         if link.canonical is None or name is None:
             continue
         actual = link.to_canonical([parameters[each].detach().cpu() for each in link.theirs])
-        expected = link.without_absent(checkpoint.read(name))
+        whole = checkpoint.read(name)
+        expected = link.without_absent(whole)
+        if link.absent and not torch.equal(expected, whole):
+            lacking.append(link.canonical)
         rounding = _rounding(actual, expected)
         if rounding is None:
             differing[link.canonical] = compare(actual, expected.to(actual.dtype))
@@ -144,7 +149,7 @@ def check_weights(fitted: Fitted, checkpoint: Checkpoint) -> Weights:
         roundings.update((name, dtype) for dtype in rounding)
     lowest = max(roundings.values(), key=lambda dtype: torch.finfo(dtype).eps, default=None)
     identity = identify(checkpoint) if is_official_size(config) else None
-    return Weights(equal, differing, lowest, tuple(_untied(fitted)), identity, roundings, fitted.theirs)
+    return Weights(equal, differing, lowest, tuple(_untied(fitted)), identity, roundings, fitted.theirs, tuple(lacking))
 
 
 def _rounding(actual: Tensor, expected: Tensor) -> set[torch.dtype] | None:

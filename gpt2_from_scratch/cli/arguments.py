@@ -88,6 +88,9 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--outputs", metavar="FILE", help="judge the logits in FILE; see `gpt2 record`")
     verify.add_argument("--skip", action="append", default=[], choices=PARTS, help="a part not to check; repeatable")
     verify.add_argument("--gradients", action="store_true", help="compare the loss and all gradients, too")
+    verify.add_argument(
+        "--thorough", action="store_true", help="ask every row of the embedding and many lengths: minutes, not seconds"
+    )
     verify.add_argument("--train", action="store_true", help="look at training mode, too: dropout, mask, gradients")
     verify.add_argument(
         "--atol", type=float, help="judge by |difference| <= ATOL + RTOL * |logit|, not by the noise floor"

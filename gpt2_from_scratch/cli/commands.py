@@ -109,6 +109,7 @@ def _verdict(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> "Verdic
             tolerance=tolerance,
             skip=arguments.skip,
             gradients=arguments.gradients,
+            thorough=arguments.thorough,
             train=arguments.train,
             always_trace=arguments.html is not None,
             diagnose_seconds=0.0 if arguments.no_diagnose else arguments.diagnose_seconds,
@@ -187,13 +188,15 @@ def _token_text(checkpoint: "Checkpoint | None") -> Callable[[int], str] | None:
 def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple[Any, Any]:
     """What is to be checked, and its layout: this package's model, the user's, or a port's recorded answers."""
     from gpt2_from_scratch.building import load_object
-    from gpt2_from_scratch.verifier import read_recording, recorded_prompts
+    from gpt2_from_scratch.verifier import read_recording, recorded_prompts, standard_prompts
 
     layout = layout_choice(arguments.layout)
     if arguments.model is None and layout is not None:
         raise ValueError("--layout describes the model given by --model; for the file, use --file-layout")
     if arguments.outputs is not None:
-        return read_recording(arguments.outputs, checkpoint.config, recorded_prompts(checkpoint)), None
+        standard = standard_prompts(checkpoint)
+        searched = recorded_prompts(checkpoint)[len(standard) :]
+        return read_recording(arguments.outputs, checkpoint.config, standard, searched), None
     if arguments.model is not None:
         loaded = load_object(
             arguments.model,

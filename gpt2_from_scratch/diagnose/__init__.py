@@ -104,7 +104,7 @@ def diagnose(
             unknown = "Its weights were not compared with the checkpoint's; wrong weights read like wrong lines."
             accusation = replace(accusation, notes=(*accusation.notes, unknown))
     if not accusation:
-        return found
+        return replace(found, no_line=accusation.why if accusation.status == "could not record" else "")
     progress("patch")
     layout = None if inside is None else (inside.fitted if isinstance(inside, Traced) else inside).layout
     return replace(found, lines=accusation, patch=_patch(candidate, accusation, checkpoint.config, weights, layout))
@@ -129,7 +129,8 @@ def diagnose_recorded(
     """
     progress("measuring the noise floor")
     laboratory = Laboratory(simulated(checkpoint.config, checkpoint.read), reference)
-    return diagnose_in(laboratory, candidate, seconds=seconds, progress=progress)
+    found = diagnose_in(laboratory, candidate, seconds=seconds, progress=progress)
+    return replace(found, no_line="a recording has logits and no code")
 
 
 def diagnose_in(

@@ -87,6 +87,7 @@ class Diagnosis(Result):
         seconds: the time that the search was given.
         tried: share of the fault table that was tried, each fault by itself.
         lines: the lines of the candidate's source that make its logits wrong; None where none could be named.
+        no_line: why no line can be named whatever is wrong; empty where that is not so.
         patch: an edit of these lines with which the logits are right; None where none was found, or nobody looked.
     """
 
@@ -101,6 +102,7 @@ class Diagnosis(Result):
     seconds: float | None = None
     tried: float = 1.0
     lines: Accusation | None = None
+    no_line: str = ""
     patch: Patch | None = None
 
     def __bool__(self) -> bool:

@@ -457,7 +457,8 @@ def own_head(evidence: Evidence, base: Causes, clock: Clock) -> Cause | None:
     """The head that a candidate would have if nothing else were wrong with it.
 
     Args:
-        evidence: of the candidate, which is asked for the logits of twice as many tokens as it is wide.
+        evidence: of the candidate, which is asked for the logits of twice as many tokens as it is wide; a recording has
+            what it has.
         base: what is known to be wrong.
         clock: when to give up.
 
@@ -467,6 +468,12 @@ def own_head(evidence: Evidence, base: Causes, clock: Clock) -> Cause | None:
     """
     model = evidence.laboratory.model
     prompts = _prompts_for_head(model)
+    if evidence.candidate.recording is not None:
+        judging = evidence.laboratory.texts
+        recorded = [prompt.ids for prompt in evidence.candidate.recording.prompts]
+        prompts = [ids for ids in recorded if not any(torch.equal(ids, each.ids) for each in judging)]
+        if sum(ids.numel() for ids in prompts) < model.config.n_embd:
+            return None
     streams = [Simulation(model, ids).stream(NORM, base, "float64").flatten(0, 1) for ids in clock.during(prompts)]
     if len(streams) < len(prompts):
         return None

@@ -144,9 +144,11 @@ def _write(module: nn.Module, parameters: Mapping[str, nn.Parameter], tensors: M
 def _module_notes(module: nn.Module, matching: Matching, checkpoint: Checkpoint) -> tuple[str, ...]:
     """Notes on tensors and buffers that `load_into` did not write, or set to zero."""
     in_file = {link.canonical for link in checkpoint.matching.links}
-    dropped = [link.canonical for link in matching.zeros if link.canonical and link.canonical in in_file]
+    absent = [link.canonical for link in matching.zeros if link.canonical and link.canonical in in_file]
+    dropped = [name for name in absent if not checkpoint.read(name).any()]
     unset = [name for name, buffer in module.named_buffers() if buffer.is_meta]
-    partly = [link.canonical for link in matching.links if link.canonical and link.absent]
+    partly = [name for name in absent if name not in dropped]  # what is not zero and may be absent: a key's bias
+    partly += [link.canonical for link in matching.links if link.canonical and link.absent]
     notes = (
         (dropped, "all zero, and absent from the module"),
         (partly, "without what the module lacks: zeros, or the key's bias, which changes no logit"),

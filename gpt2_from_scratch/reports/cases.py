@@ -30,6 +30,7 @@ class Case:
         status: an error is what prevented a verdict.
         message: the finding in one line; for what was not checked, the reason.
         details: more lines.
+        place: the file and line of the candidate's own code that it is about, where one is known.
     """
 
     part: PartName | Literal["verdict", "unchecked"]
@@ -37,6 +38,7 @@ class Case:
     status: CaseStatus
     message: str
     details: tuple[str, ...] = ()
+    place: tuple[str, int] | None = None
 
 
 def cases(verdict: Verdict) -> tuple[Case, ...]:
@@ -63,6 +65,8 @@ def diagnosis_lines(diagnosis: Diagnosis) -> tuple[str, ...]:
     """A diagnosis as lines: the accused lines, the patch, the faults, why they are believed, and the repair."""
     accused = () if diagnosis.lines is None else tuple(str(diagnosis.lines).splitlines())
     patch = () if diagnosis.patch is None else tuple(str(diagnosis.patch).splitlines())
+    if diagnosis.no_line:
+        accused = (f"no line can be named: {diagnosis.no_line}",)
     if not diagnosis:
         return (*accused, *patch, why_unnamed(diagnosis))
     fixes = (f"fix: {remedy}" for remedy in remedies(diagnosis))
@@ -101,15 +105,18 @@ def _logits(logits: Logits) -> Iterator[Case]:
     for result in logits.results:
         message = f"{result.comparison}, {times(result.comparison.max_abs / logits.floor)} the noise floor"
         yield Case("logits", result.prompt.name, "failed" if result in failing else "passed", message)
+    for prompt, crash in logits.crashes:
+        first, *rest = crash.report.splitlines()
+        yield Case("logits", prompt.name, "failed", f"the candidate crashes on it: {first}", tuple(rest), crash.place)
     if logits.exact is not None:
         yield Case("logits", "in float64", "passed" if logits.exact else "failed", str(logits.exact))
-    elif not logits and not failing:  # whatever the reason will once be: a failure is never lost
+    elif logits.differ and not failing:  # whatever the reason will once be: a failure is never lost
         yield Case("logits", "all prompts", "failed", str(logits))
 
 
 def _fails(result: PromptResult, logits: Logits) -> bool:
     """Whether this prompt is one of those for which the logits failed."""
-    if logits:
+    if not logits.differ:
         return False
     if logits.tolerance is not None:
         return result.excess is None or not result.excess <= 0

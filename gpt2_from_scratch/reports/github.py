@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gpt2_from_scratch.errors import printable
 from gpt2_from_scratch.reports.cases import Case, cases, diagnosis_lines, worst
-from gpt2_from_scratch.reports.text import said
+from gpt2_from_scratch.reports.text import coverage, said
 from gpt2_from_scratch.reports.verdict import Verdict
 
 _TITLE = "gpt2 verify"
@@ -55,7 +55,8 @@ def to_summary(verdict: Verdict) -> str:
     lines += ["| part | outcome | finding |", "|---|---|---|"]
     lines += [f"| {part.name} | {_MARK[part.status]} | {_escaped(said(part))} |" for part in verdict.parts]
     if verdict.logits is not None:
-        lines += ["", *_folded("Logits, prompt by prompt", _prompts(found))]
+        lines += ["", f"Asked: {_escaped(coverage(verdict.logits))}", ""]
+        lines += _folded("Logits, prompt by prompt", _prompts(found))
     lines += [
         "",
         *_folded("Not checked", [f"- {_escaped(f'{what}: {why}')}" for what, why in verdict.unchecked.items()]),
@@ -78,7 +79,11 @@ def _annotations(verdict: Verdict) -> Iterator[str]:
     for part in verdict.failed:
         lines = [said(part)]
         for case in found:
-            if case.part == part.name and case.status == "failed":
+            if case.part == part.name and case.status == "failed" and case.place is not None:
+                file, number = case.place
+                text = "\n".join([f"{case.name}: {case.message}", *case.details])
+                yield _command("error", f"{_TITLE}: {part.name}", text, _place(file), number)
+            elif case.part == part.name and case.status == "failed":
                 lines += [case.message if case.name == part.name else f"{case.name}: {case.message}", *case.details]
         lines = list(dict.fromkeys(lines))
         more = [f"and {len(lines) - _LINES} more"] if len(lines) > _LINES else []
@@ -91,7 +96,10 @@ def _annotations(verdict: Verdict) -> Iterator[str]:
 
 def _place(file: str) -> str:
     """The path as the runner knows it: relative to the folder that the job runs in, if it is in there."""
-    path = Path(file).resolve()
+    try:
+        path = Path(file).resolve()
+    except ValueError:  # a name that no file system can hold
+        return file
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 

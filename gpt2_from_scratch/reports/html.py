@@ -23,7 +23,15 @@ from gpt2_from_scratch.diagnose.lines import Accusation
 from gpt2_from_scratch.errors import printable
 from gpt2_from_scratch.reports.cases import Case, CaseStatus, cases
 from gpt2_from_scratch.reports.pictures import heat_map, histogram
-from gpt2_from_scratch.reports.text import alternatives, evidence_for, remedies, said, weights_details, why_unnamed
+from gpt2_from_scratch.reports.text import (
+    alternatives,
+    coverage,
+    evidence_for,
+    remedies,
+    said,
+    weights_details,
+    why_unnamed,
+)
 from gpt2_from_scratch.reports.verdict import Part, Verdict
 
 if TYPE_CHECKING:
@@ -101,6 +109,7 @@ def to_html(verdict: Verdict, decode: Decode | None = None) -> str:
         ranked = sorted(logits.results, key=lambda result: -result.comparison.max_abs)
         more = more | {
             "figures": list(_figures(logits)),
+            "coverage": coverage(logits),
             "prompt_rows": list(_prompts(logits, cases(verdict))),
             "quantile_rows": list(_quantiles(logits)),
             "histogram": histogram(logits),
@@ -221,6 +230,9 @@ def _evidence(part: Part) -> EvidenceRow:
         return EvidenceRow(part.name, part.status, finding, "every test", tests, bool(failed))
     if isinstance(result, Weights) and (lines := weights_details(result)):
         return EvidenceRow(part.name, part.status, said(part), "details", [(None, line) for line in lines], not result)
+    if isinstance(result, Logits) and result.crashes:
+        crashed = [(None, f"{prompt}: {crash.report}") for prompt, crash in result.crashes]
+        return EvidenceRow(part.name, part.status, said(part), "every crash", crashed, True)
     return EvidenceRow(part.name, part.status, said(part))
 
 

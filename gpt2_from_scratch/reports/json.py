@@ -14,9 +14,11 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.checks.candidate import Crash
 from gpt2_from_scratch.checks.generation import Generation
 from gpt2_from_scratch.checks.gradients import Gradients
 from gpt2_from_scratch.checks.logits import Logits, PromptResult
+from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.checks.selftests import SelfTests
 from gpt2_from_scratch.checks.weights import Weights
 from gpt2_from_scratch.compare import Comparison
@@ -105,6 +107,7 @@ def _weights(part: Weights) -> _Fields:
         "equal": part.equal,
         "differing": {name: _comparison(comparison) for name, comparison in part.differing.items()},
         "rounded": part.rounded,
+        "lacking": part.lacking,
         "untied": [{"copy": copy, "original": original} for copy, original in part.untied],
         "identity": None if part.identity is None else str(part.identity),
     }
@@ -156,7 +159,20 @@ def _logits(part: Logits) -> _Fields:
         "top10": min(part.top10, 1.0),
         "loss": _or_null(part.loss, _loss),
         "prompts": [_prompt(result, part.floor) for result in part.results],
+        "coverage": {
+            "ids": part.vocab_size,
+            "ids_met": part.ids_met,
+            "lengths": part.lengths,
+            "batches": part.batches,
+        },
+        "crashes": [_crash(prompt, crash) for prompt, crash in part.crashes],
     }
+
+
+def _crash(prompt: Prompt, crash: Crash) -> _Fields:
+    file, line = crash.place or (None, None)
+    shape = tuple(prompt.ids.shape)
+    return {"name": prompt.name, "shape": shape, "report": crash.report, "file": file, "line": line}
 
 
 def _prompt(result: PromptResult, floor: float) -> _Fields:
@@ -257,6 +273,7 @@ def _diagnosis(diagnosis: Diagnosis) -> _Fields:
         "seconds": diagnosis.seconds,
         "tried": diagnosis.tried,
         "lines": [] if diagnosis.lines is None else diagnosis.lines.to_list(),
+        "no_line": diagnosis.no_line or None,
         "patch": None if diagnosis.patch is None else _patch(diagnosis.patch),
     }
 

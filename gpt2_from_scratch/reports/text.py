@@ -106,6 +106,8 @@ def _in_brief(logits: Logits) -> str:
     rounded = logits.dtype != torch.float32 or logits.weights_dtype is not None
     if logits.tolerance is not None or logits.inexact or rounded or not math.isfinite(logits.max_abs):
         return str(logits)
+    if logits.crashes and not logits.differ:
+        return logits.crashed
     if logits.max_abs == 0:
         return "identical"
     if logits.exact is not None:
@@ -170,12 +172,27 @@ def why_unnamed(diagnosis: Diagnosis, divergence: Divergence | None = None) -> s
     return text
 
 
+def coverage(logits: Logits) -> str:
+    """What the prompts have met of what a model can be asked: rows of the embedding, lengths, rows at a time."""
+    missed = logits.vocab_size - logits.ids_met
+    lengths = ", ".join(map(str, logits.lengths[:_MOST_LINES]))
+    if len(logits.lengths) > _MOST_LINES:
+        lengths = f"{len(logits.lengths)} lengths from {logits.lengths[0]} to {logits.lengths[-1]}"
+    text = f"{logits.ids_met:,} of {logits.vocab_size:,} rows of the embedding"
+    if missed > 0:
+        text += f" ({missed:,} were not asked; --thorough, in Python thorough=True, asks all)"
+    return f"{text}; {lengths} tokens; {', '.join(map(str, logits.batches))} rows at a time"
+
+
 def weights_details(weights: Weights) -> list[str]:
     """The differing tensors, those that differ alike on one line; then what is worth knowing and no difference."""
     kinds: dict[str, list[str]] = {}
     for name, comparison in weights.differing.items():
         kinds.setdefault(f"largest difference {scientific(comparison.max_abs)}", []).append(name)
     lines = [f"{_places(names, weights.theirs)}: {how}" for how, names in kinds.items()]
+    if weights.lacking:
+        names = ", ".join(collapse(weights.lacking))
+        lines.append(f"your module lacks {names}, or a part of it, which is not zero in the checkpoint")
     for head, embedding in weights.untied:
         lines.append(f"{head} is a copy of {embedding}; GPT-2 ties them, and training would part them")
     return lines + ([f"the checkpoint: {weights.identity}"] if weights.identity is not None else [])
@@ -227,7 +244,10 @@ def _logits(logits: Logits, verbose: bool) -> Iterator[Row]:
         mine, theirs = logits.loss
         agreement += f", loss {mine:.4f} (reference {theirs:.4f})"
     yield "", agreement
-    if not logits and not verbose:
+    yield "asked", coverage(logits)
+    for prompt, crash in logits.crashes if verbose else logits.crashes[:1]:
+        yield "", f"on {prompt}: {crash.report}"
+    if logits.differ and not verbose:
         yield "", f"worst: {logits.worst.prompt.name}, {logits.worst.comparison}"
     if verbose:
         for result in logits.results:
@@ -242,6 +262,8 @@ def _diagnosis(diagnosis: Diagnosis, divergence: Divergence | None) -> Iterator[
         for index, row in enumerate(str(diagnosis.patch).splitlines()[2:]):
             yield "" if index else "patch", row
         yield "", f"tried: the logits are then GPT-2's, on {' and on '.join(diagnosis.patch.proof)}; --fix writes it"
+    if diagnosis.no_line:
+        yield "line", f"none can be named: {diagnosis.no_line}"
     if not diagnosis:
         yield "diagnosis", why_unnamed(diagnosis, divergence)
     for index, finding in enumerate(diagnosis.faults):

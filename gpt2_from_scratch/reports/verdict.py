@@ -108,7 +108,7 @@ class Verdict:
                 usual = f"interrupted during {self.interrupted}"
             return Part(name, "not checked", self.unchecked.get(name, usual))
         # Where numbers part is a matter of degree: whether they part at all, the logits decide.
-        good = (self.logits is None or bool(self.logits)) if name == "where" else bool(result)
+        good = (self.logits is None or not self.logits.differ) if name == "where" else bool(result)
         return Part(name, "passed" if good else "failed", result=result)
 
     @property

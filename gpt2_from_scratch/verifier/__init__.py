@@ -109,6 +109,7 @@ class VerifyOptions(OpenOptions, total=False):
         tolerance: (atol, rtol) to judge the logits by, instead of the threshold.
         skip: names from `PARTS`. Without logits, generation and gradients, transformers is not needed.
         gradients: compare the loss and every parameter's gradient, too.
+        thorough: ask every row of the embedding and many more lengths: minutes at GPT-2's size.
         train: run a module in training mode, too: the same without dropout, dropout's places and rates, gradients.
         always_trace: compare inside even when the logits agree, for the report.
         diagnose_seconds: time to search for the fault when weights or logits fail (60); 0 does not search.
@@ -121,6 +122,7 @@ class VerifyOptions(OpenOptions, total=False):
     tolerance: tuple[float, float] | None
     skip: Collection[str]
     gradients: bool
+    thorough: bool
     train: bool
     always_trace: bool
     diagnose_seconds: float
@@ -137,6 +139,7 @@ class _Asked:
     tolerance: tuple[float, float] | None = None
     skip: Collection[str] = ()
     gradients: bool = False
+    thorough: bool = False
     train: bool = False
     always_trace: bool = False
     diagnose_seconds: float = DIAGNOSE_SECONDS
@@ -186,6 +189,8 @@ def verify(
         raise CandidateError(
             f"the diagnosis may take a number of seconds that is not negative, not {asked.diagnose_seconds}"
         )
+    if asked.thorough and asked.prompts is not None:
+        raise ValueError("thorough adds to the standard prompts, so give either thorough=True or prompts")
     opened = open_checkpoint(checkpoint, **cast(OpenOptions, given))
     layouts = layout_variants(layout) if layout is not None else ()
     run = _Run(candidate, opened, layouts, asked)
@@ -219,7 +224,7 @@ class _Run:
 
     def __init__(self, candidate: Any, checkpoint: Checkpoint, layouts: Sequence[Layout], asked: _Asked) -> None:
         self.subject = Candidate(candidate, checkpoint.config)
-        self.recording = candidate if isinstance(candidate, Recording) else None
+        self.recording = self.subject.recording
         self.checkpoint = checkpoint
         self.asked = asked
         self.wanted = frozenset(PARTS) - frozenset(asked.skip) - (frozenset() if asked.gradients else {"gradients"})
@@ -244,8 +249,9 @@ class _Run:
         return bool(self.wanted & {"logits", "generation", "gradients"})
 
     @property
-    def _agree(self) -> bool:
-        return self.verdict.logits is None or bool(self.verdict.logits)
+    def _differ(self) -> bool:
+        """Whether logits are known that are not the reference's; what crashed has none."""
+        return self.verdict.logits is not None and self.verdict.logits.differ
 
     @property
     def _loaded(self) -> Reference:
@@ -323,7 +329,11 @@ class _Run:
         prompts = self.asked.prompts
         if prompts is None and self.recording is not None:
             prompts = self.recording.prompts
-        self.prompts = standard_prompts(self.checkpoint, self.unchecked) if prompts is None else prompts
+            if self.asked.thorough:
+                self.unchecked["all rows and lengths"] = "a recording cannot be asked anything else"
+        if prompts is None:
+            prompts = standard_prompts(self.checkpoint, self.unchecked, thorough=self.asked.thorough)
+        self.prompts = prompts
         shared = [
             each.ids for each in self.prompts if each.ids.size(0) == 1 and _PROVING <= each.ids.size(1) <= _TRACED
         ]
@@ -376,12 +386,14 @@ class _Run:
     def check_generation(self) -> None:
         if "generation" not in self.wanted:
             return
-        if self.recording is not None or not self._agree:
-            why = "the logits differ" if self.recording is None else "a recording cannot be continued"
+        logits = self.verdict.logits
+        if self.recording is not None or (logits is not None and not logits):
+            why = "the logits differ" if self._differ else "it crashes on a prompt"
+            why = "a recording cannot be continued" if self.recording is not None else why
             self.unchecked["generation"] = why
             return
         self.enter("generation")
-        logits = self.verdict.logits  # those that passed may each be off by as much as was let pass
+        # Logits that passed may each be off by as much as was let pass.
         tie = max(logits.threshold * logits.floor, 2 * logits.max_abs) if logits is not None else 0.0
         beginning = self.prompts[-1]  # natural text, where there is some
         single = Prompt(f"the beginning of {beginning.name}", beginning.ids[:1, :_GREEDY_PROMPT])
@@ -416,21 +428,21 @@ class _Run:
             self.verdict = replace(self.verdict, gradients=gradients)
 
     def locate(self) -> None:
-        if "where" not in self.wanted or (self._agree and not self.asked.always_trace):
+        if "where" not in self.wanted or not (self._differ or self.asked.always_trace):
             return
         if self.fitted is None:
             self.unchecked["where"] = "that takes a torch module and its layout"
         else:
             self.enter("first divergence")
             prompt = _to_trace(self.verdict.logits, self.prompts)
-            exact = not self._agree and self.verdict.logits is not None and self.verdict.logits.exact is not None
+            exact = self._differ and self.verdict.logits is not None and self.verdict.logits.exact is not None
             with self._rounded_alike():
                 self.traced, divergence = locate(self.subject, self.fitted, self._loaded, prompt, exact)
             self.verdict = replace(self.verdict, divergence=divergence)
 
     def diagnose(self) -> None:
         wrong_weights = self.verdict.weights is not None and not self.verdict.weights
-        if self._agree and not wrong_weights:
+        if not self._differ and not wrong_weights:
             return
         if self.recording is not None and not self._answers_the_search(self.recording):
             self.unchecked["diagnosis"] = "the recording has no answers to the prompts of the search: record it anew"
@@ -506,12 +518,15 @@ def recorded_prompts(checkpoint: Checkpoint) -> tuple[Prompt, ...]:
     return (*standard_prompts(checkpoint), *named)
 
 
-def standard_prompts(checkpoint: Checkpoint, unchecked: dict[str, str] | None = None) -> tuple[Prompt, ...]:
+def standard_prompts(
+    checkpoint: Checkpoint, unchecked: dict[str, str] | None = None, thorough: bool = False
+) -> tuple[Prompt, ...]:
     """The standard prompts for a checkpoint, with natural text where it has a tokenizer.
 
     Args:
         checkpoint: an opened one.
         unchecked: where to say why there is no text.
+        thorough: ask every row of the embedding, and the lengths around every power of two.
     """
     text = None
     try:
@@ -522,17 +537,22 @@ def standard_prompts(checkpoint: Checkpoint, unchecked: dict[str, str] | None = 
     except (CheckpointError, OSError, ValueError) as error:
         if unchecked is not None:
             unchecked["natural text"] = str(error).splitlines()[0]
-    return choose_prompts(checkpoint.config, text, special_ids(checkpoint))
+    return choose_prompts(checkpoint.config, text, special_ids(checkpoint), thorough)
 
 
 def _to_trace(logits: Logits | None, prompts: Sequence[Prompt]) -> Prompt:
     """The worst prompt among the short ones, since every site's numbers are held; if only a long one fails, that."""
     if logits is None:
         return min(prompts, key=lambda prompt: abs(prompt.tokens - _GREEDY_PROMPT))
-    short = [result for result in logits.results if 1 < result.prompt.ids.size(1) <= _TRACED] or logits.results
+    fitting = [each for each in logits.results if 1 < each.prompt.ids.size(1) <= _TRACED >= each.prompt.tokens]
+    short = fitting or logits.results
     failing = [result for result in short if not result.comparison.max_abs <= logits.threshold * logits.floor]
-    only_long = not logits and not failing and logits.multiple > logits.threshold
-    return max(logits.results if only_long else failing or short, key=lambda result: result.comparison.max_abs).prompt
+    only_long = logits.differ and not failing and logits.multiple > logits.threshold
+    worst = max(logits.results if only_long else failing or short, key=lambda result: result.comparison.max_abs)
+    prompt, row = worst.prompt, worst.comparison.at[0]
+    if prompt.tokens <= _TRACED or prompt.ids.size(0) == 1:
+        return prompt
+    return Prompt(f"row {row} of {prompt.name}", prompt.ids[row : row + 1])
 
 
 def _environment(subject: Candidate) -> dict[str, Fact]:

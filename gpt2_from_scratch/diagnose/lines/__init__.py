@@ -266,6 +266,9 @@ class _Case:
         trial = base = first or self.first()
         if trial.right:
             return Accusation("nothing wrong", unknown=trial.unknown(), operations=len(trial.recording.operations))
+        if not trial.meets:
+            why = "none of the operations that could be recorded takes a weight of GPT-2's"
+            return Accusation("could not record", why=why, operations=len(trial.recording.operations))
         findings: list[Finding] = []
         between = False
         tried: set[int] = set()
@@ -313,7 +316,9 @@ class _Case:
                 )
             return Accusation(
                 "between",
-                why="the search ran out of time" if time.monotonic() >= end else "no operation could be found",
+                why="the search ran out of time"
+                if time.monotonic() >= end
+                else "no line is named: no operation was found that makes something else of GPT-2's numbers",
                 unknown=unknown,
                 operations=count,
                 notes=notes,

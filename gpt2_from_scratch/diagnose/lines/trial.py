@@ -125,6 +125,22 @@ class Trial:
                 found[maker.index] = maker
         return [found[index] for index in sorted(found)]
 
+    @property
+    def meets(self) -> bool:
+        """Whether the logits were computed, as far as that was recorded, from a weight of GPT-2's."""
+        maker = self.recording.maker(self.logits)
+        waiting, seen = [] if maker is None else list(maker.inputs), set()
+        while waiting:
+            number = waiting.pop()
+            if number in seen:
+                continue
+            seen.add(number)
+            maker = self.recording.maker(number)
+            if maker is None and self.labels[number].kind == "entry":
+                return True
+            waiting += [] if maker is None else maker.inputs
+        return False
+
     def unknown(self) -> int:
         """How many operations on the way to the logits make something that is not known."""
         waiting, seen, unknown = [self.logits], set(), set()
