@@ -62,13 +62,18 @@ def test_code_that_ends_its_process_verifies_nothing(
     assert f"could not check: the process ended before there was a result ({how})" in err
 
 
-def test_what_is_raised_at_import_verifies_nothing(tmp_path: Path) -> None:
-    code, out, err = ended("import sys\nsys.exit(0)", tmp_path)
+@pytest.mark.parametrize(
+    ("raising", "said"),
+    [
+        ("import sys\nsys.exit(0)", "sys.exit(0)"),
+        pytest.param("class Odd(BaseException): pass\nraise Odd('out of cheese')", "out of cheese", marks=slow),
+    ],
+    ids=["exit", "exception"],
+)
+def test_what_is_raised_at_import_verifies_nothing(raising: str, said: str, tmp_path: Path) -> None:
+    code, out, err = ended(raising, tmp_path)
     assert (code, out) == (2, "")
-    assert "sys.exit(0)" in err
-    code, out, err = ended("class Odd(BaseException): pass\nraise Odd('out of cheese')", tmp_path)
-    assert (code, out) == (2, "")
-    assert "out of cheese" in err
+    assert said in err
 
 
 @pytest.mark.slow
