@@ -496,6 +496,30 @@ def _calls(code: _Code, place: _Place) -> Iterator[Edit]:
             yield from _without_argument(code, node, argument)
 
 
+_MOST_AXES = 4  # of a view whose sizes and order of axes are both changed: 36 ways; of more, one of the two
+
+
+def _reshapes(code: _Code, place: _Place) -> Iterator[Edit]:
+    """A view and the order of axes behind it, changed together: ``x.view(b, t, h, d).permute(0, 2, 1, 3)``."""
+    for node in code.expressions(place):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(
+                    value=ast.Call(
+                        func=ast.Attribute(attr="view" | "reshape") as view, args=[_, _, *_] as sizes
+                    ) as inner,
+                    attr="permute" | "transpose" | "swapaxes",
+                ),
+            ):
+                head, first, *rest = code.text(view), *map(code.text, sizes)
+                tail = code.source[code.span(inner)[1] : code.span(node)[1]]
+                axes = [(0, *order) for order in itertools.permutations(range(1, len(sizes)))]
+                orders = [f".permute({', '.join(map(str, order))})" for order in axes]
+                for other in itertools.permutations(rest):
+                    for order in (tail, *(orders if len(sizes) <= _MOST_AXES else ())):
+                        yield code.replace(node, f"{head}({', '.join((first, *other))}){order}")
+
+
 def _rewrites(code: _Code, place: _Place) -> Iterator[Edit]:
     """Known mistakes that take more than one change: epsilon outside the root, post-norm, shared layers, einsum."""
     for node in code.expressions(place):
@@ -595,7 +619,7 @@ def _statements(code: _Code, place: _Place) -> Iterator[Edit]:
         yield Edit(start, end, "")
 
 
-KINDS = (_keywords, _rewrites, _removals, _operators, _numbers, _names, _calls, _statements, _wraps)
+KINDS = (_keywords, _rewrites, _removals, _operators, _numbers, _names, _calls, _reshapes, _statements, _wraps)
 
 
 def _called(node: ast.Call) -> str:

@@ -617,6 +617,7 @@ def _unknown(inputs: Sequence[Identity]) -> tuple[int, ...]:
 def _made_of(entry: Entry, weights: Sequence[Entry]) -> bool:
     """Whether a step is the first that its weights are used in: rows of a table, a norm, a linear layer."""
     modules = {each.key.rpartition(".")[0] for each in weights}
+    modules |= {"wte", "wpe"} if modules & {"wte", "wpe"} else set()  # one table may stand for the other
     return any(entry.key == module or entry.key.startswith(f"{module}.") for module in modules)
 
 

@@ -921,14 +921,14 @@ class Namer:
         for earlier in reversed(self.trial.recording.operations[: operation.index]):
             for number in earlier.outputs:
                 label = self.trial.labels[number]
-                if self.trial.consumers.get(number) or label.entry is None or not label.known or not earlier.frames:
+                used = any(self.trial.consumers.get(each) for each in earlier.outputs)  # or a part of it
+                if used or label.entry is None or not label.known or not earlier.frames:
                     continue
                 if isinstance(found, Identity) and _alike(label, found):
                     continue
-                if _function(earlier.frames[0]) not in {_function(frame) for frame in operation.frames}:
-                    continue
+                here = _function(earlier.frames[0]) in {_function(frame) for frame in operation.frames}
                 same = label.entry is right.entry or (
-                    isinstance(wanted, float) and _masked_of(right.entry.place) == label.entry.place
+                    isinstance(wanted, float) and here and _masked_of(right.entry.place) == label.entry.place
                 )
                 if same and abs(label.factor - 1) <= ROUNDED:
                     return self._use(earlier)
@@ -1111,6 +1111,8 @@ def _function(frame: Frame) -> tuple[str, str, int]:
 
 def _renews(value: ast.expr, name: str) -> bool:
     """Whether a value is that of the name before, or a call that takes it: ``q = self.split_heads(q)``."""
+    if isinstance(value, ast.GeneratorExp | ast.ListComp) and isinstance(value.generators[0].iter, ast.Tuple):
+        return any(isinstance(each, ast.Name) and each.id == name for each in value.generators[0].iter.elts)
     if isinstance(value, ast.Call):
         return any(isinstance(each, ast.Name) and each.id == name for each in value.args)
     return isinstance(value, ast.Name) and value.id == name
