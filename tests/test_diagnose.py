@@ -267,7 +267,7 @@ def test_a_fault_in_one_layer_is_named_with_the_layer(fault: str, layer: int, sm
     diagnosis = small.diagnosis(model, BOOK)
     (finding,) = diagnosis.faults
     assert (finding.name, finding.where) == (fault, (f"h.{layer}",)), told(diagnosis)
-    assert f"h.{layer} only" in str(diagnosis)
+    assert f"(h.{layer}) only" in str(diagnosis)
 
 
 @pytest.mark.parametrize("layer", [0, 2])
