@@ -490,3 +490,20 @@ def test_too_little_memory_is_no_fault_of_the_candidate(book_checkpoint: Path, b
 
     with pytest.raises(CandidateError, match="MemoryError"):
         undiagnosed(greedy_for_memory, book_checkpoint, reference=book_reference)
+
+
+def test_what_a_module_lacks_of_the_checkpoint_is_said_beside_its_equal_weights(
+    book_checkpoint: Path, book_reference: Reference
+) -> None:
+    """A nanoGPT without biases: each of its parameters is the checkpoint's, and half of the checkpoint is not in it."""
+    style = STYLES["nanogpt"]
+    whole = model_of(book_checkpoint, book_reference.config, style="nanogpt")
+    bare = style(book_reference.config)
+    for module in bare.modules():
+        if getattr(module, "bias", None) is not None:
+            module.bias = None
+    bare.load_state_dict({name: tensor for name, tensor in whole.state_dict().items() if name in bare.state_dict()})
+    for model, lacks in ((whole, False), (bare, True)):
+        verdict = undiagnosed(model, book_checkpoint, "nanogpt", reference=book_reference, skip=("self-tests",))
+        assert verdict.weights and bool(verdict.weights.lacking) is lacks and bool(verdict) is not lacks
+        assert ("the candidate lacks h.{0...11}.ln_1.bias" in verdict.report()) is lacks, verdict.report()

@@ -192,7 +192,7 @@ def weights_details(weights: Weights) -> list[str]:
     lines = [f"{_places(names, weights.theirs)}: {how}" for how, names in kinds.items()]
     if weights.lacking:
         names = ", ".join(collapse(weights.lacking))
-        lines.append(f"your module lacks {names}, or a part of it, which is not zero in the checkpoint")
+        lines.append(f"the candidate lacks {names}, or a part of it, which is not zero in the checkpoint")
     for head, embedding in weights.untied:
         lines.append(f"{head} is a copy of {embedding}; GPT-2 ties them, and training would part them")
     return lines + ([f"the checkpoint: {weights.identity}"] if weights.identity is not None else [])
