@@ -268,7 +268,8 @@ def load_reference(checkpoint: Checkpoint, prompt: Tensor | None = None) -> Refe
         )
         transformers_gpt2: Any = GPT2LMHeadModel  # its types do not say what `output_loading_info` returns
         options = {
-            "config": GPT2Config(**config.to_hf()),
+            # Other fields of a config.json change nothing that is compared, and many end transformers in an error.
+            "config": GPT2Config(**replace(config, extra={}).to_hf()),
             "dtype": torch.float32,
             "attn_implementation": "eager" if eager else "sdpa",
             "output_loading_info": True,
@@ -370,7 +371,8 @@ def _readable_by_transformers(checkpoint: Checkpoint) -> str | None:
     """The directory, if it is one that `from_pretrained` reads as it stands."""
     located = checkpoint.located
     standard = located.weights.name in ("model.safetensors", "model.safetensors.index.json")
-    if checkpoint.as_found and checkpoint.layout.name == "huggingface" and standard and located.config is not None:
+    readable = "self" not in checkpoint.config.extra  # which transformers passes on as an argument of that name
+    if checkpoint.as_found and checkpoint.layout.name == "huggingface" and standard and readable and located.config:
         return str(located.directory)
     return None
 

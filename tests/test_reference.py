@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from gpt2_from_scratch.checkpoint import TINY
 from gpt2_from_scratch.errors import CheckpointError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import open_checkpoint
@@ -140,3 +141,24 @@ def test_a_prompt_is_run_in_float64_once(book_checkpoint: Path) -> None:
     with reference.with_weights_in(torch.bfloat16):
         assert not torch.equal(reference.in_float64(ids), exact)
     assert torch.equal(reference.in_float64(ids), exact) and dtypes.count(torch.float64) == 3
+
+
+ODD_FIELDS: dict[str, object] = {
+    "return_dict": False,
+    "use_cache": "yes",
+    "id2label": {"0": "a"},
+    "num_labels": 10**8,
+    "self": 1,
+    "pruned_heads": {"0": [1]},
+    "output_attentions": True,
+    "torchscript": True,
+}
+
+
+def test_fields_that_change_no_logit_never_reach_transformers(tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path / "odd")
+    content = json.loads((TINY / "config.json").read_text())
+    (tmp_path / "odd" / "config.json").write_text(json.dumps(content | ODD_FIELDS))
+    ids = torch.tensor([[5, 7, 3]])
+    expected, found = (load_reference(open_checkpoint(each)).logits(ids) for each in (TINY, tmp_path / "odd"))
+    assert torch.equal(expected, found)
