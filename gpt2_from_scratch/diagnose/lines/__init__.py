@@ -418,7 +418,12 @@ class _Case:
         return output if output.shape == content.shape or not operation.writes else None
 
     def _explained(self, culprit: Operation, before: Trial) -> tuple[Explanation | None, Trial]:
-        trial = self._run(culprit.index, (before, culprit.outputs[0]))
+        count = len(self.repairs.get(_site(culprit), []))
+        try:
+            trial = self._run(culprit.index, (before, culprit.outputs[0]))
+        except Exception:  # the candidate itself ran: it does not bear the repair, whose shape may be another
+            del self.repairs.get(_site(culprit), [])[count:]
+            return None, before
         return self.explanation, trial
 
     def _supposed(self, culprit: Operation, before: Trial) -> tuple[Explanation | None, Trial]:
