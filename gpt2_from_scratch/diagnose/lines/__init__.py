@@ -442,11 +442,17 @@ class _Case:
         shape = before.recording.values[operation.outputs[0]].shape
         site = _site(operation)
         calls = sum(_site(each) == site for each in before.recording.operations)
+        kept = len(self.repairs.get(site, []))
         best: tuple[float, Explanation] | None = None
         for identity in self.explainer.next_ones(culprit, before.labels, shape):
             self.supposition = identity
-            following = self._run(operation.index, (before, culprit.outputs[0]))
-            self.supposition = None
+            try:
+                following = self._run(operation.index, (before, culprit.outputs[0]))
+            except Exception:  # as above
+                del self.repairs.get(site, [])[kept:]
+                continue
+            finally:
+                self.supposition = None
             if self.explanation is None:
                 continue
             explained = self.repairs[site].pop()
