@@ -52,7 +52,9 @@ def candidate(tmp_path: Path) -> Path:
 
 def test_your_model_passes_or_fails(capsys: pytest.CaptureFixture[str], candidate: Path) -> None:
     code, out, _ = run(capsys, "verify", "--model", f"{candidate}:build()", "--layout", "llms_from_scratch")
-    assert code == 0 and out.splitlines()[-1].startswith("PASSED  GPTModel is GPT-2 as in the model inside the package")
+    assert code == 0 and out.splitlines()[-1].startswith(
+        "PASSED  GPTModel gives GPT-2's logits with the weights of the model"
+    )
     code, out, _ = run(capsys, "verify", "--model", f"{candidate}:wrong()", "--layout", "llms_from_scratch")
     assert code == 1 and out.splitlines()[-1].startswith("FAILED")
     assert "first divergence at trf_blocks.0.ff.layers.1 (h.0.mlp.act)" in out or re.search(
@@ -134,7 +136,7 @@ def test_script_and_command_are_the_same_program(capsys: pytest.CaptureFixture[s
 
 REPORT = """  line        my.py:3  x = 1   this is twice the output of block 0; GPT-2 has the output of block 0
               -        scores = q @ k.transpose(-2, -1) / C**0.5 and so on beyond the edge
-FAILED  GPT is not GPT-2 as in the model: logits: 8.1e5 x the noise floor (threshold 4 x)"""
+FAILED  GPT differs from GPT-2 with the weights of the model: logits: 8.1e5 x the noise floor (threshold 4 x)"""
 
 
 def test_on_a_terminal_lines_fit_and_the_verdict_has_a_colour(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +153,7 @@ def test_on_a_terminal_lines_fit_and_the_verdict_has_a_colour(monkeypatch: pytes
         "              block 0; GPT-2 has the output of block 0",
     ]
     assert lines[2].endswith("beyond the edge"), "source code is not broken"
-    assert lines[3].startswith("\x1b[1;31mFAILED\x1b[0m  GPT is not")
+    assert lines[3].startswith("\x1b[1;31mFAILED\x1b[0m  GPT differs from")
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in for_terminal(REPORT)
     assert " ".join(for_terminal(REPORT).split()) == " ".join(REPORT.split()), "no word is lost"

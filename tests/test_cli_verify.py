@@ -24,7 +24,7 @@ def test_a_port_answers_from_a_file(
     answers = answered(file, perturbed_checkpoint)
     store(file, answers)
     code, out, _ = run(capsys, "verify", perturbed_checkpoint, "--outputs", file)
-    assert code == 0 and out.splitlines()[-1].startswith(f"PASSED  the recording prompts.{ending} is GPT-2")
+    assert code == 0 and out.splitlines()[-1].startswith(f"PASSED  the recording prompts.{ending} gives GPT-2's logits")
     assert "a recording cannot be continued" in out and "self-tests: a recording" in out
 
     answers["logits.2"][0, 3, 5] += 1e-3
@@ -160,7 +160,11 @@ def test_machines_are_told_where_there_is_no_verdict(
     file.write_text("def model(ids):\n    return missing(ids)\n")
     code, out, err = run(capsys, "verify", "--model", f"{file}:model", *reports_of(tmp_path))
     assert code == 2 and "line 2, in model" in err
-    assert out.startswith("::warning title=gpt2 verify::") and "there is no verdict" in out
+    assert (
+        out.startswith("::warning file=")
+        and "mine.py,line=2,title=gpt2 verify::" in out
+        and "there is no verdict" in out
+    )
     document = json.loads((tmp_path / "r.json").read_text())
     assert document["outcome"] == "error" and "NameError" in document["error"]
     assert 'errors="1"' in (tmp_path / "r.xml").read_text()

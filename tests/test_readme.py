@@ -39,7 +39,8 @@ SHELL = [
 SET_UP, WROTE, CHECKPOINT, CI = SHELL
 PYTHON = [block.text for block in BLOCKS if block.language == "python"]
 (YAML,) = (block.text for block in BLOCKS if block.language == "yaml")
-QUICKSTART, REPORT, HOUSE = (block.text for block in BLOCKS if not block.language)
+QUICKSTART, REPORT = (block.text for block in BLOCKS if not block.language)
+STEPS = [step["run"] for step in yaml.safe_load(YAML) if "run" in step]
 
 
 def test_it_takes_two_minutes_to_read() -> None:
@@ -48,7 +49,7 @@ def test_it_takes_two_minutes_to_read() -> None:
 
 
 def test_it_shows_no_option_that_there_is_not() -> None:
-    for command in [*WROTE, *CHECKPOINT, *CI, *(step["run"] for step in yaml.safe_load(YAML))]:
+    for command in [*WROTE, *CHECKPOINT, *CI, *STEPS]:
         program, *words = shlex.split(command, comments=True)
         if program == "gpt2":
             parser().parse_args(words)
@@ -62,7 +63,9 @@ def test_what_it_links_to_is_there() -> None:
 
 
 def test_the_rooms_of_the_drawing_are_rooms() -> None:
-    drawn = set(re.findall(r"[a-z_]{5,}", HOUSE)) & {path.stem for path in (ROOT / "gpt2_from_scratch").iterdir()}
+    blocks = re.findall(r"^```\n(.*?)^```$", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE | re.DOTALL)
+    (drawing,) = (block for block in blocks if "--->" in block)
+    drawn = set(re.findall(r"[a-z_]{5,}", drawing)) & {path.stem for path in (ROOT / "gpt2_from_scratch").iterdir()}
     assert {"checkpoint", "loading", "reference", "checks", "diagnose", "verifier", "reports", "recorder"} <= drawn
 
 
@@ -113,11 +116,12 @@ def without_rounding(text: str) -> list[str]:
 
 def same_lines(shown: str, printed: str) -> None:
     """Compares line by line; a line of three points stands for any number of lines."""
-    ours, theirs = without_rounding(shown), without_rounding(printed)
-    if "..." in ours:
-        at = ours.index("...")
-        ours, theirs = [*ours[:at], *ours[at + 1 :]], [*theirs[:at], *theirs[len(theirs) - (len(ours) - at - 1) :]]
-    assert ours == theirs
+    *parts, last = "\n".join(without_rounding(shown)).split("\n...\n")
+    rest = "\n".join(without_rounding(printed)) + "\n"
+    for part in parts:
+        before, found, rest = rest.partition(f"{part}\n")
+        assert found and (part != parts[0] or not before), part
+    assert rest.endswith(f"\n{last}\n") if parts else rest == f"{last}\n", last
 
 
 @pytest.mark.slow
@@ -168,5 +172,5 @@ def test_i_want_it_in_my_ci(place: Path) -> None:
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
     done = run(grade, place)
     assert done.returncode == 1 and re.search(r"catches \d+ of \d+ faults", done.stdout), done.stderr
-    install, step = (step["run"] for step in yaml.safe_load(YAML))
+    install, step = STEPS
     assert install.startswith("pip install") and step == verify

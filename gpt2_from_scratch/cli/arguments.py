@@ -203,7 +203,9 @@ def parser() -> argparse.ArgumentParser:
             metavar="NAME",
             help="leave a tensor out; * is a number, ** anything; repeatable",
         )
-        group.add_argument("--strip-prefix", default="", metavar="TEXT", help="remove from every other name")
+        group.add_argument(
+            "--strip-prefix", default="", metavar="TEXT", help="remove from every name that is not ignored"
+        )
         group.add_argument(
             "--set",
             action="append",

@@ -40,8 +40,8 @@ class OpenOptions(HubOptions, total=False):
         key: of a PyTorch file that holds several state dicts: which one, such as ``"ema"``.
         ignore: tensors to leave out, by their whole names: ``("score.weight", "h.*.gate", "metric.**")``, where ``*``
             is a number and ``**`` anything.
-        strip_prefix: removed from every other name, such as ``"gpt2."``. Names of wrappers and prefixes that all names
-            share are found without it.
+        strip_prefix: removed from every name that `ignore` leaves, such as ``"gpt2."``; each must have it. Names of
+            wrappers and prefixes that all names share are found without it.
         mmap: map the files, the default. False reads them, which a file that may change or be cut short needs:
             touching a mapped file that somebody else truncates kills the process (SIGBUS), in any library.
         revision: branch, tag or commit on the Hub.

@@ -25,6 +25,7 @@ from gpt2_from_scratch.reports.cases import Case, CaseStatus, cases
 from gpt2_from_scratch.reports.pictures import heat_map, histogram
 from gpt2_from_scratch.reports.text import (
     alternatives,
+    claim,
     coverage,
     evidence_for,
     remedies,
@@ -163,6 +164,7 @@ def _rendered(template: str, verdict: Verdict, **more: Any) -> str:
         .get_template(template)
         .render(
             verdict=verdict,
+            claim=claim(verdict),
             word=verdict.summary.split("  ")[0],
             kind=_KIND[verdict.outcome],
             mark=_MARK,

@@ -55,7 +55,6 @@ def assumptions(verdict: Verdict) -> list[Row]:
 
 def summary(verdict: Verdict) -> str:
     """The verdict in one line."""
-    whole = f"{verdict.candidate} is{'' if verdict else ' not'} GPT-2 as in {verdict.checkpoint}"
     failed = "; ".join(f"{part.name}: {_briefly(part)}" for part in verdict.failed if part.name != "where")
     match verdict.outcome:
         case "interrupted":
@@ -64,13 +63,22 @@ def summary(verdict: Verdict) -> str:
         case "error":
             text = f"NO VERDICT  on {verdict.candidate}: {verdict.error or 'nothing was compared'}"
         case "failed":
-            text = f"FAILED  {whole}: {failed}"
+            text = f"FAILED  {claim(verdict)}: {failed}"
         case _ if verdict.logits is None:
-            names = " and ".join(part.name for part in verdict.compared)
-            text = f"PASSED  {verdict.candidate}: {names} only; logits were not compared"
+            text = f"PASSED  {claim(verdict)}"
         case _:
-            text = f"PASSED  {whole}: logits {_in_brief(verdict.logits)}"
+            text = f"PASSED  {claim(verdict)}: {_in_brief(verdict.logits)}"
     return printable(text.partition("\n")[0])
+
+
+def claim(verdict: Verdict) -> str:
+    """What is known of a candidate once there is a verdict: a sentence without its numbers."""
+    if not verdict:
+        return f"{verdict.candidate} differs from GPT-2 with the weights of {verdict.checkpoint}"
+    if verdict.logits is None:
+        names = " and ".join(part.name for part in verdict.compared)
+        return f"{verdict.candidate}: {names} only; logits were not compared"
+    return f"{verdict.candidate} gives GPT-2's logits with the weights of {verdict.checkpoint}"
 
 
 def cause(verdict: Verdict) -> str:
@@ -137,9 +145,10 @@ def remedies(diagnosis: Diagnosis) -> tuple[Remedy, ...]:
 
 def evidence_for(diagnosis: Diagnosis) -> str:
     """Why the faults are believed, as numbers."""
+    these, them = ("these faults", "them") if len(diagnosis.faults) > 1 else ("this fault", "it")
     return (
-        f"our own GPT-2 with that in it differs from yours by {times(diagnosis.multiple)} the noise floor; without it, "
-        f"by {times(diagnosis.baseline)}"
+        f"our GPT-2 with {these} is within {times(diagnosis.multiple)} the noise floor of your logits; "
+        f"without {them}, {times(diagnosis.baseline)} away (on the search's prompts)"
     )
 
 
@@ -180,7 +189,7 @@ def coverage(logits: Logits) -> str:
         lengths = f"{len(logits.lengths)} lengths from {logits.lengths[0]} to {logits.lengths[-1]}"
     text = f"{logits.ids_met:,} of {logits.vocab_size:,} rows of the embedding"
     if missed > 0:
-        text += f" ({missed:,} were not asked; --thorough, in Python thorough=True, asks all)"
+        text += " (--thorough asks all)"
     return f"{text}; {lengths} tokens; {', '.join(map(str, logits.batches))} rows at a time"
 
 
@@ -237,14 +246,15 @@ def _part(part: Part, verdict: Verdict, verbose: bool) -> Iterator[Row]:
 
 def _logits(logits: Logits, verbose: bool) -> Iterator[Row]:
     agreement = (
-        f"same first choice at {percent(logits.top1)}, same ten best {percent(logits.top10)}, "
+        f"same first choice at {percent(logits.top1)} of positions, same ten best {percent(logits.top10)}, "
         f"KL {scientific(logits.kl)} nats per token"
     )
     if logits.loss is not None:
         mine, theirs = logits.loss
         agreement += f", loss {mine:.4f} (reference {theirs:.4f})"
     yield "", agreement
-    yield "asked", coverage(logits)
+    if verbose or not logits.differ:  # what differs on these prompts needs no others
+        yield "asked", coverage(logits)
     for prompt, crash in logits.crashes if verbose else logits.crashes[:1]:
         yield "", f"on {prompt}: {crash.report}"
     if logits.differ and not verbose:

@@ -165,7 +165,9 @@ class Verdict:
         return self.report()
 
     def __repr__(self) -> str:
-        what = f"{self.candidate}, {self.cause}" if not self else f"{self.candidate} is GPT-2 as in {self.checkpoint}"
+        from gpt2_from_scratch.reports.text import claim
+
+        what = claim(self) if self else f"{self.candidate}, {self.cause}"
         return short_repr(f"Verdict {self.outcome}", what)
 
     def _repr_html_(self) -> str:

@@ -113,19 +113,21 @@ class Accusation:
     @property
     def proof(self) -> str:
         """Whether the lines are proven, as a sentence."""
+        places = "this place" if len(self.findings) == 1 else "these places"
         if self.proven:
-            return "With GPT-2's values in these places the logits are GPT-2's."
+            return f"With GPT-2's values in {places} the logits are GPT-2's."
         if self.status == "named":
-            return "Likely, not proven: with GPT-2's values in these places the logits are still others."
+            return f"Likely, not proven: with GPT-2's values in {places} the logits are still others."
         return "Not proven: the mistake is in this line or near it."
 
     def __str__(self) -> str:
         if not self.findings:
             return self.why or self.status
-        rows = []
+        rows: list[str] = []
         for finding in self.findings:
-            for line in finding.lines:
-                rows.append(str(line) if line is finding.lines[0] else f"    {line.role}: {line}")
+            rows += map(str, finding.lines[:1])
+            others = sorted(finding.lines[1:], key=lambda line: (line.file, line.line))
+            rows += [f"    {line.role}: {line}" for line in others]
         rows.append(self.proof)
         rows += self.notes
         return "\n".join(rows)

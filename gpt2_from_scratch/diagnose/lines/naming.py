@@ -1208,6 +1208,9 @@ def words(explained: Explanation, trial: Trial) -> tuple[str, str]:
         return f"the mask is {found}", "GPT-2 hides the keys after each query"
     if explained.kind == "factor":
         assert isinstance(found, Identity)
+        if found.entry is not None and found.entry.place == "h.*.attn.masked":
+            # The accused line may come before the mask. The factor is that of the scores either way.
+            found = replace(found, entry=replace(found.entry, words="the attention scores"))
         right = found.entry if wanted == 1.0 else f"{wanted:.6g} times it"
         return f"this is {found}", f"GPT-2 has {right}"
     if explained.kind == "order":
