@@ -116,12 +116,13 @@ def without_rounding(text: str) -> list[str]:
 
 def same_lines(shown: str, printed: str) -> None:
     """Compares line by line; a line of three points stands for any number of lines."""
-    *parts, last = "\n".join(without_rounding(shown)).split("\n...\n")
-    rest = "\n".join(without_rounding(printed)) + "\n"
-    for part in parts:
-        before, found, rest = rest.partition(f"{part}\n")
-        assert found and (part != parts[0] or not before), part
-    assert rest.endswith(f"\n{last}\n") if parts else rest == f"{last}\n", last
+    *parts, last = ("\n".join(without_rounding(shown)) + "\n").split("\n...\n")
+    rest = "\n" + "\n".join(without_rounding(printed)) + "\n"
+    for index, part in enumerate(parts):
+        before, found, behind = rest.partition(f"\n{part}\n")
+        assert found and (index or not before), part
+        rest = f"\n{behind}"
+    assert rest.endswith(f"\n{last}") if parts else rest == f"\n{last}", last
 
 
 @pytest.mark.slow
