@@ -212,16 +212,29 @@ def test_most_bugs_are_named_on_their_line(tmp_path: Path):
     assert len(missed) <= 0.15 * len(found), "\n\n".join(missed)
 
 
-def wrong_scale(checkpoint: Path) -> nn.Module:
-    """The book's model with a wrong scale in its code and the right weights."""
+def edited(checkpoint: Path, old: str, new: str) -> nn.Module:
+    """The book's model with something else in its code, and the right weights."""
     style = STYLES["book"]
     source = style.path.read_text()
-    assert source.count("keys.transpose(2, 3)") == 1
-    file = checkpoint.parent / f"wrong_{checkpoint.name}.py"  # beside it, for the lines to be read from
-    file.write_text(source.replace("keys.transpose(2, 3)", "keys.transpose(2, 3) * 1.5"))
+    assert source.count(old) == 1
+    file = checkpoint.parent / f"edited_{checkpoint.name}.py"  # beside it, for the lines to be read from
+    file.write_text(source.replace(old, new))
     model: nn.Module = style.build(style.python(file), open_checkpoint(checkpoint).config)
     load_into(model, checkpoint, layout="llms_from_scratch")
     return model
+
+
+def wrong_scale(checkpoint: Path) -> nn.Module:
+    return edited(checkpoint, "keys.transpose(2, 3)", "keys.transpose(2, 3) * 1.5")
+
+
+def test_where_only_rounding_differs_that_is_said(shallow_checkpoint: Path):
+    model = edited(
+        shallow_checkpoint, "queries @ keys.transpose(2, 3)", "queries.half().float() @ keys.transpose(2, 3)"
+    )
+    verdict = verify(model, shallow_checkpoint, skip=("self-tests", "generation"), diagnose_seconds=0.1)
+    assert not verdict and verdict.diagnosis is not None and verdict.diagnosis.lines is None
+    assert verdict.diagnosis.no_line.startswith("run in float64") and verdict.diagnosis.no_line in verdict.report()
 
 
 def test_no_line_is_named_while_weights_differ(shallow_checkpoint: Path):

@@ -104,10 +104,17 @@ def diagnose(
             unknown = "Its weights were not compared with the checkpoint's; wrong weights read like wrong lines."
             accusation = replace(accusation, notes=(*accusation.notes, unknown))
     if not accusation:
-        return replace(found, no_line=accusation.why if accusation.status == "could not record" else "")
+        return replace(found, no_line=_why_no_line(accusation))
     progress("patch")
     layout = None if inside is None else (inside.fitted if isinstance(inside, Traced) else inside).layout
     return replace(found, lines=accusation, patch=_patch(candidate, accusation, checkpoint.config, weights, layout))
+
+
+def _why_no_line(accusation: Accusation) -> str:
+    """Why no line is named, as far as that is known."""
+    if accusation.status == "nothing wrong":
+        return "run in float64, the code computes what GPT-2 does: look for a cast to a lower precision"
+    return accusation.why if accusation.status == "could not record" else ""
 
 
 def diagnose_recorded(
