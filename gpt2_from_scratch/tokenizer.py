@@ -259,9 +259,40 @@ def _of_checkpoint(checkpoint: Checkpoint, vocab_size: int) -> Tokenizer:
 
 
 def _of_source(source: Source, vocab_size: int | None, options: HubOptions) -> Tokenizer:
+    place = _place_of(source, options)
+    return _gpt2s(str(source), vocab_size, options) if place is None else _at_or_gpt2s(place, vocab_size, options)
+
+
+def tokenizer_place(source: Source, vocab_size: int, **options: Unpack[HubOptions]) -> Path:
+    """Where the files of a tokenizer lie that the user named for a model. GPT-2's is not assumed in their stead.
+
+    Args:
+        source: a directory, a file in it, a GGUF file, a Hub id (whose files are fetched), or ``tiny``.
+        vocab_size: rows of the model's embedding, ``V``; every id must be below it.
+        **options: where on the Hub; see `HubOptions`.
+
+    Returns:
+        A place for `tokenizer_files`, `tokenizer_at` and `vocabulary`.
+
+    Raises:
+        TokenizerError: as in `load_tokenizer`; or there are no tokenizer files.
+
+    Example:
+        >>> [path.name for path in tokenizer_files(tokenizer_place("tiny", 512))]
+        ['vocab.json', 'merges.txt']
+    """
+    place = _place_of(source, options)
+    if place is None:
+        raise TokenizerError(f"{source} has no tokenizer files", hint=_EXPECTED)
+    tokenizer_at(place, vocab_size)
+    return place
+
+
+def _place_of(source: Source, options: HubOptions) -> Path | None:
+    """The directory or file that a source names; None for a Hub repository without any file of a tokenizer."""
     path = TINY if source == TINY.name and not Path(source).exists() else Path(source)
     if path.exists():
-        return _at_or_gpt2s(path, vocab_size, options)
+        return path
     if not isinstance(source, str) or not hub.is_repo_id(source):
         raise TokenizerError(
             f"{source} does not exist", hint="give a directory, a file inside one, or a Hub id (owner/name)"
@@ -277,7 +308,7 @@ def _of_source(source: Source, vocab_size: int | None, options: HubOptions) -> T
                 f"({', '.join(missed)})",
                 hint="load it once with the network on, or give token ids",
             )
-    return _at_or_gpt2s(folder, vocab_size, options) if folder else _gpt2s(source, vocab_size, options)
+    return folder
 
 
 def tokenizer_files(place: Path) -> tuple[Path, ...]:

@@ -70,6 +70,16 @@ def test_what_cannot_be_converted_exits_2(
     assert code == 2 and out == "" and complaint in err and "Traceback" not in err and not list(tmp_path.iterdir())
 
 
+def test_a_tokenizer_is_named_for_a_bare_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    bare = tmp_path / "x.pt"
+    assert run(capsys, "convert", TINY, bare, "--to", "nanogpt")[0] == 0
+    code, said, _ = run(capsys, "convert", bare, tmp_path / "out", "--tokenizer", TINY)
+    assert code == 0 and f"the tokenizer is that of {TINY}" in said
+    assert (tmp_path / "out" / "vocab.json").read_bytes() == (TINY / "vocab.json").read_bytes()
+    code, said, err = run(capsys, "convert", bare, tmp_path / "no", "--tokenizer", tmp_path / "missing")
+    assert code == 2 and said == "" and "missing does not exist" in err and "hint: " in err
+
+
 def test_settings_and_ignored_tensors_reach_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A state dict alone does not say its heads, and this one has a tensor of somebody else's in it."""
     folder = edited(tmp_path / "source", lambda tensors: tensors.update({"score.weight": torch.ones(2, 64)}))

@@ -188,6 +188,11 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("destination", help="a directory, or a file where the form is one")
     convert.add_argument("--to", default=FORMS[0], metavar="FORM", help=f"{', '.join(FORMS)} (default: %(default)s)")
     convert.add_argument("--dtype", choices=_DTYPES, help="of the written weights; default: the file's")
+    convert.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        help="the tokenizer to write, instead of the checkpoint's own: a directory, a file in it, or a Hub id",
+    )
     convert.add_argument("--no-bias", action="store_true", help="leave out biases that may be absent and are zero")
     convert.add_argument("--overwrite", action="store_true", help="replace files that are there")
     convert.set_defaults(run=run.convert)

@@ -318,6 +318,7 @@ def convert(arguments: argparse.Namespace) -> int:
             arguments.to,
             dtype=dtype_choice(arguments.dtype),
             bias=not arguments.no_bias,
+            tokenizer=arguments.tokenizer,
             overwrite=arguments.overwrite,
             progress=progress,
         )

@@ -10,25 +10,33 @@ are read, checked and written one by one. The new files replace old ones when al
     directory.py    Hugging Face's directory
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Unpack
+from typing import Unpack, cast
 
 import torch
 
 from gpt2_from_scratch.checkpoint import Located
 from gpt2_from_scratch.checkpoint.atomic import check_unread
 from gpt2_from_scratch.config import GPTConfig, read_json
-from gpt2_from_scratch.converting.companions import Companions, fetched, generation_config, tokenizer_in_form
+from gpt2_from_scratch.converting.companions import (
+    GENERATION_CONFIG,
+    Companions,
+    fetched,
+    generation_config,
+    named_tokenizer,
+    no_tokenizer,
+    tokenizer_in_form,
+)
 from gpt2_from_scratch.converting.directory import CONFIG, config_json, shards_of
 from gpt2_from_scratch.converting.targets import HUGGING_FACE, TARGETS, Target
 from gpt2_from_scratch.converting.writing import Progress, Rounding, Weights, prepare, write
-from gpt2_from_scratch.errors import CheckpointError, short_repr
+from gpt2_from_scratch.errors import CheckpointError, TokenizerError, short_repr
 from gpt2_from_scratch.loading import Checkpoint, OpenOptions, Source, dtype_name, open_checkpoint
-from gpt2_from_scratch.tokenizer import tokenizer_files
+from gpt2_from_scratch.tokenizer import FILES, tokenizer_at, tokenizer_files
 
-__all__ = ["TARGETS", "ConvertReport", "Progress", "Saved", "Target", "Weights", "convert", "save"]
+__all__ = ["TARGETS", "ConvertOptions", "ConvertReport", "Progress", "Saved", "Target", "Weights", "convert", "save"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,16 +81,34 @@ class ConvertReport:
         return short_repr("ConvertReport", f"{self.destination}, {self.form}, {self.tensors} tensors")
 
 
+class ConvertOptions(OpenOptions, total=False):
+    """What `convert` writes, and how the source is opened. Given by name; each may be left out.
+
+    Args:
+        dtype: of the written weights; None keeps the source's. Values are rounded to nearest, and the report says by
+            how much. llama.cpp's vectors stay float32.
+        bias: False leaves out the biases that the target's code may be built without, which must be zero.
+        tokenizer: the one to write instead of the checkpoint's own, for a checkpoint that comes without: a directory, a
+            file in it, or a Hub id. None takes the checkpoint's own.
+    """
+
+    dtype: torch.dtype | None
+    bias: bool
+    tokenizer: Source | None
+
+
+# The options that say what is written. All others are those of `open_checkpoint`.
+_WRITTEN = ConvertOptions.__annotations__.keys() - OpenOptions.__annotations__.keys()
+
+
 def convert(
     source: Source | Checkpoint,
     destination: Source,
     to: str,
     *,
-    dtype: torch.dtype | None = None,
-    bias: bool = True,
     overwrite: bool = False,
     progress: Progress | None = None,
-    **options: Unpack[OpenOptions],
+    **options: Unpack[ConvertOptions],
 ) -> ConvertReport:
     """Writes a checkpoint in another form. One tensor at a time is in memory beside the source.
 
@@ -94,19 +120,17 @@ def convert(
         source: a file, a directory, a Hub id or an opened `Checkpoint`, in any form that `open_checkpoint` reads.
         destination: made if needed, folders too.
         to: a key of `TARGETS`.
-        dtype: of the written weights; None keeps the source's. Values are rounded to nearest, and the report says by
-            how much. llama.cpp's vectors stay float32.
-        bias: False leaves out the biases that the target's code may be built without, which must be zero.
         overwrite: replace files that are there. The new ones take their places when all are complete on disk.
         progress: called with the bytes written so far, and of all.
-        **options: how the source is opened; see `OpenOptions`.
+        **options: what is written, see `ConvertOptions`; and how the source is opened, see `OpenOptions`.
 
     Returns:
         What was written.
 
     Raises:
         CheckpointError: the source cannot be read, the target's program would compute something else from these
-            weights, a value is not finite or too large for `dtype`, or files are in the way. Nothing was written.
+            weights, a value is not finite or too large for `dtype`, `tokenizer` cannot be written, or files are in the
+            way. Nothing was written.
 
     Example:
         >>> import tempfile
@@ -117,13 +141,17 @@ def convert(
     """
     if to not in TARGETS:
         raise CheckpointError(f"{to!r} is not a form that can be written", hint="one of: " + ", ".join(TARGETS))
-    target, checkpoint = TARGETS[to], open_checkpoint(source, **options)
-    config, target_dtype = checkpoint.config, dtype or checkpoint.dtype
+    opening = {name: value for name, value in options.items() if name not in _WRITTEN}
+    target, checkpoint = TARGETS[to], open_checkpoint(source, **cast(OpenOptions, opening))
+    config, target_dtype = checkpoint.config, options.get("dtype") or checkpoint.dtype
     target.check(config)
     path, whole_folder = _path_to_write(target, Path(destination).expanduser())
-    travelling = _all_companions(checkpoint, target, target_dtype, whole_folder)
+    tokenizer = _named_tokenizer(options.get("tokenizer"), checkpoint, target, path, whole_folder)
+    travelling = _all_companions(checkpoint, target, target_dtype, whole_folder, tokenizer)
     outgoing = prepare(
-        Weights(checkpoint.located.source, config, checkpoint.read, target_dtype, bias), target, progress
+        Weights(checkpoint.located.source, config, checkpoint.read, target_dtype, options.get("bias", True)),
+        target,
+        progress,
     )
     folder = path.parent if target.file else path
     files = {
@@ -131,7 +159,10 @@ def convert(
         for name, content in travelling.files.items()
         if not _says_the_same(folder / name, content, config, target_dtype)
     }
-    _check_destination(checkpoint, target, path, files, overwrite)
+    check_unread([folder / name for name in (*target.replaces(path), *files)], _files_read(checkpoint, tokenizer))
+    _check_destination(config, target, path, files, overwrite)
+    if tokenizer is not None:
+        _check_other_tokenizer(folder, travelling.files, tokenizer)
     write(path, outgoing, target, config, replace(travelling, files=files), overwrite)
     return ConvertReport(
         source=checkpoint.located.source,
@@ -193,12 +224,48 @@ def save(
     return Saved(target, tuple(outgoing.tensors), len(shards), (*rounded, *travelling.notes))
 
 
-def _all_companions(checkpoint: Checkpoint, target: Target, dtype: torch.dtype, whole_folder: bool) -> Companions:
+def _files_read(checkpoint: Checkpoint, tokenizer: Path | None) -> tuple[Path, ...]:
+    """What `convert` reads: the checkpoint, its tokenizer, the one that the user named."""
+    named = tokenizer_files(tokenizer) if tokenizer is not None else ()
+    return (*checkpoint.files, *tokenizer_files(checkpoint.located.weights), *named)
+
+
+def _named_tokenizer(
+    source: Source | None, checkpoint: Checkpoint, target: Target, path: Path, whole_folder: bool
+) -> Path | None:
+    """Where the tokenizer lies that the user named, if any.
+
+    Raises:
+        TokenizerError: the form has no place for it, or the tokenizer does not fit the model.
+    """
+    if source is None:
+        return None
+    if target.tokenizer is no_tokenizer:
+        raise TokenizerError(
+            f"{target.name} has no form for a tokenizer, so {source} cannot be written", hint="name no tokenizer"
+        )
+    if not whole_folder and not target.tokenizer_inside:
+        raise TokenizerError(
+            f"the tokenizer of {source} would be written beside {path}, and only a directory gets one",
+            hint=f"name a directory as the destination, such as {path.with_suffix('')}",
+        )
+    return named_tokenizer(source, checkpoint)
+
+
+def _all_companions(
+    checkpoint: Checkpoint, target: Target, dtype: torch.dtype, whole_folder: bool, tokenizer: Path | None
+) -> Companions:
     """What `convert` writes besides the weights: `config.json`, and into a directory the tokenizer and so on."""
-    found = Companions()
-    if whole_folder or target.tokenizer_inside:
-        failed = fetched(checkpoint)
-        place = checkpoint.located.weights
+    found, place = Companions(), checkpoint.located.weights
+    if tokenizer is not None:
+        failed = fetched(checkpoint, (GENERATION_CONFIG,))
+        written = target.tokenizer(tokenizer, checkpoint.config)
+        ids, rows = tokenizer_at(tokenizer).n_vocab, checkpoint.config.vocab_size
+        said = f"the tokenizer is that of {tokenizer}, with {ids:,} ids for the model's {rows:,} rows"
+        noted = replace(written, notes=(said, *written.notes, *failed))
+        found = _with_generation_config(noted, place.parent, target)
+    elif whole_folder or target.tokenizer_inside:
+        failed = fetched(checkpoint, (*FILES, GENERATION_CONFIG))
         found = Companions(notes=failed) if failed else _companions(place, checkpoint.config, target)
     config = {} if target.holds_config else {CONFIG: config_json(checkpoint.config, dtype)}
     return replace(found, files={**config, **(found.files if whole_folder else {})})
@@ -206,8 +273,12 @@ def _all_companions(checkpoint: Checkpoint, target: Target, dtype: torch.dtype, 
 
 def _companions(place: Path, config: GPTConfig, target: Target) -> Companions:
     """The tokenizer and the `generation_config.json` beside a checkpoint's weights."""
-    tokenizer = tokenizer_in_form(place, config, target.tokenizer)
-    generation = Companions() if target.holds_config else generation_config(place.parent)
+    return _with_generation_config(tokenizer_in_form(place, config, target.tokenizer), place.parent, target)
+
+
+def _with_generation_config(tokenizer: Companions, folder: Path, target: Target) -> Companions:
+    """The tokenizer, and the `generation_config.json` of the weights' folder if the target has a place for it."""
+    generation = Companions() if target.holds_config else generation_config(folder)
     return replace(
         tokenizer, files={**tokenizer.files, **generation.files}, notes=(*tokenizer.notes, *generation.notes)
     )
@@ -241,19 +312,17 @@ def _path_to_write(target: Target, destination: Path) -> tuple[Path, bool]:
 
 
 def _check_destination(
-    checkpoint: Checkpoint, target: Target, path: Path, files: Mapping[str, bytes], overwrite: bool
+    model: GPTConfig, target: Target, path: Path, files: Mapping[str, bytes], overwrite: bool
 ) -> None:
-    """Refuses to overwrite the source, or files unless asked, and to write beside another model's config.json.
+    """Refuses to overwrite files unless asked, and to write beside another model's config.json.
 
     Raises:
         CheckpointError: names the file.
     """
     folder = path.parent if target.file else path
     written = [*target.replaces(path), *files]
-    read = (*checkpoint.files, *tokenizer_files(checkpoint.located.weights))
-    check_unread([folder / name for name in written], read)
     config = folder / CONFIG
-    other_model = config.is_file() and not _same_config(config, checkpoint.config)
+    other_model = config.is_file() and not _same_config(config, model)
     if other_model and (CONFIG not in files or not overwrite):
         raise CheckpointError(
             f"{config} is of another model, and what is written beside it would be read with it",
@@ -263,6 +332,21 @@ def _check_destination(
     present = sorted(name for name in written if name != CONFIG and (folder / name).exists())
     if present and not overwrite:
         raise CheckpointError(f"{folder} holds {', '.join(present)} already", hint="overwrite it, or write elsewhere")
+
+
+def _check_other_tokenizer(folder: Path, written: Collection[str], tokenizer: Path) -> None:
+    """Refuses to write the tokenizer that the user named beside files of another, which would be read with it.
+
+    Raises:
+        CheckpointError: names the files.
+    """
+    others = [name for name in FILES if name not in written and (folder / name).exists()]
+    its_own = others and any(file.parent.samefile(folder) for file in tokenizer_files(tokenizer))
+    if others and not its_own and set(FILES).intersection(written):
+        raise CheckpointError(
+            f"{folder} holds {', '.join(others)}, which would be read with the tokenizer of {tokenizer}",
+            hint="choose another directory",
+        )
 
 
 def _says_the_same(there: Path, content: bytes, config: GPTConfig, dtype: torch.dtype) -> bool:

@@ -1,7 +1,7 @@
 """The files that belong to the weights: `generation_config.json`, and the tokenizer in the form of each program."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -10,8 +10,8 @@ from gpt2_from_scratch.checkpoint import gguf, hub
 from gpt2_from_scratch.checkpoint.shards import home
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CheckpointError, TokenizerError
-from gpt2_from_scratch.loading import Checkpoint
-from gpt2_from_scratch.tokenizer import FILES, tokenizer_at, tokenizer_files, vocabulary
+from gpt2_from_scratch.loading import Checkpoint, Source
+from gpt2_from_scratch.tokenizer import FILES, tokenizer_at, tokenizer_files, tokenizer_place, vocabulary
 
 GENERATION_CONFIG = "generation_config.json"
 _MOST_BYTES = 1_000_000  # of a generation_config.json; real ones have a few hundred
@@ -36,8 +36,12 @@ class Companions:
 TokenizerForm: TypeAlias = Callable[[Path, GPTConfig], Companions]
 
 
-def fetched(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Fetches the tokenizer and `generation_config.json` of a checkpoint that is on the Hub.
+def fetched(checkpoint: Checkpoint, names: Sequence[str]) -> tuple[str, ...]:
+    """Fetches companions of a checkpoint that is on the Hub.
+
+    Args:
+        checkpoint: whose companions.
+        names: of their files; those that the repository lacks are passed over.
 
     Returns:
         Notes, if that failed; nothing for a checkpoint that is not on the Hub.
@@ -45,10 +49,29 @@ def fetched(checkpoint: Checkpoint) -> tuple[str, ...]:
     if checkpoint.located.repo_id is None:
         return ()
     try:
-        hub.fetch(checkpoint.located.repo_id, (*FILES, GENERATION_CONFIG), **checkpoint.hub_options)
+        hub.fetch(checkpoint.located.repo_id, names, **checkpoint.hub_options)
     except CheckpointError as error:
-        return (f"the tokenizer was left out: {error.message}",)
+        what = "the tokenizer" if FILES[0] in names else GENERATION_CONFIG
+        return (f"{what} was left out: {error.message}",)
     return ()
+
+
+def named_tokenizer(source: Source, checkpoint: Checkpoint) -> Path:
+    """Where the tokenizer lies that the user named for a checkpoint. It fits the model.
+
+    Args:
+        source: a directory, a file in it, or a Hub id.
+        checkpoint: which says how many ids there may be, and how the Hub is reached.
+
+    Raises:
+        TokenizerError: no tokenizer, a damaged one, one of another model, or one that is not read here; says which.
+    """
+    options = checkpoint.hub_options
+    options.pop("revision", None)  # of the checkpoint's repository
+    place = tokenizer_place(source, checkpoint.config.vocab_size, **options)
+    for path in tokenizer_files(place):
+        _check_link(path)
+    return place
 
 
 def tokenizer_in_form(place: Path, config: GPTConfig, form: TokenizerForm) -> Companions:

@@ -25,7 +25,7 @@ from gpt2_from_scratch import GPTModel, open_checkpoint
 from gpt2_from_scratch.checkpoint import StoredTensor, torch_pickle
 from gpt2_from_scratch.checkpoint.binary import OpenFile, raw
 from gpt2_from_scratch.converting import TARGETS, convert
-from gpt2_from_scratch.errors import CheckpointError, ConfigError, MappingError
+from gpt2_from_scratch.errors import CheckpointError, ConfigError, MappingError, TokenizerError
 from gpt2_from_scratch.loading import TINY, load_into
 from gpt2_from_scratch.tokenizer import load_tokenizer
 from tests.foreign import book, mingpt, nanogpt
@@ -280,6 +280,137 @@ def test_a_tokenizer_that_cannot_be_written_is_left_out_and_noted(tied: Path, tm
     report = convert(source, tmp_path / "x.gguf", "gguf")
     assert "the tokenizer was left out" in str(report) and "not a readable JSON file" in str(report)
     assert "no tokenizer beside the source" in str(convert(tied, tmp_path / "out", "openai"))
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model inside the package as one file of PyTorch, without its tokenizer."""
+    folder = tmp_path_factory.mktemp("bare")
+    return convert("tiny", folder / "x.pt", "nanogpt").destination
+
+
+@pytest.mark.parametrize("form", ["huggingface", "openai", "nanogpt", "gguf"])
+def test_a_tokenizer_that_is_named_goes_with_the_weights(form: str, bare: Path, tmp_path: Path):
+    text = "Once upon a time, there was a cat." + EOT
+    ids = load_tokenizer(TINY).encode(text, allowed_special="all")
+    for number, named in enumerate(("tiny", TINY, TINY / "merges.txt")):
+        report = convert(bare, tmp_path / str(number), form, tokenizer=named)
+        assert load_tokenizer(report.destination).encode(text, allowed_special="all") == ids
+        assert f"the tokenizer is that of {TINY}" in str(report) and "with 512 ids for the model's 512 rows" in str(
+            report
+        )
+
+
+def test_what_is_assumed_of_the_checkpoint_is_said_of_what_is_written(tmp_path: Path):
+    """A bare state dict says neither its heads nor its epsilon."""
+    torch.save(GPTModel.from_pretrained("tiny").state_dict(), tmp_path / "x.pt")
+    report = convert(tmp_path / "x.pt", tmp_path / "out", "huggingface", overrides={"n_head": 4}, tokenizer="tiny")
+    assert report.assumed and report.assumed == open_checkpoint(tmp_path / "x.pt", overrides={"n_head": 4}).assumed
+    assert all(each in str(report) for each in report.assumed)
+
+
+def test_a_named_tokenizer_replaces_the_checkpoints_own(tmp_path: Path):
+    """Two ids that have changed places show which of two tokenizers was written."""
+    other = tmp_path / "other"
+    other.mkdir()
+    vocabulary = json.loads((TINY / "vocab.json").read_text())
+    swapped = {token: {0: 1, 1: 0}.get(number, number) for token, number in vocabulary.items()}
+    (other / "vocab.json").write_text(json.dumps(swapped))
+    (other / "merges.txt").write_bytes((TINY / "merges.txt").read_bytes())
+    report = convert("tiny", tmp_path / "out", "huggingface", tokenizer=other)
+    assert json.loads((report.destination / "vocab.json").read_text()) == swapped
+
+
+@pytest.mark.parametrize("form", ["huggingface", "gguf"])
+@pytest.mark.parametrize(
+    ("files", "complaint"),
+    [
+        ({}, "has no tokenizer files"),
+        ({"vocab.txt": "[PAD]"}, "has vocab.txt, a word list, as of WordPiece"),
+        ({"meta.pkl": ""}, "has meta.pkl, nanoGPT's table of characters"),
+        ({"vocab.json": "{"}, "has vocab.json, not a whole tokenizer"),
+        ({"vocab.json": "{", "merges.txt": ""}, "not a readable JSON file"),
+        ({"added_tokens.json": '{"<extra>": 512}'}, "1 ids are outside the model's 512 rows, first 512 ('<extra>')"),
+    ],
+)
+def test_a_named_tokenizer_that_does_not_fit_stops_it(
+    form: str, files: dict[str, str], complaint: str, bare: Path, tmp_path: Path
+):
+    """A checkpoint's own would be left out with a note; this one was asked for."""
+    named = tmp_path / "named"
+    named.mkdir()
+    if "added_tokens.json" in files:
+        for name in ("vocab.json", "merges.txt"):
+            (named / name).write_bytes((TINY / name).read_bytes())
+    for name, content in files.items():
+        (named / name).write_text(content)
+    with pytest.raises(TokenizerError) as caught:
+        convert(bare, tmp_path / "out", form, tokenizer=named)
+    assert complaint in str(caught.value) and str(named) in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_named_tokenizer_that_the_form_cannot_say_stops_it(bare: Path, tmp_path: Path):
+    """A tokenizer.json of any kind is Hugging Face's to read. OpenAI's two files can only be GPT-2's."""
+    import tokenizers
+
+    named = tmp_path / "tokenizer.json"
+    tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "b": 1}, unk_token="a")).save(str(named))
+    assert (convert(bare, tmp_path / "hf", "huggingface", tokenizer=named).destination / named.name).is_file()
+    with pytest.raises(TokenizerError, match="not GPT-2's tokenizer: its model is WordLevel"):
+        convert(bare, tmp_path / "out", "openai", tokenizer=named)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "tokenizer", "complaint"),
+    [
+        ("llm.c", "out", "tiny", "llm.c has no form for a tokenizer, so tiny cannot be written"),
+        ("nanogpt", "out.pt", "tiny", "only a directory gets one"),
+        ("huggingface", "out", "./missing", "./missing does not exist"),
+    ],
+)
+def test_a_tokenizer_with_no_place_to_go_or_to_come_from(
+    form: str, name: str, tokenizer: str, complaint: str, bare: Path, tmp_path: Path
+):
+    with pytest.raises(TokenizerError) as caught:
+        convert(bare, tmp_path / name, form, tokenizer=tokenizer)
+    assert complaint in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_the_named_tokenizer_is_not_written_over(bare: Path, tmp_path: Path):
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).write_bytes((TINY / name).read_bytes())
+    report = convert(bare, tmp_path, "huggingface", tokenizer=tmp_path)  # beside it: the same files stay
+    assert {"vocab.json", "merges.txt", "model.safetensors"} <= contents(report.destination).keys()
+    named = convert("tiny", tmp_path / "x.gguf", "gguf").destination
+    before = named.read_bytes()
+    with pytest.raises(CheckpointError, match=r"x\.gguf"):
+        convert(bare, named, "gguf", tokenizer=named, overwrite=True)
+    assert named.read_bytes() == before
+
+
+def test_a_named_tokenizer_is_not_mixed_with_files_of_another(bare: Path, tmp_path: Path):
+    """A tokenizer.json that is there already would be read instead of the vocabulary and merges that are written."""
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"holds tokenizer\.json, which would be read with the tokenizer of"):
+        convert(bare, tmp_path, "huggingface", tokenizer="tiny", overwrite=True)
+    assert list(contents(tmp_path)) == ["tokenizer.json"]
+
+
+def test_a_tokenizer_is_fetched_from_the_hub_at_its_own_revision(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[Any] = []
+
+    def fetch(repo_id: str, names: Any, **options: Any) -> dict[str, Path]:
+        asked.append((repo_id, options))
+        return {name: TINY / name for name in names if (TINY / name).is_file()}
+
+    monkeypatch.setattr("gpt2_from_scratch.tokenizer.hub.fetch", fetch)
+    options: Any = {"revision": "of-the-weights", "local_files_only": True}
+    report = convert(bare, tmp_path / "out", "huggingface", tokenizer="somebody/tokenizer", **options)
+    assert asked == [("somebody/tokenizer", {"local_files_only": True})]
+    assert (report.destination / "vocab.json").read_bytes() == (TINY / "vocab.json").read_bytes()
 
 
 # --------------------------------------------------------------------------------------------------------- refusals
