@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from gpt2_from_scratch import load_into, open_checkpoint, verify
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.lines import Accusation, Finding, Line, accuse, prompts_for
+from gpt2_from_scratch.diagnose.lines.own_code import own_code
 from gpt2_from_scratch.layers import EXACT, EXACT_EAGER, FUSED, TEXTBOOK, Compute
+from gpt2_from_scratch.recorder import Frame
 from gpt2_from_scratch.reports import to_annotations, to_html
 from tests.bugs import Bug, more_styles
 from tests.bugs.development import COMBINED, SINGLE
@@ -161,6 +163,25 @@ def test_the_words_say_what_stands_there_and_what_gpt2_has(
     assert "the stream after attention" in line.says
     assert "the output of the second norm" in line.expected
     assert line.role == "used here"
+
+
+def test_the_lines_of_whoever_calls_the_candidate_are_never_accused(
+    config: GPTConfig, tensors: dict[str, Tensor], tmp_path: Path
+):
+    bug = next(bug for bug in more_styles.SINGLE if bug.id == "book/highest_block_as_count")
+    model = bug.load(tensors, config, tmp_path)
+    for _ in range(1):  # a loop over candidates is no loop over blocks
+        found = accuse(model, config, tensors, call=lambda ids: model(ids), seconds=600)
+    assert found.lines
+    assert {Path(line.file).stem for line in found.lines} == {"book"}
+
+
+def test_a_function_behind_a_lambda_is_the_candidate():
+    theirs = STYLES["pico"].python()
+    inner, outer = Frame(str(theirs.__file__), "gpt2", 1, 1, 0, 0, 1), Frame(__file__, "<lambda>", 1, 1, 0, 0, 1)
+    assert own_code(lambda ids: theirs.gpt2(ids)).within((inner, outer)) == (inner,)
+    assert own_code(lambda ids: ids + 1).within((outer,)) == (outer,)
+    assert own_code(nn.Sequential(nn.Linear(2, 2))).within((outer,)) == ()
 
 
 def test_accusing_changes_nothing(config: GPTConfig, tensors: dict[str, Tensor], tmp_path: Path):

@@ -96,6 +96,38 @@ SINGLE = (
         "The final norm is left out.",
         ("return self.out_head(self.final_norm(x))", "return self.out_head(x)"),
     ),
+    _bug(
+        "book",
+        "drop_rate_as_epsilon",
+        "normalisation",
+        "The final norm is built with the drop rate as its epsilon; the other norms have the default.",
+        ('width, eps = cfg["emb_dim"], cfg.get("eps", 1e-5)', 'width = cfg["emb_dim"]'),
+        ("self.norm1 = LayerNorm(width, eps)", "self.norm1 = LayerNorm(width)"),
+        ("self.norm2 = LayerNorm(width, eps)", "self.norm2 = LayerNorm(width)"),
+        ('LayerNorm(cfg["emb_dim"], cfg.get("eps", 1e-5))', 'LayerNorm(cfg["emb_dim"], cfg["drop_rate"])'),
+        guilty=('self.final_norm = LayerNorm(cfg["emb_dim"], cfg["drop_rate"])',),
+    ),
+    _bug(
+        "book",
+        "epsilon_scaled_by_width",
+        "normalisation",
+        "The second norm of a block is built with an epsilon that grows with the width.",
+        ("self.norm2 = LayerNorm(width, eps)", "self.norm2 = LayerNorm(width, eps * width)"),
+    ),
+    _bug(
+        "book",
+        "one_norm_for_both",
+        "normalisation",
+        "The two norms of a block are one object.",
+        ("self.norm2 = LayerNorm(width, eps)", "self.norm2 = self.norm1"),
+    ),
+    _bug(
+        "book",
+        "highest_block_as_count",
+        "layers",
+        "The index of the last block is taken for the number of blocks.",
+        ('for _ in range(cfg["n_layers"])])', 'for _ in range(cfg["n_layers"] - 1)])'),
+    ),
     # -- book_fused
     _bug(
         "book_fused",
@@ -485,6 +517,34 @@ SINGLE = (
         "normalisation",
         "The final norm's epsilon is 1e-6.",
         ("norm=nn.LayerNorm(args.d_model, eps=1e-5)", "norm=nn.LayerNorm(args.d_model, eps=1e-6)"),
+    ),
+    _bug(
+        "encoder_layers",
+        "gelu_by_name",
+        "activation",
+        "Torch's layer takes the name gelu for the exact form.",
+        ('activation=partial(F.gelu, approximate="tanh"),', 'activation="gelu",'),
+    ),
+    _bug(
+        "encoder_layers",
+        "post_norm_given",
+        "normalisation",
+        "Torch's layer is told to be post-norm.",
+        ("norm_first=True,", "norm_first=False,"),
+    ),
+    _bug(
+        "encoder_layers",
+        "epsilon_of_layer",
+        "normalisation",
+        "The layer's epsilon is 1e-6.",
+        ("layer_norm_eps=1e-5,", "layer_norm_eps=1e-6,"),
+    ),
+    _bug(
+        "encoder_layers",
+        "one_layer_less",
+        "layers",
+        "The encoder has one layer less.",
+        ("num_layers=args.num_layers,", "num_layers=args.num_layers - 1,"),
     ),
     # -- sequence_first
     _bug(

@@ -26,6 +26,7 @@ from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.explain import Explainer, Explanation
 from gpt2_from_scratch.diagnose.lines.naming import Line, Namer, is_sum
+from gpt2_from_scratch.diagnose.lines.own_code import own_code
 from gpt2_from_scratch.diagnose.lines.trial import Called, Trial, run
 from gpt2_from_scratch.errors import short_repr
 from gpt2_from_scratch.recorder import Again, Frame, Operation
@@ -255,6 +256,7 @@ class _Case:
         self.table = Table(entries(config, anatomy.weights, ids), ids)
         self.explainer = Explainer(config, self.table)
         self.packages = _packages(self.candidate)
+        self.own = own_code(self.candidate)
         self.call = call
         self.numpy = False
         self.repairs: dict[Site, list[Explanation]] = {}
@@ -363,9 +365,10 @@ class _Case:
         ) -> Tensor | None:
             return self._hook(target, operation, position, content, again, labels)
 
+        arrays = self.candidate if self.module is None else None
         with _kept(self.module):
             return run(
-                Called(called, self.logits_in, tuple(self.packages), self.candidate if self.module is None else None),
+                Called(called, self.logits_in, self.own, tuple(self.packages), arrays),
                 self.table,
                 hook if target is not None or self.repairs or self.sums else None,
                 before,

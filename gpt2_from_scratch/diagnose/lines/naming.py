@@ -795,9 +795,7 @@ class Namer:
         """The head of the loop over the blocks, unless its body takes another block than the loop's."""
         for depth, frame in enumerate(frames):
             here = source.at(frame, depth)
-            loop = (
-                next((each for each in source.parents(here.node) if isinstance(each, ast.For)), None) if here else None
-            )
+            loop = source.loop_around(here.node) if here is not None else None
             if here is None or loop is None:
                 continue
             targets = source._targets(loop.target)

@@ -3,12 +3,13 @@
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gpt2_from_scratch.anatomy.identity import Identity, Table
+from gpt2_from_scratch.diagnose.lines.own_code import OwnCode
 from gpt2_from_scratch.recorder import Again, Operation, Recording, Value, record
 
 # Operations whose result has only the shape of what they took.
@@ -46,10 +47,12 @@ class Called:
         logits_in: the logits in what the run returned.
         packages: see `record`.
         arrays: see `record`.
+        own: the candidate's own code. Frames further out are those of its callers, and are left out.
     """
 
     run: Callable[[], object]
     logits_in: Callable[[object], Tensor]
+    own: OwnCode
     packages: tuple[str, ...] = ()
     arrays: object = None
 
@@ -195,7 +198,7 @@ def run(
 
     def change(operation: Operation, position: int, content: Tensor, again: Again) -> Tensor | None:
         assert hook is not None
-        return hook(operation, position, content, again, labels)
+        return hook(replace(operation, frames=call.own.within(operation.frames)), position, content, again, labels)
 
     recording = record(
         call.run,
@@ -205,6 +208,8 @@ def run(
         arrays=call.arrays,
         skip=_SKIPPED,
     )
+    own = tuple(replace(each, frames=call.own.within(each.frames)) for each in recording.operations)
+    recording = replace(recording, operations=own)
     result = recording.result
     tensor = call.logits_in(result)
     number = recording.number_of(tensor)
