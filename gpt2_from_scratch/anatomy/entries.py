@@ -21,19 +21,8 @@ from gpt2_from_scratch.anatomy.activations import CUBIC, FORMULAS, ROOT
 from gpt2_from_scratch.anatomy.forward import Weights
 from gpt2_from_scratch.config import GPTConfig
 
-AXES = {
-    "B": "prompts",
-    "T": "tokens",
-    "S": "keys",
-    "3": "query, key, value",
-    "2": "two of query, key, value",
-    "H": "heads",
-    "D": "the width of a head",
-    "E": "the width",
-    "F": "the inner width",
-    "V": "the vocabulary",
-    "P": "positions",
-}
+# Letters of axes: B prompts, T tokens, S keys, 3 query and key and value, 2 two of those, H heads, D the width of a
+# head, E the width, F the inner width, V the vocabulary, P positions.
 
 _TANH = {"gelu_new", "gelu_accurate", "gelu_python_tanh", "gelu_pytorch_tanh", "gelu_fast"}
 

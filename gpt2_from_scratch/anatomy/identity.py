@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.anatomy.entries import AXES, Entry
+from gpt2_from_scratch.anatomy.entries import Entry
 
 Kind = Literal["entry", "scrambled", "mask", "positions", "ids", "uniform", "one-hot", "not finite", "unknown"]
 
@@ -515,8 +515,3 @@ def _mask(value: Tensor) -> Identity | None:
                     "mask", factor=float(offset), order=words, detail=f"{up} {words} {where}, {low} elsewhere"
                 )
     return Identity("mask", detail="two numbers, in no causal pattern", order="other", error=0.0)
-
-
-def axis_words(order: str) -> str:
-    """The order of axes in words."""
-    return ", ".join(" and ".join(AXES[letter] for letter in group) for group in order.split())

@@ -2,8 +2,21 @@
 
 `accuse` runs the code once in float64 under the recorder, recognises every value among GPT-2's (`trial`), finds the
 first operation that makes something else out of GPT-2's numbers, explains it by running it again with one thing changed
-(`explain`), and names the line (`naming`, `source`). With the change made, the run goes on: so several bugs are found,
-and a line is proven when the logits are right after it.
+(`explain`), and names the line (`naming`). With the change made, the run goes on: so several bugs are found, and a line
+is proven when the logits are right after it.
+
+own_code.py    which code is the candidate's own, and which only calls it
+trial.py       a run of the candidate, with every value recognised
+explain.py     what is wrong with an operation
+source.py      the user's source as syntax trees
+places.py      where in the source an operation is
+constants.py   the lines for a wrong constant or a wrong factor
+masks.py       the lines for a wrong or missing mask
+names.py       the lines for a wrong name or a wrong order of axes
+blocks.py      the lines for weights of another block or module
+operands.py    the lines for another wrong operand
+words.py       an accused line, and the sentences about it
+naming.py      from an explanation to its lines
 """
 
 import sys
@@ -25,9 +38,12 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.explain import Explainer, Explanation
-from gpt2_from_scratch.diagnose.lines.naming import Line, Namer, is_sum
+from gpt2_from_scratch.diagnose.lines.naming import named, named_in_logits
+from gpt2_from_scratch.diagnose.lines.operands import is_sum
 from gpt2_from_scratch.diagnose.lines.own_code import own_code
+from gpt2_from_scratch.diagnose.lines.places import Observed
 from gpt2_from_scratch.diagnose.lines.trial import Called, Trial, run
+from gpt2_from_scratch.diagnose.lines.words import Line
 from gpt2_from_scratch.errors import short_repr
 from gpt2_from_scratch.recorder import Again, Frame, Operation
 
@@ -291,9 +307,9 @@ class _Case:
                 between = True
                 findings.append(self._between(culprit, trial))
                 break
-            namer = Namer(self.module, following, self.table, trial)
-            lines = namer.lines(explained, culprit)
-            more = namer.lines(replace(explained, kind="factor", wanted=1.0), culprit) if _also(explained) else []
+            observed = Observed(self.module, following, self.table, trial)
+            lines = named(observed, explained, culprit)
+            more = named(observed, replace(explained, kind="factor", wanted=1.0), culprit) if _also(explained) else []
             trial = self._with_sum(explained, following) or following
             if explained.kind != "rounding":
                 said = (lines[0].says, lines[0].expected) if lines else ("", "")
@@ -303,7 +319,7 @@ class _Case:
             if trial.right or (explained.kind == "module" and _other_layer(explained, same_place=False)):
                 break
         if not findings and not between and not trial.right:
-            final = Namer(self.module, trial, self.table).logits()
+            final = named_in_logits(Observed(self.module, trial, self.table, trial))
             if final:
                 findings.append(Finding(tuple(final), "logits", final[0].says, final[0].expected))
         notes = trial.recording.missing

@@ -247,7 +247,7 @@ def bindings(expression: Expression) -> list[tuple[ast.stmt | ast.comprehension 
             targets, value = [each.target], each.iter
         elif isinstance(each, ast.NamedExpr):
             targets, value = [each.target], each.value
-        if value is not None and any(node.id in _targets(target) for target in targets):
+        if value is not None and any(node.id in assigned_names(target) for target in targets):
             found.append((each, value))  # type: ignore[arg-type]
     statement = _statement(node)
     line = statement.lineno if statement is not None else node.lineno
@@ -260,7 +260,8 @@ def bindings(expression: Expression) -> list[tuple[ast.stmt | ast.comprehension 
     return earlier + [pair for pair in found if pair not in earlier]
 
 
-def _targets(node: ast.expr) -> set[str]:
+def assigned_names(node: ast.expr) -> set[str]:
+    """Names that an assignment to an expression binds."""
     return {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
 
 
@@ -268,15 +269,6 @@ def _statement(node: ast.AST) -> ast.stmt | None:
     if isinstance(node, ast.stmt):
         return node
     return next((each for each in parents(node) if isinstance(each, ast.stmt)), None)
-
-
-def statement_spot(expression: Expression) -> Spot:
-    """Where the statement around an expression begins: its first line is what people call its line."""
-    statement = _statement(expression.node)
-    spot = expression.spot
-    if statement is None or isinstance(statement, Function | ast.ClassDef):
-        return spot
-    return Spot(spot.file, expression.node.lineno, expression.node.col_offset, spot.function)
 
 
 def is_parameter(expression: Expression) -> str | None:
@@ -359,7 +351,7 @@ def origin(expression: Expression, frames: Sequence[Frame], classes: Sequence[ty
         following = _followed(expression, frames)
         if following is None or following.node is expression.node:
             return expression
-        if isinstance(following.node, ast.Attribute) and _is_self(following.node.value):
+        if isinstance(following.node, ast.Attribute) and is_self(following.node.value):
             return following  # a size that other code uses, too
         expression = following
     return expression
@@ -463,9 +455,9 @@ def size_in(expression: Expression) -> Expression | None:
 def _global(file: str, name: str) -> Expression | None:
     module = tree(file)
     for each in module.body if module is not None else ():
-        if isinstance(each, ast.Assign) and any(name in _targets(target) for target in each.targets):
+        if isinstance(each, ast.Assign) and any(name in assigned_names(target) for target in each.targets):
             return Expression(file, each.value, None)
-        if isinstance(each, ast.AnnAssign) and each.value is not None and name in _targets(each.target):
+        if isinstance(each, ast.AnnAssign) and each.value is not None and name in assigned_names(each.target):
             return Expression(file, each.value, None)
     return None
 
@@ -479,7 +471,7 @@ def _attribute(file: str, node: ast.Attribute) -> Expression | None:
 def attribute_behind(expression: Expression) -> Expression | None:
     """What ``self.x`` was given in its class; None for all else."""
     node = expression.node
-    return _attribute(expression.file, node) if isinstance(node, ast.Attribute) and _is_self(node.value) else None
+    return _attribute(expression.file, node) if isinstance(node, ast.Attribute) and is_self(node.value) else None
 
 
 def attribute_of(file: str, around: ast.ClassDef, name: str) -> Expression | None:
@@ -491,7 +483,7 @@ def attribute_of(file: str, around: ast.ClassDef, name: str) -> Expression | Non
             targets = each.targets if isinstance(each, ast.Assign) else [each.target]
             for target in targets:
                 for part in ast.walk(target):
-                    if isinstance(part, ast.Attribute) and part.attr == name and _is_self(part.value):
+                    if isinstance(part, ast.Attribute) and part.attr == name and is_self(part.value):
                         value = each.value
                 if isinstance(target, ast.Name) and target.id == name and each in around.body:
                     value = each.value
@@ -517,7 +509,8 @@ def attribute_of(file: str, around: ast.ClassDef, name: str) -> Expression | Non
     return None
 
 
-def _is_self(node: ast.expr) -> bool:
+def is_self(node: ast.expr) -> bool:
+    """Whether an expression is the name ``self``."""
     return isinstance(node, ast.Name) and node.id == "self"
 
 
@@ -546,7 +539,7 @@ def _field(file: str, name: str) -> Expression | None:
                 if isinstance(statement, ast.AnnAssign) and statement.value is not None:
                     if isinstance(statement.target, ast.Name) and statement.target.id == name:
                         found.append(statement.value)
-                elif isinstance(statement, ast.Assign) and any(name in _targets(t) for t in statement.targets):
+                elif isinstance(statement, ast.Assign) and any(name in assigned_names(t) for t in statement.targets):
                     found.append(statement.value)
     return Expression(file, found[0], None) if len(found) == 1 else None
 
@@ -600,7 +593,7 @@ def next_with(expression: Expression) -> Expression | None:
     scope = enclosing(expression.file, expression.node)
     if not isinstance(statement, ast.Assign) or len(statement.targets) != 1 or scope is None:
         return None
-    names = _targets(statement.targets[0])
+    names = assigned_names(statement.targets[0])
     for each in sorted((part for part in ast.walk(scope) if isinstance(part, ast.stmt)), key=lambda part: part.lineno):
         value = getattr(each, "value", None)
         if each.lineno <= (statement.end_lineno or statement.lineno) or not isinstance(value, ast.expr):

@@ -1,0 +1,232 @@
+"""The lines for weights of another block or of another module.
+
+Weights of another block are accused where the block is chosen: its index, the loop over the blocks, or the list that
+holds one block several times. Weights of another module are accused in the class that owns both modules.
+"""
+
+import ast
+from collections import Counter
+from collections.abc import Sequence
+
+from gpt2_from_scratch.anatomy.identity import Identity
+from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines.explain import Explanation
+from gpt2_from_scratch.diagnose.lines.places import (
+    Observed,
+    Spots,
+    blamed_depth,
+    spot_of,
+    use_of,
+)
+from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
+from gpt2_from_scratch.recorder import Frame, Operation
+
+
+def weight_spots(observed: Observed, explained: Explanation, label: Identity, wanted: Identity) -> Spots:
+    """The lines for a weight in whose place GPT-2 has another weight."""
+    operation = explained.operation
+    assert label.entry is not None
+    assert wanted.entry is not None
+    assert explained.position is not None
+    use = use_of(observed, operation)
+    frames = operation.frames
+    owner = _owner_of_both(observed, label.entry.key, wanted.entry.key)
+    ended = _ended(observed, operation, label, wanted)
+    if ended is not None:
+        return [(ended, "used here"), (use, "used here")]
+    if label.entry.layer != wanted.entry.layer and None not in (label.entry.layer, wanted.entry.layer):
+        index = _arithmetic(frames)
+        if index is not None:
+            return [(index, "used here"), (use, "used here")]
+        shared = _shared_blocks(observed)
+        if shared is not None:
+            return [(shared, "made here"), (use, "used here")]
+        loop = loop_line(frames)
+        if loop is not None and label.entry.place == wanted.entry.place:
+            header = _header(frames) if _skips_blocks(observed) else None
+            return [(header, "used here"), (loop, "used here"), (use, "used here")]
+        inside = _in_class(frames, owner)
+        if inside is not None:
+            return [(inside, "used here"), (use, "used here")]
+        return [(use, "used here"), (spot_of(frames[-1]), "used here")]
+    module, wanted_module = label.entry.key.rsplit(".", 1)[0], wanted.entry.key.rsplit(".", 1)[0]
+    if module == wanted_module or blamed_depth(observed, operation):
+        return [(use, "used here")]
+    inside = _in_class(frames, owner)
+    if inside is not None:
+        return [(inside, "used here"), (use, "used here")]
+    here = source.at(frames[0])
+    if operation.module is None and here is not None:
+        argument = source.operand(here, operation.places[explained.position])
+        for depth in range(len(frames)):
+            if argument is None:
+                break
+            if (
+                isinstance(argument.node, ast.Attribute)
+                and source.is_self(argument.node.value)
+                and len(frames) > depth + 1
+            ):
+                return [(spot_of(frames[depth + 1]), "used here"), (use, "used here")]
+            outer = source.caller(argument, frames)
+            if outer is None:
+                if source.is_parameter(argument) and argument.depth is not None and len(frames) > argument.depth + 1:
+                    return [(spot_of(frames[argument.depth + 1]), "used here"), (use, "used here")]
+                return [(argument.spot, "used here"), (use, "used here")]
+            argument = outer
+    return [(use, "used here")]
+
+
+def _in_class(frames: Sequence[Frame], names: Sequence[str] | None) -> Spot | None:
+    """The innermost line in a method of a class."""
+    for depth, frame in enumerate(frames):
+        here = source.at(frame, depth)
+        around = source.class_around(here.node) if here is not None else None
+        if names is not None and around is not None and around.name in names:
+            return spot_of(frame)
+    return None
+
+
+def _owner_of_both(observed: Observed, one: str, other: str) -> list[str] | None:
+    """Names of the class (and its bases) of the innermost module that holds two of GPT-2's weights."""
+    if observed.root is None:
+        return None
+    names: dict[str, str] = {}
+    for name, parameter in observed.root.named_parameters():
+        label = observed.table.identify(parameter)
+        if label.kind == "entry" and label.entry is not None:
+            names.setdefault(label.entry.key, name)
+    if one not in names or other not in names:
+        return None
+    first, second = names[one].split("."), names[other].split(".")
+    count = next((at for at, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), 0)
+    while count >= 0:
+        owner = observed.root.get_submodule(".".join(first[:count]))
+        if not type(owner).__module__.startswith("torch."):
+            return [each.__name__ for each in type(owner).__mro__]
+        count -= 1
+    return None
+
+
+def _shared_blocks(observed: Observed) -> Spot | None:
+    """Where a list of blocks is built that holds one block several times."""
+    for name, module in observed.root.named_modules() if observed.root is not None else ():
+        inside = list(module._modules.values())
+        if len(inside) < 2 or len({id(each) for each in inside}) == len(inside) or observed.root is None:
+            continue
+        parent, _, attribute = name.rpartition(".")
+        owner = type(observed.root.get_submodule(parent))
+        found = source.attribute_in(owner, attribute)
+        if found is not None:
+            return source.returned(found).spot
+    return None
+
+
+def _ended(observed: Observed, operation: Operation, label: Identity, wanted: Identity) -> Spot | None:
+    """The head of the loop over the blocks, if the final norm comes when a block should."""
+    if label.entry is None or wanted.entry is None or label.entry.layer is not None:
+        return None
+    if not label.entry.key.startswith("ln_f.") or not wanted.entry.place.startswith("h.*.ln_1."):
+        return None
+    for each in observed.before.recording.operations[: operation.index]:
+        for number in each.inputs:
+            entry = observed.before.labels[number].entry
+            if entry is not None and entry.weight and entry.place.startswith("h.*.ln_1."):
+                return _header(each.frames)
+    return None
+
+
+def _skips_blocks(observed: Observed) -> bool:
+    """Whether the run takes each block's weights together and once, and not all blocks' in their order."""
+    order: list[int] = []
+    norms: Counter[tuple[object, ...]] = Counter()  # uses of a block's first norm, by place
+    for each in observed.before.recording.operations:
+        for number in each.inputs:
+            entry = observed.before.labels[number].entry
+            layer = entry.layer if entry is not None and entry.weight else None
+            if layer is not None and order[-1:] != [layer]:
+                order.append(layer)
+            if entry is not None and entry.place == "h.*.ln_1.weight":
+                norms[(each.frames, each.name, layer)] += 1
+    runs = order.count(order[0]) if len(set(order)) > 1 else 1  # some code runs prompt by prompt
+    once = list(dict.fromkeys(order))
+    return once * runs == order and max(norms.values(), default=0) == runs and once != sorted(_layers(observed))
+
+
+def _layers(observed: Observed) -> set[int]:
+    return {entry.layer for entry in observed.table.entries if entry.layer is not None}
+
+
+def _arithmetic(frames: Sequence[Frame]) -> Spot | None:
+    """Where a block is chosen by an index that is computed: ``self.blocks[i - 1]``."""
+    for depth, frame in enumerate(frames):
+        here = source.at(frame, depth)
+        if here is None:
+            continue
+        names = [each for each in ast.walk(here.node) if isinstance(each, ast.Name)]
+        bound = [
+            value
+            for each in names
+            for _, value in source.bindings(Expression(here.file, each, depth))[:1]
+            if value.lineno <= here.node.lineno
+        ]
+        for node in (here.node, *bound):
+            for part in ast.walk(node):
+                if isinstance(part, ast.Subscript) and isinstance(part.slice, ast.BinOp):
+                    return Spot(here.file, node.lineno, node.col_offset, frame.function)
+        if source.loop_around(here.node) is not None:
+            break
+    return None
+
+
+def _header(frames: Sequence[Frame]) -> Spot | None:
+    """The head of the loop over the blocks, unless its body takes another block than the loop's."""
+    for depth, frame in enumerate(frames):
+        here = source.at(frame, depth)
+        loop = source.loop_around(here.node) if here is not None else None
+        if here is None or loop is None:
+            continue
+        targets = source.assigned_names(loop.target)
+        chosen = _chosen(here, loop)
+        for each in (*ast.walk(here.node), *(ast.walk(chosen) if chosen is not None else ())):
+            index = each.slice if isinstance(each, ast.Subscript) else None
+            index = index.lower if isinstance(index, ast.Slice) else index
+            if isinstance(each, ast.FormattedValue):
+                index = each.value
+            names = {part.id for part in ast.walk(index) if isinstance(part, ast.Name)} if index is not None else set()
+            if isinstance(index, ast.BinOp | ast.UnaryOp | ast.Call) and names & targets:
+                return None
+        return Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
+    return None
+
+
+def loop_line(frames: Sequence[Frame]) -> Spot | None:
+    """The loop over the blocks: its head if the block is the loop's variable, otherwise the line in its body."""
+    for depth, frame in enumerate(frames):
+        here = source.at(frame, depth)
+        if here is None:
+            continue
+        loop = source.loop_around(here.node)
+        if loop is None:
+            continue
+        called = here.node.func if isinstance(here.node, ast.Call) else None
+        targets = source.assigned_names(loop.target)
+        plain = isinstance(called, ast.Name) and called.id in targets
+        arguments = here.node.args if isinstance(here.node, ast.Call) else []
+        plain = plain or any(isinstance(each, ast.Name) and each.id in targets for each in arguments)
+        if plain:
+            return Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
+        chosen = _chosen(here, loop)
+        return spot_of(frame) if chosen is None else Spot(frame.file, chosen.lineno, chosen.col_offset, frame.function)
+    return None
+
+
+def _chosen(call: Expression, loop: ast.For) -> ast.expr | None:
+    """Where the body of a loop chooses what a call in it calls or takes: ``block = self.blocks[i]``."""
+    for each in ast.walk(call.node):
+        if not isinstance(each, ast.Name):
+            continue
+        for statement, value in source.bindings(Expression(call.file, each, call.depth)):
+            inside = loop in source.parents(statement) and value.lineno < call.node.lineno
+            if inside and isinstance(value, ast.Subscript):
+                return value
+    return None

@@ -1,0 +1,187 @@
+"""The lines for a wrong constant, and for a value that is a multiple of GPT-2's.
+
+A constant is accused where it was written. A factor is accused where the number that gave it was written, otherwise at
+the operation that applied it.
+"""
+
+import ast
+from collections.abc import Iterator
+
+from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
+from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines.explain import Explanation
+from gpt2_from_scratch.diagnose.lines.places import (
+    Observed,
+    Role,
+    Spots,
+    built_at,
+    construction,
+    use_of,
+)
+from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
+from gpt2_from_scratch.diagnose.lines.trial import VIEWS
+from gpt2_from_scratch.recorder import Operation
+
+
+def constant_spots(observed: Observed, explained: Explanation) -> Spots:
+    """The lines for a constant in whose place GPT-2 has another one."""
+    operation = explained.operation
+    built = built_at(observed, operation)
+    use = use_of(observed, operation)
+    if explained.place == "attn_mask":
+        return [(use, "used here"), (built, "made here")]
+    if built is not None:
+        return [(_setting(observed, operation, explained), "made here"), (built, "made here"), (use, "used here")]
+    here = source.at(operation.frames[0])
+    place = explained.place
+    written: Spot | None = None
+    if here is not None and place is not None:
+        argument = _argument(here, operation, place)
+        if argument is not None:
+            literal = source.written_as(argument, operation.frames, explained.found)
+            written = (literal or source.returned(source.origin(argument, operation.frames))).spot
+    return [(written, "made here"), (use, "used here")] if written else [(use, "made here")]
+
+
+def _argument(here: Expression, operation: Operation, place: int | str) -> Expression | None:
+    """The source of a constant; through the wrappers of torch's own the names of keywords change."""
+    found = source.operand(here, place)
+    if found is None and isinstance(here.node, ast.Call):
+        value = operation.constants.get(place)
+        literals = [each for each in here.node.args if isinstance(each, ast.Constant) and each.value == value]
+        if len(literals) == 1:
+            found = Expression(here.file, literals[0], here.depth)
+    return found
+
+
+def _setting(observed: Observed, operation: Operation, explained: Explanation) -> Spot | None:
+    """The literal that the construction of one of torch's modules is given by way of a configuration."""
+    call = construction(observed, operation)
+    if call is None or not isinstance(explained.found, float):
+        return None
+    for argument in (*[each.value for each in call.node.keywords], *call.node.args):  # type: ignore[attr-defined]
+        given = Expression(call.file, argument, None)
+        written = source.written_as(given, (), explained.found)
+        if written is not None and written.node is not argument:
+            return written.spot
+    return None
+
+
+def factor_spots(observed: Observed, explained: Explanation) -> Spots:
+    """The lines for an operand that is a multiple of GPT-2's."""
+    assert explained.position is not None
+    operation, trial = explained.operation, observed.trial
+    number = operation.inputs[explained.position]
+    maker = factor_maker(observed, number)
+    use = use_of(observed, operation)
+    if maker is None or not maker.frames:
+        return [(use, "used here")]
+    spots: list[tuple[Spot | None, Role]] = []
+    gave = trial.labels[maker.outputs[0]]
+    same = [each for each in maker.inputs if trial.labels[each].entry is gave.entry]
+    here = source.at(maker.frames[0])
+    numbers = [each for each in maker.constants.values() if isinstance(each, float)]
+    root = observed.table.sizes.get("D", 1) ** 0.5
+    right = any(min(abs(each * root - 1), abs(each / root - 1)) < ROUNDED for each in numbers)  # wrongly used
+    if same and here is not None and not right:
+        for place in maker.constants:
+            argument = source.operand(here, place)
+            if argument is not None and not isinstance(argument.node, ast.Slice | ast.Tuple):
+                written = source.origin(argument, maker.frames)
+                if written.node is argument.node and not _is_width(observed, maker.constants[place]):
+                    written = source.size_in(argument) or written
+                if written.node is not argument.node:
+                    spots.append((written.spot, "made here"))
+                    break
+    built = built_at(observed, maker)
+    idle = _idle(observed, number)
+    spots += [(idle, "made here"), (built, "made here"), (use_of(observed, maker), "made here")]
+    spots += [(use_of(observed, each), "made here") for each in _scaling(observed, number) if each is not maker]
+    return [*spots, (use, "used here")]
+
+
+def _idle(observed: Observed, number: int) -> Spot | None:
+    """A multiplication, or a division, on a value's way, that changes nothing: by 1."""
+    label = observed.trial.labels[number]
+    for maker in _ancestors(observed, number):
+        same = [each for each in maker.inputs if _same_step(observed.trial.labels[each], label)]
+        changes = any(abs(observed.trial.labels[each].factor / label.factor - 1) > ROUNDED for each in same)
+        if maker.name in ("mul", "div") and same and not changes and len(maker.inputs) == 1:
+            return use_of(observed, maker)
+    return None
+
+
+def _scaling(observed: Observed, number: int) -> list[Operation]:
+    """Operations on a value's way, in the same step, that give a value a factor."""
+    labels = observed.trial.labels
+    found = []
+    for maker in _ancestors(observed, number):
+        gave = labels[maker.outputs[0]]
+        takes = [labels[each] for each in maker.inputs if labels[each].entry is gave.entry is not None]
+        if takes and maker.name not in VIEWS and abs(takes[0].factor / gave.factor - 1) > ROUNDED:
+            found.append(maker)
+    return found
+
+
+def _ancestors(observed: Observed, number: int) -> Iterator[Operation]:
+    """What made a value, and what that took, back to the block's norm."""
+    pending, seen = [number], set[int]()
+    while pending:
+        maker = observed.trial.recording.maker(pending.pop())
+        if maker is None or maker.index in seen:
+            continue
+        seen.add(maker.index)
+        yield maker
+        for each in maker.inputs:
+            entry = observed.trial.labels[each].entry
+            if entry is not None and not entry.weight and ".attn." in entry.key:
+                pending.append(each)
+
+
+def _is_width(observed: Observed, number: object) -> bool:
+    """Whether a number is the width of a head, its root, or one by those: then its name is the right one."""
+    width = observed.table.sizes.get("D", 1)
+    powers = (1.0, -1.0, 0.5, -0.5, 2.0)
+    return isinstance(number, int | float) and any(abs(number / width**each - 1) <= ROUNDED for each in powers)
+
+
+def factor_maker(observed: Observed, number: int) -> Operation | None:
+    """The operation that gave a value its factor."""
+    trial = observed.trial
+    for _ in range(64):
+        label = trial.labels[number]
+        maker = trial.recording.maker(number)
+        if maker is None:
+            return None
+        same = [
+            each
+            for each in maker.inputs
+            if _same_step(trial.labels[each], label) and abs(trial.labels[each].factor / label.factor - 1) <= ROUNDED
+        ]
+        if same:
+            number = same[0]
+            continue
+        odd = [
+            each
+            for each in maker.inputs
+            if trial.labels[each].entry is not label.entry
+            and trial.labels[each].kind == "entry"
+            and trial.labels[each].entry is not None
+            and not trial.labels[each].entry.weight  # type: ignore[union-attr]
+            and abs(trial.labels[each].factor - 1) > ROUNDED
+            and maker.name in ("matmul", "bmm", "einsum", "linear", "baddbmm")
+        ]
+        if len(odd) == 1:
+            number = odd[0]
+            continue
+        return maker
+    return None
+
+
+def _same_step(one: Identity, other: Identity) -> bool:
+    """Whether two values are the same entry, or belong to the same part of a block."""
+    if one.entry is None or other.entry is None or one.entry.weight:
+        return False
+    return one.entry is other.entry or (
+        one.entry.key.rsplit(".", 1)[0] == other.entry.key.rsplit(".", 1)[0] and abs(one.factor - 1) > ROUNDED
+    )

@@ -1,0 +1,161 @@
+"""The lines for a mask that hides the wrong scores, and for scores that are not masked.
+
+A mask with a wrong pattern is accused where the pattern was made. A right mask that is used wrongly is accused where it
+is used. Scores without a mask are accused where the mask is lost.
+"""
+
+import ast
+import math
+from collections.abc import Sequence
+
+from gpt2_from_scratch.anatomy.identity import Identity
+from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines.explain import Explanation
+from gpt2_from_scratch.diagnose.lines.places import (
+    Observed,
+    Role,
+    Spots,
+    function_of,
+    owner_of,
+    spot_of,
+    use_of,
+)
+from gpt2_from_scratch.diagnose.lines.source import Spot
+from gpt2_from_scratch.diagnose.lines.trial import VIEWS
+from gpt2_from_scratch.recorder import Frame, Operation
+
+_MASKING = ("masked_fill", "masked_fill_", "where", "add", "sub", "copyto")  # what puts a mask into the scores
+
+
+def mask_spots(observed: Observed, explained: Explanation) -> Spots:
+    """The lines for a mask that hides other scores than those of later keys."""
+    operation = explained.operation
+    use = use_of(observed, operation)
+    if explained.position is None:  # it writes to its first operand
+        return [(use, "made here")]
+    number = operation.inputs[explained.position]
+    label = observed.trial.labels[number]
+    right = _is_right(label)
+    spots: list[tuple[Spot | None, Role]] = []
+    if not right:
+        pattern = _pattern(observed, number)
+        if pattern is not None:
+            spots.append((pattern, "made here"))
+    else:
+        maker = observed.trial.recording.maker(number)
+        while maker is not None and (maker.name in VIEWS or maker.name == "bool") and maker.inputs:
+            maker = observed.trial.recording.maker(maker.inputs[0])
+        if maker is not None and maker.frames and maker.name not in ("tril", "triu", "tri"):
+            spots.append((use_of(observed, maker), "made here"))
+    return [*spots, (use, "used here")]
+
+
+def _pattern(observed: Observed, number: int) -> Spot | None:
+    """Where the pattern of a mask was made: the first operation, or the buffer's own line."""
+    recording = observed.trial.recording
+    current = number
+    best: Spot | None = None
+    while True:
+        maker = recording.maker(current)
+        if maker is None:
+            owner = owner_of(observed, current)
+            return owner or best
+        if not maker.inputs:
+            return best or use_of(observed, maker)
+        if maker.name not in VIEWS or best is None:
+            best = use_of(observed, maker)
+        inside = [each for each in maker.inputs if observed.trial.labels[each].kind == "mask"]
+        labels = observed.trial.labels
+        if not inside or (_is_right(labels[inside[0]]) and not _is_right(labels[current])):
+            return use_of(observed, maker)
+        current = inside[0]
+
+
+def _is_right(label: Identity) -> bool:
+    """Whether a mask's pattern is the causal one, in either sense."""
+    return label.order in ("up to", "beyond") and label.factor == 0
+
+
+def unmasked_spots(observed: Observed, operation: Operation, number: int, made: Spot | None) -> Spots:
+    """The lines for scores that a softmax takes without a mask; none if nothing says where the mask is lost.
+
+    Args:
+        observed: the candidate's run.
+        operation: the operation that takes the scores.
+        number: the value that it takes.
+        made: the line that made the scores.
+    """
+    trial, use = observed.trial, use_of(observed, operation)
+    label, last = trial.labels[number], trial.recording.maker(number)
+    takes = {trial.labels[each].entry for each in last.inputs} if last is not None else set()
+    if last is not None and last.name in _MASKING and takes & {label.entry, _scores(observed, label)}:
+        fill = _fill(last) or _wrong_pattern(observed, last)
+        return [(fill, "made here"), (use_of(observed, last), "made here"), (use, "used here")]
+    if _masks_here(observed, operation):
+        return [(use, "used here"), (made, "made here")]
+    unmasked = _not_given(operation.frames)
+    return [(unmasked, "used here"), (use, "used here")] if unmasked is not None else []
+
+
+def _fill(operation: Operation) -> Spot | None:
+    """Where the number is written that a mask fills in, if that is not in the operation's own line."""
+    here = source.at(operation.frames[0]) if operation.frames else None
+    argument = source.operand(here, 2) if here is not None and operation.name.startswith("masked_fill") else None
+    if argument is None:
+        return None
+    written = source.returned(source.origin(argument, operation.frames))
+    return written.spot if written.node is not argument.node else None
+
+
+def _wrong_pattern(observed: Observed, operation: Operation) -> Spot | None:
+    """Where the mask got its pattern, if it hides nothing or everything."""
+    for number in operation.inputs:
+        value, label = observed.trial.recording.values[number], observed.trial.labels[number]
+        if not value.is_floating_point and label.kind == "uniform" and math.prod(value.shape) > 1:
+            return _pattern(observed, number)
+    return None
+
+
+def _masks_here(observed: Observed, operation: Operation) -> bool:
+    """Whether the call of the function that an operation is in has an operation with a mask."""
+    return any(
+        each.index != operation.index
+        and [function_of(frame) for frame in each.frames[:1]] == [function_of(frame) for frame in operation.frames[:1]]
+        and each.frames[1:] == operation.frames[1:]
+        and any(observed.trial.labels[number].kind == "mask" for number in each.inputs)
+        for each in observed.trial.recording.operations
+    )
+
+
+def _not_given(frames: Sequence[Frame]) -> Spot | None:
+    """The call that does not hand on what the code around an operation would have masked with."""
+    here = source.at(frames[0])
+    scope = source.enclosing(here.file, here.node) if here is not None else None
+    if here is None or scope is None:
+        return None
+    for name in source.guards(scope):
+        wanted = name
+        for depth in range(1, len(frames)):
+            outer = source.at(frames[depth], depth)
+            if outer is None or not isinstance(outer.node, ast.Call) or scope is None:
+                break
+            given = source.given(outer.node, scope, wanted)
+            if given is None or (isinstance(given, ast.Constant) and given.value is None):
+                return spot_of(frames[depth])
+            if not isinstance(given, ast.Name):
+                break
+            inner = source.enclosing(outer.file, outer.node)
+            if inner is None or given.id not in source.parameters(inner):
+                break
+            scope, wanted = inner, given.id
+    return None
+
+
+def _scores(observed: Observed, label: Identity) -> object:
+    """The entry of the scores that a step in the softmax starts from."""
+    return None if label.entry is None else observed.table.by_key.get(scores_of(label.entry.key))
+
+
+def scores_of(place: str) -> str:
+    """The step that a step in the softmax starts from: the scores."""
+    return f"{place.rpartition('.')[0]}.scores"

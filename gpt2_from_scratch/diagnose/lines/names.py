@@ -1,0 +1,227 @@
+"""The lines for values that are GPT-2's and are taken for each other: by a wrong name, or by axes in another order.
+
+Either the use of a name is wrong, or the name was bound to the wrong value. What a name claims to be (`role_in`) only
+decides between these two.
+"""
+
+import ast
+from collections.abc import Sequence
+
+from gpt2_from_scratch.anatomy.identity import Identity
+from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines.explain import Explanation
+from gpt2_from_scratch.diagnose.lines.places import (
+    Observed,
+    Spots,
+    function_of,
+    source_of,
+    use_of,
+)
+from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
+from gpt2_from_scratch.diagnose.lines.trial import VIEWS
+from gpt2_from_scratch.recorder import Operation
+
+
+def order_spots(observed: Observed, explained: Explanation) -> Spots:
+    """The lines for an operand whose axes have another order than GPT-2's."""
+    assert explained.position is not None
+    operation = explained.operation
+    use = use_of(observed, operation)
+    if operation.name in VIEWS:
+        return [(use, "used here")]
+    number = operation.inputs[explained.position]
+    label = observed.trial.labels[number]
+    if label.kind == "entry" and label.entry is not None and label.order.replace(" ", "") == label.entry.axes:
+        return [(use, "used here")]  # it is made in its usual order
+    maker = observed.trial.recording.maker(number)
+    made: Spot | None = None
+    if label.kind == "scrambled":
+        while maker is not None and maker.inputs and observed.trial.labels[maker.inputs[0]].kind == "scrambled":
+            maker = observed.trial.recording.maker(maker.inputs[0])
+    while maker is not None and label.entry is not None and role_of(label) == "":
+        same = [each for each in maker.inputs if observed.trial.labels[each].entry is label.entry]
+        if not same or observed.trial.labels[same[0]].order.replace(" ", "") == label.entry.axes:
+            break
+        maker = observed.trial.recording.maker(same[0])
+    if maker is not None and maker.frames:
+        made = use_of(observed, maker)
+        roles = [role_of(observed.trial.labels[each]) for each in maker.inputs]
+        if roles == ["k", "q"]:
+            return [*_bound(observed, maker, 0, "q", made), (made, "used here"), (use, "used here")]
+    return [(made, "made here"), (use, "used here")] if made else [(use, "used here")]
+
+
+def exchange_spots(observed: Observed, explained: Explanation) -> Spots:
+    """The lines for two operands in each other's place."""
+    assert explained.position is not None
+    assert isinstance(explained.wanted, Identity)
+    use = use_of(observed, explained.operation)
+    role = role_of(explained.wanted)
+    return [*_bound(observed, explained.operation, explained.position, role, use), (use, "used here")]
+
+
+def _bound(observed: Observed, operation: Operation, position: int, role: str, use: Spot | None) -> Spots:
+    """Where operands got their order: the call that exchanged them, or the assignment that named them wrongly."""
+    argument = source_of(operation, position)
+    if argument is None:
+        return []
+    argument = source.moved(argument)
+    is_there = role_of(observed.trial.labels[operation.inputs[position]])
+    while (outer := source.caller(argument, operation.frames)) is not None:
+        if isinstance(argument.node, ast.Name) and role and _role_in(argument.node.id) == is_there:
+            break  # its name is right: it is used wrongly
+        argument = source.moved(outer)
+    spot = argument.spot
+    if use is not None and (spot.file, spot.function) != (use.file, use.function):
+        if isinstance(argument.node, ast.Name) and role and _role_in(argument.node.id) == role:
+            spots = _binding_of(argument)
+            if spots:
+                return [*spots, (spot, "used here")]
+        return [(spot, "used here")]
+    if isinstance(argument.node, ast.Name) and (not role or _role_in(argument.node.id) == role):
+        return _binding_of(argument)
+    return []
+
+
+def _binding_of(argument: Expression) -> Spots:
+    """The statement that unpacked several values at once into names, behind statements that only move them."""
+    for _, value in source.bindings(argument):
+        inner = source.moved(Expression(argument.file, value, argument.depth))
+        if isinstance(argument.node, ast.Name) and _renews(inner.node, argument.node.id):
+            continue
+        if isinstance(value, ast.GeneratorExp | ast.ListComp):  # what it runs over has the order
+            value = value.generators[0].iter
+            over = source.bindings(Expression(argument.file, value, argument.depth))
+            value = over[0][1] if over else value
+        return [(Spot(argument.file, value.lineno, value.col_offset), "made here")]
+    return []
+
+
+def _renews(value: ast.expr, name: str) -> bool:
+    """Whether a value is that of the name before, or a call that takes it: ``q = self.split_heads(q)``."""
+    if isinstance(value, ast.GeneratorExp | ast.ListComp) and isinstance(value.generators[0].iter, ast.Tuple):
+        return any(isinstance(each, ast.Name) and each.id == name for each in value.generators[0].iter.elts)
+    if isinstance(value, ast.Call):
+        return any(isinstance(each, ast.Name) and each.id == name for each in value.args)
+    return isinstance(value, ast.Name) and value.id == name
+
+
+def other_name(
+    observed: Observed, operation: Operation, position: int, wanted: Identity, use: Spot | None, made: Spot | None
+) -> Spots:
+    """The right value is there, under another name: the use is wrong, or the name was bound to the wrong value."""
+    argument = source_of(operation, position)
+    if argument is None:
+        return [(use, "used here"), (made, "made here")]
+    argument = source.moved(argument)
+    highest = _reach(observed, operation, wanted)
+    while (outer := source.caller(argument, operation.frames)) is not None:
+        if outer.depth is not None and outer.depth > highest:
+            break
+        argument = source.moved(outer)
+    spot = argument.spot
+    wanted_role = role_of(wanted)
+    if isinstance(argument.node, ast.Name) and wanted_role and _role_in(argument.node.id) == wanted_role:
+        spots = _binding_of(argument)
+        if spots:
+            return [*spots, (spot, "used here"), (made, "made here")]
+    bound = source.bindings(argument)
+    if not wanted_role and bound and _together(observed, operation, position, wanted):
+        value = bound[0][1]
+        return [(Spot(argument.file, value.lineno, value.col_offset), "made here"), (spot, "used here")]
+    if bound:
+        value = bound[0][1]
+        before = [
+            user
+            for user in observed.trial.consumers.get(operation.inputs[position], ())
+            if user.index < operation.index and user.name == operation.name
+        ]
+        where = Spot(argument.file, value.lineno, value.col_offset, spot.function)
+        statement = bound[0][0]
+        if isinstance(statement, ast.Assign) and len(statement.targets) > 1:  # one name too many
+            return [(where, "made here"), (spot, "used here"), (made, "made here")]
+        if isinstance(value, ast.Name) and not before:
+            return [(where, "made here"), (spot, "used here"), (made, "made here")]
+        return [(spot, "used here"), (where, "made here")]
+    return [(spot, "used here"), (made, "made here")]
+
+
+def _together(observed: Observed, operation: Operation, position: int, wanted: Identity) -> bool:
+    """Whether one operation made what is there and what is wanted: then its results got each other's names."""
+    maker = observed.trial.recording.maker(operation.inputs[position])
+    outputs = maker.outputs if maker is not None and maker.name not in VIEWS else ()
+    return any(_is(observed.trial.labels[number], wanted) for number in outputs)
+
+
+def _reach(observed: Observed, operation: Operation, wanted: Identity) -> int:
+    """How many calls up from an operation the right value is at hand: where it was made, in the same call."""
+    frames, reach = operation.frames, -1
+    for earlier in observed.trial.recording.operations[: operation.index]:
+        if not any(_is(observed.trial.labels[number], wanted) for number in earlier.outputs):
+            continue
+        pairs = zip(reversed(frames), reversed(earlier.frames), strict=False)
+        for depth, (mine, other) in enumerate(pairs):
+            if function_of(mine) != function_of(other):
+                break
+            reach = max(reach, depth)
+            if mine != other:
+                break
+    return len(frames) - 1 - reach if reach >= 0 else len(frames)
+
+
+def _is(label: Identity, wanted: Identity) -> bool:
+    """Whether a value is the one that is wanted, whatever the order of its axes."""
+    return label.kind == "entry" and label.entry is wanted.entry and label.fixed == wanted.fixed
+
+
+_MOST_STEPS = 6  # of a value from name to name
+
+
+def passed_on(explained: Explanation, known: Sequence[Spot]) -> Spots:
+    """Lines that pass a wrong operand on, from where it is used back to where it was made."""
+    operation, position = explained.operation, explained.position
+    if position is None or explained.kind not in ("operand", "factor", "order", "exchange"):
+        return []
+    found: Spots = []
+    argument = source_of(operation, position)
+    for _ in range(_MOST_STEPS):
+        if argument is None:
+            break
+        argument = source.moved(argument)
+        bound = source.bindings(argument) if isinstance(argument.node, ast.Name) else []
+        bound = [pair for pair in bound if pair[1].lineno < argument.node.lineno]
+        if bound:
+            value = bound[0][1]
+            found.append((Spot(argument.file, value.lineno, value.col_offset), "passed on here"))
+            argument = Expression(argument.file, value, argument.depth)
+            if isinstance(source.moved(argument).node, ast.Name):
+                continue
+            break
+        argument = source.caller(argument, operation.frames)
+        if argument is not None:
+            found.append((argument.spot, "passed on here"))
+    taken = {(spot.file, spot.line) for spot in known}
+    return [(spot, role) for spot, role in found if spot is not None and (spot.file, spot.line) not in taken]
+
+
+def role_of(label: Identity) -> str:
+    """``q``, ``k`` or ``v`` for queries, keys and values; empty for all else."""
+    if label.entry is None:
+        return ""
+    last = label.entry.key.rsplit(".", 1)[-1].removesuffix("_without")
+    if last in ("q", "k", "v"):
+        return last
+    return "qkv"[dict(label.fixed)["3"]] if last == "qkv" and "3" in dict(label.fixed) else ""
+
+
+def _role_in(name: str) -> str:
+    """The role that a name claims: it only decides between two lines that could both be repaired."""
+    plain = name.lower().strip("_")
+    for role, wholes in (
+        ("q", ("q", "query", "queries")),
+        ("k", ("k", "key", "keys")),
+        ("v", ("v", "value", "values")),
+    ):
+        if plain in wholes or any(part in wholes for part in plain.split("_")) or plain.startswith(wholes[1][:3]):
+            return role
+    return plain[0] if plain[:1] in ("q", "k", "v") and len(plain) <= 3 else ""

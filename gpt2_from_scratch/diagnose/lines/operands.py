@@ -1,0 +1,316 @@
+"""The lines for an operand in whose place GPT-2 has another value.
+
+If the right value exists under another name, the use is accused. Otherwise the right value is never computed: then the
+line that made the wrong value is accused, or the code that should have taken the missing step.
+"""
+
+import ast
+from collections.abc import Sequence
+
+from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
+from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines.blocks import loop_line, weight_spots
+from gpt2_from_scratch.diagnose.lines.explain import Explanation
+from gpt2_from_scratch.diagnose.lines.masks import scores_of, unmasked_spots
+from gpt2_from_scratch.diagnose.lines.names import other_name
+from gpt2_from_scratch.diagnose.lines.places import (
+    Observed,
+    Spots,
+    built_at,
+    composite_at,
+    first_maker,
+    function_of,
+    owner_of,
+    shared_line,
+    source_of,
+    use_of,
+)
+from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
+from gpt2_from_scratch.diagnose.lines.trial import VIEWS, Trial
+from gpt2_from_scratch.recorder import Frame, Operation
+
+_SUMS = {
+    "embedding": ("wte", "wpe"),
+    "h.*.middle": ("h.*.attn.output", "h.*.output", "embedding"),
+    "h.*.output": ("h.*.mlp.output", "h.*.middle"),
+}
+
+
+def is_sum(place: str) -> bool:
+    """Whether a step adds two values that are steps themselves."""
+    return place in ("embedding", "h.*.middle", "h.*.output")
+
+
+def operand_spots(observed: Observed, explained: Explanation) -> Spots:
+    """The lines for an operand in whose place GPT-2 has another value."""
+    assert explained.position is not None
+    operation, trial = explained.operation, observed.trial
+    number = operation.inputs[explained.position]
+    label, wanted = trial.labels[number], explained.wanted
+    use = use_of(observed, operation)
+    whole = composite_at(observed, operation)
+    if whole is not None:
+        return [(whole, "made here"), (use, "used here")]
+    if not isinstance(wanted, Identity) or wanted.entry is None:
+        return [(_integers_made(observed, number), "made here"), (use, "used here")]
+    if label.entry is not None and label.entry.weight and wanted.entry.weight:
+        return weight_spots(observed, explained, label, wanted)
+    if label.entry is wanted.entry:
+        spots = _same_value(observed, number, wanted, use)
+        if spots:
+            return spots
+    last = trial.recording.maker(number)
+    if last is not None and last.name == "alias":  # written through another name
+        return [(use_of(observed, last), "made here"), (use, "used here")]
+    maker = trial.made(number)
+    made = use_of(observed, maker) if maker is not None and maker.frames else owner_of(observed, number)
+    if _exists(trial, operation, wanted):
+        return other_name(observed, operation, explained.position, wanted, use, made)
+    if maker is None or not maker.frames or label.entry is None:
+        return [(made, "made here"), (use, "used here")]
+    place, there = wanted.entry.place, label.entry.place
+    if there.rpartition(".")[2].isdigit():  # some heads are left out of a sum
+        here = source.at(maker.frames[0])
+        around = source.loop_around(here.node) if here is not None else None
+        if here is not None and around is not None:
+            return [(Spot(here.file, around.lineno, around.col_offset), "used here"), (made, "made here")]
+    if is_sum(place) and not _lacks(there, place):
+        return _without_sum(observed, explained, maker, wanted)
+    if there.endswith(".mean_square") and place.endswith(".variance"):
+        return [(made, "made here"), (use, "used here")]
+    if _lacks(place, there):  # what is added later is there already
+        return [(made, "made here"), (use, "used here")]
+    if place.endswith(".masked"):
+        spots = unmasked_spots(observed, operation, number, made)
+        if spots:
+            return spots
+    if _lacks(there, place):
+        return _without_bias(observed, explained, maker)
+    return _without_step(observed, explained, maker, wanted)
+
+
+def _integers_made(observed: Observed, number: int) -> Spot | None:
+    """Where ids or positions were made."""
+    first = first_maker(observed, number) or observed.trial.recording.maker(number)
+    if first is None or not first.frames:
+        return owner_of(observed, number)
+    here = source.at(first.frames[0])
+    if here is not None and first.name == "arange" and 1 in first.constants:
+        start = source.operand(here, 0)
+        if start is not None and isinstance(start.node, ast.Name):
+            return source.origin(start, first.frames).spot
+    return use_of(observed, first)
+
+
+def _same_value(observed: Observed, number: int, wanted: Identity, use: Spot | None) -> Spots:
+    """The lines that moved the axes of the right value wrongly, or took other rows of it; none if neither is so."""
+    trial, label = observed.trial, observed.trial.labels[number]
+    if "DH" in label.order.replace(" ", ""):
+        turned = _turned(observed, number)
+        if turned is not None:
+            return [(turned, "made here"), (use, "used here")]
+    if label.fixed == wanted.fixed:
+        last = trial.recording.maker(number)
+        moves = last is not None and last.name in VIEWS
+        return [(use_of(observed, last), "made here"), (use, "used here")] if moves else []
+    rows = trial.made(number)
+    if rows is None:
+        return []
+    taken = [each for each in rows.inputs if trial.recording.values[each].dtype == "int64"]
+    if taken:
+        first = first_maker(observed, taken[0])
+        made = use_of(observed, first) if first is not None else owner_of(observed, taken[0])
+        return [(made, "made here"), (use_of(observed, rows), "used here")]
+    written = _index(rows)
+    if written is not None:
+        return [(written, "made here"), (use_of(observed, rows), "used here"), (use, "used here")]
+    return []
+
+
+def _exists(trial: Trial, operation: Operation, wanted: Identity) -> bool:
+    """Whether the value that is wanted was made before an operation."""
+    return any(
+        trial.labels[value.number].entry is wanted.entry
+        and trial.labels[value.number].kind == "entry"
+        and abs(trial.labels[value.number].factor - 1) <= ROUNDED
+        and trial.labels[value.number].fixed == wanted.fixed
+        for value in trial.recording.values
+        if value.operation is not None and value.operation < operation.index
+    )
+
+
+def _without_sum(observed: Observed, explained: Explanation, maker: Operation, wanted: Identity) -> Spots:
+    """The lines for a part of a sum that is there instead of the sum."""
+    assert explained.position is not None
+    assert wanted.entry is not None
+    operation, trial = explained.operation, observed.trial
+    number = operation.inputs[explained.position]
+    there = trial.labels[number].entry
+    others: list[Sequence[Frame]] = []  # of what makes, or takes, the other part
+    for value in trial.recording.values:
+        entry = trial.labels[value.number].entry
+        if entry is None or entry.place not in _SUMS[wanted.entry.place] or value.number == number:
+            continue
+        if there is not None and entry.place == there.place:
+            continue
+        others += [user.frames for user in trial.consumers.get(value.number, ()) if user.index < operation.index]
+        if value.operation is not None:
+            others.append(trial.recording.operations[value.operation].frames)
+    made, use = use_of(observed, maker), use_of(observed, operation)
+    shared = shared_line(maker.frames, *others) if others else None
+    ignored = made if _ignored(maker, 0) is not None else None
+    following = _handed_on(observed, maker, shared)
+    return [(ignored, "made here"), (following, "made here"), (shared or made, "made here"), (use, "used here")]
+
+
+def _without_bias(observed: Observed, explained: Explanation, maker: Operation) -> Spots:
+    """The lines for a value that lacks its bias, or the last part of its step."""
+    assert explained.position is not None
+    trial = observed.trial
+    while True:
+        earlier = next((each for each in maker.inputs if _is_bare(trial.labels[each])), None)
+        before = trial.made(earlier) if earlier is not None else None
+        if before is None or not before.frames:
+            break
+        maker = before
+    ignored = _ignored(explained.operation, explained.position)
+    made, use = use_of(observed, maker), use_of(observed, explained.operation)
+    return [(ignored, "used here"), (built_at(observed, maker), "made here"), (made, "made here"), (use, "used here")]
+
+
+def _without_step(observed: Observed, explained: Explanation, maker: Operation, wanted: Identity) -> Spots:
+    """The lines for a value of an earlier step, or of another block: the step that should follow is never taken."""
+    assert explained.position is not None
+    operation, trial = explained.operation, observed.trial
+    number = operation.inputs[explained.position]
+    label = trial.labels[number]
+    assert label.entry is not None
+    assert wanted.entry is not None
+    place = wanted.entry.place
+    made, use = use_of(observed, maker), use_of(observed, operation)
+    if label.entry.key.rsplit(".", 1)[0] == wanted.entry.key.rsplit(".", 1)[0] and place[-2:] in (".q", ".k", ".v"):
+        return [(made, "made here"), (use, "used here")]
+    if label.entry.layer != wanted.entry.layer and label.entry.place == place:
+        loop = loop_line(maker.frames) or loop_line(operation.frames)
+        if loop is not None:
+            return [(loop, "used here"), (made, "made here")]
+    others = [user.frames for user in trial.consumers.get(number, ()) if user.name != operation.name and user.frames]
+    shared = shared_line(operation.frames, maker.frames, *others)
+    switch = _switch(observed, operation.frames)
+    return [(switch, "made here"), (shared or use, "used here"), (made, "made here")]
+
+
+def _lacks(there: str, wanted: str) -> bool:
+    """Whether one is the other without its bias, or an earlier part of the same step."""
+    return (
+        there.endswith(("_without", ".projected", ".visible"))
+        or there == f"{wanted}.scaled"
+        or there == f"{wanted}.normal"
+    )
+
+
+def _is_bare(label: Identity) -> bool:
+    """Whether a value lacks a bias that GPT-2 adds."""
+    return label.entry is not None and label.entry.place.endswith(("_without", ".projected"))
+
+
+def _handed_on(observed: Observed, maker: Operation, line: Spot | None) -> Spot | None:
+    """The next statement that takes what a line made, if it calls something with it and computes nothing."""
+    for depth, frame in enumerate(maker.frames):
+        here = source.at(frame, depth)
+        if line is None or here is None or (frame.file, frame.line) != (line.file, line.line):
+            continue
+        following = source.next_with(here)
+        run = {(each.frame.file, each.frame.line) for each in observed.trial.recording.operations if each.frame}
+        if following is None or not isinstance(following.node, ast.Call) or len(following.node.args) != 1:
+            return None
+        return None if (following.file, following.node.lineno) in run else following.spot
+    return None
+
+
+def _switch(observed: Observed, frames: Sequence[Frame]) -> Spot | None:
+    """Where the condition is written of a step that the code around an operation could take and did not take."""
+    run = {(frame.file, frame.line) for each in observed.trial.recording.operations for frame in each.frames}
+    for depth, frame in enumerate(frames):
+        here = source.at(frame, depth)
+        scope = source.enclosing(here.file, here.node) if here is not None else None
+        for each in ast.walk(scope) if here is not None and scope is not None else ():
+            if not isinstance(each, ast.If) or each.lineno > frame.line or not each.body:
+                continue
+            lines = range(each.body[0].lineno, (each.body[-1].end_lineno or each.body[-1].lineno) + 1)
+            if any((frame.file, line) in run for line in lines):
+                continue
+            test = each.test.operand if isinstance(each.test, ast.UnaryOp) else each.test
+            calls = any(isinstance(part, ast.Call) for step in each.body for part in ast.walk(step))
+            if calls and here is not None and isinstance(test, ast.Name | ast.Attribute | ast.Subscript):
+                written = source.origin(Expression(here.file, test, depth), frames)
+                if isinstance(written.node, ast.Attribute):
+                    written = source.attribute_behind(written) or written
+                if isinstance(written.node, ast.Constant):
+                    return written.spot
+    return None
+
+
+def _ignored(operation: Operation, position: int) -> Spot | None:
+    """The line that should have used an argument of its function that nothing uses."""
+    here = source.at(operation.frames[0])
+    scope = source.enclosing(here.file, here.node) if here is not None else None
+    if here is None or scope is None:
+        return None
+    loaded = {each.id for each in ast.walk(scope) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)}
+    if not set(source.parameters(scope)) - loaded - {"self", "cls"}:
+        return None
+    argument = source_of(operation, position)
+    names = [] if argument is None else [each for each in ast.walk(argument.node) if isinstance(each, ast.Name)]
+    bound = [pair for each in names for pair in source.bindings(Expression(here.file, each, 0))]
+    first = next((value for _, value in bound if value.lineno < here.node.lineno), None)
+    return here.spot if first is None else Spot(here.file, first.lineno, first.col_offset, here.spot.function)
+
+
+def _index(rows: Operation) -> Spot | None:
+    """Where the index of a row was written, if it was handed on from there."""
+    here = source.at(rows.frames[0]) if rows.frames and rows.name in ("getitem", "select") else None
+    index = source.operand(here, 1) if here is not None else None
+    if index is None or not isinstance(index.node, ast.Name):
+        return None
+    written = source.origin(index, rows.frames)
+    return written.spot if written.node is not index.node else None
+
+
+def _turned(observed: Observed, number: int) -> Spot | None:
+    """The operation that put the width of a head before the heads."""
+    trial = observed.trial
+    while (maker := trial.recording.maker(number)) is not None and maker.inputs:
+        before = trial.labels[maker.inputs[0]]
+        if before.entry is not trial.labels[number].entry or "DH" not in before.order.replace(" ", ""):
+            return use_of(observed, maker)
+        number = maker.inputs[0]
+    return None
+
+
+def unused_value(observed: Observed, explained: Explanation) -> Spot | None:
+    """Where a value is made that is right, or nearer to it, and that nothing takes."""
+    operation, found, wanted = explained.operation, explained.found, explained.wanted
+    right = wanted if isinstance(wanted, Identity) else found if isinstance(found, Identity) else None
+    if right is None or right.entry is None or right.entry.weight:
+        return None
+    for earlier in reversed(observed.trial.recording.operations[: operation.index]):
+        for number in earlier.outputs:
+            label = observed.trial.labels[number]
+            used = any(observed.trial.consumers.get(each) for each in earlier.outputs)  # or a part of it
+            if used or label.entry is None or not label.known or not earlier.frames:
+                continue
+            if isinstance(found, Identity) and _alike(label, found):
+                continue
+            here = function_of(earlier.frames[0]) in {function_of(frame) for frame in operation.frames}
+            same = label.entry is right.entry or (
+                isinstance(wanted, float) and here and scores_of(right.entry.place) == label.entry.place
+            )
+            if same and abs(label.factor - 1) <= ROUNDED:
+                return use_of(observed, earlier)
+    return None
+
+
+def _alike(one: Identity, other: Identity) -> bool:
+    """Whether two values are the same multiple of the same entry."""
+    return one.entry is other.entry and abs(one.factor - other.factor) <= ROUNDED

@@ -1,0 +1,192 @@
+"""Where in the user's source an operation is: the line that runs it, and the call that built its module.
+
+The line of an operation is in the innermost function. If other calls use that function rightly, the line is that of
+the call. Operations of torch's modules have a second place: the call that built the module.
+"""
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from gpt2_from_scratch.anatomy.identity import ROUNDED, Table
+from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
+from gpt2_from_scratch.diagnose.lines.trial import VIEWS, Trial
+from gpt2_from_scratch.recorder import Frame, Operation
+
+Role = Literal["made here", "used here", "passed on here"]
+Spots = list[tuple[Spot | None, Role]]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What is known of a candidate when lines are named.
+
+    Args:
+        root: the candidate's module, None for functions.
+        trial: the run in which the operation was explained.
+        table: GPT-2's values.
+        before: the run before that, in which the operation was wrong.
+    """
+
+    root: nn.Module | None
+    trial: Trial
+    table: Table
+    before: Trial
+
+
+def spot_of(frame: Frame) -> Spot:
+    """The place that a frame executes."""
+    return Spot(frame.file, frame.line, frame.column, frame.function)
+
+
+def function_of(frame: Frame) -> tuple[str, str, int]:
+    """The function that a frame is a call of: its file, its name and its first line."""
+    return frame.file, frame.function, frame.first_line
+
+
+def use_of(observed: Observed, operation: Operation | None) -> Spot | None:
+    """The line of an operation; of one in a function that other calls use rightly, the line of the call."""
+    if operation is None or not operation.frames:
+        return None
+    depth = blamed_depth(observed, operation)
+    here = source.at(operation.frames[depth], depth) if depth else None
+    if here is not None and isinstance(here.node, ast.Call):  # a function that was handed in
+        handed = source.caller(Expression(here.file, here.node.func, depth), operation.frames)
+        if handed is not None:
+            return handed.spot
+    return spot_of(operation.frames[depth])
+
+
+def blamed_depth(observed: Observed, operation: Operation) -> int:
+    """How many calls up the line is that is to blame: 0 unless calls from other lines gave a number of GPT-2's."""
+    frames, before = operation.frames, observed.before
+    label = before.labels[operation.outputs[0]] if operation.outputs else None
+    wrong = label is None or not label.known
+    for depth in range(1, len(frames)):
+        for other in before.recording.operations:
+            if (
+                other.index == operation.index
+                or len(other.frames) != len(frames)
+                or other.frames[:depth] != frames[:depth]
+                or other.frames[depth + 1 :] != frames[depth + 1 :]
+                or function_of(other.frames[depth]) != function_of(frames[depth])
+                or other.frames[depth].line == frames[depth].line
+                or not other.outputs
+            ):
+                continue
+            gave = before.labels[other.outputs[0]]
+            if gave.entry is None or not gave.known or abs(gave.factor - 1) > ROUNDED:
+                continue
+            if gave.entry.main or wrong:
+                return depth
+    return 0
+
+
+def source_of(operation: Operation, position: int) -> Expression | None:
+    """The expression in the source that an operation takes as one of its inputs."""
+    here = source.at(operation.frames[0])
+    if here is None:
+        return None
+    place = operation.places[position]
+    if operation.module is not None:
+        if place != 0 or not isinstance(here.node, ast.Call) or not here.node.args:
+            return here
+        return Expression(here.file, here.node.args[0], 0)
+    return source.operand(here, place)
+
+
+def first_maker(observed: Observed, number: int) -> Operation | None:
+    """The first operation in the making of a constant."""
+    maker = observed.trial.recording.maker(number)
+    while maker is not None and maker.name in VIEWS and maker.inputs:
+        earlier = observed.trial.recording.maker(maker.inputs[0])
+        if earlier is None or not earlier.frames:
+            return maker
+        maker = earlier
+    return maker
+
+
+def owner_of(observed: Observed, number: int) -> Spot | None:
+    """Where the class that owns a buffer makes it."""
+    users = observed.trial.consumers.get(number, [])
+    for user in users:
+        here = source.at(user.frames[0]) if user.frames else None
+        if here is None:
+            continue
+        for node in ast.walk(here.node):
+            if isinstance(node, ast.Attribute) and source.is_self(node.value):
+                around = source.class_around(node)
+                found = source.attribute_of(here.file, around, node.attr) if around is not None else None
+                if found is not None:
+                    return (source.origin(found, ()) if isinstance(found.node, ast.Name) else found).spot
+            elif isinstance(node, ast.Name):
+                found = source.origin(Expression(here.file, node, 0), user.frames)
+                if found.node is not node and isinstance(found.node, ast.Call):
+                    return found.spot
+    return None
+
+
+def built_at(observed: Observed, operation: Operation) -> Spot | None:
+    """Where one of torch's modules was built, if the operation is in one."""
+    call = construction(observed, operation)
+    return call.spot if call is not None else None
+
+
+def plain_built_at(observed: Observed, operation: Operation) -> Spot | None:
+    """Where a module without matrices was built: an activation or a norm, whose choice may be wrong."""
+    module = operation.module
+    matrices = isinstance(module, nn.Module) and any(each.dim() > 1 for each in module.parameters())
+    return None if matrices else built_at(observed, operation)
+
+
+def construction(observed: Observed, operation: Operation) -> Expression | None:
+    """The call that built one of torch's modules, if the operation is in one."""
+    module = operation.module
+    if observed.root is None or not isinstance(module, nn.Module):
+        return None
+    for name, each in observed.root.named_modules():
+        if each is not module:
+            continue
+        parts = name.split(".")
+        kinds = [type(module)]
+        for count in range(len(parts) - 1, -1, -1):
+            owner = observed.root.get_submodule(".".join(parts[:count]))
+            if type(owner).__module__.startswith("torch."):
+                if type(owner).__module__ == "torch.nn.modules.transformer":  # it made the module
+                    kinds.append(type(owner))
+                continue
+            for kind in kinds:
+                found = source.constructions(kind, type(owner), ".".join(parts[count:]))
+                if found:
+                    return found[0]
+    return source.only_construction(type(module), operation.frames[0].file) if operation.frames else None
+
+
+def composite_at(observed: Observed, operation: Operation) -> Spot | None:
+    """Where a layer of torch's was built that an operation is in, and that decides what the operation takes."""
+    names = {id(module): name for name, module in observed.root.named_modules()} if observed.root is not None else {}
+    parts = names.get(id(operation.module), "").split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        assert observed.root is not None
+        owner = observed.root.get_submodule(".".join(parts[:count]))
+        if type(owner).__module__.startswith("torch.nn.modules.transformer") and operation.frames:
+            call = source.only_construction(type(owner), operation.frames[0].file)
+            return call.spot if call is not None else None
+    return None
+
+
+def shared_line(mine: Sequence[Frame], *others: Sequence[Frame]) -> Spot | None:
+    """My line in the innermost call of a function that others are in, too."""
+    deepest = -1
+    for frames in others:
+        for depth, (frame, other) in enumerate(zip(reversed(mine), reversed(frames), strict=False)):
+            if (frame.file, frame.function, frame.first_line) != (other.file, other.function, other.first_line):
+                break
+            deepest = max(deepest, depth)
+            if frame != other:  # from here on they are in different calls
+                break
+    return spot_of(mine[len(mine) - 1 - deepest]) if deepest >= 0 else None
