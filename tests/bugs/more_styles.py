@@ -973,13 +973,6 @@ SINGLE = (
         ("return post @ self.write + self.offset", "return post @ self.write"),
     ),
     _bug(
-        "padded_context",
-        "query_key_swapped",
-        "projection",
-        "Queries and keys are exchanged.",
-        ("q, k = self.query_key(x)", "k, q = self.query_key(x)"),
-    ),
-    _bug(
         "parallel_heads",
         "bias_before_sum",
         "projection",
