@@ -125,7 +125,6 @@ CALLS = {  # the rules that look at more than the operation's own line: a bug, a
     "functional/eps_default": 1,  # a default
     "one_norm_tensor/layer_before": 1,  # a computed index
     "wants_tokenizer/one_block_too_few": 1,  # a loop
-    "padded_context/query_key_swapped": 1,  # parts with each other's names; everything is padded
     "one_norm_tensor/position_offset": 1,  # supposed, not explained
 }
 

@@ -520,13 +520,6 @@ SINGLE = (
     ),
     _bug(
         "encoder_layers",
-        "gelu_by_name",
-        "activation",
-        "Torch's layer takes the name gelu for the exact form.",
-        ('activation=partial(F.gelu, approximate="tanh"),', 'activation="gelu",'),
-    ),
-    _bug(
-        "encoder_layers",
         "post_norm_given",
         "normalisation",
         "Torch's layer is told to be post-norm.",
