@@ -175,6 +175,21 @@ def test_the_lines_of_whoever_calls_the_candidate_are_never_accused(
     assert {Path(line.file).stem for line in found.lines} == {"book"}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "book/epsilon_scaled_by_width",  # no default, but the call that built the object with the number
+        "book/one_norm_for_both",  # one object under two names
+        "encoder_layers/epsilon_of_layer",  # an argument with a line of its own
+        "scan_stack/shift_of_first_norm_over_lines",
+    ],
+)
+def test_what_gave_a_value_is_accused(name: str, config: GPTConfig, tensors: dict[str, Tensor], tmp_path: Path):
+    bug = next(bug for bug in more_styles.SINGLE if bug.id == name)
+    found = accused(bug.style, bug.load(tensors, config, tmp_path), config, tensors)
+    assert found.lines[0].line in bug.lines, str(found)
+
+
 def test_a_function_behind_a_lambda_is_the_candidate():
     theirs = STYLES["pico"].python()
     inner, outer = Frame(str(theirs.__file__), "gpt2", 1, 1, 0, 0, 1), Frame(__file__, "<lambda>", 1, 1, 0, 0, 1)

@@ -128,6 +128,20 @@ SINGLE = (
         "The index of the last block is taken for the number of blocks.",
         ('for _ in range(cfg["n_layers"])])', 'for _ in range(cfg["n_layers"] - 1)])'),
     ),
+    _bug(
+        "book",
+        "one_block_less_by_name",
+        "layers",
+        "The number of blocks is the index of the last one, by a name of its own.",
+        (
+            '        self.trf_blocks = nn.Sequential(*[TransformerBlock(cfg) for _ in range(cfg["n_layers"])])',
+            (
+                '        last = cfg["n_layers"] - 1\n'
+                "        self.trf_blocks = nn.Sequential(*[TransformerBlock(cfg) for _ in range(last)])"
+            ),
+        ),
+        guilty=('last = cfg["n_layers"] - 1',),
+    ),
     # -- book_fused
     _bug(
         "book_fused",
@@ -780,6 +794,30 @@ SINGLE = (
         "head",
         "The head reads the stream without the final norm.",
         ("logits = self.output(self.norm(x))", "logits = self.output(x)"),
+    ),
+    # -- hparams
+    _bug(
+        "hparams",
+        "one_block_less_in_forward",
+        "layers",
+        "The run over the blocks leaves out the last one.",
+        (
+            '        for i in range(self.hparams["num_layers"]):\n            block =',
+            '        for i in range(self.hparams["num_layers"] - 1):\n            block =',
+        ),
+        guilty=('for i in range(self.hparams["num_layers"] - 1):',),
+    ),
+    # -- scan_stack
+    _bug(
+        "scan_stack",
+        "shift_of_first_norm_over_lines",
+        "normalisation",
+        "The second norm has the first one's shift, in a call of several lines.",
+        (
+            'h = layer_norm(x, w["ln2_g"], w["ln2_b"])',
+            'h = layer_norm(\n            x,\n            w["ln2_g"],\n            w["ln1_b"],\n        )',
+        ),
+        guilty=('            w["ln1_b"],',),
     ),
     # -- a second look at several styles
     _bug(

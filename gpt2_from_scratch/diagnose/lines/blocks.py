@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from gpt2_from_scratch.anatomy.identity import Identity
 from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines.built import one_object, too_few_blocks
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.places import (
     Observed,
@@ -31,7 +32,10 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
     use = use_of(observed, operation)
     frames = operation.frames
     owner = _owner_of_both(observed, label.entry.key, wanted.entry.key)
-    ended = _ended(observed, operation, label, wanted)
+    second_name = one_object(observed.root, observed.parameter(label.entry.key))
+    if second_name is not None:
+        return [(second_name.spot, "made here"), (use, "used here")]
+    ended = blocks_end(observed, operation, label, wanted)
     if ended is not None:
         return [(ended, "used here"), (use, "used here")]
     if label.entry.layer != wanted.entry.layer and None not in (label.entry.layer, wanted.entry.layer):
@@ -121,12 +125,18 @@ def _shared_blocks(observed: Observed) -> Spot | None:
     return None
 
 
-def _ended(observed: Observed, operation: Operation, label: Identity, wanted: Identity) -> Spot | None:
-    """The head of the loop over the blocks, if the final norm comes when a block should."""
+def blocks_end(observed: Observed, operation: Operation, label: Identity, wanted: Identity) -> Spot | None:
+    """What ends the run over the blocks, if the final norm comes when a block should: their number, or the loop."""
     if label.entry is None or wanted.entry is None or label.entry.layer is not None:
         return None
     if not label.entry.key.startswith("ln_f.") or not wanted.entry.place.startswith("h.*.ln_1."):
         return None
+    last = f"h.{max(_layers(observed))}.ln_1.weight"
+    if observed.parameter(last) is None:
+        pair = [observed.parameter(f"h.{layer}.ln_1.weight") for layer in (0, 1)]
+        count = too_few_blocks(observed.root, *pair)
+        if count is not None:
+            return count.spot
     for each in observed.before.recording.operations[: operation.index]:
         for number in each.inputs:
             entry = observed.before.labels[number].entry
@@ -195,7 +205,8 @@ def _header(frames: Sequence[Frame]) -> Spot | None:
             names = {part.id for part in ast.walk(index) if isinstance(part, ast.Name)} if index is not None else set()
             if isinstance(index, ast.BinOp | ast.UnaryOp | ast.Call) and names & targets:
                 return None
-        return Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
+        end = source.end_of_range(Expression(here.file, loop.iter, depth))
+        return end.spot if end is not None else Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
     return None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
 from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines.built import number_givers
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.places import (
     Observed,
@@ -22,11 +23,18 @@ from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
 from gpt2_from_scratch.diagnose.lines.trial import VIEWS
 from gpt2_from_scratch.recorder import Operation
 
+# Arguments of torch's classes that decide about an argument of the operation inside.
+_DECIDING: dict[int | str | None, tuple[str, ...]] = {
+    "approximate": ("approximate", "activation"),
+    "eps": ("eps", "layer_norm_eps"),
+    4: ("eps", "layer_norm_eps"),  # of `torch.layer_norm`
+}
+
 
 def constant_spots(observed: Observed, explained: Explanation) -> Spots:
     """The lines for a constant in whose place GPT-2 has another one."""
     operation = explained.operation
-    built = built_at(observed, operation)
+    built = built_at(observed, operation, _DECIDING.get(explained.place, (str(explained.place),)))
     use = use_of(observed, operation)
     if explained.place == "attn_mask":
         return [(use, "used here"), (built, "made here")]
@@ -39,7 +47,12 @@ def constant_spots(observed: Observed, explained: Explanation) -> Spots:
         argument = _argument(here, operation, place)
         if argument is not None:
             literal = source.written_as(argument, operation.frames, explained.found)
-            written = (literal or source.returned(source.origin(argument, operation.frames))).spot
+            givers = number_givers(observed.root, argument, explained.found) if literal is None else []
+            if len(givers) > 1:
+                return [*((each.spot, "made here") for each in givers), (use, "used here")]
+            argument = givers[0] if givers else argument
+            origin = literal or source.returned(source.origin(argument, operation.frames, explained.found))
+            written = origin.spot if givers or source.is_parameter(origin) is None else None  # nobody knows who gave it
     return [(written, "made here"), (use, "used here")] if written else [(use, "made here")]
 
 
@@ -87,7 +100,7 @@ def factor_spots(observed: Observed, explained: Explanation) -> Spots:
         for place in maker.constants:
             argument = source.operand(here, place)
             if argument is not None and not isinstance(argument.node, ast.Slice | ast.Tuple):
-                written = source.origin(argument, maker.frames)
+                written = source.origin(argument, maker.frames, maker.constants[place])
                 if written.node is argument.node and not _is_width(observed, maker.constants[place]):
                     written = source.size_in(argument) or written
                 if written.node is not argument.node:

@@ -6,6 +6,7 @@ Each kind of explanation has its own function, which gives the places, the accus
 from dataclasses import replace
 
 from gpt2_from_scratch.anatomy.identity import ROUNDED
+from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.constants import constant_spots, factor_maker, factor_spots
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.masks import mask_spots
@@ -19,14 +20,17 @@ from gpt2_from_scratch.diagnose.lines.places import (
     first_maker,
     owner_of,
     plain_built_at,
+    source_of,
     spot_of,
     use_of,
 )
+from gpt2_from_scratch.diagnose.lines.source import Spot
 from gpt2_from_scratch.diagnose.lines.words import Line, words
 from gpt2_from_scratch.recorder import Operation
 
 _MOST_LINES = 4  # of one finding: more than a screenful of them helps nobody
 _BY_RULE = ("operand", "order", "value", "module", "exchange")  # kinds for which a rule about wiring chose the line
+_OF_OPERAND = ("operand", "order", "factor", "exchange")  # kinds that say that one operand is another value
 
 
 def named(observed: Observed, explained: Explanation, culprit: Operation) -> list[Line]:
@@ -47,6 +51,7 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
         spots.append((spot_of(operation.frames[0]), "used here"))
     dead = unused_value(observed, explained) if explained.kind in ("factor", "operand") else None
     spots = [(dead, "made here"), *spots]
+    spots = [(_at_operand(explained, spot), role) for spot, role in spots]
     spots += passed_on(explained, [spot for spot, _ in spots if spot is not None])
     found: list[Line] = []
     for spot, role in spots:
@@ -56,6 +61,19 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
         said = words(explained, observed.trial) if not found else ("", "")
         found.append(Line(spot.file, spot.line, spot.column, spot.text, role, said[0], said[1], likely))
     return found[:_MOST_LINES]
+
+
+def _at_operand(explained: Explanation, spot: Spot | None) -> Spot | None:
+    """The line of the operand that is meant, where an operation spans several lines; otherwise the place itself."""
+    frames, position = explained.operation.frames, explained.position
+    if spot is None or position is None or explained.kind not in _OF_OPERAND:
+        return spot
+    argument = source_of(explained.operation, position)
+    while argument is not None and argument.depth is not None:
+        if spot == spot_of(frames[argument.depth]):
+            return argument.spot if argument.node.lineno > spot.line else spot
+        argument = source.caller(source.moved(argument), frames)
+    return spot
 
 
 def named_in_logits(observed: Observed) -> list[Line]:
@@ -73,7 +91,7 @@ def named_in_logits(observed: Observed) -> list[Line]:
 
 
 def _operation_spots(observed: Observed, explained: Explanation) -> Spots:
-    built = built_at(observed, explained.operation)
+    built = built_at(observed, explained.operation, ("activation",))
     use = use_of(observed, explained.operation)
     return [(built, "made here"), (use, "used here")] if built else [(use, "made here")]
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
 from gpt2_from_scratch.diagnose.lines import source
-from gpt2_from_scratch.diagnose.lines.blocks import loop_line, weight_spots
+from gpt2_from_scratch.diagnose.lines.blocks import blocks_end, loop_line, weight_spots
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.masks import scores_of, unmasked_spots
 from gpt2_from_scratch.diagnose.lines.names import other_name
@@ -48,6 +48,9 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     number = operation.inputs[explained.position]
     label, wanted = trial.labels[number], explained.wanted
     use = use_of(observed, operation)
+    end = blocks_end(observed, operation, label, wanted) if isinstance(wanted, Identity) else None
+    if end is not None:
+        return [(end, "used here"), (use, "used here")]
     whole = composite_at(observed, operation)
     if whole is not None:
         return [(whole, "made here"), (use, "used here")]

@@ -13,7 +13,8 @@ from torch import nn
 
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Table
 from gpt2_from_scratch.diagnose.lines import source
-from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
+from gpt2_from_scratch.diagnose.lines.built import argument_named, building_call
+from gpt2_from_scratch.diagnose.lines.source import Expression, Spot, last_name
 from gpt2_from_scratch.diagnose.lines.trial import VIEWS, Trial
 from gpt2_from_scratch.recorder import Frame, Operation
 
@@ -36,6 +37,14 @@ class Observed:
     trial: Trial
     table: Table
     before: Trial
+
+    def parameter(self, key: str) -> nn.Parameter | None:
+        """The candidate's parameter that holds a weight of GPT-2's, None if there is none."""
+        for each in self.root.parameters() if self.root is not None else ():
+            entry = self.table.identify(each).entry
+            if entry is not None and entry.key == key:
+                return each
+        return None
 
 
 def spot_of(frame: Frame) -> Spot:
@@ -130,17 +139,27 @@ def owner_of(observed: Observed, number: int) -> Spot | None:
     return None
 
 
-def built_at(observed: Observed, operation: Operation) -> Spot | None:
-    """Where one of torch's modules was built, if the operation is in one."""
+def built_at(observed: Observed, operation: Operation, arguments: Sequence[str] = ()) -> Spot | None:
+    """Where one of torch's modules was built, if the operation is in one.
+
+    Args:
+        observed: the candidate's run.
+        operation: in the module.
+        arguments: of the call, that decide what is wrong: the line is that of the first one that is given.
+    """
     call = construction(observed, operation)
-    return call.spot if call is not None else None
+    if call is None:
+        return None
+    kind = getattr(nn, last_name(call.node.func), None) if isinstance(call.node, ast.Call) else None
+    argument = argument_named(call, arguments, kind if isinstance(kind, type) else None)
+    return (argument or call).spot
 
 
 def plain_built_at(observed: Observed, operation: Operation) -> Spot | None:
     """Where a module without matrices was built: an activation or a norm, whose choice may be wrong."""
     module = operation.module
     matrices = isinstance(module, nn.Module) and any(each.dim() > 1 for each in module.parameters())
-    return None if matrices else built_at(observed, operation)
+    return None if matrices else built_at(observed, operation, ("activation",))
 
 
 def construction(observed: Observed, operation: Operation) -> Expression | None:
@@ -148,21 +167,9 @@ def construction(observed: Observed, operation: Operation) -> Expression | None:
     module = operation.module
     if observed.root is None or not isinstance(module, nn.Module):
         return None
-    for name, each in observed.root.named_modules():
-        if each is not module:
-            continue
-        parts = name.split(".")
-        kinds = [type(module)]
-        for count in range(len(parts) - 1, -1, -1):
-            owner = observed.root.get_submodule(".".join(parts[:count]))
-            if type(owner).__module__.startswith("torch."):
-                if type(owner).__module__ == "torch.nn.modules.transformer":  # it made the module
-                    kinds.append(type(owner))
-                continue
-            for kind in kinds:
-                found = source.constructions(kind, type(owner), ".".join(parts[count:]))
-                if found:
-                    return found[0]
+    found = building_call(observed.root, module)
+    if found is not None:
+        return found
     return source.only_construction(type(module), operation.frames[0].file) if operation.frames else None
 
 
@@ -175,7 +182,11 @@ def composite_at(observed: Observed, operation: Operation) -> Spot | None:
         owner = observed.root.get_submodule(".".join(parts[:count]))
         if type(owner).__module__.startswith("torch.nn.modules.transformer") and operation.frames:
             call = source.only_construction(type(owner), operation.frames[0].file)
-            return call.spot if call is not None else None
+            if call is None:
+                return None
+            after = getattr(owner, "norm_first", True) is False
+            order = argument_named(call, ("norm_first",), type(owner)) if after else None
+            return (order or call).spot
     return None
 
 

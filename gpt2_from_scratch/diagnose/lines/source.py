@@ -166,7 +166,7 @@ def operand(found: Expression, place: int | str) -> Expression | None:
 def _argument(call: ast.Call, place: int | str) -> ast.expr | None:
     if isinstance(place, str):
         written = next((keyword.value for keyword in call.keywords if keyword.arg == place), None)
-        position = _position(_last_name(call.func), place)
+        position = _position(last_name(call.func), place)
         return written if written is not None or position is None else _argument(call, position)
     positional: list[ast.expr] = list(call.args)
     if isinstance(call.func, ast.Attribute) and not _is_module(call.func.value):
@@ -336,7 +336,7 @@ def caller(expression: Expression, frames: Sequence[Frame]) -> Expression | None
 # -- constants
 
 
-def origin(expression: Expression, frames: Sequence[Frame], classes: Sequence[type] = ()) -> Expression:
+def origin(expression: Expression, frames: Sequence[Frame], value: object = None) -> Expression:
     """Where a constant was written: the literal, or the expression that computes it.
 
     Follows names to their assignment, parameters to the call or the default, ``self.x`` to the constructor, keys and
@@ -345,16 +345,23 @@ def origin(expression: Expression, frames: Sequence[Frame], classes: Sequence[ty
     Args:
         expression: the constant, as an operation's argument.
         frames: of the operation.
-        classes: classes of the user's whose source may be read.
+        value: the number, if it is known: then no default and no argument that is another number is its source.
     """
     for _ in range(_DEEPEST):
-        following = _followed(expression, frames)
+        following = _followed(expression, frames, value)
         if following is None or following.node is expression.node:
             return expression
         if isinstance(following.node, ast.Attribute) and is_self(following.node.value):
             return following  # a size that other code uses, too
         expression = following
     return expression
+
+
+def _is_other(node: ast.expr, value: object) -> bool:
+    """Whether an expression writes out another number than this one."""
+    written = number(Expression("", node, None))
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and written is not None and written != value
 
 
 def written_as(expression: Expression, frames: Sequence[Frame], value: object) -> Expression | None:
@@ -402,7 +409,7 @@ def _given_anywhere(expression: Expression) -> list[Expression]:
     return [Expression(expression.file, each, None) for each in values if each is not None]
 
 
-def _followed(expression: Expression, frames: Sequence[Frame]) -> Expression | None:
+def _followed(expression: Expression, frames: Sequence[Frame], value: object = None) -> Expression | None:
     node, file = expression.node, expression.file
     if isinstance(node, ast.Name):
         bound = bindings(expression)
@@ -414,10 +421,10 @@ def _followed(expression: Expression, frames: Sequence[Frame]) -> Expression | N
         scope = scope_of(node)
         if isinstance(scope, Function | ast.Lambda) and node.id in parameters(scope):
             call = _only_call_with(file, scope, node.id)
-            if call is not None:
+            if call is not None and not _is_other(call, value):
                 return Expression(file, call, None)
             default = default_of(scope, node.id)
-            return Expression(file, default, None) if default is not None else None
+            return Expression(file, default, None) if default is not None and not _is_other(default, value) else None
         return _global(file, node.id)
     if isinstance(node, ast.Attribute):
         if isinstance(node.value, ast.Name) and node.value.id == "self":
@@ -562,14 +569,15 @@ def _calls_with(file: str, scope: Function, name: str) -> list[ast.expr]:
     module = tree(file)
     given = []
     for each in ast.walk(module) if module is not None else ():
-        if isinstance(each, ast.Call) and _last_name(each.func) == called:
+        if isinstance(each, ast.Call) and last_name(each.func) == called:
             value = passed(each, scope, name, bound)
             if value is not None:
                 given.append(value)
     return given
 
 
-def _last_name(node: ast.expr) -> str:
+def last_name(node: ast.expr) -> str:
+    """What a function is called by: ``Linear`` in ``nn.Linear``."""
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
@@ -626,13 +634,53 @@ def attribute_in(owner: type, name: str) -> Expression | None:
     return attribute_of(file, around, name) if file and around is not None else None
 
 
+def count_of(owner: type, attribute: str) -> Expression | None:
+    """What says how many parts a list in a class of the user's has: the end of the range that it is built over.
+
+    Args:
+        owner: the user's class.
+        attribute: of the class, that holds the list or is it.
+    """
+    built = attribute_in(owner, attribute)
+    if built is None:
+        return None
+    over = [each for each in ast.walk(built.node) if _is_range(each)]
+    around = class_around(built.node)
+    for loop in ast.walk(around) if around is not None and not over else ():
+        if isinstance(loop, ast.For) and any(
+            isinstance(each, ast.Attribute) and each.attr == attribute and is_self(each.value)
+            for each in ast.walk(loop)
+        ):
+            over += [each for each in ast.walk(loop.iter) if _is_range(each)]
+    return end_of_range(Expression(built.file, over[0], None)) if len(over) == 1 else None  # type: ignore[arg-type]
+
+
+def _is_range(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and last_name(node.func) == "range" and bool(node.args)
+
+
+def end_of_range(over: Expression) -> Expression | None:
+    """Where the end of a range is computed: in ``range(n - 1)``, or where its name was bound; None if it is not."""
+    if not isinstance(over.node, ast.Call) or not _is_range(over.node):
+        return None
+    end = Expression(over.file, over.node.args[min(1, len(over.node.args) - 1)], over.depth)
+    for _ in range(_DEEPEST):
+        if isinstance(end.node, ast.BinOp):
+            return end
+        following = _followed(end, ())
+        if following is None:
+            return None
+        end = following
+    return None
+
+
 def only_construction(kind: type, file: str) -> Expression | None:
     """The call in a file that builds a class, if there is one such call."""
     module = tree(file)
     calls = [
         each
         for each in (ast.walk(module) if module is not None else ())
-        if isinstance(each, ast.Call) and _last_name(each.func) == kind.__name__
+        if isinstance(each, ast.Call) and last_name(each.func) == kind.__name__
     ]
     return Expression(file, calls[0], None) if len(calls) == 1 else None
 
@@ -660,7 +708,7 @@ def constructions(kind: type, inside: type, attribute: str) -> list[Expression]:
     calls = [
         each
         for each in ast.walk(module)
-        if isinstance(each, ast.Call) and first <= each.lineno < last and _last_name(each.func) == kind.__name__
+        if isinstance(each, ast.Call) and first <= each.lineno < last and last_name(each.func) == kind.__name__
     ]
     head, _, rest = attribute.partition(".")
 

@@ -1,0 +1,130 @@
+"""Where the candidate's objects were built: the call, its argument, and what gives one object two names."""
+
+import ast
+import inspect
+from collections.abc import Sequence
+
+from torch import nn
+
+from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines.source import Expression
+
+_TRANSFORMERS = "torch.nn.modules.transformer"
+_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
+
+
+def building_call(root: nn.Module, module: nn.Module) -> Expression | None:
+    """The call in a class of the user's that built a module: itself, or the layer of torch's that built it."""
+    name = next((name for name, each in root.named_modules() if each is module), "")
+    parts = name.split(".")
+    kinds = [type(module)]
+    for count in range(len(parts) - 1, -1, -1) if name else ():
+        owner = root.get_submodule(".".join(parts[:count]))
+        if isinstance(owner, _LAYERS) and parts[count] != "activation":  # it builds its parts itself
+            kinds = [type(owner)]
+        elif type(owner).__module__ == _TRANSFORMERS:
+            kinds.append(type(owner))
+        if type(owner).__module__.startswith("torch."):
+            continue
+        for kind in kinds:
+            found = source.constructions(kind, type(owner), ".".join(parts[count:]))
+            if found:
+                return found[0]
+    return None
+
+
+def argument_named(call: Expression, names: Sequence[str], kind: type | None = None) -> Expression | None:
+    """The argument of a call for the first of these parameters that it gives.
+
+    Args:
+        call: the call.
+        names: of parameters.
+        kind: the class that it builds, by whose signature positions are named.
+    """
+    node = call.node
+    if not isinstance(node, ast.Call):
+        return None
+    positional = list(inspect.signature(kind).parameters) if kind is not None else []
+    for name in names:
+        for keyword in node.keywords:
+            if keyword.arg == name:
+                return Expression(call.file, keyword.value, None)
+        at = positional.index(name) if name in positional else len(node.args)
+        if at < len(node.args) and not any(isinstance(each, ast.Starred) for each in node.args[: at + 1]):
+            return Expression(call.file, node.args[at], None)
+    return None
+
+
+def number_givers(root: nn.Module | None, attribute: Expression, value: object) -> list[Expression]:
+    """What gave a number to the objects that hold it, by the attribute ``self.x`` that an operation takes.
+
+    Args:
+        root: the candidate's module.
+        attribute: the expression ``self.x``.
+        value: the number that the operation took.
+
+    Returns:
+        One argument, or one default, for each line that gave the number; empty where the class computes it.
+    """
+    node, assigned = attribute.node, source.attribute_behind(attribute)
+    around, name = source.class_around(node), source.is_parameter(assigned) if assigned is not None else None
+    scope = source.scope_of(assigned.node) if assigned is not None else None
+    if root is None or not isinstance(node, ast.Attribute) or around is None or name is None:
+        return []
+    if not isinstance(scope, ast.FunctionDef) or scope.name != "__init__":
+        return []
+    found: dict[tuple[str, int], Expression] = {}
+    for module in root.modules():
+        if (
+            around.name not in [kind.__name__ for kind in type(module).__mro__]
+            or getattr(module, node.attr, None) != value
+        ):
+            continue
+        call = building_call(root, module)
+        if call is None or not isinstance(call.node, ast.Call):
+            continue
+        given = source.passed(call.node, scope, name, bound=True)
+        file = call.file if given is not None else attribute.file
+        given = given if given is not None else source.default_of(scope, name)
+        if given is not None:
+            found.setdefault((file, given.lineno), Expression(file, given, None))
+    return list(found.values())
+
+
+def one_object(root: nn.Module | None, weight: object) -> Expression | None:
+    """The assignment by which the module that owns a weight got a second name in its class; None if it has one name."""
+    for owner in root.modules() if root is not None else ():
+        if type(owner).__module__.startswith("torch."):
+            continue
+        names = [
+            name
+            for name, module in owner._modules.items()
+            if module is not None and any(each is weight for each in module._parameters.values())
+        ]
+        assigned = [each for name in names if (each := source.attribute_in(type(owner), name)) is not None]
+        if len(names) > 1 and assigned:
+            return max(assigned, key=lambda each: each.node.lineno)
+    return None
+
+
+def too_few_blocks(root: nn.Module | None, first: object, second: object) -> Expression | None:
+    """What says how many blocks are built, given one weight of each of two blocks that follow each other.
+
+    Args:
+        root: the candidate's module.
+        first: a parameter of one block.
+        second: the same of the next one.
+    """
+    if root is None:
+        return None
+    names = {id(each): name.split(".") for name, each in root.named_parameters()}
+    one, other = names.get(id(first), []), names.get(id(second), [])
+    shared = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
+    for count in range(shared - 1, -1, -1):
+        owner = root.get_submodule(".".join(one[:count]))
+        if isinstance(owner, nn.TransformerEncoder):
+            call = building_call(root, owner)
+            return argument_named(call, ["num_layers"], type(owner)) if call is not None else None
+        if not type(owner).__module__.startswith("torch."):
+            return source.count_of(type(owner), one[count])
+    return None
