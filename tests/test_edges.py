@@ -443,10 +443,10 @@ def test_a_wrong_row_that_no_prompt_meets_is_told_of_and_seen_by_thorough(tmp_pa
 
     blind = undiagnosed(wrong, path)
     assert blind and blind.logits is not None and blind.logits.ids_met == len(met)
-    assert f"({700 - len(met)} were not asked; --thorough, in Python thorough=True, asks all)" in blind.report()
+    assert f"{len(met)} of 700 rows of the embedding (--thorough asks all)" in blind.report()
     seen = undiagnosed(wrong, path, thorough=True)
     assert not seen and seen.logits is not None and seen.logits.ids_met == 700
-    assert row in seen.logits.worst.prompt.ids and "were not asked" not in seen.report()
+    assert row in seen.logits.worst.prompt.ids and "700 of 700 rows of the embedding;" in seen.report()
     assert undiagnosed(right.forward, path, thorough=True)
     with pytest.raises(ValueError, match="either thorough=True or prompts"):
         undiagnosed(wrong, path, thorough=True, prompts=choose_prompts(right.config))

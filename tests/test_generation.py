@@ -313,7 +313,7 @@ def test_the_penalty_is_that_of_transformers(penalty: float):
     assert torch.equal(penalised(LOGITS, ids, penalty), expected)
 
 
-@pytest.mark.parametrize("penalty", [0.8, 1.5])
+@pytest.mark.parametrize("penalty", [pytest.param(0.8, marks=pytest.mark.slow), 1.5])
 def test_penalised_texts_are_those_of_transformers(pair, penalty: float):
     model, reference = pair
     changed = 0
@@ -356,10 +356,10 @@ def published(tmp_path: Path) -> Callable[[Any], tuple[GPTModel, GPT2LMHeadModel
     "content",
     [
         {},  # in transformers the file replaces what config.json says of these ids, also by silence
-        {"eos_token_id": None},
+        pytest.param({"eos_token_id": None}, marks=pytest.mark.slow),
         {"eos_token_id": 13},
         {"eos_token_id": [423, 13], "pad_token_id": 7},
-        {"repetition_penalty": 1.4, "eos_token_id": 511},
+        pytest.param({"repetition_penalty": 1.4, "eos_token_id": 511}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

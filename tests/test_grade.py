@@ -119,6 +119,7 @@ def mutated(path: Path, mutant: Mutant) -> nn.Module:
 _DRAWN = {"lm_head_random", "lm_head_bias", "dropout_on"}
 
 
+@pytest.mark.slow  # the grades of three checks on two kinds of weights take ten seconds
 @pytest.mark.parametrize("weights", ["fresh", "perturbed"])
 @pytest.mark.parametrize("style", STYLES)
 def test_what_is_missed_is_missed_in_foreign_code_too(
@@ -135,6 +136,7 @@ def test_what_is_missed_is_missed_in_foreign_code_too(
     assert passed == let_pass & {mutant.name for mutant in asked}
 
 
+@pytest.mark.slow  # the grades of three checks on two kinds of weights take ten seconds
 def test_what_each_style_misses(grades: dict[tuple[str, str], Grade]) -> None:
     """Facts that follow from what the checks compare, and on what."""
 
@@ -156,6 +158,7 @@ def test_what_each_style_misses(grades: dict[tuple[str, str], Grade]) -> None:
         assert scores["book", weights] <= scores["litgpt", weights] <= scores["minGPT", weights]
 
 
+@pytest.mark.slow  # the grades of three checks on two kinds of weights take ten seconds
 def test_advice(grades: dict[tuple[str, str], Grade]) -> None:
     assert "compare logits, not the tokens chosen" in " ".join(grades["book", "perturbed"].advice) or any(
         each.top1 < 1 for each in grades["book", "perturbed"].missed

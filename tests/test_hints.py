@@ -90,6 +90,7 @@ OUTSIDE: dict[str, tuple[str, ...]] = {
         r"my_gpt2\.py:model",
         r"make arrays of the right sizes",
         r"install it first",
+        r"name no tokenizer",
     ),
     "a model or a configuration of the right kind": (
         r"build ",

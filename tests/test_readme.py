@@ -77,7 +77,7 @@ def test_the_shell_can_complete_commands_and_options(tmp_path: Path) -> None:
         'source "$0"; COMP_WORDS=(gpt2 convert --t); COMP_CWORD=2; _shtab_gpt2 gpt2 --t convert; echo "${COMPREPLY[@]}"'
     )
     done = subprocess.run(["bash", "-c", words, str(script)], capture_output=True, text=True)
-    assert (done.stdout.split(), done.stderr) == (["--to"], "")
+    assert (done.stdout.split(), done.stderr) == (["--to", "--tokenizer"], "")
 
 
 @pytest.fixture(scope="module")

@@ -91,8 +91,13 @@ def test_makemore_gives_its_published_loss(name: str, shared_checkpoints: Path) 
         assert total / count == pytest.approx(float(facts["published_log"].split()[-1]), abs=1e-3)
 
 
-# The last has GPT-2's vocabulary and context: five seconds.
-@pytest.mark.parametrize("name", [*MODELS[:-1], pytest.param(MODELS[-1], marks=pytest.mark.slow)])
+# Two have GPT-2's vocabulary and context: five seconds each.
+OF_FULL_SIZE = ("sshleifer-tiny-gpt2", "lmbuddy-tiny_gpt2")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in OF_FULL_SIZE else ()) for name in MODELS]
+)
 def test_real_files_are_verified(name: str, shared_checkpoints: Path) -> None:
     model = GPTModel.from_pretrained(shared_checkpoints / name)
     verdict = verify(model, shared_checkpoints / name, "gpt2_from_scratch")

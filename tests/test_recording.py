@@ -255,7 +255,9 @@ BUGS: dict[str, tuple[Callable[[GPTModel], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("bug", BUGS)
+@pytest.mark.parametrize(
+    "bug", [pytest.param(bug, marks=pytest.mark.slow if bug == "a head of its own" else ()) for bug in BUGS]
+)
 def test_the_fault_of_a_recording_is_named(
     bug: str, book_reference: Remembering, book_checkpoint: Path, tmp_path: Path
 ) -> None:

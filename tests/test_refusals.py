@@ -430,6 +430,7 @@ def test_a_file_cut_anywhere_is_refused(share: float, folder: Path, module: GPTM
     refused(folder, FormatError, ("model.safetensors",), module)
 
 
+@pytest.mark.slow
 def test_a_header_with_any_byte_changed_is_refused_or_read_never_a_crash(folder: Path) -> None:
     """Some changes are not detectable: another legal name is reported as unexpected, a space is a space."""
     raw = weights(folder).read_bytes()

@@ -39,7 +39,7 @@ def written(layout: Layout, module: nn.Module, tensors: dict[str, Tensor]) -> di
 @pytest.mark.parametrize(
     "style",
     [
-        pytest.param(style, id=name, marks=() if turn % 3 == 0 else pytest.mark.slow)
+        pytest.param(style, id=name, marks=() if turn % 6 == 0 else pytest.mark.slow)
         for turn, (name, style) in enumerate(MODULES.items())
     ],
 )
