@@ -662,6 +662,7 @@ def test_no_tensor_stays_alive_after_a_diagnosis(small: Bench) -> None:
     assert alive() <= before
 
 
+@pytest.mark.slow
 def test_on_the_trained_model_from_scratch() -> None:
     """The public function, from a checkpoint, without anything prepared."""
     checkpoint = open_checkpoint(TINY)

@@ -223,6 +223,7 @@ def test_only_new_tokens_and_only_last_logits_are_computed(model: GPTModel):
 # -------------------------------------------------------------------------------------------------------- real files
 
 
+@pytest.mark.slow
 def test_the_adder_answers_all_ten_thousand_sums(shared_checkpoints: Path):
     folder = shared_checkpoints / "mingpt-adder2-christianliu"
     adder = GPTModel.from_pretrained(folder)
