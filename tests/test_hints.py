@@ -91,6 +91,8 @@ OUTSIDE: dict[str, tuple[str, ...]] = {
         r"make arrays of the right sizes",
         r"install it first",
         r"name no tokenizer",
+        r"verify it again",
+        r"move \{backup.name\}",
     ),
     "a model or a configuration of the right kind": (
         r"build ",

@@ -10,6 +10,7 @@ from gpt2_from_scratch.building import Loaded, load_object
 from gpt2_from_scratch.diagnose import patch as patch_module
 from gpt2_from_scratch.diagnose.patch import Edit, Patch
 from gpt2_from_scratch.diagnose.repair import repair, write_patch
+from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.loading import Checkpoint
 from tests.foreign import STYLES
 
@@ -53,8 +54,12 @@ def test_a_bug_in_a_method_is_repaired_in_two_sizes(checkpoint: Checkpoint, tmp_
     backup = write_patch(patch)
     assert loaded.file.read_text() == source
     assert backup.read_text() == patch.before
-    with pytest.raises(ValueError, match="has changed since"):
+    with pytest.raises(CandidateError, match="has changed since"):
         write_patch(patch)
+    loaded.file.write_text(patch.before)
+    with pytest.raises(CandidateError, match=r"\.orig is there already"):
+        write_patch(patch)
+    assert loaded.file.read_text() == patch.before
 
 
 def test_numbers_that_are_not_finite_are_never_right(checkpoint: Checkpoint, tmp_path: Path, monkeypatch):

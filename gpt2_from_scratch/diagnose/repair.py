@@ -21,6 +21,7 @@ from gpt2_from_scratch.building import Loaded
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.patch import RIGHT, Patch, find_patch
+from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.mapping import Layout, write_theirs
 from gpt2_from_scratch.precision import in_float64
 
@@ -171,13 +172,20 @@ def write_patch(patch: Patch) -> Path:
         The path of the old content.
 
     Raises:
-        FileExistsError: there is such a file already.
-        ValueError: the file has changed since the patch was found.
+        CandidateError: there is such a file already, or the file has changed since the patch was found.
     """
     backup = patch.path.with_name(patch.path.name + ".orig")
     if patch.path.read_text(encoding="utf-8") != patch.before:
-        raise ValueError(f"{patch.path} has changed since it was checked; nothing was written")
-    with backup.open("x", encoding="utf-8") as file:
-        file.write(patch.before)
+        raise CandidateError(
+            f"{patch.path} has changed since it was checked; nothing was written", hint="verify it again"
+        )
+    try:
+        with backup.open("x", encoding="utf-8") as file:
+            file.write(patch.before)
+    except FileExistsError:
+        raise CandidateError(
+            f"{backup} is there already, from an earlier patch or by you; nothing was written",
+            hint=f"move {backup.name} to another place, or delete it",
+        ) from None
     patch.path.write_text(patch.after, encoding="utf-8")
     return backup
