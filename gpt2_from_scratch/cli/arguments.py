@@ -76,13 +76,7 @@ def parser() -> argparse.ArgumentParser:
         help=f"your model, as after --model; and {_CHECKPOINT_HELP}",
     )
     verify.add_argument("--model", metavar="FILE.py:OBJECT", help="your model, class or function; OBJECT() is called")
-    verify.add_argument(
-        "--config",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting that your model's constructor asks for, in its own words; repeatable",
-    )
+    _add_config(verify)
     verify.add_argument("--layout", metavar="NAME|FILE.py:NAME", help="where your model keeps GPT-2's weights")
     verify.add_argument("--dtype", choices=_DTYPES, default="float32", help="of this package's model (%(default)s)")
     verify.add_argument("--outputs", metavar="FILE", help="judge the logits in FILE; see `gpt2 record`")
@@ -116,13 +110,7 @@ def parser() -> argparse.ArgumentParser:
     )
     mapped.add_argument("model", metavar="FILE.py:OBJECT", help="your model, or its class, which is then built")
     mapped.add_argument("checkpoint", nargs="?", help=f"whose sizes your model has: {_CHECKPOINT_HELP}")
-    mapped.add_argument(
-        "--config",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a setting that your model's constructor asks for, in its own words; repeatable",
-    )
+    _add_config(mapped)
     mapped.add_argument("--json", action="store_true", help="print status, reasons, layout and evidence as JSON")
     mapped.add_argument("-v", "--verbose", action="store_true", help="how each decision was made, on stderr")
     mapped.set_defaults(run=mapping.find)
@@ -223,3 +211,14 @@ def parser() -> argparse.ArgumentParser:
         group.add_argument("--cache-dir", help="instead of the user's Hub cache")
         group.add_argument("--local-files-only", action="store_true", help="no network")
     return parser
+
+
+def _add_config(command: argparse.ArgumentParser) -> None:
+    """The option with which a user answers what a constructor asks for and the checkpoint does not say."""
+    command.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting that your model's constructor asks for, in its own words; repeatable",
+    )
