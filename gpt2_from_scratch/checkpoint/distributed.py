@@ -83,7 +83,7 @@ def read(metadata: Path, mmap: bool = True, key: str = "") -> Container:
             read_later = _stored(metadata, name, tensor, places)
             stand_in = torch.empty(read_later.shape, dtype=read_later.dtype, device="meta")
             stored[id(stand_in)] = read_later
-        _put(content, paths.get(name, (name,)), stand_in)
+        _put(metadata, content, paths.get(name, (name,)), stand_in)
     found = state_dict.find(content, str(metadata), key)
     files = sorted({chunk.file for chunks in places.values() for chunk in chunks.values()})
     return Container(
@@ -96,13 +96,21 @@ def read(metadata: Path, mmap: bool = True, key: str = "") -> Container:
     )
 
 
-def _put(content: dict[str, Any], path: Sequence[object], value: Tensor | None) -> None:
-    """Puts a tensor where it was in the dictionary that was saved; positions in lists become keys."""
-    *folders, last = (str(step) for step in path)
+def _put(metadata: Path, content: dict[str, Any], path: object, value: Tensor | None) -> None:
+    """Puts a tensor where it was in the dictionary that was saved; positions in lists become keys.
+
+    Raises:
+        FormatError: the path is none, or leads to or through a place that something else has.
+    """
+    if not isinstance(path, tuple) or not path or not all(isinstance(step, str | int) for step in path):
+        raise FormatError(f"{metadata}: {path!a:.80} is no path of keys", TRUNCATED)
+    *folders, last = map(str, path)
+    place: Any = content
     for step in folders:
-        inner = content.setdefault(step, {})
-        content = inner if isinstance(inner, dict) else {}
-    content[last] = value
+        place = place.setdefault(step, {}) if isinstance(place, dict) else None
+    if not isinstance(place, dict) or last in place:
+        raise FormatError(f"{metadata}: two things are saved under {path!a:.80}", _AGAIN)
+    place[last] = value
 
 
 # --------------------------------------------------------------------------------------------------------- .metadata

@@ -148,6 +148,10 @@ HOSTILE: dict[str, tuple[Callable[[Any], object], str]] = {
     ),
     "a chunk of such a size": (lambda m: chunk(m, sizes=torch.Size([2**40, 3])), "ends before"),
     "no chunks": (lambda m: m.state_dict_metadata["w"].chunks.clear(), "no list of 1 to"),
+    "a path without keys": (lambda m: m.planner_data.update(w=()), "no path of keys"),
+    "a path that is a number": (lambda m: m.planner_data.update(w=7), "no path of keys"),
+    "two tensors under one key": (lambda m: m.planner_data.update(w=("b",)), "two things are saved"),
+    "a tensor inside another": (lambda m: m.planner_data.update(w=("b", "w"), b=("b",)), "two things are saved"),
     "no storage": (lambda m: setattr(m, "storage_data", None), "has no storage_data"),
 }
 
