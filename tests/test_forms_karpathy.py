@@ -71,7 +71,7 @@ def distance(model: nn.Module, theirs: nn.Module) -> float:
 
 
 def notes(model: GPTModel) -> str:
-    return "; ".join(model.load_report.notes)
+    return f"{'; '.join(model.load_report.notes)}; {', '.join(model.load_report.assumed)}"
 
 
 # ----------------------------------------------------------------------------------------------------------- nanoGPT
@@ -108,10 +108,9 @@ def test_nanogpt_says_almost_everything(tmp_path: Path) -> None:
     assert_same_logits(model, theirs)
     report = model.load_report
     assert (report.form, report.layout) == ("PyTorch zip, nanoGPT checkpoint", "nanogpt")
-    assert report.notes == (
-        "left out: best_val_loss, config, iter_num, model_args, optimizer",
-        f"assumed, and not said by the file: activation_function gelu ({NANOGPTS_GELU}), layer_norm_epsilon 1e-05",
-    )
+    assert report.notes == ("left out: best_val_loss, config, iter_num, model_args, optimizer",)
+    assert report.assumed == (f"activation_function gelu ({NANOGPTS_GELU})", "layer_norm_epsilon 1e-05")
+    assert f"assumed, and not said by the file: {', '.join(report.assumed)}" in str(report)
 
 
 def test_nanogpts_older_gelu_is_an_override(tmp_path: Path) -> None:
@@ -120,7 +119,7 @@ def test_nanogpts_older_gelu_is_an_override(tmp_path: Path) -> None:
     assert distance(GPTModel.from_pretrained(path), old) > FAR
     model = GPTModel.from_pretrained(path, overrides={"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5})
     assert_same_logits(model, old)
-    assert "assumed" not in notes(model)
+    assert model.load_report is not None and model.load_report.assumed == ()
 
 
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module."])

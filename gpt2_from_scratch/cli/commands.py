@@ -262,8 +262,9 @@ def _filled(loaded: "Loaded", layout: Any, checkpoint: "Checkpoint") -> "Loaded"
         if not loaded.built:
             return loaded
         report = load_into(loaded.object, checkpoint, layout)
-        told = tuple(f"its parameters were {note}" for note in report.notes if "inferred layout" in note)
-        return replace(loaded, notes=(*loaded.notes, *told))
+        if report.found is None or not report.found.inferred:
+            return loaded
+        return replace(loaded, notes=(*loaded.notes, f"its parameters were written by {report.found.how}"))
     arrays = arrays_of(loaded.object) if callable(loaded.object) else None
     if arrays is None:
         return loaded
@@ -276,8 +277,8 @@ def _filled(loaded: "Loaded", layout: Any, checkpoint: "Checkpoint") -> "Loaded"
             raise
         note = f"its arrays ({arrays.where}) were checked as they are: {error.message}"
         return replace(loaded, notes=(*loaded.notes, note))
-    how = next((note for note in report.notes if note.startswith("written by")), "written by the layout that was given")
-    return replace(loaded, notes=(*loaded.notes, f"its arrays ({arrays.where}) were {how}"))
+    how = "the layout that was given" if report.found is None else report.found.how
+    return replace(loaded, notes=(*loaded.notes, f"its arrays ({arrays.where}) were written by {how}"))
 
 
 def inspect(arguments: argparse.Namespace) -> int:

@@ -21,10 +21,12 @@ class FoundLayout:
     Args:
         layout: the table.
         how: in words.
+        inferred: read from what the module computes.
     """
 
     layout: Layout
     how: str
+    inferred: bool = False
 
 
 def find_layout(module: nn.Module, config: GPTConfig, read: Callable[[str], Tensor] | None = None) -> FoundLayout:
@@ -60,4 +62,4 @@ def find_layout(module: nn.Module, config: GPTConfig, read: Callable[[str], Tens
             hint="describe its names with a Layout of your own",
         )
     words = str(inferred).replace("PROVEN UP TO", "proven up to").replace("PROVEN", "proven")
-    return FoundLayout(inferred.layout, f"an inferred layout, {words}")
+    return FoundLayout(inferred.layout, f"an inferred layout, {words}", inferred=True)

@@ -153,6 +153,6 @@ def rows_of(inspection: Inspection) -> list[tuple[str, str]]:
         for why in dict.fromkeys(inspection.ignored.values())
     ]
     rows += [("assumed", what) for what in inspection.assumed]
-    rows += [("note", note) for note in inspection.notes if not note.startswith("assumed")]
+    rows += [("note", note) for note in inspection.notes]
     rows += [("warning", warning) for warning in inspection.warnings]
     return rows

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import reduce
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from gpt2_from_scratch.loading.opening import Checkpoint, OpenOptions, Source, o
 from gpt2_from_scratch.loading.report import LoadReport, report_of
 from gpt2_from_scratch.loading.values import check_values
 from gpt2_from_scratch.mapping import Matching, listed, match_module, write_theirs
+
+if TYPE_CHECKING:
+    from gpt2_from_scratch.infer_layout import FoundLayout
 
 
 def load_into(
@@ -51,13 +54,13 @@ def load_into(
     """
     checkpoint = open_checkpoint(source, **options)
     module = _with_parameters(module)
-    how: tuple[str, ...] = ()
+    found: FoundLayout | None = None
     if layout is None:
         # Imported here, as loading by a known layout does not need it.
         from gpt2_from_scratch.infer_layout import find_layout
 
         found = find_layout(module, checkpoint.config)
-        layout, how = found.layout, (f"written by {found.how}",)
+        layout = found.layout
     matching = _matched(module, checkpoint, layout)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     tensors = _tensors(parameters, matching, checkpoint)
@@ -66,8 +69,8 @@ def load_into(
     tied = tuple(sorted(tied_names)) if checkpoint.config.tie_word_embeddings else ()
     loaded = tuple(name for name in tensors if name not in tied)
     dtype = reduce(torch.promote_types, (parameters[name].dtype for name in tensors))
-    notes = (*how, *_module_notes(module, matching, checkpoint))
-    return report_of(checkpoint, matching.layout, dtype, loaded, tied, notes)
+    notes = _module_notes(module, matching, checkpoint)
+    return report_of(checkpoint, matching.layout, dtype, loaded, tied, found, notes)
 
 
 def _with_parameters(model: nn.Module | Callable[..., Any]) -> nn.Module:

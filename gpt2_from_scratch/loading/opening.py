@@ -239,10 +239,7 @@ def _checkpoint(located: Located, container: Container, options: OpenOptions, re
     check_zeros(matching, container, source)
     check_tied_head(matching, config, container, source)
     renamed = (renaming.what,) if renaming is not None else ()
-    assumed = assumptions(configuration.facts)
     notes = (*container.notes, *configuration.notes, *renamed, *ties, *mixed)
-    if assumed:
-        notes = (*notes, f"assumed, and not said by the file: {', '.join(assumed)}")
     return Checkpoint(
         located,
         container,

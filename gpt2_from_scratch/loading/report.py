@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -11,6 +12,9 @@ from gpt2_from_scratch.errors import printable, short_repr
 from gpt2_from_scratch.loading.opening import Checkpoint
 from gpt2_from_scratch.loading.values import dtype_name
 from gpt2_from_scratch.mapping import Layout, listed
+
+if TYPE_CHECKING:
+    from gpt2_from_scratch.infer_layout import FoundLayout
 
 
 @dataclass(frozen=True, repr=False)
@@ -27,7 +31,9 @@ class LoadReport:
         tied: names that repeat another parameter.
         zeros: parameters that the file lacks because they are zero (``bias=False``).
         ignored: the file's tensors that are no parameters -> why.
-        notes: remarks.
+        assumed: settings of the model that the file does not give, with the values that were assumed.
+        found: the layout of the module and how it was found, where none was given.
+        notes: other remarks.
         located: where the checkpoint's files are.
     """
 
@@ -40,6 +46,8 @@ class LoadReport:
     tied: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
+    assumed: tuple[str, ...] = ()
+    found: "FoundLayout | None" = None
     notes: tuple[str, ...] = ()
     located: Located | None = None
 
@@ -56,6 +64,10 @@ class LoadReport:
         for why in dict.fromkeys(self.ignored.values()):
             count = sum(reason == why for reason in self.ignored.values())
             parts.append(f"{count} ignored ({why})")
+        if self.assumed:
+            parts.append(f"assumed, and not said by the file: {', '.join(self.assumed)}")
+        if self.found is not None:
+            parts.append(f"written by {self.found.how}")
         return "; ".join([*parts, *self.notes])
 
     def __repr__(self) -> str:
@@ -72,6 +84,7 @@ def report_of(
     dtype: torch.dtype,
     loaded: tuple[str, ...],
     tied: tuple[str, ...] | None = None,
+    found: "FoundLayout | None" = None,
     notes: tuple[str, ...] = (),
 ) -> LoadReport:
     """The report on a loaded checkpoint.
@@ -82,6 +95,7 @@ def report_of(
         dtype: of the parameters.
         loaded: their names.
         tied: names of parameters that repeat others; None: the canonical head, where the configuration ties it.
+        found: the layout of the module and how it was found, where none was given.
         notes: remarks, after the checkpoint's own.
     """
     if tied is None:
@@ -96,6 +110,8 @@ def report_of(
         tied=tied,
         zeros=tuple(link.canonical for link in checkpoint.matching.zeros if link.canonical),
         ignored=checkpoint.matching.ignored,
+        assumed=checkpoint.assumed,
+        found=found,
         notes=(*checkpoint.notes, *notes),
         located=checkpoint.located,
     )

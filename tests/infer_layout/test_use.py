@@ -34,7 +34,7 @@ def built(name: str, checkpoint: Path) -> nn.Module:
 def test_weights_are_loaded_without_a_layout(name: str, checkpoint: Path) -> None:
     module, opened = built(name, checkpoint), open_checkpoint(checkpoint)
     report = load_into(module, opened)
-    assert any("inferred" in note for note in report.notes)
+    assert report.found is not None and report.found.inferred
     ids = torch.arange(15)[None] * 7
     expected = Anatomy(opened.config, {n: opened.read(n) for n in opened.config.tensor_shapes()}).logits(ids)
     with torch.no_grad():
@@ -44,7 +44,8 @@ def test_weights_are_loaded_without_a_layout(name: str, checkpoint: Path) -> Non
 
 def test_names_of_a_built_in_layout_are_enough(checkpoint: Path) -> None:
     report = load_into(built("book", checkpoint), checkpoint)
-    assert any("built-in layout 'llms_from_scratch'" in note for note in report.notes)
+    assert report.found is not None and not report.found.inferred
+    assert "written by the built-in layout 'llms_from_scratch'" in str(report)
 
 
 def test_a_module_that_is_no_gpt2_is_refused_and_left_alone(checkpoint: Path) -> None:

@@ -73,6 +73,7 @@ def test_what_is_assumed_is_a_row_and_a_field(capsys: pytest.CaptureFixture[str]
     (tmp_path / "config.json").unlink()
     code, out, _ = run(capsys, "inspect", path)
     assert code == 0 and "  assumed     activation_function gelu (nanoGPT's since May 2023" in out
+    assert out.count("layer_norm_epsilon 1e-05") == 1  # said once: a row of its own, and no note
     found = json.loads(run(capsys, "inspect", path, "--json", "--set", "activation_function=gelu_new")[1])
     assert found["said"]["activation_function"] == "set by you"
     assert found["said"]["layer_norm_epsilon"] == "assumed" and found["assumed"] == ["layer_norm_epsilon 1e-05"]
