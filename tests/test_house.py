@@ -14,6 +14,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -233,6 +234,34 @@ def test_a_wrong_import_is_seen(module: str, source: str):
 @pytest.mark.parametrize(("module", "source"), RIGHT_IMPORTS)
 def test_a_right_import_is_allowed(module: str, source: str):
     assert objections(module, source) == []
+
+
+def circle(imported: dict[str, set[str]]) -> list[str]:
+    """Modules that import one another in a circle, in the order of the imports; none where there is no circle."""
+    try:
+        TopologicalSorter(imported).prepare()
+    except CycleError as error:
+        return [str(module) for module in error.args[1]]
+    return []
+
+
+def test_no_modules_import_one_another_in_a_circle():
+    """The order of rooms forbids circles between them; this forbids them inside a room, late imports included."""
+    files = dict(module_files())
+    imported: dict[str, set[str]] = {module: set() for module in files}
+    for module, file in files.items():
+        for found in imports(file.read_text(), module, file.name == "__init__.py"):
+            target = found.target
+            while target and target not in files:
+                target = target.rpartition(".")[0]
+            if target not in ("", PACKAGE, module):
+                imported[module].add(target)
+    fail_with("modules that import one another in a circle", circle(imported))
+
+
+def test_a_circle_is_seen():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})
+    assert not circle({"a": {"b", "c"}, "b": {"c"}, "c": set()})
 
 
 def test_only_the_reference_knows_transformers():

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from gpt2_from_scratch.cli.exit_codes import BROKEN_PIPE, COULD_NOT_CHECK, DIVERGED, INTERRUPTED, VERIFIED
@@ -20,7 +21,7 @@ from gpt2_from_scratch.cli.exit_codes import BROKEN_PIPE, COULD_NOT_CHECK, DIVER
 # How the child says what `main` returned. Numbers that neither Python, nor shells, nor signals use.
 _SAID = {VERIFIED: 210, DIVERGED: 211, COULD_NOT_CHECK: 212, INTERRUPTED: 213, BROKEN_PIPE: 214}
 _RETURNED = {said: code for code, said in _SAID.items()}
-_PROGRAM = "from gpt2_from_scratch.cli.child import child; child()"
+_PROGRAM = "from gpt2_from_scratch.cli import child, main; child.child(main)"
 _SECONDS = 1.0  # between two looks at whether the parent is still there
 
 _REMEDIES = {
@@ -62,10 +63,12 @@ def run_in_child() -> int:
     return COULD_NOT_CHECK
 
 
-def child() -> None:
-    """The child's side: runs the command and ends at once, whatever the loaded code has left behind."""
-    from gpt2_from_scratch.cli import main
+def child(main: Callable[[Sequence[str]], int]) -> None:
+    """The child's side: runs the command and ends at once, whatever the loaded code has left behind.
 
+    Args:
+        main: runs a command line, and returns its exit code.
+    """
     with suppress(AttributeError, OSError, RuntimeError, ValueError):  # as in `main`
         faulthandler.enable()
 

@@ -13,12 +13,14 @@ from gpt2_from_scratch.reports.github import to_annotations, to_summary
 from gpt2_from_scratch.reports.html import to_fragment, to_html
 from gpt2_from_scratch.reports.json import SCHEMA, to_dict, to_json
 from gpt2_from_scratch.reports.junit import to_junit
-from gpt2_from_scratch.reports.verdict import Part, Verdict
+from gpt2_from_scratch.reports.results import Part, Results
+from gpt2_from_scratch.reports.verdict import Verdict
 
 __all__ = [
     "SCHEMA",
     "Case",
     "Part",
+    "Results",
     "Verdict",
     "cases",
     "to_annotations",

@@ -14,8 +14,8 @@ from gpt2_from_scratch.checks.selftests import SelfTests
 from gpt2_from_scratch.checks.weights import Weights
 from gpt2_from_scratch.compare import times
 from gpt2_from_scratch.diagnose import Diagnosis
+from gpt2_from_scratch.reports.results import Part, Results
 from gpt2_from_scratch.reports.text import evidence_for, fault, remedies, said, weights_details, why_unnamed
-from gpt2_from_scratch.reports.verdict import Part, Verdict
 
 CaseStatus: TypeAlias = Literal["passed", "failed", "not checked", "error"]
 
@@ -41,14 +41,14 @@ class Case:
     place: tuple[str, int] | None = None
 
 
-def cases(verdict: Verdict) -> tuple[Case, ...]:
+def cases(verdict: Results) -> tuple[Case, ...]:
     """Every part of the evidence in order, what was not checked, and whatever prevented a verdict.
 
     Args:
         verdict: of `verify`.
 
     Example:
-        >>> [case.status for case in cases(Verdict("model", "checkpoint"))][-1]
+        >>> [case.status for case in cases(Results("model", "checkpoint"))][-1]
         'error'
     """
     return tuple(_cases(verdict))
@@ -73,7 +73,7 @@ def diagnosis_lines(diagnosis: Diagnosis) -> tuple[str, ...]:
     return (*accused, *patch, *map(fault, diagnosis.faults), evidence_for(diagnosis), *fixes)
 
 
-def _cases(verdict: Verdict) -> Iterator[Case]:
+def _cases(verdict: Results) -> Iterator[Case]:
     for part in verdict.parts:
         yield from _part(part, verdict.diagnosis)
     for what, why in verdict.unchecked.items():

@@ -23,17 +23,19 @@ from gpt2_from_scratch.diagnose.lines import Accusation
 from gpt2_from_scratch.errors import printable
 from gpt2_from_scratch.reports.cases import Case, CaseStatus, cases
 from gpt2_from_scratch.reports.pictures import heat_map, histogram
+from gpt2_from_scratch.reports.results import Part, Results
 from gpt2_from_scratch.reports.text import (
     alternatives,
+    cause,
     claim,
     coverage,
     evidence_for,
     remedies,
     said,
+    summary,
     weights_details,
     why_unnamed,
 )
-from gpt2_from_scratch.reports.verdict import Part, Verdict
 
 if TYPE_CHECKING:
     import jinja2
@@ -90,7 +92,7 @@ class QuantileRow(NamedTuple):
     values: tuple[float, float, float]
 
 
-def to_html(verdict: Verdict, decode: Decode | None = None) -> str:
+def to_html(verdict: Results, decode: Decode | None = None) -> str:
     """The verdict as one self-contained page, the same page for the same verdict.
 
     Args:
@@ -101,7 +103,7 @@ def to_html(verdict: Verdict, decode: Decode | None = None) -> str:
         An HTML document.
 
     Example:
-        >>> "<bdi>&lt;b&gt;bold&lt;/b&gt;</bdi> was not" in to_html(Verdict("<b>bold</b>", "checkpoint"))
+        >>> "<bdi>&lt;b&gt;bold&lt;/b&gt;</bdi> was not" in to_html(Results("<b>bold</b>", "checkpoint"))
         True
     """
     logits, divergence = verdict.logits, verdict.divergence
@@ -121,7 +123,7 @@ def to_html(verdict: Verdict, decode: Decode | None = None) -> str:
     return _rendered("page.html", verdict, decode=None if decode is None else _careful(decode), **more)
 
 
-def to_fragment(verdict: Verdict) -> str:
+def to_fragment(verdict: Results) -> str:
     """The summary that a notebook shows: the verdict, a line for each part, and the diagnosis.
 
     Args:
@@ -157,7 +159,7 @@ def _sources(accusation: Accusation) -> list[_Source]:
     return sources
 
 
-def _rendered(template: str, verdict: Verdict, **more: Any) -> str:
+def _rendered(template: str, verdict: Results, **more: Any) -> str:
     diagnosis = verdict.diagnosis
     return (
         _environment()
@@ -165,7 +167,8 @@ def _rendered(template: str, verdict: Verdict, **more: Any) -> str:
         .render(
             verdict=verdict,
             claim=claim(verdict),
-            word=verdict.summary.split("  ")[0],
+            cause=cause(verdict),
+            word=summary(verdict).split("  ")[0],
             kind=_KIND[verdict.outcome],
             mark=_MARK,
             failed=[part.name for part in verdict.failed if part.name != "where"],

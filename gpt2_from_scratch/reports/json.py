@@ -25,8 +25,9 @@ from gpt2_from_scratch.compare import Comparison
 from gpt2_from_scratch.diagnose import Diagnosis, Finding
 from gpt2_from_scratch.diagnose.divergence import Divergence
 from gpt2_from_scratch.diagnose.patch import Patch
+from gpt2_from_scratch.reports.results import Part
 from gpt2_from_scratch.reports.text import why_unnamed
-from gpt2_from_scratch.reports.verdict import Part, Verdict
+from gpt2_from_scratch.reports.verdict import Verdict
 
 _Fields: TypeAlias = dict[str, Any]
 _Part = TypeVar("_Part")

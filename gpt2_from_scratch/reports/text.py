@@ -13,7 +13,7 @@ from gpt2_from_scratch.diagnose import Diagnosis, Finding, Remedy
 from gpt2_from_scratch.diagnose.divergence import Divergence
 from gpt2_from_scratch.errors import printable
 from gpt2_from_scratch.mapping import collapse
-from gpt2_from_scratch.reports.verdict import Part, Verdict
+from gpt2_from_scratch.reports.results import Part, Results
 
 _MOST_LINES = 8  # of detail per part, unless all are asked for
 _LABEL = 11  # columns for the name of a row
@@ -21,7 +21,7 @@ _LABEL = 11  # columns for the name of a row
 Row = tuple[str, str]  # its label, empty where the row above goes on; and its text
 
 
-def report(verdict: Verdict, verbose: bool = False) -> str:
+def report(verdict: Results, verbose: bool = False) -> str:
     """All evidence, a few lines per part, and the verdict as the last line.
 
     Args:
@@ -42,7 +42,7 @@ def report(verdict: Verdict, verbose: bool = False) -> str:
     return "\n".join([*lines, summary(verdict)])
 
 
-def assumptions(verdict: Verdict) -> list[Row]:
+def assumptions(verdict: Results) -> list[Row]:
     """What no file says about the model; after a failure, what that may mean."""
     rows = [("assumed", f"{what}: no file says it") for what in verdict.assumed]
     if rows and verdict.failed:
@@ -53,7 +53,7 @@ def assumptions(verdict: Verdict) -> list[Row]:
     return rows
 
 
-def summary(verdict: Verdict) -> str:
+def summary(verdict: Results) -> str:
     """The verdict in one line."""
     failed = "; ".join(f"{part.name}: {_briefly(part)}" for part in verdict.failed if part.name != "where")
     match verdict.outcome:
@@ -71,7 +71,7 @@ def summary(verdict: Verdict) -> str:
     return printable(text.partition("\n")[0])
 
 
-def claim(verdict: Verdict) -> str:
+def claim(verdict: Results) -> str:
     """What is known of a candidate once there is a verdict: a sentence without its numbers."""
     if not verdict:
         return f"{verdict.candidate} differs from GPT-2 with the weights of {verdict.checkpoint}"
@@ -81,7 +81,7 @@ def claim(verdict: Verdict) -> str:
     return f"{verdict.candidate} gives GPT-2's logits with the weights of {verdict.checkpoint}"
 
 
-def cause(verdict: Verdict) -> str:
+def cause(verdict: Results) -> str:
     """What is wrong, in a few words: the fault if one was found, else the place, else the numbers."""
     if not verdict.reached:
         stopped = f"interrupted during {verdict.interrupted}" if verdict.interrupted is not None else ""
@@ -214,7 +214,7 @@ def _places(names: list[str], theirs: Mapping[str, str]) -> str:
     return own if own == canonical else f"{own} ({canonical})"
 
 
-def left_out(verdict: Verdict) -> tuple[Part, ...]:
+def left_out(verdict: Results) -> tuple[Part, ...]:
     """Parts that nobody looked at and that `unchecked` does not name."""
     return tuple(part for part in verdict.parts if part.result is None and part.name not in verdict.unchecked)
 
@@ -222,7 +222,7 @@ def left_out(verdict: Verdict) -> tuple[Part, ...]:
 # ------------------------------------------------------------------------------------------------------------- rows
 
 
-def _part(part: Part, verdict: Verdict, verbose: bool) -> Iterator[Row]:
+def _part(part: Part, verdict: Results, verbose: bool) -> Iterator[Row]:
     result = part.result
     if isinstance(result, Divergence):
         if verbose:

@@ -45,7 +45,8 @@ from gpt2_from_scratch.loading import (
 )
 from gpt2_from_scratch.mapping import Layout
 from gpt2_from_scratch.reference import Reference, load_reference
-from gpt2_from_scratch.reports.verdict import Fact, Part, Verdict
+from gpt2_from_scratch.reports.results import Fact, Part
+from gpt2_from_scratch.reports.verdict import Verdict
 from gpt2_from_scratch.tokenizer import load_tokenizer, tokenizer_files
 
 __all__ = [
