@@ -157,12 +157,14 @@ def _walk(parts: "Iterable[_Built | str]", walked: int, most: int) -> int:
     Raises:
         ValueError: there are more than any checkpoint has.
     """
-    pending = list(parts)
-    while pending:
-        part = pending.pop()
-        walked += 1
+    pending: list[_Built | str] = []
+    found = list(parts)
+    while True:
+        walked += len(found)  # before they are kept: a list that holds itself a thousand times grows at every step
         if walked > most:
             raise ValueError("its objects are nested without end")
-        if isinstance(part, _Built):
-            pending += part.parts
-    return walked
+        pending += found
+        if not pending:
+            return walked
+        part = pending.pop()
+        found = part.parts if isinstance(part, _Built) else []

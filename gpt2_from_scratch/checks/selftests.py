@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpt2_from_scratch.checks.candidate import Candidate, crash_in
 from gpt2_from_scratch.checks.parts import Result, Status
-from gpt2_from_scratch.checks.stepping import Feed, Piece, stepper, without_options
+from gpt2_from_scratch.checks.stepping import stepper, without_options
 from gpt2_from_scratch.compare import SELF_RTOL
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError
@@ -275,13 +275,13 @@ def _left_padded(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
         options["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0).to(candidate.device)
     alone = (whole, candidate.logits(other))
 
-    def padded(filler: int, meaning: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    def padded(filler: int, meaning: _Meaning) -> tuple[Tensor, Tensor]:
         filled = torch.full_like(mask, filler)
         filled[0, long:], filled[1, short:] = ids[0], other[0]
         logits = candidate.logits(filled, attention_mask=meaning(mask).to(candidate.device), **options)
         return logits[:1, long:], logits[1:, short:]
 
-    def all_ones(meaning: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    def all_ones(meaning: _Meaning) -> _Meaning:
         return lambda mask: meaning(torch.ones_like(mask))
 
     first, moves = None, False
@@ -304,7 +304,8 @@ def _left_padded(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
 
 
 # What a mask may say, given 1 for a token and 0 for padding.
-_MASKS: Sequence[Callable[[Tensor], Tensor]] = (
+_Meaning = Callable[[Tensor], Tensor]
+_MASKS: Sequence[_Meaning] = (
     lambda mask: mask,
     lambda mask: mask.bool(),
     lambda mask: ~mask.bool(),
@@ -360,7 +361,8 @@ def _cached_in_chunks(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs
 def _padded_steps(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
     """Two rows with different padding before them, and then steps of one token: the padding must stay hidden.
 
-    What a mask says is what it says without a cache. Of which tokens it says it in a step is found out.
+    What a mask says is what it says without a cache. Of which tokens it says it in a step is found out; if it is none
+    of what is known here, nothing is held against the candidate.
     """
     takes = candidate.parameters
     _need("attention_mask" in takes, "it takes no attention_mask")
@@ -374,51 +376,69 @@ def _padded_steps(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
     mask = torch.ones_like(filled)
     mask[0, :long] = mask[1, : long // 2] = 0
     changed = filled.where(mask.bool(), 1 % candidate.config.vocab_size)
-    positions = (mask.cumsum(1) - 1).clamp_min(0).to(candidate.device)
     spans = [(0, long + 2), *((at, at + 1) for at in range(long + 2, filled.size(1)))]
 
-    def options(said: Tensor | None, begin: int, end: int) -> dict[str, Tensor]:
+    def options(mask: Tensor, said: Tensor | None, begin: int, end: int) -> dict[str, Tensor]:
+        positions = (mask.cumsum(1) - 1).clamp_min(0).to(candidate.device)
         given = {"position_ids": positions[:, begin:end]} if "position_ids" in takes else {}
         return given if said is None else given | {"attention_mask": said.to(candidate.device)}
 
-    first: list[Pair] = []
+    def at_once(meaning: _Meaning, mask: Tensor, ids: Tensor) -> Tensor:
+        return candidate.logits(ids, **options(mask, meaning(mask), 0, mask.size(1)))
+
+    def in_steps(meaning: _Meaning, masked: _StepMask, mask: Tensor, told: Tensor) -> list[Pair]:
+        """The last logits of each piece and the right ones, if steps are told another mask; none if it crashes."""
+        said = [masked(meaning, told if begin else mask, begin, end) for begin, end in spans]
+        pieces = [(filled[:, b:e], options(mask, each, b, e)) for each, (b, e) in zip(said, spans, strict=True)]
+        try:
+            answers, expected = list(feed(pieces)), at_once(meaning, mask, filled)
+        except CandidateError:
+            return []
+        return [
+            Pair(logits[:, -1:], expected[:, end - 1 : end], f"in a step of {end - begin} after {begin}")
+            for (begin, end), logits in zip(spans, answers, strict=True)
+        ]
+
+    def agree(pairs: list[Pair]) -> bool:
+        return bool(pairs) and all(_agree(candidate, pair.actual, pair.expected, whole) for pair in pairs)
+
+    wrong: list[Pair] = []
     for meaning in _MASKS:
         try:
-            one, other = (
-                candidate.logits(each, **options(meaning(mask), 0, mask.size(1))) for each in (filled, changed)
-            )
+            one, other = at_once(meaning, mask, filled), at_once(meaning, mask, changed)
         except CandidateError:
             continue
         if not _agree(candidate, one[:, long:], other[:, long:], whole):
             continue
         for masked in _STEP_MASKS:
-            pieces = [(filled[:, b:e], options(masked(meaning, mask, b, e), b, e)) for b, e in spans]
-            pairs = _stepped(feed, pieces, spans, one)
-            if pairs and all(_agree(candidate, pair.actual, pair.expected, whole) for pair in pairs):
+            pairs = in_steps(meaning, masked, mask, mask)
+            if agree(pairs):
                 yield from pairs
                 return
-            first = first or pairs
-    _need(bool(first), "its attention_mask hides no padding, or its cached steps do not take it")
-    yield from first
-
-
-def _stepped(feed: Feed, pieces: Sequence[Piece], spans: Sequence[tuple[int, int]], expected: Tensor) -> list[Pair]:
-    """The last logits of each piece, with those that are expected; none if it crashes on the way."""
-    try:
-        answers = list(feed(pieces))
-    except CandidateError:
-        return []
-    return [
-        Pair(logits[:, -1:], expected[:, end - 1 : end], f"in a step of {end - begin} after {begin}")
-        for (begin, end), logits in zip(spans, answers, strict=True)
-    ]
+            if pairs and not wrong:
+                same = mask[:1].expand_as(mask)
+                told_otherwise = in_steps(meaning, masked, mask, torch.ones_like(mask))
+                unread = masked is _of_all and [pair.actual.tolist() for pair in pairs] == [
+                    pair.actual.tolist() for pair in told_otherwise
+                ]
+                # Steps that do not read the mask forget the padding, and steps that hide it where all rows have the
+                # same take one row's for all. What else they do with it may be right for a mask of another meaning.
+                wrong = pairs if unread or agree(in_steps(meaning, masked, same, same)) else []
+    _need(bool(wrong), "its attention_mask hides no padding, or its cached steps take none whose meaning is known here")
+    yield from wrong
 
 
 # Of which tokens a mask tells in a step of the tokens from `begin` to `end`: of all so far, of the new ones; or it is
 # given in the first step only.
-_StepMask = Callable[[Callable[[Tensor], Tensor], Tensor, int, int], Tensor | None]
+_StepMask = Callable[[_Meaning, Tensor, int, int], Tensor | None]
+
+
+def _of_all(meaning: _Meaning, mask: Tensor, begin: int, end: int) -> Tensor:
+    return meaning(mask[:, :end])
+
+
 _STEP_MASKS: Sequence[_StepMask] = (
-    lambda meaning, mask, begin, end: meaning(mask[:, :end]),
+    _of_all,
     lambda meaning, mask, begin, end: meaning(mask[:, begin:end]),
     lambda meaning, mask, begin, end: meaning(mask[:, :end]) if begin == 0 else None,
 )
