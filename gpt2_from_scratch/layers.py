@@ -350,7 +350,7 @@ def sdpa_attention(
 ) -> Tensor:
     """As `textbook_attention`, by PyTorch's fused kernel. It cannot upcast: `upcast` is ignored, as in transformers."""
     rate = dropout.p if dropout.training else 0.0
-    causal = mask is None and q.size(2) > 1
+    causal = bool(mask is None and q.size(2) > 1)  # a symbol, where torch.export leaves the length open
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate, is_causal=causal, scale=scale)
 
 

@@ -57,6 +57,7 @@ ROOMS = (
     "layouts",
     "mapping",
     "checkpoint",
+    "engines",  # models of other programs as candidates
     "building",
     "binding",
     "asking",

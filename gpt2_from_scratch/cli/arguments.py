@@ -75,7 +75,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="[FILE.py:OBJECT] [CHECKPOINT]",
         help=f"your model, as after --model; and {_CHECKPOINT_HELP}",
     )
-    verify.add_argument("--model", metavar="FILE.py:OBJECT", help="your model, class or function; OBJECT() is called")
+    verify.add_argument(
+        "--model",
+        metavar="FILE.py:OBJECT",
+        help="your model, class or function; OBJECT() is called. Or a model of another engine: a .onnx, .gguf or .pt2 "
+        "file, or the folder of a CTranslate2 model",
+    )
     _add_config(verify)
     verify.add_argument("--layout", metavar="NAME|FILE.py:NAME", help="where your model keeps GPT-2's weights")
     verify.add_argument("--dtype", choices=_DTYPES, default="float32", help="of this package's model (%(default)s)")

@@ -188,6 +188,7 @@ def _token_text(checkpoint: "Checkpoint | None") -> Callable[[int], str] | None:
 def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple[Any, Any]:
     """What is to be checked, and its layout: this package's model, the user's, or a port's recorded answers."""
     from gpt2_from_scratch.building import load_object
+    from gpt2_from_scratch.engines import is_engine_model, load_engine_model
     from gpt2_from_scratch.verifier import read_recording, recorded_prompts, standard_prompts
 
     layout = layout_choice(arguments.layout)
@@ -197,6 +198,8 @@ def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple
         standard = standard_prompts(checkpoint)
         searched = recorded_prompts(checkpoint)[len(standard) :]
         return read_recording(arguments.outputs, checkpoint.config, standard, searched), None
+    if arguments.model is not None and is_engine_model(arguments.model):
+        return load_engine_model(arguments.model), layout
     if arguments.model is not None:
         loaded = load_object(
             arguments.model,
