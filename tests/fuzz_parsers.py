@@ -268,6 +268,23 @@ def dcp(folder: Path) -> None:
         distributed.save({"model": tensors}, checkpoint_id=folder, no_dist=True)
 
 
+def onnx(folder: Path) -> None:
+    """A graph with weights inside it and one outside, a list of numbers, and a constant."""
+    settings(folder)
+    graph = forms.bytes_field(5, forms.proto({2: 7, 8: b"shape", 9: bytes(8)}))
+    for name, array in weights(CONFIG).items():
+        shape = b"".join(forms.varint(8) + forms.varint(size) for size in array.shape)
+        if name == "wte.weight":
+            (folder / "model.onnx.data").write_bytes(array.tobytes())
+            place = {"location": "model.onnx.data", "offset": "0", "length": str(array.nbytes)}
+            pairs = [forms.proto({1: key.encode(), 2: value.encode()}) for key, value in place.items()]
+            values = b"".join(forms.bytes_field(13, pair) for pair in pairs) + forms.proto({14: 1})
+        else:
+            values = forms.proto({4 if name == "wpe.weight" else 9: array.tobytes()})
+        graph += forms.bytes_field(5, shape + forms.proto({2: 1, 8: name.encode()}) + values)
+    (folder / "model.onnx").write_bytes(forms.proto({1: 10, 2: b"fuzz", 7: graph}))
+
+
 def mlx(folder: Path) -> None:
     settings(folder)
     np.savez(folder / "weights.npz", **forms.mlx_arrays(weights(CONFIG)))
@@ -318,6 +335,7 @@ FORMS: dict[str, Form] = {
     "gguf tokenizer": Form("model.gguf", gguf_tokenizer, words(4), use=load_tokenizer),
     "flax": Form("flax_model.msgpack", flax, words(1)),
     "dcp": Form(".metadata", dcp, opcodes, ODD_OPCODES, opened=".metadata"),
+    "onnx": Form("model.onnx", onnx, words(1), opened="model.onnx"),
     "keras": Form("tf_model.h5", keras, words(8)),
     "npz": Form("weights.npz", mlx, words(2)),
     "tokenizer.json": Form("tokenizer.json", tokenizer, **JSON, use=load_tokenizer),

@@ -61,6 +61,8 @@ ORACLES = {
     "torch_legacy": Oracle("PyTorch stream", "huggingface"),
     "keras": Oracle("Keras HDF5", "tf_keras"),
     "keras_safetensors": Oracle("safetensors", "tf_keras"),
+    "onnx": Oracle("ONNX", "huggingface"),
+    "onnx_external": Oracle("ONNX", "huggingface"),
     "flax": Oracle("Flax MessagePack", "flax"),
     "flax_bfloat16": Oracle("Flax MessagePack", "flax", stored=torch.bfloat16),
     "flax_base": Oracle("Flax MessagePack", "flax"),

@@ -21,6 +21,7 @@ from gpt2_from_scratch.checkpoint import (
     hub,
     llmc,
     npz,
+    onnx,
     safetensors,
     shards,
     tensor_bundle,
@@ -48,6 +49,8 @@ WEIGHTS = (
 )
 # Weights under any name, if there is one such file and none of the above.
 _ALONE = ("*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.bin", "*.gguf", "*.npz", "*.h5", "*.msgpack")
+# Weights inside a program, if there are no others.
+_GRAPHS = ("*.onnx",)
 # Other files with these suffixes, which trainers write beside the weights.
 _NOT_WEIGHTS = re.compile(
     r"(adapter_model|optimizer|scheduler|scaler|training_args|rng_state|random_states|trainer_state)\b.*"
@@ -79,6 +82,7 @@ FORMS: tuple[Form, ...] = (
     Form(llmc.recognises, llmc.read),
     Form(tf_h5.recognises, tf_h5.read),
     Form(npz.recognises, npz.read),
+    Form(onnx.recognises, onnx.read),
     Form(tensor_bundle.recognises, tensor_bundle.read),
     Form(distributed.recognises, distributed.read, distributed.read),
     Form(flax_msgpack.recognises, flax_msgpack.read),
@@ -222,19 +226,20 @@ def _weights_in(directory: Path) -> Path:
         return index
     if (metadata := directory / distributed.METADATA).is_file():
         return metadata
-    alone = sorted(
-        path
-        for pattern in _ALONE
-        for path in directory.glob(pattern)
-        if path.is_file() and not _NOT_WEIGHTS.match(path.name)
-    )
-    if len(alone) > 1:
-        raise CheckpointError(
-            f"{directory} holds several checkpoints: {', '.join(path.name for path in alone)}",
-            hint="name the file itself",
+    for patterns in (_ALONE, _GRAPHS):
+        alone = sorted(
+            path
+            for pattern in patterns
+            for path in directory.glob(pattern)
+            if path.is_file() and not _NOT_WEIGHTS.match(path.name)
         )
-    if alone:
-        return alone[0]
+        if len(alone) > 1:
+            raise CheckpointError(
+                f"{directory} holds several checkpoints: {', '.join(path.name for path in alone)}",
+                hint="name the file itself",
+            )
+        if alone:
+            return alone[0]
     if mistake := folder_mistake(directory):
         raise CheckpointError(f"{directory} {mistake.what}", hint=mistake.remedy)
     if inside := _weights_below(directory):
@@ -244,7 +249,7 @@ def _weights_in(directory: Path) -> Path:
         )
     present = sorted(f"{path.name}/" if path.is_dir() else path.name for path in directory.iterdir())
     raise CheckpointError(
-        f"{directory} has no weights: none of {', '.join((*WEIGHTS, *_ALONE))}",
+        f"{directory} has no weights: none of {', '.join((*WEIGHTS, *_ALONE, *_GRAPHS))}",
         hint=f"it holds {', '.join(present[:8])}{', ...' if len(present) > 8 else ''}" if present else "it is empty",
     )
 
@@ -256,7 +261,11 @@ def _weights_below(directory: Path) -> list[Path]:
         here = Path(folder)
         if len(here.relative_to(directory).parts) >= _DEEPEST:
             inner.clear()
-        alone = [name for name in files if not _NOT_WEIGHTS.match(name) and any(fnmatch(name, each) for each in _ALONE)]
+        alone = [
+            name
+            for name in files
+            if not _NOT_WEIGHTS.match(name) and any(fnmatch(name, each) for each in (*_ALONE, *_GRAPHS))
+        ]
         if any(name in WEIGHTS for name in files):
             found[here] = None
         else:

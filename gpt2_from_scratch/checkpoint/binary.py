@@ -5,7 +5,6 @@ the other ranges, when the file is opened. So a wrong number in a header cannot 
 """
 
 import math
-import os
 import weakref
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +32,8 @@ TRUNCATED = "the download or copy was cut short: fetch the file again"
 class Cursor:
     """Reads forward through a file or a part of it; running out is an error, never a short answer.
 
+    Cursors over one file do not move one another.
+
     Args:
         file: positioned at the first byte to read.
         size: how many bytes may be read.
@@ -41,14 +42,16 @@ class Cursor:
     Example:
         >>> import io
         >>> cursor = Cursor(io.BytesIO(bytes([0xAC, 0x02, 7, 0, 0, 0])), 6, "x")
-        >>> cursor.varint(), cursor.unsigned(4), cursor.left
-        (300, 7, 0)
+        >>> part = cursor.part(2)
+        >>> cursor.unsigned(4), part.varint(), part.left
+        (7, 300, 0)
     """
 
     def __init__(self, file: BinaryIO, size: int, where: str) -> None:
         self._file = file
         self._size = size
         self.where = where
+        self.start = file.tell()  # of the first byte, in the file
         self.position = 0
 
     @property
@@ -58,6 +61,7 @@ class Cursor:
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes."""
+        self._file.seek(self.start + self.position)
         self._advance(count)
         data = self._file.read(count)
         if len(data) != count:
@@ -67,7 +71,12 @@ class Cursor:
     def skip(self, count: int) -> None:
         """Passes over `count` bytes without reading them."""
         self._advance(count)
-        self._file.seek(count, os.SEEK_CUR)
+
+    def part(self, count: int) -> "Cursor":
+        """A cursor over the next `count` bytes, which this one passes over."""
+        self._file.seek(self.start + self.position)
+        self._advance(count)
+        return Cursor(self._file, count, self.where)
 
     def text(self, count: int) -> str:
         """The next `count` bytes as UTF-8."""

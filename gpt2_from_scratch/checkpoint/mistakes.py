@@ -55,10 +55,6 @@ _BEGINNINGS: tuple[tuple[tuple[bytes, ...], Mistake], ...] = (
     ((b"%PDF", b"\x89PNG", b"\xff\xd8\xff", b"GIF8"), Mistake("is a picture or a document", "give the model's file")),
     ((b"#version",), Mistake("is a list of merges, a tokenizer's file", "give the model's file, or its folder")),
 )
-_ONNX = Mistake(
-    "is an ONNX graph: a program with weights in it, which this package does not run",
-    "export the weights from PyTorch as safetensors; to check the graph itself, give its answers (`gpt2 record`)",
-)
 _DISTRIBUTED = Mistake(
     "is a part of a distributed checkpoint of PyTorch (DCP)", "give the folder, in which .metadata says what is where"
 )
@@ -80,9 +76,7 @@ def file_mistake(head: bytes, path: Path) -> Mistake:
     for starts, mistake in _BEGINNINGS:
         if head.lstrip().lower().startswith(tuple(start.lower() for start in starts)):
             return mistake
-    if path.suffix == ".onnx":
-        return _ONNX
-    known = "safetensors, PyTorch, GGUF, llm.c, TensorFlow, Flax and numpy files are recognised by their content"
+    known = "safetensors, PyTorch, GGUF, llm.c, TensorFlow, Flax, ONNX and numpy files are recognised by their content"
     start = f"starts with {head[:12]!r}"
     if _TEXT.fullmatch(head):
         kind = "JSON" if head.lstrip()[:1] == b"{" else "text"
@@ -124,6 +118,4 @@ def folder_mistake(folder: Path) -> Mistake | None:
     if models := sorted(name for name in names if name.startswith("models--")):
         ids = ", ".join(name.removeprefix("models--").replace("--", "/") for name in models[:8])
         return Mistake("is the Hub's cache", f"give a repository's id: {ids}")
-    if any(name.endswith(".onnx") for name in names):
-        return Mistake("holds an ONNX graph, which this package does not run", _ONNX.remedy)
     return None

@@ -37,15 +37,7 @@ def read(index: Path, mmap: bool, open_shard: Callable[[Path, bool], Container])
     """
     weight_map = _weight_map(index)
     names = sorted(set(weight_map.values()))
-    for name in names:
-        if not (index.parent / name).is_file():
-            raise FormatError(f"{index} names {name}, which is not there", hint="fetch the missing shard")
-        if not (target := (index.parent / name).resolve()).is_relative_to(home(index)):
-            raise FormatError(
-                f"{index} names {name}, which is a link to {target}, outside its folder",
-                hint="an index may only name what lies beside it: if the link is yours, put the file itself there",
-            )
-    shards = {name: open_shard(index.parent / name, mmap) for name in names}
+    shards = {name: open_shard(path, mmap) for name, path in {name: beside(index, name) for name in names}.items()}
     tensors: dict[str, StoredTensor] = {}
     for name, shard in shards.items():
         listed = {tensor for tensor, where in weight_map.items() if where == name}
@@ -66,6 +58,37 @@ def read(index: Path, mmap: bool, open_shard: Callable[[Path, bool], Container])
         (index, *(index.parent / name for name in names)),
         {tensor: tensors[tensor] for tensor in weight_map},
     )
+
+
+def beside(index: Path, name: str) -> Path:
+    """The file that another one, such as an index, names.
+
+    Args:
+        index: the one that names it.
+        name: the name in it.
+
+    Raises:
+        FormatError: it is no plain file name, not there, or a link that leads elsewhere.
+    """
+    if not is_plain(name):
+        raise FormatError(f"{index} names {name!a:.80}, which is not a plain file name", hint=_ELSEWHERE)
+    path = index.parent / name
+    if not path.is_file():
+        raise FormatError(f"{index} names {name}, which is not there", hint="fetch the missing shard")
+    if not (target := path.resolve()).is_relative_to(home(index)):
+        raise FormatError(
+            f"{index} names {name}, which is a link to {target}, outside its folder",
+            hint="an index may only name what lies beside it: if the link is yours, put the file itself there",
+        )
+    return path
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name can be that of a file in the same folder only."""
+    return _SHARD_NAME.fullmatch(name) is not None and set(name) != {"."}
+
+
+_ELSEWHERE = "shards must lie beside their index; do not use an index that points elsewhere"
 
 
 def home(path: Path) -> Path:
@@ -96,9 +119,6 @@ def _weight_map(index: Path) -> dict[str, str]:
         raise FormatError(f"{index} has no weight_map", hint="it should map each tensor's name to its shard")
     check_count(str(index), len(weight_map))
     for name, shard in weight_map.items():
-        if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard) or set(shard) == {"."}:
-            raise FormatError(
-                f"{index} places {name!r} in {shard!r}, which is not a plain file name",
-                hint="shards must lie beside their index; do not use an index that points elsewhere",
-            )
+        if not isinstance(shard, str) or not is_plain(shard):
+            raise FormatError(f"{index} places {name!r} in {shard!r}, which is not a plain file name", _ELSEWHERE)
     return weight_map

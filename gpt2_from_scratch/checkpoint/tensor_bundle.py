@@ -24,6 +24,7 @@ import google_crc32c
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.checkpoint import protobuf
 from gpt2_from_scratch.checkpoint.atomic import replacing_all
 from gpt2_from_scratch.checkpoint.binary import MAX_DIMS, TRUNCATED, Cursor, Range, raw, stored
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
@@ -277,31 +278,13 @@ def _unmasked(masked: int) -> int:
     return (crc >> 17 | crc << 15) & 0xFFFFFFFF
 
 
-def _message(data: bytes, where: str) -> Iterator[tuple[int, Any]]:
-    """The fields of a protocol buffer: number, and an int or bytes."""
-    cursor = _cursor(data, where)
-    while cursor.left:
-        tag = cursor.varint()
-        match tag & 7:
-            case 0:
-                yield tag >> 3, cursor.varint()
-            case 1:
-                yield tag >> 3, cursor.unsigned(8)
-            case 2:
-                yield tag >> 3, cursor.take(cursor.varint())
-            case 5:
-                yield tag >> 3, cursor.unsigned(4)
-            case kind:
-                raise FormatError(f"{where} is damaged: a field of unknown kind {kind}")
-
-
 def _cursor(data: bytes, where: str) -> Cursor:
     return Cursor(io.BytesIO(data), len(data), where)
 
 
 def _shards(key: bytes, value: bytes, where: str) -> int:
     """How many data files there are, from the `BundleHeaderProto` under the empty key."""
-    header = dict(_message(value, where)) if key == b"" else {}
+    header = dict(protobuf.fields(_cursor(value, where))) if key == b"" else {}
     shards = header.get(1, 0)
     if not isinstance(shards, int) or not 0 < shards <= 99_999:  # five digits in the file names
         raise FormatError(f"{where} does not begin with a header that counts the data files")
@@ -320,8 +303,8 @@ def _entry(key: bytes, value: bytes, where: str) -> tuple[str, _Entry]:
     where = f"{where}: tensor {name!r}"
     if in_slices:
         raise FormatError(f"{where} is stored in slices", _WHOLE)
-    fields: dict[int, Any] = {1: 0, 2: b"", 3: 0, 4: 0, 5: 0, 6: 0}
-    for number, content in _message(value, where):
+    fields: dict[int, Any] = {1: 0, 2: _cursor(b"", where), 3: 0, 4: 0, 5: 0, 6: 0}
+    for number, content in protobuf.fields(_cursor(value, where)):
         if number not in fields or type(content) is not type(fields[number]):
             reason = "is stored in slices" if number == 7 else f"has an unknown field {number}"
             raise FormatError(f"{where} {reason}", _WHOLE)
@@ -333,14 +316,14 @@ def _entry(key: bytes, value: bytes, where: str) -> tuple[str, _Entry]:
             f"{where} has TensorFlow dtype {number}, which is not a number's",
             hint="a TensorFlow 2 object checkpoint? save the weights as tf_model.h5 or safetensors" if is_graph else "",
         )
-    dims = tuple(_dim(content, where) for field, content in _message(shape, where) if field == 2)
+    dims = tuple(_dim(content, where) for field, content in protobuf.fields(shape) if field == 2)
     if len(dims) > MAX_DIMS or math.prod(dims) * _DTYPES[number].itemsize != size:
         raise FormatError(f"{where}: {list(dims[:MAX_DIMS])} of {_DTYPES[number]} does not take {size:,} bytes")
     return name, _Entry(_DTYPES[number], dims, shard, offset, size, _unmasked(crc))
 
 
-def _dim(message: Any, where: str) -> int:
-    sizes = dict(_message(message, where)) if isinstance(message, bytes) else {}
+def _dim(message: int | Cursor, where: str) -> int:
+    sizes = dict(protobuf.fields(message)) if isinstance(message, Cursor) else {}
     size = sizes.get(1, 0)
     if not isinstance(size, int):
         raise FormatError(f"{where} is damaged: a dimension that is not a number")

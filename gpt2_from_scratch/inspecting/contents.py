@@ -1,16 +1,12 @@
 """Describes a file or folder that does not open as a GPT-2: its tensors, its format, and why it does not fit."""
 
-import mmap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from gpt2_from_scratch.checkpoint import Container, StoredTensor, open_container
-from gpt2_from_scratch.checkpoint.binary import MOST_TENSORS
-from gpt2_from_scratch.errors import CheckpointError, FormatError, short_repr
+from gpt2_from_scratch.checkpoint import Container, open_container
+from gpt2_from_scratch.errors import CheckpointError, short_repr
 from gpt2_from_scratch.loading import dtype_name
 from gpt2_from_scratch.mapping import collapse
 
@@ -95,10 +91,10 @@ _MOST_FILES = 100  # of a folder: the output of a training run has a few dozen
 
 
 def _readable(files: list[Path], key: str) -> Iterator[Container]:
-    """Opens the files that are in a known form, or ONNX graphs."""
+    """Opens the files that are in a known form."""
     for file in files[:_MOST_FILES]:
         try:
-            yield onnx_initialisers(file) if file.suffix == ".onnx" else open_container(file, key=key)
+            yield open_container(file, key=key)
         except (CheckpointError, OSError, ValueError):
             continue
 
@@ -129,101 +125,3 @@ def _collapsed(tensors: Mapping[str, Stored]) -> list[str]:
 
 
 _MOST_LINES = 60  # GPT-2 has 16 kinds of tensors
-
-
-# ------------------------------------------------------------------------------------------------------------- ONNX
-
-# `TensorProto.DataType` -> dtype, of those that weights have.
-_ONNX_DTYPES = {
-    1: torch.float32,
-    2: torch.uint8,
-    3: torch.int8,
-    6: torch.int32,
-    7: torch.int64,
-    9: torch.bool,
-    10: torch.float16,
-    11: torch.float64,
-    16: torch.bfloat16,
-}
-_GRAPH, _INITIALISER, _DIMS, _DATA_TYPE, _NAME = 7, 5, 1, 2, 8  # field numbers of ModelProto, GraphProto, TensorProto
-
-
-def onnx_initialisers(path: Path) -> Container:
-    """The table of contents of an ONNX graph: names, shapes and dtypes of its weights. None of them can be read here.
-
-    Args:
-        path: the file, mapped: it may be large.
-
-    Raises:
-        FormatError: it is no ONNX graph.
-    """
-
-    def unread() -> torch.Tensor:
-        raise FormatError(f"{path} is an ONNX graph, whose weights are not read")
-
-    tensors: dict[str, StoredTensor] = {}
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for number, start, end in _fields(data, 0, len(data)):
-            if number != _GRAPH:
-                continue
-            for inner, begin, stop in _fields(data, start, end):
-                if inner == _INITIALISER and len(tensors) < MOST_TENSORS:
-                    name, shape, kind = _tensor(data, begin, stop)
-                    tensors[name] = StoredTensor(shape, _ONNX_DTYPES.get(kind, torch.float32), unread)
-    if not tensors:
-        raise FormatError(f"{path} holds no initialiser: it is no ONNX graph with weights")
-    return Container("ONNX", (path,), tensors)
-
-
-def _tensor(data: mmap.mmap, start: int, end: int) -> tuple[str, tuple[int, ...], int]:
-    name, shape, kind = "", [], 0
-    for number, begin, stop in _fields(data, start, end):
-        if number == _NAME:
-            name = data[begin:stop][:1000].decode("utf-8", "replace")
-        elif number == _DATA_TYPE:
-            kind, _ = _varint(data, begin, stop)
-        elif number == _DIMS:
-            at = begin
-            while at < stop:  # packed, or one by one
-                size, at = _varint(data, at, stop)
-                shape.append(size)
-    return name, tuple(shape[:_MOST_DIMS]), kind
-
-
-_MOST_DIMS = 8  # that are shown; GPT-2's tensors have at most 4 in any form
-
-
-def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """The fields of a protocol buffer message: number, and where the content begins and ends."""
-    at = start
-    while at < end:
-        tag, at = _varint(data, at, end)
-        match tag & 7:
-            case 0:
-                _, stop = _varint(data, at, end)
-            case 1:
-                stop = at + 8
-            case 2:
-                length, at = _varint(data, at, end)
-                stop = at + length
-            case 5:
-                stop = at + 4
-            case _:
-                raise FormatError("it is no ONNX graph")
-        if stop > end:
-            raise FormatError("it is no ONNX graph")
-        yield tag >> 3, at, stop
-        at = stop
-
-
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= end:
-            break
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-    raise FormatError("it is no ONNX graph")

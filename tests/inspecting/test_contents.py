@@ -10,11 +10,10 @@ import torch
 
 from gpt2_from_scratch import CheckpointError, GPTModel
 from gpt2_from_scratch.converting import convert
-from gpt2_from_scratch.inspecting import Contents, Inspection, Stored, inspect_checkpoint
+from gpt2_from_scratch.inspecting import Contents, Inspection, inspect_checkpoint
 from tests.test_cli import run
 
 REAL = {
-    "capp-gpt-onnx": ("holds an ONNX graph", "transformer.h.{0...3}.mlp.c_fc.weight [64, 256] float32"),
     "lora-gradience": ("holds a PEFT adapter", "attn.c_attn.lora_A.weight [8, 768] float32"),
     "gguf-vocab-only-gpt2": ("holds a vocabulary and no tensors", ""),
     "image-gpt-teddykoker": ("of no known layout", "gpt.layers.{0...7}.attn.in_proj_weight [48, 16] float32"),
@@ -46,16 +45,6 @@ def test_real_files_that_are_no_gpt2(
     assert "  files " in out and "  not opened " in out and "  to do " in out
     found = json.loads(run(capsys, "inspect", shared_checkpoints / name, "--json", *options)[1])
     assert found["opens"] is False and found["problem"] and found["hint"]
-
-
-def test_an_onnx_graphs_table_of_contents_is_that_of_its_weights(shared_checkpoints: Path) -> None:
-    """The initialisers carry Hugging Face's names, and the shapes of the configuration beside them."""
-    found = inspect_checkpoint(shared_checkpoints / "capp-gpt-onnx" / "model.onnx")
-    assert isinstance(found, Contents)
-    config = json.loads((shared_checkpoints / "capp-gpt-onnx" / "config.json").read_text())
-    assert found.tensors["transformer.wte.weight"] == Stored((config["vocab_size"], config["n_embd"]), "float32")
-    inner = [name for name in found.tensors if name.endswith("mlp.c_fc.weight")]
-    assert len(inner) == config["n_layer"]
 
 
 def test_what_opens_says_so(capsys: pytest.CaptureFixture[str]) -> None:
