@@ -141,3 +141,12 @@ def test_our_own_export_to_onnx_is_verified(tmp_path: Path) -> None:
     path = tmp_path / "tiny.onnx"
     torch.onnx.export(tiny, (IDS,), path, dynamo=True, dynamic_shapes=({0: batch, 1: length},), verbose=False)
     assert verify(load_engine_model(path))
+
+
+def test_somebody_elses_onnx_file_is_verified_against_its_own_weights(shared_checkpoints: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    folder = shared_checkpoints / "capp-gpt-onnx"
+    verdict = verify(load_engine_model(folder), folder, skip=("generation",))
+    assert verdict
+    assert verdict.logits is not None
+    assert verdict.logits.multiple > 0  # other kernels than the reference's
