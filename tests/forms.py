@@ -280,6 +280,47 @@ def write_gguf(path: Path, t: Arrays, n_head: int, kind: str = "F32", tokens: li
     return path
 
 
+# -------------------------------------------------------------------------------------------------------- CTranslate2
+
+CT2_TYPES = ("float32", "int8", "int16", "int32", "float16")
+
+
+def ctranslate2_variables(t: Arrays, n_head: int) -> Arrays:
+    """Float32, but for the matrices of the feed-forward layers, which are quantised with a scale for each row."""
+    v: Arrays = {"decoder/embeddings/weight": t["wte.weight"], "decoder/position_encodings/encodings": t["wpe.weight"]}
+    v |= {"decoder/layer_norm/gamma": t["ln_f.weight"], "decoder/layer_norm/beta": t["ln_f.bias"]}
+    paths = ("self_attention/linear_0", "self_attention/linear_1", "ffn/linear_0", "ffn/linear_1")
+    for i in layers(t):
+        for ours, theirs in zip(NORMS, ("self_attention", "ffn"), strict=True):
+            v[f"decoder/layer_{i}/{theirs}/layer_norm/gamma"] = t[f"h.{i}.{ours}.weight"]
+            v[f"decoder/layer_{i}/{theirs}/layer_norm/beta"] = t[f"h.{i}.{ours}.bias"]
+        for ours, theirs in zip(LINEAR, paths, strict=True):
+            path, weight = f"decoder/layer_{i}/{theirs}", np.ascontiguousarray(t[f"h.{i}.{ours}.weight"].T)
+            v[f"{path}/bias"] = t[f"h.{i}.{ours}.bias"]
+            if theirs.startswith("ffn"):
+                v[f"{path}/weight_scale"] = 127 / np.abs(weight).max(1)
+                weight = np.rint(weight * v[f"{path}/weight_scale"][:, np.newaxis]).astype(np.int8)
+            v[f"{path}/weight"] = weight
+    return v | {"decoder/num_heads": np.array(n_head, np.int16), "decoder/activation": np.array(1, np.int8)}
+
+
+def write_ctranslate2(path: Path, variables: Arrays, version: int = 6, kind: str = "TransformerDecoderSpec") -> Path:
+    """As `model_spec.py` of CTranslate2 does; versions before 4 give an item's size and the number of items."""
+
+    def text(content: str) -> bytes:
+        return struct.pack("<H", len(content) + 1) + content.encode() + b"\0"
+
+    out = struct.pack("<I", version) + text(kind) + struct.pack("<II", 8, len(variables))
+    for name, array in variables.items():
+        out += text(name) + struct.pack(f"<B{array.ndim}I", array.ndim, *array.shape)
+        typed = struct.pack("<BI", CT2_TYPES.index(str(array.dtype)), array.nbytes) if version >= 4 else b""
+        out += (typed or struct.pack("<BI", array.itemsize, array.size)) + array.tobytes()
+    if version >= 3:
+        out += struct.pack("<I", 1) + text("decoder/projection/weight") + text("decoder/embeddings/weight")
+    path.write_bytes(out)
+    return path
+
+
 # ------------------------------------------------------------------------------------------------ Flax, Keras 2, MLX
 
 

@@ -285,6 +285,11 @@ def onnx(folder: Path) -> None:
     (folder / "model.onnx").write_bytes(forms.proto({1: 10, 2: b"fuzz", 7: graph}))
 
 
+def engine(folder: Path) -> None:
+    """CTranslate2's model, with int8 matrices."""
+    forms.write_ctranslate2(folder / "model.bin", forms.ctranslate2_variables(weights(CONFIG), 2))
+
+
 def mlx(folder: Path) -> None:
     settings(folder)
     np.savez(folder / "weights.npz", **forms.mlx_arrays(weights(CONFIG)))
@@ -336,6 +341,7 @@ FORMS: dict[str, Form] = {
     "flax": Form("flax_model.msgpack", flax, words(1)),
     "dcp": Form(".metadata", dcp, opcodes, ODD_OPCODES, opened=".metadata"),
     "onnx": Form("model.onnx", onnx, words(1), opened="model.onnx"),
+    "ctranslate2": Form("model.bin", engine, words(4), opened="model.bin"),
     "keras": Form("tf_model.h5", keras, words(8)),
     "npz": Form("weights.npz", mlx, words(2)),
     "tokenizer.json": Form("tokenizer.json", tokenizer, **JSON, use=load_tokenizer),

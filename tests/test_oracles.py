@@ -63,6 +63,8 @@ ORACLES = {
     "keras_safetensors": Oracle("safetensors", "tf_keras"),
     "onnx": Oracle("ONNX", "huggingface"),
     "onnx_external": Oracle("ONNX", "huggingface"),
+    "ctranslate2": Oracle("CTranslate2", "ctranslate2"),
+    "ctranslate2_float16": Oracle("CTranslate2", "ctranslate2", stored=torch.float16),
     "flax": Oracle("Flax MessagePack", "flax"),
     "flax_bfloat16": Oracle("Flax MessagePack", "flax", stored=torch.bfloat16),
     "flax_base": Oracle("Flax MessagePack", "flax"),
@@ -97,12 +99,26 @@ def test_a_file_of_its_own_program_holds_the_weights_that_went_in(name: str, fol
     assert not [name for name in expected if not torch.equal(found[name], expected[name].to(oracle.stored))]
 
 
-@pytest.mark.parametrize("name", [name for name in ORACLES if (FILES / name / "logits.npy").is_file()])
+@pytest.mark.parametrize("name", [path.parent.name for path in sorted(FILES.glob("*/logits.npy"))])
 def test_the_logits_are_those_of_the_program_that_wrote_the_file(name: str, folder: Path) -> None:
     expected = torch.from_numpy(np.load(folder / "logits.npy"))
     assert expected.shape == (2, 11, 31) and expected.std() > 1  # so that there is something to be wrong about
     found = logits(GPTModel.from_pretrained(folder, dtype=torch.float32))
     torch.testing.assert_close(found, expected, rtol=0, atol=SAME)
+
+
+@pytest.mark.parametrize(("name", "bits"), [("ctranslate2_int8", 8), ("ctranslate2_int16", 11)])
+def test_a_quantised_matrix_is_within_half_a_step_of_what_went_in(name: str, bits: int) -> None:
+    """CTranslate2 spreads a row, or for int16 a matrix, over 127 or 1,024 steps on each side of zero."""
+    found = dict(GPTModel.from_pretrained(FILES / name).named_parameters())
+    for parameter, expected in weights().items():
+        is_matrix = expected.dim() == 2 and parameter != "wpe.weight"
+        rows = expected if parameter == "wte.weight" else expected.t()
+        largest = rows.abs().amax(-1, keepdim=True) if bits == 8 else rows.abs().amax()
+        step = largest / {8: 127, 11: 1024}[bits] if is_matrix else torch.zeros(1)
+        differences = (found[parameter].t() - rows).abs() if rows is not expected else found[parameter] - expected
+        # Half a step; dividing by the scale rounds once more, by 2^-24 of the value.
+        assert bool((differences.abs() <= 0.5 * step + 1e-6 * expected.abs().max()).all()), parameter
 
 
 def test_the_state_of_a_training_run_is_named_and_left_out() -> None:

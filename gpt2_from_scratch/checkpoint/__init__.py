@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple, Unpack
 
 from gpt2_from_scratch.checkpoint import (
+    ctranslate2,
     distributed,
     flax_msgpack,
     gguf,
@@ -83,6 +84,7 @@ FORMS: tuple[Form, ...] = (
     Form(tf_h5.recognises, tf_h5.read),
     Form(npz.recognises, npz.read),
     Form(onnx.recognises, onnx.read),
+    Form(ctranslate2.recognises, ctranslate2.read),
     Form(tensor_bundle.recognises, tensor_bundle.read),
     Form(distributed.recognises, distributed.read, distributed.read),
     Form(flax_msgpack.recognises, flax_msgpack.read),

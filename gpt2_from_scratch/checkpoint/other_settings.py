@@ -1,4 +1,4 @@
-"""Reads a `config.json` in which another program wrote its own settings: minGPT, nanoGPT, or the book.
+"""Reads a `config.json` in which another program wrote its own settings: minGPT, nanoGPT, the book, or CTranslate2.
 
 `OTHER_PROGRAMS` has a function for each, which translates them into fields of Hugging Face's. Fields that they lack are
 not filled with Hugging Face's defaults: `loading.configuration` works them out.
@@ -92,6 +92,25 @@ def book(content: Mapping[str, Any]) -> dict[str, Any] | None:
     return _renamed(content, _BOOK)
 
 
+def ctranslate2(content: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Reads the only field of CTranslate2's `config.json` that is about the mathematics.
+
+    Args:
+        content: of the file.
+
+    Returns:
+        The fields that it gives; None if the file is not CTranslate2's.
+
+    Example:
+        >>> ctranslate2({"bos_token": "a", "eos_token": "a", "unk_token": "a", "layer_norm_epsilon": None})
+        {'layer_norm_epsilon': 1e-05}
+    """
+    if not content.keys() >= {"bos_token", "eos_token", "unk_token", "layer_norm_epsilon"} or "model_type" in content:
+        return None
+    epsilon = content["layer_norm_epsilon"]
+    return {"layer_norm_epsilon": 1e-5 if epsilon is None else epsilon}  # the engine's, where there is none
+
+
 def _renamed(content: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any] | None:
     if not content.keys() >= names.keys() or content.get("model_type") is not None:
         return None
@@ -100,5 +119,5 @@ def _renamed(content: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, 
 
 # The program -> a function that translates its settings, or returns None for settings of others.
 OTHER_PROGRAMS: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any] | None]] = MappingProxyType(
-    {"minGPT": mingpt, "nanoGPT": nanogpt, "the book": book}
+    {"minGPT": mingpt, "nanoGPT": nanogpt, "the book": book, "CTranslate2": ctranslate2}
 )

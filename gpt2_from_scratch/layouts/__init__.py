@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
+from gpt2_from_scratch.layouts.ctranslate2 import CTRANSLATE2
 from gpt2_from_scratch.layouts.flax import FLAX
 from gpt2_from_scratch.layouts.gguf import GGUF
 from gpt2_from_scratch.layouts.huggingface import HUGGINGFACE
@@ -37,12 +38,13 @@ _ALL = (
     TF_KERAS,
     MLX,
     TRANSFORMER_LENS,
+    CTRANSLATE2,
 )
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = MappingProxyType({variants[0].name: variants for variants in _ALL})
 
-# Tried in this order on a file whose format does not determine the layout; those of OpenAI, llm.c, llama.cpp and Flax
-# do. Ours has the names and orientation of Hugging Face's without the prefix, and minGPT's those of nanoGPT's, so
-# neither is listed.
+# Tried in this order on a file whose format does not determine the layout; those of OpenAI, llm.c, llama.cpp, Flax and
+# CTranslate2 do. Ours has the names and orientation of Hugging Face's without the prefix, and minGPT's those of
+# nanoGPT's, so neither is listed.
 DETECTABLE: tuple[Layout, ...] = (*HUGGINGFACE, *LLMS_FROM_SCRATCH, *NANOGPT, *MLX, *TF_KERAS, *TRANSFORMER_LENS)
 
 LayoutChoice: TypeAlias = str | Layout | Sequence[Layout]  # a name from `LAYOUTS`, a table, or several to choose from
