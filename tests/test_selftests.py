@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch import GPTModel, load_into, verify
+from gpt2_from_scratch.checks.selftests import check_full_cache
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.loading import open_checkpoint
 from gpt2_from_scratch.verifier import Candidate, SelfTest, SelfTests, check_itself
@@ -379,6 +380,26 @@ def test_a_cache_that_goes_wrong_late_or_for_the_second_row(
         return model(seen)[:, -ids.shape[1] :], everything
 
     assert names(asked(forward, config)) == ["cache"]
+
+
+def test_the_cache_of_a_full_context_is_compared_with_a_run_that_was_made_before(
+    checkpoint: Path, config: GPTConfig
+) -> None:
+    model = filled(book.GPTModel(book_config(config)), checkpoint).eval()
+    full, late = [], LATE["the last place"]
+
+    def forward(ids: Tensor, past: Tensor | None = None) -> Any:
+        everything = torch.cat([past, ids], dim=1) if past is not None else ids
+        full.append(past is None and ids.shape == (1, config.n_positions))
+        return model(everything if past is None else late(everything))[:, -ids.shape[1] :], everything
+
+    candidate = Candidate(forward, config)
+    tests = check_itself(candidate, full_context=False)
+    assert tests and not any(full)
+    candidate.logits(torch.arange(config.n_positions)[None])
+    again = check_full_cache(candidate, tests)
+    assert names(again) == ["cache"] and sum(full) == 1
+    assert str(again).endswith(f"wrong in a step of 1 after {config.n_positions - 1}")
 
 
 def with_past(model: Callable[[Tensor], Tensor], *, gives: Callable[[Tensor, Any], Any], joins: bool = True) -> Any:

@@ -427,6 +427,29 @@ def test_where_float64_is_impossible_the_line_decides(book_checkpoint: Path, boo
         )
 
 
+def test_the_floor_of_long_prompts_is_measured_where_the_verdict_depends_on_it(
+    book_checkpoint: Path, book_reference: Remembering, quiet_last_layer: tuple[Path, Remembering]
+) -> None:
+    ids = torch.randint(book_reference.config.vocab_size, (8, 20), generator=torch.Generator().manual_seed(5))
+    prompts = (*choose_prompts(book_reference.config), Prompt("more than 128 tokens", ids))
+    model = load_into_book(book_checkpoint).eval()
+
+    def judged(off: float) -> Logits:
+        function = lambda ids: model(ids) + (off if len(ids) == 8 else 0)  # noqa: E731
+        return check_logits(Candidate(function, book_reference.config), book_reference, prompts)
+
+    right = judged(0.0)
+    wrong = judged((THRESHOLD + 1) * right.floor)
+    assert right and right.results[-1].floor == 0 and right.results[-1] not in right.measured
+    assert not wrong and wrong.results[-1].floor > 0
+
+    checkpoint, reference = quiet_last_layer
+    model = load_into_book(checkpoint).eval()
+    model.trf_blocks[11].ff.layers[1] = nn.GELU()  # erf: only the run in float64 shows it
+    wrong = check_logits(Candidate(model, reference.config), reference, prompts)
+    assert wrong.multiple < THRESHOLD and not wrong and wrong.results[-1].floor > 0
+
+
 def test_a_function_is_judged_by_the_line(book_checkpoint: Path, book_reference: Remembering) -> None:
     """Part of it may be numpy, whose float32 stays float32 in any mode of torch."""
     model = load_into_book(book_checkpoint).eval()

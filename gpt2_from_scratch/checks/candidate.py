@@ -22,6 +22,8 @@ from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError, crash_place, crash_report
 from gpt2_from_scratch.precision import run_in_float64, seeing_arithmetic
 
+_ENDING = 5  # tokens at the end of a full context; their logits are compared with those of its cache
+
 
 @dataclass(frozen=True)
 class ExactLogits:
@@ -98,6 +100,7 @@ class Candidate:
             self.adaptations["built with " + ", ".join(map(str, built_with))] = None
         if self.loaded is not None:
             self.adaptations |= dict.fromkeys(self.loaded.notes)
+        self.full: tuple[Tensor, Tensor] | None = None  # ids [1, C] that fill the context, and the last tokens' logits
         self._way: Way | None = None
         self._output_dtype: torch.dtype | None = None  # the finest that its logits need
         self._arithmetic: torch.dtype | None = None  # the coarsest that torch was seen computing with
@@ -194,7 +197,10 @@ class Candidate:
         Raises:
             CandidateError: it crashed, or returned something else; says what.
         """
-        return self.logits_in(self.call(input_ids, **options), input_ids)
+        logits = self.logits_in(self.call(input_ids, **options), input_ids)
+        if self.full is None and tuple(input_ids.shape) == (1, self.config.n_positions) and not options:
+            self.full = input_ids, logits[:, -_ENDING:].clone()
+        return logits
 
     def greedy(self, input_ids: Tensor) -> Tensor:
         """The ids ``[B, T]`` that it would choose after each token: among all its columns, also beyond the vocabulary.

@@ -41,6 +41,7 @@ _SHORT = 64  # tokens: prompts up to here are run in float64
 _SAMPLED = 256  # values per parameter that are looked for among the checkpoint's
 _FEW = 17  # tokens: shorter prompts add nothing to a pooled floor, and cost as much as ten more tokens
 _EXACT = 128  # tokens of a prompt on which the floor is measured in float64, too: it costs twice float32
+_LONG = 128  # tokens: the floor is measured on longer prompts only where the verdict depends on it
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class PromptResult(Result):
         prompt: what was asked.
         comparison: of all logits.
         errors: float64 ``[B, T]``, the candidate's largest difference at each token.
-        floors: float64 ``[B, T]``, the same for the reference's other roundings.
+        floors: float64 ``[B, T]``, the same for the reference's other roundings; 0 where they were not run.
         kl: float64 ``[B, T]``, divergence of the candidate's distribution from the reference's, nats.
         top1: share of positions at which the most probable token is the same.
         top10: share of the reference's ten most probable tokens that are among the candidate's ten.
@@ -222,6 +223,11 @@ class Logits(Result):
         return mine, theirs
 
     @property
+    def measured(self) -> tuple[PromptResult, ...]:
+        """Those on which the noise floor was measured; see `check_logits`."""
+        return tuple(result for result in self.results if result.floor > 0) or self.results
+
+    @property
     def worst(self) -> PromptResult:
         """The prompt with the largest difference."""
         return max(self.results, key=lambda result: result.comparison.max_abs)
@@ -282,6 +288,9 @@ def check_logits(
 ) -> Logits:
     """Runs the prompts, one at a time.
 
+    The noise floor is measured on prompts that are neither very short nor long. It is the largest distance on any
+    prompt, so who passes by these passes by all; only for who does not it is measured on the long ones, too.
+
     A candidate in lower precision is judged by the floor of that precision: the reference's own distance from itself
     when it is rounded alike. Rounding is never called a bug.
 
@@ -302,7 +311,7 @@ def check_logits(
         raise CandidateError("there is no prompt to compare on", hint="give at least one")
     found: dict[int, PromptResult] = {}
     crashes: dict[int, tuple[Prompt, Crash]] = {}
-    scale = known = 0.0
+    scale = known = worst = 0.0
     differs = ""
     enough = min(_FEW, max(prompt.ids.size(1) for prompt in prompts))
     for place, prompt in sorted(enumerate(prompts), key=lambda each: each[1].tokens):  # what is wrong shows soon
@@ -321,10 +330,12 @@ def check_logits(
         scale = max(scale, float(expected.abs().max()))
         result = _measure(prompt, _before_last_cast(actual, expected, candidate.last_cast), expected, tolerance)
         del actual
-        if prompt.ids.size(1) >= enough:
+        worst = max(worst, result.comparison.max_abs)
+        decided = bool(known) and worst <= threshold * max(known, FLOAT32_ULP * scale)
+        if prompt.ids.size(1) >= enough and not (decided and prompt.tokens > _LONG):
             result = replace(result, floors=_floors(candidate.precision, reference, prompt, expected))
             known = max(known, result.floor)
-        if known and not result.comparison.max_abs <= threshold * max(known, FLOAT32_ULP * scale):
+        if known and not worst <= threshold * max(known, FLOAT32_ULP * scale):
             differs = "; shorter prompts differ"
         found[place] = result
     results = [found[place] for place in sorted(found)]
@@ -340,23 +351,48 @@ def check_logits(
     )
     if not math.isfinite(logits.max_abs):
         return logits
-    if not math.isfinite(floor):  # every distance would be within it
+    _check_floor(logits, scale)
+    if tolerance is not None:
+        return logits
+    logits = _looked_at_closely(logits, candidate, reference, weights_equal, progress)
+    if logits.differ and (measured := _measured_on_long(logits, reference, enough)) is not logits:
+        _check_floor(measured, scale)
+        logits = _looked_at_closely(measured, candidate, reference, weights_equal, progress)
+    if not logits.differ or logits.dtype != torch.float32:
+        return logits
+    return _with_rounded_weights(logits, candidate, reference) or logits
+
+
+def _measured_on_long(logits: Logits, reference: Reference, enough: int) -> Logits:
+    """The same with the noise floor measured on every prompt of at least `enough` tokens, and no float64 run."""
+
+    def left(result: PromptResult) -> bool:
+        return result.prompt.tokens > _LONG and result.prompt.ids.size(1) >= enough and not result.floor
+
+    def measured(result: PromptResult) -> PromptResult:
+        expected = reference.logits(result.prompt.ids)
+        return replace(result, floors=_floors(logits.dtype, reference, result.prompt, expected))
+
+    if not any(map(left, logits.results)):
+        return logits
+    results = tuple(measured(result) if left(result) else result for result in logits.results)
+    floor = max(logits.floor, *(result.floor for result in results))
+    return replace(logits, results=results, floor=floor, exact=None, inexact="")
+
+
+def _check_floor(logits: Logits, scale: float) -> None:
+    """Raises CandidateError where the reference is so far from itself that the noise floor says nothing."""
+    if not math.isfinite(logits.floor):  # every distance would be within it
         raise CandidateError(
             f"there is no floor to judge {_name(logits.dtype)} by: the reference itself overflows in it",
             hint="verify it in float32 or bfloat16",
         )
-    if tolerance is not None:
-        return logits
-    if not floor <= USABLE * scale and scale > 0:
+    if logits.tolerance is None and not logits.floor <= USABLE * scale and scale > 0:
         raise CandidateError(
-            f"there is no floor to judge {_name(logits.dtype)} by: the reference is {scientific(floor)} from itself "
-            f"where the largest logit is {scientific(scale)}",
+            f"there is no floor to judge {_name(logits.dtype)} by: the reference is {scientific(logits.floor)} from "
+            f"itself where the largest logit is {scientific(scale)}",
             hint="verify it in float32, or give --atol and --rtol",
         )
-    logits = _looked_at_closely(logits, candidate, reference, weights_equal, progress)
-    if not logits.differ or logits.dtype != torch.float32:
-        return logits
-    return _with_rounded_weights(logits, candidate, reference) or logits
 
 
 def _before_last_cast(actual: Tensor, expected: Tensor, cast: torch.dtype | None) -> Tensor:

@@ -262,7 +262,7 @@ def _prompts(logits: Logits, found: Sequence[Case]) -> Iterator[PromptRow]:
 def _quantiles(logits: Logits) -> Iterator[QuantileRow]:
     for name, swatch, tokens in (
         ("Candidate", "bar", [result.errors for result in logits.results]),
-        ("Reference, from itself", "floor", [result.floors for result in logits.results]),
+        ("Reference, from itself", "floor", [result.floors for result in logits.measured]),
     ):
         ordered = sorted(value / logits.floor for values in tokens for value in values.flatten().tolist())
         last = len(ordered) - 1

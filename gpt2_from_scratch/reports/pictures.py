@@ -290,7 +290,7 @@ def histogram(logits: Logits) -> Histogram:
         logits: with errors and noise floors per token.
     """
     mine = [value / logits.floor for result in logits.results for value in result.errors.flatten().tolist()]
-    theirs = [value / logits.floor for result in logits.results for value in result.floors.flatten().tolist()]
+    theirs = [value / logits.floor for result in logits.measured for value in result.floors.flatten().tolist()]
     axis = _axis_for(mine, theirs, logits.threshold)
     bars, outline = (_counts(map(axis.column, values), axis.columns) for values in (mine, theirs))
     highest = max(*bars, *outline)

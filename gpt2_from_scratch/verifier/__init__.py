@@ -26,7 +26,7 @@ from gpt2_from_scratch.checks.logits import Logits, check_logits
 from gpt2_from_scratch.checks.parts import PARTS
 from gpt2_from_scratch.checks.prompts import TEXT, Prompt, choose_prompts, special_ids
 from gpt2_from_scratch.checks.recording import Recording, read_recording, record
-from gpt2_from_scratch.checks.selftests import SelfTest, SelfTests, check_itself
+from gpt2_from_scratch.checks.selftests import SelfTest, SelfTests, check_full_cache, check_itself
 from gpt2_from_scratch.checks.surroundings import kept_as_it_is
 from gpt2_from_scratch.checks.training import check_training
 from gpt2_from_scratch.checks.weights import Fitted, Weights, check_weights, fit
@@ -204,6 +204,7 @@ def verify(
             if run.needs_reference:
                 run.load_reference()
                 run.check_logits()
+                run.check_full_cache()
                 run.check_generation()
                 run.check_gradients()
                 run.locate()
@@ -383,6 +384,14 @@ class _Run:
         if torch.finfo(logits.dtype).bits < 32 and logits.exact is None:
             name = str(logits.dtype).removeprefix("torch.")
             self.unchecked[f"what is smaller than the rounding of {name}"] = "verify in float32 to see it"
+
+    def check_full_cache(self) -> None:
+        tests = self.verdict.self_tests
+        if tests is not None and "logits" in self.wanted:
+            self.enter("self-tests: the cache of a full context")
+            self.verdict = replace(self.verdict, self_tests=check_full_cache(self.subject, tests))
+            if tests:
+                self.excuse()
 
     def check_generation(self) -> None:
         if "generation" not in self.wanted:
