@@ -280,6 +280,35 @@ def write_gguf(path: Path, t: Arrays, n_head: int, kind: str = "F32", tokens: li
     return path
 
 
+# ---------------------------------------------------------------------------------------------------------- DeepSpeed
+
+
+def write_zero3(folder: Path, t: Arrays, ranks: int, groups: int = 2, frozen: tuple[str, ...] = ()) -> Path:
+    """ZeRO's third stage: each parameter is cut into equal parts, and a rank's parts lie in a row of flat groups."""
+
+    def part(name: str, rank: int) -> torch.Tensor:
+        length = -(-t[name].size // ranks)
+        padded = np.concatenate([t[name].ravel(), np.full(length * ranks - t[name].size, 7, np.float32)])
+        return torch.from_numpy(padded[rank * length : (rank + 1) * length].copy())
+
+    trained = [name for name in t if name not in frozen]
+    for rank in range(ranks):
+        flat = torch.cat([part(name, rank) for name in trained])
+        model = {
+            "module": {name: torch.empty(0) for name in t},
+            "buffer_names": [],
+            "param_shapes": [{name: torch.Size(t[name].shape) for name in trained}],
+            "frozen_param_shapes": {name: torch.Size(t[name].shape) for name in frozen},
+            "frozen_param_fragments": {name: part(name, rank) for name in frozen},
+            "shared_params": {"lm_head.weight": "wte.weight"},
+        }
+        pieces = [piece.clone() for piece in flat.tensor_split(groups)]
+        states = {"zero_stage": 3, "partition_count": ranks, "fp32_flat_groups": pieces}
+        torch.save(model, folder / f"zero_pp_rank_{rank}_mp_rank_00_model_states.pt")
+        torch.save({"optimizer_state_dict": states}, folder / f"zero_pp_rank_{rank}_mp_rank_00_optim_states.pt")
+    return folder
+
+
 # -------------------------------------------------------------------------------------------------------- CTranslate2
 
 CT2_TYPES = ("float32", "int8", "int16", "int32", "float16")

@@ -187,14 +187,14 @@ def beside_weights(folder: Path) -> None:
 
 def data_pkl(archive: bytes) -> bytes:
     with zipfile.ZipFile(BytesIO(archive)) as file:
-        return file.read("ckpt/data.pkl")
+        return file.read(next(name for name in file.namelist() if name.endswith("/data.pkl")))
 
 
 def with_data_pkl(program: bytes, archive: bytes) -> bytes:
     out = BytesIO()
     with zipfile.ZipFile(BytesIO(archive)) as good, zipfile.ZipFile(out, "w") as file:
         for name in good.namelist():
-            file.writestr(name, program if name == "ckpt/data.pkl" else good.read(name))
+            file.writestr(name, program if name.endswith("/data.pkl") else good.read(name))
     return out.getvalue()
 
 
@@ -290,6 +290,15 @@ def engine(folder: Path) -> None:
     forms.write_ctranslate2(folder / "model.bin", forms.ctranslate2_variables(weights(CONFIG), 2))
 
 
+_RANK_0 = "zero_pp_rank_0_mp_rank_00_"
+
+
+def deepspeed(folder: Path) -> None:
+    """ZeRO's third stage on two ranks; one parameter was not trained."""
+    settings(folder)
+    forms.write_zero3(folder, weights(CONFIG), 2, frozen=("wpe.weight",))
+
+
 def mlx(folder: Path) -> None:
     settings(folder)
     np.savez(folder / "weights.npz", **forms.mlx_arrays(weights(CONFIG)))
@@ -312,6 +321,14 @@ def openai_tokenizer(folder: Path) -> None:
 
 PT = {"name": "ckpt.pt", "opened": "ckpt.pt", "odd": ODD_OPCODES}
 INDEX = {"name": "model.ckpt.index", "content": first_block, "wrap": with_checksums, "split": words(1)}
+ZERO = {
+    "write": deepspeed,
+    "split": opcodes,
+    "odd": ODD_OPCODES,
+    "content": data_pkl,
+    "wrap": with_data_pkl,
+    "opened": _RANK_0 + "model_states.pt",
+}
 JSON = {"split": json_words, "odd": ODD_JSON}
 
 FORMS: dict[str, Form] = {
@@ -342,6 +359,8 @@ FORMS: dict[str, Form] = {
     "dcp": Form(".metadata", dcp, opcodes, ODD_OPCODES, opened=".metadata"),
     "onnx": Form("model.onnx", onnx, words(1), opened="model.onnx"),
     "ctranslate2": Form("model.bin", engine, words(4), opened="model.bin"),
+    "deepspeed": Form(**ZERO, name=_RANK_0 + "model_states.pt"),
+    "deepspeed optimizer": Form(**ZERO, name=_RANK_0 + "optim_states.pt"),
     "keras": Form("tf_model.h5", keras, words(8)),
     "npz": Form("weights.npz", mlx, words(2)),
     "tokenizer.json": Form("tokenizer.json", tokenizer, **JSON, use=load_tokenizer),

@@ -65,6 +65,9 @@ ORACLES = {
     "onnx_external": Oracle("ONNX", "huggingface"),
     "ctranslate2": Oracle("CTranslate2", "ctranslate2"),
     "ctranslate2_float16": Oracle("CTranslate2", "ctranslate2", stored=torch.float16),
+    "deepspeed_zero2_bf16": Oracle("DeepSpeed", "huggingface", stored=torch.bfloat16),
+    "deepspeed_zero3": Oracle("DeepSpeed ZeRO-3, 2 ranks", "huggingface"),
+    "deepspeed_zero3_frozen": Oracle("DeepSpeed ZeRO-3, 3 ranks", "huggingface"),
     "flax": Oracle("Flax MessagePack", "flax"),
     "flax_bfloat16": Oracle("Flax MessagePack", "flax", stored=torch.bfloat16),
     "flax_base": Oracle("Flax MessagePack", "flax"),
@@ -75,12 +78,11 @@ ORACLES = {
 @pytest.fixture
 def folder(name: str, tmp_path: Path) -> Path:
     """The oracle's folder, or a copy in which what is compressed is not."""
-    packed = list((FILES / name).glob("*.gz"))
-    if not packed:
+    if not any((FILES / name).rglob("*.gz")):
         return FILES / name
     shutil.copytree(FILES / name, tmp_path, dirs_exist_ok=True)
-    for path in packed:
-        (tmp_path / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    for path in tmp_path.rglob("*.gz"):
+        path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
     return tmp_path
 
 

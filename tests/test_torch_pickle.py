@@ -470,6 +470,38 @@ def test_a_newer_pickle_protocol_is_named(tmp_path: Path) -> None:
     refused(path, True, "is a bare Python pickle")
 
 
+# ------------------------------------------------------------------------------------------- tensors with attributes
+
+
+def test_a_tensor_with_attributes_of_its_own_is_read(tmp_path: Path) -> None:
+    """As DeepSpeed's are: ``tensor.ds_id`` is saved with them."""
+    tensor = torch.arange(6.0).view(2, 3)
+    tensor.ds_id = "0_147"  # type: ignore[attr-defined]
+    found = open_container(saved({"wte.weight": tensor}, tmp_path / "model.pt")).tensors["wte.weight"].read()
+    assert torch.equal(found, torch.arange(6.0).view(2, 3))
+
+
+REBUILT = torch._utils._rebuild_tensor_v2
+STORED = (0, 0, (3,), (1,), False, {})  # a number where a storage would be: nothing gets as far as that
+MADE = {
+    "a tensor of any size": Call(torch.Tensor, 2**40),
+    "the same as an argument": Call(torch._tensor._rebuild_from_type_v2, torch.Tensor, torch.Tensor, (2**40,), {}),
+    "a class as an argument": Call(torch._tensor._rebuild_from_type_v2, REBUILT, torch.Size, STORED, {}),
+    "another tensor's values": Call(
+        torch._tensor._rebuild_from_type_v2, REBUILT, torch.Tensor, STORED, {"data": torch.zeros(9)}
+    ),
+    "another class": Call(torch._tensor._rebuild_from_type_v2, REBUILT, torch.Tensor, STORED, {"__class__": 1}),
+    "slots": Call(torch._tensor._rebuild_from_type_v2, REBUILT, torch.Tensor, STORED, ({}, {"data": 1})),
+}
+
+
+@pytest.mark.parametrize("what", MADE)
+def test_what_may_be_imported_is_not_called_with_any_arguments(what: str, tmp_path: Path) -> None:
+    path = saved({"wte.weight": torch.ones(2, 2), "other": MADE[what]}, tmp_path / "model.pt")
+    with pytest.raises(FormatError, match="it makes a tensor"):
+        open_container(path)
+
+
 # ------------------------------------------------------------------------------------------------- hostile streams
 
 

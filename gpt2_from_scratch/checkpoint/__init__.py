@@ -16,6 +16,7 @@ from typing import NamedTuple, Unpack
 
 from gpt2_from_scratch.checkpoint import (
     ctranslate2,
+    deepspeed,
     distributed,
     flax_msgpack,
     gguf,
@@ -50,11 +51,13 @@ WEIGHTS = (
 )
 # Weights under any name, if there is one such file and none of the above.
 _ALONE = ("*.safetensors", "*.pt", "*.pth", "*.ckpt", "*.bin", "*.gguf", "*.npz", "*.h5", "*.msgpack")
+_FSDP = "pytorch_model_fsdp_0"  # the folder inside its own in which Accelerate saves what FSDP has divided
 # Weights inside a program, if there are no others.
 _GRAPHS = ("*.onnx",)
 # Other files with these suffixes, which trainers write beside the weights.
 _NOT_WEIGHTS = re.compile(
-    r"(adapter_model|optimizer|scheduler|scaler|training_args|rng_state|random_states|trainer_state)\b.*"
+    r"(adapter_model|optimizer|scheduler|scaler|sampler|dl_state_dict|training_args|rng_state|random_states"
+    r"|trainer_state)(_\d+)?\b.*"
 )
 _CONFIG = "config.json"
 _HEAD_BYTES = 512  # enough to recognise every form, and every mistake, by its beginning
@@ -78,6 +81,7 @@ class Form(NamedTuple):
 FORMS: tuple[Form, ...] = (
     Form(shards.recognises, lambda index, mmap: shards.read(index, mmap, _open_shard)),
     Form(safetensors.recognises, safetensors.read),
+    Form(deepspeed.recognises, deepspeed.read),
     Form(torch_pickle.recognises, torch_pickle.read, torch_pickle.read),
     Form(gguf.recognises, gguf.read),
     Form(llmc.recognises, llmc.read),
@@ -226,8 +230,11 @@ def _weights_in(directory: Path) -> Path:
             return directory / name
     if index := tensor_bundle.index_in(directory):
         return index
-    if (metadata := directory / distributed.METADATA).is_file():
-        return metadata
+    for folder in (directory, directory / _FSDP):
+        if (metadata := folder / distributed.METADATA).is_file():
+            return metadata
+    if states := deepspeed.states_in(directory):
+        return states
     for patterns in (_ALONE, _GRAPHS):
         alone = sorted(
             path

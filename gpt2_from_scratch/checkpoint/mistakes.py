@@ -102,11 +102,9 @@ def folder_mistake(folder: Path) -> Mistake | None:
             "has files of a distributed checkpoint of PyTorch (DCP) without their .metadata",
             "copy or save it again: .metadata is written last, when everything else is on disk",
         )
-    if any(name.startswith("mp_rank_") for name in names):
-        return Mistake("holds DeepSpeed's states", "give the file mp_rank_00_model_states.pt")
     if "zero_to_fp32.py" in names:
         return Mistake(
-            "is a DeepSpeed checkpoint", f"`python {folder / 'zero_to_fp32.py'} {folder} out` makes one file of it"
+            "is a DeepSpeed checkpoint without the folder of states that its file `latest` names", "copy all of it"
         )
     steps = sorted((int(name.partition("-")[2]), name) for name in names if re.fullmatch(r"checkpoint-\d{1,9}", name))
     if steps:

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
 from gpt2_from_scratch.checkpoint.binary import MAX_TABLE_BYTES, TRUNCATED
 from gpt2_from_scratch.errors import FormatError
 
@@ -127,7 +129,7 @@ def scan(path: Path, stream: io.BytesIO, most: int = MAX_TABLE_BYTES) -> Pickled
                 case _ if parts or opcode.name.startswith("EMPTY_") or opcode.name in ("LIST", "DICT"):
                     if opcode.stack_after:
                         built = _Built(maker=_name(parts[0]) if opcode.name in _CALLING else "")
-                        _check_codec(built.maker, parts)
+                        _check_call(built.maker, parts)
                         built.add(parts)
                         stack.append(built)
                 case _ if opcode.stack_after:
@@ -143,12 +145,23 @@ def _name(part: "_Built | str") -> str:
     return part if isinstance(part, str) else ""
 
 
-def _check_codec(maker: str, parts: "list[_Built | str]") -> None:
-    """Bytes are pickled as text to encode in Latin-1. Other codecs take hours, or any memory."""
-    if maker == "_codecs.encode":
-        arguments = parts[1].parts if isinstance(parts[1], _Built) else []
-        if len(arguments) != 2 or arguments[1] != "latin1":
-            raise ValueError("it encodes text in another way than Python's own pickles do")
+def _check_call(maker: str, parts: "list[_Built | str]") -> None:
+    """Refuses calls of what may be imported, but not with any arguments.
+
+    Raises:
+        ValueError: bytes are pickled as text to encode in Latin-1, and other codecs take hours, or any memory. A tensor
+            with attributes of its own, as DeepSpeed's have, is made from a storage, and has no other's attributes.
+    """
+    arguments = parts[1].parts if len(parts) > 1 and isinstance(parts[1], _Built) else []
+    if maker == "_codecs.encode" and (len(arguments) != 2 or arguments[1] != "latin1"):
+        raise ValueError("it encodes text in another way than Python's own pickles do")
+    if maker == "torch._tensor._rebuild_from_type_v2":
+        attributes = arguments[3].parts if len(arguments) == 4 and isinstance(arguments[3], _Built) else [maker]
+        others = [each for each in attributes if each is not _ATOM and hasattr(Tensor, _name(each) or "data")]
+        if others or arguments[:2] != ["torch._utils._rebuild_tensor_v2", "torch.Tensor"]:
+            raise ValueError("it makes a tensor in another way than torch.save writes")
+    if maker == "torch.Tensor":
+        raise ValueError("it makes a tensor of any size")
 
 
 def _walk(parts: "Iterable[_Built | str]", walked: int, most: int) -> int:

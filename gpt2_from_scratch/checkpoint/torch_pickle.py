@@ -45,6 +45,7 @@ _ALLOWED = re.compile(
     r"|torch\.(Size|device|bool|(bfloat|float|int|uint)\d+)"
     r"|torch\.(Float|Half|BFloat16|Double|Long|Int|Short|Char|Byte|Bool)Storage"
     r"|torch\._utils\._rebuild_(tensor|tensor_v2|parameter)"
+    r"|torch\.Tensor|torch\._tensor\._rebuild_from_type_v2"  # a tensor with attributes of its own; `scan` sees to it
 )
 # No file with weights has a reason to import these. A stand-in would keep them harmless; refusing says what they are.
 _REFUSED = re.compile(
@@ -80,21 +81,32 @@ def read(path: Path, mmap: bool = True, key: str = "") -> Container:
     Raises:
         FormatError: not a PyTorch file, code in it, damaged, hostile; says what, and what to do.
     """
-    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):  # remarks on how a pickle is written
-        if file.read(len(_ZIP)) == _ZIP:
-            form, content = "PyTorch zip", _read_zip(path, file, mmap)
-        else:
-            form, content = "PyTorch stream", _read_stream(path, file)
-    found = state_dict.find(content, str(path), key)
+    with path.open("rb") as file:
+        form = "PyTorch zip" if file.read(len(_ZIP)) == _ZIP else "PyTorch stream"
+    found = state_dict.find(load(path, mmap), str(path), key)
     _check_tensors(path, found.tensors)
     return Container(
         f"{form}, {found.about}" if found.about else form,
         (path,),
-        {name: _stored(tensor.detach()) for name, tensor in found.tensors.items()},
+        {name: stored(tensor) for name, tensor in found.tensors.items()},
         found.layout,
         found.config,
         found.notes,
     )
+
+
+def load(path: Path, mmap: bool = True) -> Any:
+    """Whatever was saved; a stand-in for each object of a foreign class.
+
+    Args:
+        path: the file.
+        mmap: map it; the old stream is always read.
+
+    Raises:
+        FormatError: not a PyTorch file, code in it, damaged, hostile; says what, and what to do.
+    """
+    with path.open("rb") as file, warnings.catch_warnings(action="ignore"):  # remarks on how a pickle is written
+        return _read_zip(path, file, mmap) if file.read(len(_ZIP)) == _ZIP else _read_stream(path, file)
 
 
 def read_tensor(path: Path, data: bytes) -> Tensor:
@@ -114,8 +126,10 @@ def read_tensor(path: Path, data: bytes) -> Tensor:
     return content.detach()
 
 
-def _stored(tensor: Tensor) -> StoredTensor:
-    return StoredTensor(tuple(tensor.shape), tensor.dtype, lambda: tensor)
+def stored(tensor: Tensor) -> StoredTensor:
+    """A tensor of a loaded file, as containers hold it."""
+    values = tensor.detach()
+    return StoredTensor(tuple(values.shape), values.dtype, lambda: values)
 
 
 # ------------------------------------------------------------------------------------------------ archive and stream
