@@ -21,6 +21,7 @@ from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from gpt2_from_scratch.asking import plain
@@ -107,6 +108,8 @@ class Loaded:
         notes: remarks on how it was made.
         later: words in its file, which it may ask for when it runs.
         file: the file that was named.
+        engine: the program that computes it, where that is no Python code: its weights and operations are not seen.
+        arithmetic: the coarsest precision that this program is known to compute in; None where that is not known.
         again: makes the same object from another source of that file, for a model of this configuration.
     """
 
@@ -116,6 +119,8 @@ class Loaded:
     notes: tuple[str, ...] = ()
     later: frozenset[str] = field(default=frozenset(), repr=False)
     file: Path | None = None
+    engine: str = ""
+    arithmetic: torch.dtype | None = None
     again: Callable[[str, GPTConfig | None], Any] | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:

@@ -28,12 +28,14 @@ class _Engine:
         package: to import.
         install: the name under which it is installed.
         load: takes the package and a path, and returns a function or a module from ids ``[B, T]`` to logits.
+        rounds: where it rounds to float16 whatever the weights are; empty if it does not.
     """
 
     name: str
     package: str
     install: str
     load: Callable[[Any, Path], Any]
+    rounds: str = ""
 
 
 def is_engine_model(path: str | Path) -> bool:
@@ -79,7 +81,17 @@ def load_engine_model(path: str | Path) -> Loaded:
         raise
     except Exception as error:  # each engine has errors of its own
         raise CandidateError(f"{engine.name} cannot open {model}: {error}") from None
-    return Loaded(opened, notes=(f"computed by {engine.name} {package.__version__}",), file=model)
+    computed = f"{engine.name} {package.__version__}"
+    notes = (f"computed by {computed}", *([engine.rounds] if engine.rounds else []))
+    is_module = isinstance(opened, torch.nn.Module)
+    arithmetic = torch.float16 if engine.rounds else None
+    return Loaded(
+        opened,
+        notes=notes,
+        file=model,
+        engine="" if is_module else computed,
+        arithmetic=arithmetic,
+    )
 
 
 def _model_of(path: Path) -> tuple[_Engine, Path] | None:
@@ -212,6 +224,13 @@ _ONNX = _Engine("onnxruntime", "onnxruntime", "onnxruntime", OnnxModel)
 _CTRANSLATE2 = _Engine("CTranslate2", "ctranslate2", "ctranslate2", CTranslate2Model)
 _BY_SUFFIX: Mapping[str, _Engine] = {
     ".onnx": _ONNX,
-    ".gguf": _Engine("llama.cpp (llama-cpp-python)", "llama_cpp", "llama-cpp-python", LlamaCppModel),
+    ".gguf": _Engine(
+        "llama.cpp (llama-cpp-python)",
+        "llama_cpp",
+        "llama-cpp-python",
+        LlamaCppModel,
+        # `GGML_GELU_FP16` in ggml/src/ggml-cpu/vec.h
+        rounds="llama.cpp looks GELU up in a table of float16 numbers: its logits are no more exact",
+    ),
     ".pt2": _Engine("torch.export", "torch", "torch", _exported),
 }

@@ -136,6 +136,13 @@ class Reference:
                 parameter.data = parameter.data.to(dtype)
             return self._logits(input_ids).float()
 
+    def logits_with(self, weights: Mapping[str, Tensor], input_ids: Tensor) -> Tensor:
+        """Logits of the same model with other numbers as its weights: canonical name -> float32 tensor."""
+        with undisturbed(), self._weights_restored():
+            for name, parameter in self.model.named_parameters():
+                parameter.data = weights[name.removeprefix("transformer.")]
+            return self._logits(input_ids)
+
     @contextlib.contextmanager
     def with_weights_in(self, precision: torch.dtype | Mapping[str, torch.dtype]) -> Iterator[None]:
         """Inside, weights are rounded to a lower precision; arithmetic stays float32.

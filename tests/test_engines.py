@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gpt2_from_scratch import GPTModel, verify
+from gpt2_from_scratch.checks.quantized import is_quantization_of
 from gpt2_from_scratch.cli import main
 from gpt2_from_scratch.engines import is_engine_model, load_engine_model
 from gpt2_from_scratch.errors import CandidateError
@@ -18,14 +19,20 @@ from tests.perturbed import ours, perturbed
 IDS = torch.arange(21).view(3, 7)
 
 
-def in_ctranslate2(folder: Path, **config: object) -> Path:
+def in_ctranslate2(
+    folder: Path, quantization: str | None = None, weights: Path | None = None, **config: object
+) -> Path:
     """The model inside the package as CTranslate2's own converter writes it, with other fields of config.json."""
     source = open_checkpoint(TINY).located.directory
     shutil.copytree(source, folder / "source")
+    if weights is not None:
+        shutil.copy(weights / "model.safetensors", folder / "source")
     settings = json.loads((source / "config.json").read_text())
     (folder / "source" / "config.json").write_text(json.dumps(settings | config))
     ctranslate2 = pytest.importorskip("ctranslate2")
-    ctranslate2.converters.TransformersConverter(str(folder / "source")).convert(str(folder / "model"))
+    ctranslate2.converters.TransformersConverter(str(folder / "source")).convert(
+        str(folder / "model"), quantization=quantization
+    )
     return folder / "model"
 
 
@@ -131,6 +138,52 @@ def test_what_is_no_engines_model(tmp_path: Path) -> None:
         assert not is_engine_model(path)
         with pytest.raises(CandidateError, match="not a model of an engine"):
             load_engine_model(path)
+
+
+def test_quantised_weights_are_judged_by_what_their_rounding_does(tmp_path: Path) -> None:
+    verdict = verify(load_engine_model(in_ctranslate2(tmp_path, "int8")))
+    assert verdict
+    assert verdict.logits is not None
+    assert verdict.logits.quantized
+    assert 0.3 < verdict.logits.multiple < 4
+    assert verdict.logits.floor > 1e-3 > verdict.logits.kl / 10  # thousands of times float32's floor
+    assert any("quantisation of its weights" in part for part in verdict.unchecked)
+
+
+def test_other_weights_are_not_taken_for_quantised_ones(tmp_path: Path) -> None:
+    """A fine-tuned model, quantised: its weights are off by more than a step of the grid."""
+    model = GPTModel.from_pretrained()
+    with torch.no_grad():
+        for block in model.h:
+            block.mlp.c_fc.weight.mul_(1.02)
+    model.save_pretrained(tmp_path / "tuned")
+    folder = in_ctranslate2(tmp_path, "int8", tmp_path / "tuned")
+    verdict = verify(load_engine_model(folder), diagnose_seconds=0)
+    assert not verdict
+    assert verdict.logits is not None
+    assert not verdict.logits.quantized
+
+
+@pytest.mark.parametrize(("bits", "block"), [(8, 64), (8, 32), (4, 32), (5, 16)])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_grid_is_told_from_other_numbers(bits: int, block: int, transposed: bool) -> None:
+    weight = torch.randn(48, 64, generator=torch.Generator().manual_seed(bits))
+    blocks = weight.view(-1, block)
+    step = blocks.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1)
+    rounded = ((blocks / step).round() * step).view_as(weight)
+    turn = torch.t if transposed else torch.clone
+    assert is_quantization_of(turn(rounded), turn(weight))
+    one_off = weight.clone()
+    one_off[5, 7] += 3 * step.max()
+    assert not is_quantization_of(turn(rounded), turn(one_off))
+    nearby = weight + 1e-3 * torch.randn(48, 64, generator=torch.Generator().manual_seed(1))  # float32, fine-tuned
+    assert not is_quantization_of(turn(nearby), turn(weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rounding_to_another_type_is_no_quantisation(dtype: torch.dtype) -> None:
+    weight = torch.randn(48, 64, generator=torch.Generator().manual_seed(0))
+    assert not is_quantization_of(weight.to(dtype).float(), weight)
 
 
 @pytest.mark.slow  # the exporter takes half a minute

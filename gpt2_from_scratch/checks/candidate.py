@@ -103,12 +103,18 @@ class Candidate:
         self.full: tuple[Tensor, Tensor] | None = None  # ids [1, C] that fill the context, and the last tokens' logits
         self._way: Way | None = None
         self._output_dtype: torch.dtype | None = None  # the finest that its logits need
-        self._arithmetic: torch.dtype | None = None  # the coarsest that torch was seen computing with
+        # The coarsest that torch was seen computing with, or that another program is known to compute with.
+        self._arithmetic = self.loaded.arithmetic if self.loaded is not None else None
 
     @property
     def recording(self) -> Recording | None:
         """The model, if it is a file of answers: it knows no others."""
         return self.model if isinstance(self.model, Recording) else None
+
+    @property
+    def engine(self) -> str:
+        """The program that computes it, where that is no Python code; see `building.Loaded`."""
+        return self.loaded.engine if self.loaded is not None else ""
 
     @property
     def module(self) -> nn.Module | None:

@@ -143,6 +143,7 @@ class Logits(Result):
         threshold: multiples of the noise floor that pass.
         weights_dtype: the precision that the candidate's weights were rounded to, where arithmetic is finer.
         rounded: the same, of all weights or by canonical name.
+        quantized: the noise floor is that of the candidate's quantised weights; see `judged_by_quantization`.
         exact: the float64 run, where it was needed and possible.
         inexact: why there is no float64 run to decide, where one was wanted.
         tolerance: (atol, rtol) that the user set instead of the line.
@@ -156,6 +157,7 @@ class Logits(Result):
     threshold: float = THRESHOLD
     weights_dtype: torch.dtype | None = None
     rounded: Precision | None = None
+    quantized: bool = False
     exact: Exact | None = None
     inexact: str = ""
     tolerance: tuple[float, float] | None = None
@@ -273,6 +275,8 @@ class Logits(Result):
         precision = "" if self.dtype == torch.float32 else f" of {_name(self.dtype)}"
         if self.weights_dtype is not None:
             precision += f" with weights in {_name(self.weights_dtype)}"
+        if self.quantized:
+            precision = " of its quantised weights"
         return f"{same} = {times(self.multiple)} the noise floor{precision} ({scientific(self.floor)}; {judged})"
 
 
@@ -414,12 +418,12 @@ def _floors(dtype: torch.dtype, reference: Reference, prompt: Prompt, expected: 
         roundings = reference.other_roundings(prompt.ids, _EXACT)
     for _, logits in roundings:
         length = logits.size(1)
-        floors[:, :length] = torch.maximum(floors[:, :length], _distances(logits, expected[:, :length]))
+        floors[:, :length] = torch.maximum(floors[:, :length], distances(logits, expected[:, :length]))
         del logits
     return floors
 
 
-def _distances(actual: Tensor, expected: Tensor) -> Tensor:
+def distances(actual: Tensor, expected: Tensor) -> Tensor:
     """Largest absolute difference at each token, float64 ``[B, T]``."""
     pairs = zip(_slabs(actual), _slabs(expected), strict=True)
     return torch.cat([(a - b).abs().amax(-1).double() for a, b in pairs]).view(expected.shape[:2])
@@ -570,8 +574,8 @@ def _run_in_float64(logits: Logits, candidate: Candidate, reference: Reference) 
         if long and result.comparison.max_abs < WORTH_A_LONG_RUN * logits.floor:
             continue
         actual, expected, usual = candidate.exact_logits(ids), reference.in_float64(ids), reference.logits(ids)
-        largest = max(largest, float(_distances(actual.logits, expected).max()))
-        rounding = max(rounding, float(_distances(usual, expected).max()))
+        largest = max(largest, float(distances(actual.logits, expected).max()))
+        rounding = max(rounding, float(distances(usual, expected).max()))
         scale = max(scale, float(usual.abs().max()))
         moved = max(moved, actual.moved)
         constants |= actual.constants is not None

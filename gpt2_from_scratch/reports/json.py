@@ -146,6 +146,7 @@ def _logits(part: Logits) -> _Fields:
     return {
         "dtype": part.dtype,
         "weights_dtype": part.weights_dtype,
+        "quantized": part.quantized,
         "noise_floor": part.floor,
         "threshold": part.threshold,
         "multiple": part.multiple,

@@ -111,7 +111,7 @@ def _briefly(part: Part) -> str:
 
 def _in_brief(logits: Logits) -> str:
     """The logits for the last line: the number that decides, and the threshold. What is unusual is said in full."""
-    rounded = logits.dtype != torch.float32 or logits.weights_dtype is not None
+    rounded = logits.dtype != torch.float32 or logits.weights_dtype is not None or logits.quantized
     if logits.tolerance is not None or logits.inexact or rounded or not math.isfinite(logits.max_abs):
         return str(logits)
     if logits.crashes and not logits.differ:

@@ -25,6 +25,7 @@ from gpt2_from_scratch.checks.gradients import Gradients, check_gradients
 from gpt2_from_scratch.checks.logits import Logits, check_logits
 from gpt2_from_scratch.checks.parts import PARTS
 from gpt2_from_scratch.checks.prompts import TEXT, Prompt, choose_prompts, special_ids
+from gpt2_from_scratch.checks.quantized import judged_by_quantization
 from gpt2_from_scratch.checks.recording import Recording, read_recording, record
 from gpt2_from_scratch.checks.selftests import SelfTest, SelfTests, check_full_cache, check_itself
 from gpt2_from_scratch.checks.surroundings import kept_as_it_is
@@ -278,7 +279,7 @@ class _Run:
     def find_layout(self) -> None:
         """Looks for the layout of a module of which nobody said it; without one, only its outputs can be checked."""
         module = self.subject.module
-        if not self.wanted & {"weights", "gradients", "where"} or self.recording is not None:
+        if not self.wanted & {"weights", "gradients", "where"} or self.recording is not None or self.subject.engine:
             return
         try:
             arrays = arrays_of(self.subject.model) if module is None and "weights" in self.wanted else None
@@ -301,7 +302,7 @@ class _Run:
             return
         fitted = self.fitted or self.arrays
         if fitted is None:
-            kind = "recording" if self.recording else "function"
+            kind = "recording" if self.recording else (self.subject.engine and "model of another program") or "function"
             why = self.no_layout or f"the candidate is a {kind}"
             self.unchecked["weights"] = f"{why} (a dropped key bias cannot be seen in logits)"
             return
@@ -380,8 +381,11 @@ class _Run:
             )
         if weights is not None and weights.roundings and logits.dtype == torch.float32:
             logits = replace(logits, weights_dtype=weights.rounded, rounded=weights.roundings)
+        logits = judged_by_quantization(logits, self.subject, self.checkpoint, self._loaded)
         self.verdict = replace(self.verdict, logits=logits)
-        if torch.finfo(logits.dtype).bits < 32 and logits.exact is None:
+        if logits.quantized:
+            self.unchecked["what is smaller than the quantisation of its weights"] = "verify it in float32 to see it"
+        elif torch.finfo(logits.dtype).bits < 32 and logits.exact is None:
             name = str(logits.dtype).removeprefix("torch.")
             self.unchecked[f"what is smaller than the rounding of {name}"] = "verify in float32 to see it"
 

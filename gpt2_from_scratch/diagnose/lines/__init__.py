@@ -228,6 +228,8 @@ def lines_of(candidate: Candidate, config: GPTConfig, weights: Weights) -> Accus
         config: of the checkpoint.
         weights: the checkpoint's, canonical name -> tensor.
     """
+    if candidate.engine:
+        return Accusation("could not record", why=f"{candidate.engine} computes the logits, and not Python code")
     ids = prompts_for(config)
     model = candidate.uncompiled()
 
