@@ -198,3 +198,7 @@ class CandidateError(_Hinted, ValueError):
 
 class DivergenceError(_Hinted, AssertionError):
     """The model under test was checked, and its numbers are not GPT-2's."""
+
+
+class RankError(_Hinted, RuntimeError):
+    """A model that runs on several ranks cannot be checked: one of them raised an exception, or does not answer."""

@@ -321,7 +321,8 @@ def _wide(tensor: Tensor) -> Tensor:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    own = getattr(tensor, "_local_tensor", tensor)  # a `DTensor` is a shell around this rank's part, without memory
+    return own.untyped_storage().data_ptr()
 
 
 def _large(weight: Tensor) -> bool:

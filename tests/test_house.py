@@ -61,6 +61,7 @@ ROOMS = (
     "building",
     "binding",
     "asking",
+    "ranks",  # a model on several ranks of torch.distributed
     "generation_config",
     "config",
     "trace",

@@ -19,8 +19,9 @@ from gpt2_from_scratch.asking import Way, find_way
 from gpt2_from_scratch.building import Loaded, Setting
 from gpt2_from_scratch.checks.recording import Recording
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import CandidateError, crash_place, crash_report
-from gpt2_from_scratch.precision import run_in_float64, seeing_arithmetic
+from gpt2_from_scratch.errors import CandidateError, RankError, crash_place, crash_report
+from gpt2_from_scratch.precision import in_float64, run_in_float64, seeing_arithmetic
+from gpt2_from_scratch.ranks import Ranks
 
 _ENDING = 5  # tokens at the end of a full context; their logits are compared with those of its cache
 
@@ -81,9 +82,10 @@ class Candidate:
         model: an `nn.Module`; a callable ``ids -> logits`` that takes int64 ids ``[B, T]`` as a tensor, or as a numpy
             array if it does not accept tensors; or one of these as `building.load_object` returned it.
         config: of the checkpoint; says which shape the logits must have.
+        ranks: if it runs on several; this is rank 0's part.
     """
 
-    def __init__(self, model: Any, config: GPTConfig) -> None:
+    def __init__(self, model: Any, config: GPTConfig, ranks: Ranks | None = None) -> None:
         self.loaded = model if isinstance(model, Loaded) else None
         built_with: tuple[Setting, ...] = ()
         if isinstance(model, Loaded):
@@ -95,6 +97,7 @@ class Candidate:
             )
         self.model = model
         self.config = config
+        self.ranks = ranks
         self.adaptations: dict[str, None] = {}  # what had to be done to get logits, in words, each once
         if built_with:
             self.adaptations["built with " + ", ".join(map(str, built_with))] = None
@@ -229,7 +232,8 @@ class Candidate:
         if self.module is None:  # a function may mix torch with numpy, which stays as narrow as it is
             raise NotImplementedError("only a torch module can be run in float64")
         try:
-            logits, moved = run_in_float64(lambda: self.logits(input_ids), self.module)
+            within = in_float64 if self.ranks is None else self.ranks.in_float64
+            logits, moved = run_in_float64(lambda: self.logits(input_ids), self.module, within)
         except CandidateError as error:
             cause = error.__cause__
             raise NotImplementedError(f"in float64 it fails: {cause if cause is not None else error}") from None
@@ -271,8 +275,10 @@ class Candidate:
     def way(self) -> Way:
         """How it is asked, found out at the first question."""
         if self._way is None:
-            alike = self.module or self.model
-            self._way = find_way(self.model, alike, self.config.vocab_size, self.config.n_positions, self.device)
+            model, alike = self.model, self.module or self.model
+            if self.ranks is not None:
+                model = alike = self.ranks.calling(self.model)
+            self._way = find_way(model, alike, self.config.vocab_size, self.config.n_positions, self.device)
             if self._way.about:
                 self.adaptations[self._way.about] = None
         return self._way
@@ -305,6 +311,8 @@ class Candidate:
                 if self._arithmetic is None and self.model is (self.module or self.model):
                     return self._seen(ask, input_ids, **options)
                 return ask(self._copy(input_ids), **options)
+        except RankError:
+            raise
         except Exception as error:
             raise CandidateError(
                 f"{self.name} crashed on ids of shape {list(input_ids.shape)}: {crash_report(error)}",

@@ -21,7 +21,12 @@ def stepper(candidate: Candidate) -> Feed | None:
 
     Known are: a model with `new_cache` that takes ``cache`` (this package), ``past_key_values`` (transformers),
     `reset_kv_cache` with ``use_cache`` (the book), and ``past``, ``kv_cache`` or ``cache`` given back beside logits.
+
+    Raises:
+        NotImplementedError: it runs on several ranks.
     """
+    if candidate.ranks is not None:  # each rank has a cache of its own, which cannot be sent
+        raise NotImplementedError("the model runs on several ranks")
     takes = candidate.parameters
     if "cache" in takes and hasattr(candidate.module, "new_cache"):
         return lambda pieces: _filled_in_place(candidate, pieces)

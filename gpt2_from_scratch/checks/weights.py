@@ -6,7 +6,7 @@ means is not asked here: the fault table in `diagnose` recognises it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from gpt2_from_scratch.inspecting import OfficialWeights, identify, is_official_
 from gpt2_from_scratch.layouts import fitting_layout
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout, Link, match_module
+from gpt2_from_scratch.ranks import Ranks, is_sharded, local, own_part, reshard
 
 _ROUNDINGS = (torch.bfloat16, torch.float16)
 
@@ -97,6 +98,7 @@ class Weights(Result):
         rounded: the lowest precision through which the equal ones went, or None.
         roundings: canonical name -> the lower precision that this tensor went through; files mix them.
         theirs: canonical name -> the candidate's own, where it is another.
+        ranks: canonical name -> the ranks whose part of it differs, where the candidate runs on several.
         untied: copies of a parameter that GPT-2 has once, as (name of the copy, name of the original). Equal now;
             training would part them.
         identity: whose weights the checkpoint holds, where that is known.
@@ -110,6 +112,7 @@ class Weights(Result):
     roundings: Mapping[str, torch.dtype] = field(default_factory=dict)
     theirs: Mapping[str, str] = field(default_factory=dict)
     lacking: tuple[str, ...] = ()
+    ranks: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return not self.differing and self.equal > 0
@@ -121,13 +124,42 @@ class Weights(Result):
         return f"{self.equal} of {self.equal} tensors equal{rounding}"
 
 
-def check_weights(fitted: Fitted, checkpoint: Checkpoint) -> Weights:
+def check_weights(fitted: Fitted, checkpoint: Checkpoint, ranks: Ranks | None = None) -> Weights:
     """Compares every parameter with the checkpoint's.
 
     Args:
         fitted: a module and its layout.
         checkpoint: the truth.
+        ranks: of a module that runs on several: each compares what it holds.
     """
+    weights = _compared(fitted, checkpoint) if ranks is None else _joined(ranks.do(_compared_here, fitted.layout))
+    return replace(weights, identity=identify(checkpoint) if is_official_size(fitted.config) else None)
+
+
+def _compared_here(module: nn.Module, checkpoint: Checkpoint, layout: Layout) -> Weights:
+    reshard(module)
+    return _compared(fit(Candidate(module, checkpoint.config), checkpoint.config, (layout,)), checkpoint)
+
+
+def _joined(parts: Sequence[Weights]) -> Weights:
+    """What every rank found of the part that it holds, as one: equal is what is equal on every rank."""
+    differing: dict[str, Comparison] = {}
+    ranks: dict[str, tuple[int, ...]] = {}
+    for rank, part in enumerate(parts):
+        for name, comparison in part.differing.items():
+            ranks[name] = (*ranks.get(name, ()), rank)
+            if name not in differing or comparison.max_abs > differing[name].max_abs:
+                differing[name] = comparison
+    roundings = {name: dtype for part in parts for name, dtype in part.roundings.items() if name not in differing}
+    first = parts[0]
+    equal = first.equal + len(first.differing) - len(differing)
+    return replace(
+        first, equal=equal, differing=differing, rounded=_lowest(roundings), roundings=roundings, ranks=ranks
+    )
+
+
+def _compared(fitted: Fitted, checkpoint: Checkpoint) -> Weights:
+    """What this process holds of every parameter against the checkpoint's."""
     config, parameters = fitted.config, fitted.parameters
     equal, differing = 0, {}
     roundings: dict[str, torch.dtype] = {}
@@ -136,20 +168,38 @@ def check_weights(fitted: Fitted, checkpoint: Checkpoint) -> Weights:
         name = link.tied_to if link.tied_to and config.tie_word_embeddings else link.canonical
         if link.canonical is None or name is None:
             continue
-        actual = link.to_canonical([parameters[each].detach().cpu() for each in link.theirs])
         whole = checkpoint.read(name)
         expected = link.without_absent(whole)
         if link.absent and not torch.equal(expected, whole):
             lacking.append(link.canonical)
-        rounding = _rounding(actual, expected)
+        actual, held = _held(link, [parameters[each].detach() for each in link.theirs])
+        rounding = _rounding(actual, expected) if held is None else _rounding(actual[held], expected[held])
         if rounding is None:
-            differing[link.canonical] = compare(actual, expected.to(actual.dtype))
+            expected = expected.to(actual.dtype)
+            differing[link.canonical] = compare(actual if held is None else actual.where(held, expected), expected)
             continue
         equal += 1
         roundings.update((name, dtype) for dtype in rounding)
-    lowest = max(roundings.values(), key=lambda dtype: torch.finfo(dtype).eps, default=None)
-    identity = identify(checkpoint) if is_official_size(config) else None
-    return Weights(equal, differing, lowest, tuple(_untied(fitted)), identity, roundings, fitted.theirs, tuple(lacking))
+    untied = tuple(_untied(fitted))
+    return Weights(equal, differing, _lowest(roundings), untied, None, roundings, fitted.theirs, tuple(lacking))
+
+
+def _held(link: Link, parameters: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """GPT-2's tensor as these parameters hold it; and where this rank holds it, unless that is everywhere."""
+    if not any(map(is_sharded, parameters)):
+        return link.to_canonical([each.cpu() for each in parameters]), None
+    values, held = [], []
+    for parameter in parameters:
+        part = own_part(parameter)
+        values.append(torch.zeros(parameter.shape, dtype=parameter.dtype))
+        values[-1][part] = local(parameter).cpu()
+        held.append(torch.zeros(parameter.shape, dtype=torch.bool))
+        held[-1][part] = True
+    return link.to_canonical(values), link.to_canonical(held)
+
+
+def _lowest(roundings: Mapping[str, torch.dtype]) -> torch.dtype | None:
+    return max(roundings.values(), key=lambda dtype: torch.finfo(dtype).eps, default=None)
 
 
 def _rounding(actual: Tensor, expected: Tensor) -> set[torch.dtype] | None:
@@ -169,6 +219,6 @@ def _untied(fitted: Fitted) -> Iterator[tuple[str, str]]:
     heads = [link.theirs[0] for link in fitted.links if link.tied_to == "wte.weight"]
     embeddings = [link.theirs[0] for link in fitted.links if link.canonical == "wte.weight"]
     for head, embedding in ((head, embedding) for head in heads for embedding in embeddings):
-        one, other = parameters[head], parameters[embedding]
+        one, other = local(parameters[head]), local(parameters[embedding])
         if one.data_ptr() != other.data_ptr() and torch.equal(one, other):
             yield head, embedding

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from gpt2_from_scratch.cli.arguments import parsed
-from gpt2_from_scratch.cli.child import loads_code, run_in_child
+from gpt2_from_scratch.cli.child import loads_code, run_in_child, speaker
 from gpt2_from_scratch.cli.exit_codes import BROKEN_PIPE, COULD_NOT_CHECK, INTERRUPTED
 from gpt2_from_scratch.cli.options import as_flags
-from gpt2_from_scratch.errors import CandidateError, CheckpointError, printable
+from gpt2_from_scratch.errors import CandidateError, CheckpointError, RankError, printable
 
 __all__ = ["main"]
 
@@ -50,24 +50,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _failed(error: BaseException) -> int:
     """Says what went wrong, and returns the exit code for it: never one that looks like a verdict."""
     if _was_interrupted(error):
-        print("gpt2: interrupted", file=sys.stderr)
+        print(f"{speaker()}: interrupted", file=sys.stderr)
         return INTERRUPTED
     match error:
         case BrokenPipeError():  # the reader of our output left: `gpt2 inspect ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return BROKEN_PIPE
-        case CheckpointError() | CandidateError():
+        case CheckpointError() | CandidateError() | RankError():
             hint = error.hint_in(as_flags)
-            print(f"gpt2: {error.message}" + (f"\n  hint: {printable(hint)}" if hint else ""), file=sys.stderr)
+            print(f"{speaker()}: {error.message}" + (f"\n  hint: {printable(hint)}" if hint else ""), file=sys.stderr)
         case OSError(filename=str(file), strerror=str(why)):  # a place that is read-only, a disk that is full
-            print(f"gpt2: {printable(f'{file}: {why}')}", file=sys.stderr)
+            print(f"{speaker()}: {printable(f'{file}: {why}')}", file=sys.stderr)
         case ValueError() | OSError():  # a user's mistake, a report that cannot be written
-            print(f"gpt2: {printable(str(error))}", file=sys.stderr)
+            print(f"{speaker()}: {printable(str(error))}", file=sys.stderr)
         case SystemExit():  # of code that was given as a model: its 0 would read as "verified"
-            print(f"gpt2: your code called sys.exit({error.code!r}); nothing was verified", file=sys.stderr)
+            print(f"{speaker()}: your code called sys.exit({error.code!r}); nothing was verified", file=sys.stderr)
         case _:
             traceback.print_exception(error)
-            print("gpt2: unexpected error, see above: please report it", file=sys.stderr)
+            print(f"{speaker()}: unexpected error, see above: please report it", file=sys.stderr)
     return COULD_NOT_CHECK
 
 

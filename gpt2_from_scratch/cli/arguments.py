@@ -67,7 +67,9 @@ def parser() -> argparse.ArgumentParser:
         "verify",
         help="check a model against transformers' GPT2LMHeadModel",
         description="Checks a model against transformers' GPT2LMHeadModel on the same checkpoint: by default this "
-        "package's own, with --model yours. Exit code 0: verified, 1: diverged, 2: could not check.",
+        "package's own, with --model yours. Exit code 0: verified, 1: diverged, 2: could not check. For a model on "
+        "several ranks (FSDP2, tensor parallel, DDP): torchrun --nproc-per-node N -m gpt2_from_scratch verify "
+        "CHECKPOINT --model my.py:build(). Every rank builds its part; rank 0 prints.",
     )
     verify.add_argument(
         "named",

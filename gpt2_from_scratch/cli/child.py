@@ -23,6 +23,7 @@ _SAID = {VERIFIED: 210, DIVERGED: 211, COULD_NOT_CHECK: 212, INTERRUPTED: 213, B
 _RETURNED = {said: code for code, said in _SAID.items()}
 _PROGRAM = "from gpt2_from_scratch.cli import child, main; child.child(main)"
 _SECONDS = 1.0  # between two looks at whether the parent is still there
+_LAST = 3.0  # seconds, from torchrun's signal, for a rank that has its result and is about to end; torchrun waits 30
 
 _REMEDIES = {
     "SIGBUS": "a file that was mapped was cut short, or its disk failed: give --no-mmap, or a copy of the file",
@@ -35,10 +36,33 @@ def loads_code(arguments: argparse.Namespace) -> bool:
     return any(":" in (getattr(arguments, name, None) or "") for name in ("model", "check", "layout", "file_layout"))
 
 
+def ranks() -> int:
+    """How many processes torchrun has started with this command line; 1 without torchrun."""
+    return int(os.environ["WORLD_SIZE"]) if "TORCHELASTIC_RUN_ID" in os.environ else 1
+
+
+def speaker() -> str:
+    """Who speaks on stderr: ``gpt2``, and under torchrun on which rank."""
+    return f"gpt2, rank {os.environ['RANK']}" if ranks() > 1 else "gpt2"
+
+
+class _Stopped(Exception):
+    """torchrun has sent SIGTERM, as it does to all ranks when one has ended with an error."""
+
+
+def _stop(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Stopped
+
+
 def run_in_child() -> int:
     """Runs this command line in a child process, and returns the exit code that its result means."""
     # -P: the folder that somebody stands in may hold a file named like a module of ours.
-    process = subprocess.Popen([sys.executable, "-P", "-c", _PROGRAM, *sys.argv[1:]])
+    # Under torchrun it is in a group of its own, so that torchrun's signal leaves it time to end by itself.
+    group = 0 if ranks() > 1 and os.name == "posix" else None
+    process = subprocess.Popen([sys.executable, "-P", "-c", _PROGRAM, *sys.argv[1:]], process_group=group)
+    if ranks() > 1:
+        signal.signal(signal.SIGTERM, _stop)
     interrupts = 0
     while True:
         try:
@@ -50,16 +74,27 @@ def run_in_child() -> int:
                 process.kill()
             elif os.name == "posix":  # a terminal has sent it to both, a program only to this process
                 process.send_signal(signal.SIGINT)
+        except _Stopped:
+            try:
+                ended = process.wait(_LAST)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                if os.environ["RANK"] == "0":
+                    why = "torchrun stopped it, because another rank had ended; what that said stands above or below"
+                    print(f"{speaker()}: could not check: {why}", file=sys.stderr)
+                return COULD_NOT_CHECK
+    if ranks() > 1:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the result is known; Python's own end would forget `_stop`
     if ended in _RETURNED:
         return _RETURNED[ended]
     if interrupts or ended == -signal.SIGINT:
-        print("gpt2: interrupted", file=sys.stderr)
+        print(f"{speaker()}: interrupted", file=sys.stderr)
         return INTERRUPTED
     how = f"exit code {ended}" if ended >= 0 else signal.Signals(-ended).name
     remedy = _REMEDIES.get(how, "your code, or what it calls, ended it: run it by itself to see where")
-    print(
-        f"gpt2: could not check: the process ended before there was a result ({how})\n  hint: {remedy}", file=sys.stderr
-    )
+    what = "could not check: the process ended before there was a result"
+    print(f"{speaker()}: {what} ({how})\n  hint: {remedy}", file=sys.stderr)
     return COULD_NOT_CHECK
 
 

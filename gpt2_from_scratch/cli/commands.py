@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gpt2_from_scratch.cli.exit_codes import DIVERGED, INTERRUPTED, VERIFIED
+from gpt2_from_scratch.cli.child import ranks
+from gpt2_from_scratch.cli.exit_codes import COULD_NOT_CHECK, DIVERGED, INTERRUPTED, VERIFIED
 from gpt2_from_scratch.cli.options import as_flags, checkpoint_options, dtype_choice, layout_choice, opened, settings
 from gpt2_from_scratch.cli.terminal import bar, for_terminal, progress
 from gpt2_from_scratch.errors import CheckpointError, MappingError, printable
@@ -19,11 +20,35 @@ from gpt2_from_scratch.errors import CheckpointError, MappingError, printable
 if TYPE_CHECKING:
     from gpt2_from_scratch.building import Loaded
     from gpt2_from_scratch.loading import Checkpoint
+    from gpt2_from_scratch.ranks import Ranks
     from gpt2_from_scratch.reports import Verdict
 
 
 def verify(arguments: argparse.Namespace) -> int:
-    """`gpt2 verify`: 0 verified, 1 diverged, 130 interrupted. Reports are written where there is no verdict, too."""
+    """`gpt2 verify`: 0 verified, 1 diverged, 130 interrupted. Under torchrun every rank returns what rank 0 does."""
+    if ranks() == 1:
+        return _verify(arguments, None)
+    from gpt2_from_scratch.ranks import Ranks
+
+    several = Ranks()
+    if several.rank == 0:
+        code = COULD_NOT_CHECK
+        try:
+            code = _verify(arguments, several)
+            return code
+        finally:
+            several.end(code)
+    from gpt2_from_scratch.checks.surroundings import kept_as_it_is
+
+    several.wait_for_rank_0()
+    checkpoint = opened(arguments)
+    several.joins(_candidate(arguments, checkpoint)[0].object, checkpoint)
+    with kept_as_it_is():
+        return several.follow()
+
+
+def _verify(arguments: argparse.Namespace, several: "Ranks | None") -> int:
+    """Reports are written where there is no verdict, too."""
     for path in filter(None, (arguments.json, arguments.junit_xml, arguments.html)):
         if not os.path.isdir(os.path.dirname(path) or "."):
             raise ValueError(f"cannot write {path}: there is no folder {os.path.dirname(path)!r}")
@@ -34,7 +59,7 @@ def verify(arguments: argparse.Namespace) -> int:
     try:
         checkpoint = opened(arguments)
         _check_unread(_reports(arguments), arguments, checkpoint)
-        verdict = _verdict(arguments, checkpoint)
+        verdict = _verdict(arguments, checkpoint, several)
     except KeyboardInterrupt as interrupted:
         partial = getattr(interrupted, "verdict", None)
         if partial is None:
@@ -94,13 +119,19 @@ def _fix(verdict: "Verdict") -> None:
     print(f"wrote the patch into {patch.path}; what it was before is in {old}. Verify it again: the check starts anew.")
 
 
-def _verdict(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> "Verdict":
+def _verdict(arguments: argparse.Namespace, checkpoint: "Checkpoint", several: "Ranks | None") -> "Verdict":
     from gpt2_from_scratch.verifier import verify
 
     tolerance = None
     if arguments.atol is not None or arguments.rtol is not None:
         tolerance = (arguments.atol or 0.0, arguments.rtol or 0.0)
+    if several is not None:
+        if ":" not in (arguments.model or "") or arguments.outputs is not None:
+            raise ValueError("on several ranks, verify checks a model of yours: give --model FILE.py:OBJECT")
+        several.go_on()  # what is wrong with the arguments or the checkpoint, rank 0 says alone
     candidate, layout = _candidate(arguments, checkpoint)
+    if several is not None:
+        several.joins(candidate.object, checkpoint)
     with progress() as report:
         return verify(
             candidate,
@@ -114,6 +145,7 @@ def _verdict(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> "Verdic
             always_trace=arguments.html is not None,
             diagnose_seconds=0.0 if arguments.no_diagnose else arguments.diagnose_seconds,
             progress=report,
+            ranks=several,
         )
 
 
@@ -207,6 +239,10 @@ def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple
             biases=not checkpoint.matching.zeros,
             settings=settings(arguments.config, "--config"),
         )
+        if ranks() > 1:
+            from gpt2_from_scratch.ranks import inside_ddp
+
+            loaded = replace(loaded, object=inside_ddp(loaded.object))
         return _filled(loaded, layout, checkpoint), layout
     from gpt2_from_scratch.model import GPTModel
 

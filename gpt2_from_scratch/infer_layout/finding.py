@@ -12,6 +12,7 @@ from gpt2_from_scratch.infer_layout.inference import infer_layout
 from gpt2_from_scratch.infer_layout.recognition import recognise
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.mapping import Layout, match_module
+from gpt2_from_scratch.ranks import is_sharded
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ def find_layout(module: nn.Module, config: GPTConfig, read: Callable[[str], Tens
     matching = match_module(module, config, [layout for variants in LAYOUTS.values() for layout in variants])
     if matching:
         return FoundLayout(matching.layout, f"the built-in layout {matching.layout.name!r}, by its names")
+    if any(map(is_sharded, module.parameters())):
+        raise MappingError(
+            f"no built-in layout fits {name_of(module)}, and no other can be found out while it is on several ranks",
+            hint="find it on one: gpt2 map FILE.py:OBJECT > my_layout.py, and give --layout my_layout.py:LAYOUT",
+        )
     if read is not None and (layout := recognise(module, config, read)) is not None:
         return FoundLayout(layout, "a layout that the weights' values show")
     inferred = infer_layout(module, config)

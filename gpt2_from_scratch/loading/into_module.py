@@ -15,6 +15,7 @@ from gpt2_from_scratch.loading.opening import Checkpoint, OpenOptions, Source, o
 from gpt2_from_scratch.loading.report import LoadReport, report_of
 from gpt2_from_scratch.loading.values import check_values
 from gpt2_from_scratch.mapping import Matching, listed, match_module, write_theirs
+from gpt2_from_scratch.ranks import is_sharded, local, own_part
 
 if TYPE_CHECKING:
     from gpt2_from_scratch.infer_layout import FoundLayout
@@ -116,11 +117,16 @@ def _tensors(parameters: Mapping[str, nn.Parameter], matching: Matching, checkpo
     config = checkpoint.config
     _check_sharing(parameters, matching, config)
     reads = write_theirs(matching.layout, config, checkpoint.read, wanted=parameters.__contains__)
-    tensors = {name: read() for name, read in reads.items()}
-    tensors |= {name: torch.zeros(parameters[name].shape) for name in _zeroed(matching, config)}
+    tensors = {name: _own(read(), parameters[name]) for name, read in reads.items()}
+    tensors |= {name: torch.zeros(local(parameters[name]).shape) for name in _zeroed(matching, config)}
     for name, tensor in tensors.items():
         check_values(checkpoint.located.source, name, tensor, parameters[name].dtype)
     return tensors
+
+
+def _own(tensor: Tensor, parameter: nn.Parameter) -> Tensor:
+    """The part of a tensor that this rank holds of the parameter, copied, so that no other part is kept."""
+    return tensor[own_part(parameter)].clone() if is_sharded(parameter) else tensor
 
 
 def _zeroed(matching: Matching, config: GPTConfig) -> list[str]:
@@ -136,12 +142,13 @@ def _write(module: nn.Module, parameters: Mapping[str, nn.Parameter], tensors: M
             parameter = parameters[name]
             if parameter.is_meta:
                 if parameter not in replaced:
-                    empty = torch.empty(parameter.shape, dtype=parameter.dtype, device="cpu")
+                    device = parameter.device_mesh.device_type if is_sharded(parameter) else "cpu"
+                    empty = torch.empty_like(parameter, device=device)
                     replaced[parameter] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
                 parameter = replaced[parameter]
                 owner, _, attribute = name.rpartition(".")
                 setattr(module.get_submodule(owner), attribute, parameter)
-            parameter.copy_(tensor)
+            local(parameter).copy_(tensor)
 
 
 def _module_notes(module: nn.Module, matching: Matching, checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -109,6 +109,7 @@ def _weights(part: Weights) -> _Fields:
         "differing": {name: _comparison(comparison) for name, comparison in part.differing.items()},
         "rounded": part.rounded,
         "lacking": part.lacking,
+        "ranks": part.ranks,
         "untied": [{"copy": copy, "original": original} for copy, original in part.untied],
         "identity": None if part.identity is None else str(part.identity),
     }

@@ -197,7 +197,8 @@ def weights_details(weights: Weights) -> list[str]:
     """The differing tensors, those that differ alike on one line; then what is worth knowing and no difference."""
     kinds: dict[str, list[str]] = {}
     for name, comparison in weights.differing.items():
-        kinds.setdefault(f"largest difference {scientific(comparison.max_abs)}", []).append(name)
+        where = f" on rank {', '.join(map(str, weights.ranks[name]))}" if name in weights.ranks else ""
+        kinds.setdefault(f"largest difference {scientific(comparison.max_abs)}{where}", []).append(name)
     lines = [f"{_places(names, weights.theirs)}: {how}" for how, names in kinds.items()]
     if weights.lacking:
         names = ", ".join(collapse(weights.lacking))

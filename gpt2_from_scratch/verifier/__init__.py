@@ -45,6 +45,7 @@ from gpt2_from_scratch.loading import (
     open_checkpoint,
 )
 from gpt2_from_scratch.mapping import Layout
+from gpt2_from_scratch.ranks import Ranks
 from gpt2_from_scratch.reference import Reference, load_reference
 from gpt2_from_scratch.reports.results import Fact, Part
 from gpt2_from_scratch.reports.verdict import Verdict
@@ -116,6 +117,7 @@ class VerifyOptions(OpenOptions, total=False):
         always_trace: compare inside even when the logits agree, for the report.
         diagnose_seconds: time to search for the fault when weights or logits fail (60); 0 does not search.
         progress: called with the name of each phase as it begins.
+        ranks: of a model that runs on several, from the one that leads; the others must be following.
     """
 
     prompts: Sequence[Prompt] | None
@@ -129,6 +131,7 @@ class VerifyOptions(OpenOptions, total=False):
     always_trace: bool
     diagnose_seconds: float
     progress: Callable[[str], None]
+    ranks: Ranks | None
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,7 @@ class _Asked:
     always_trace: bool = False
     diagnose_seconds: float = DIAGNOSE_SECONDS
     progress: Callable[[str], None] = lambda phase: None
+    ranks: Ranks | None = None
 
 
 def verify(
@@ -226,13 +230,16 @@ class _Run:
     """One verification: a method per part, which adds its result to `verdict` or its reason to `unchecked`."""
 
     def __init__(self, candidate: Any, checkpoint: Checkpoint, layouts: Sequence[Layout], asked: _Asked) -> None:
-        self.subject = Candidate(candidate, checkpoint.config)
+        self.subject = Candidate(candidate, checkpoint.config, asked.ranks)
         self.recording = self.subject.recording
         self.checkpoint = checkpoint
         self.asked = asked
         self.wanted = frozenset(PARTS) - frozenset(asked.skip) - (frozenset() if asked.gradients else {"gradients"})
         self.phase = "loading"
         self.unchecked: dict[str, str] = {part: "as asked" for part in PARTS if part in asked.skip}
+        self.on_ranks = f"the model runs on {asked.ranks.size} ranks" if asked.ranks is not None else ""
+        if self.on_ranks:
+            self.subject.adaptations[f"{self.on_ranks}; each compares its weights, and the logits are rank 0's"] = None
         source = checkpoint.located.source
         name = source if source != TINY.name else "the model inside the package"
         environment = _environment(self.subject)
@@ -307,7 +314,7 @@ class _Run:
             self.unchecked["weights"] = f"{why} (a dropped key bias cannot be seen in logits)"
             return
         self.enter("weights")
-        self.verdict = replace(self.verdict, weights=check_weights(fitted, self.checkpoint))
+        self.verdict = replace(self.verdict, weights=check_weights(fitted, self.checkpoint, self.asked.ranks))
 
     def check_itself(self) -> None:
         if "self-tests" not in self.wanted:
@@ -317,10 +324,11 @@ class _Run:
             return
         self.enter("self-tests")
         tests = check_itself(self.subject, full_context="logits" not in self.wanted)
-        if self.asked.train and self.subject.module is not None:
+        if self.asked.train and self.subject.module is not None and not self.on_ranks:
             tests = SelfTests((*tests.results, *check_training(self.subject)))
         else:
-            why = "only a torch module has one" if self.subject.module is None else "not asked for"
+            why = "only a torch module has one" if self.subject.module is None else self.on_ranks
+            why = why if self.asked.train else "not asked for"
             self.unchecked["training mode"] = why
         for test in tests.told:
             told = str(test).splitlines()[0]
@@ -428,7 +436,9 @@ class _Run:
         if "gradients" not in self.wanted:
             return
         fitting = [prompt for prompt in self.prompts if 1 < prompt.ids.size(1) <= _TRACED]
-        if self.fitted is None:
+        if self.on_ranks:
+            self.unchecked["gradients"] = self.on_ranks
+        elif self.fitted is None:
             self.unchecked["gradients"] = "that takes a torch module and its layout"
         elif torch.finfo(self.subject.precision).bits < 32:
             self.unchecked["gradients"] = "there is no noise floor for those of lower precision"
@@ -444,7 +454,9 @@ class _Run:
     def locate(self) -> None:
         if "where" not in self.wanted or not (self._differ or self.asked.always_trace):
             return
-        if self.fitted is None:
+        if self.on_ranks:
+            self.unchecked["where"] = f"{self.on_ranks}: verify it on one, without torchrun"
+        elif self.fitted is None:
             self.unchecked["where"] = "that takes a torch module and its layout"
         else:
             self.enter("first divergence")
@@ -482,7 +494,7 @@ class _Run:
                 self.subject,
                 self.checkpoint,
                 self.reference,
-                inside=self.traced if self.traced is not None else self.fitted,
+                inside=None if self.on_ranks else self.traced if self.traced is not None else self.fitted,
                 failing=failing,
                 weights_right=None if self.verdict.weights is None else bool(self.verdict.weights),
                 seconds=self.asked.diagnose_seconds,

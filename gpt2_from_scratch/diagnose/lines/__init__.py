@@ -230,6 +230,8 @@ def lines_of(candidate: Candidate, config: GPTConfig, weights: Weights) -> Accus
     """
     if candidate.engine:
         return Accusation("could not record", why=f"{candidate.engine} computes the logits, and not Python code")
+    if candidate.ranks is not None:
+        return Accusation("could not record", why="the model runs on several ranks")
     ids = prompts_for(config)
     model = candidate.uncompiled()
 

@@ -1,0 +1,273 @@
+"""A model that runs on several ranks of torch.distributed: FSDP2, tensor parallel, DDP, or collectives by hand.
+
+`torchrun` starts the same command once for each rank. The forward passes of such a model are collective: every rank has
+to run them, on the same ids and in the same order. Only rank 0 judges. So rank 0 says what is to be done (`Ranks.do`),
+through torchrun's own key-value store, and the other ranks do the same (`Ranks.follow`).
+
+torchrun ends all ranks when one of them ends with an error. Here, no rank waits for another without a limit.
+"""
+
+import math
+import os
+import pickle
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from gpt2_from_scratch.errors import RankError, crash_report
+from gpt2_from_scratch.precision import InFloat64, in_float64
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+Model: TypeAlias = Callable[..., Any]
+Result = TypeVar("Result")
+
+_RAISED = 10.0  # seconds that a rank which raised an exception waits for the others: they raise it, too, or hang
+_ANSWERS = 600.0  # seconds from rank 0's answer to the others', which do the same work at the same time
+_POLL = 0.01  # seconds between two looks at the store, a few percent of a small model's forward pass
+
+
+class Ranks:
+    """Rank 0 leads the other ranks of one torchrun.
+
+    Attributes:
+        rank: of this process.
+        size: how many there are.
+    """
+
+    def __init__(self) -> None:
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
+
+        store, self.rank, self.size = next(rendezvous("env://"))  # of torchrun's environment variables
+        restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        self._store = PrefixStore(f"gpt2_from_scratch/{restart}", store)
+        self._model: Model | None = None
+        self._checkpoint: Any = None
+        self._count = 0  # of what was to be done so far
+        self._nudge: int | None = None  # of the float64 run that rank 0 is in
+
+    def go_on(self) -> None:
+        """Lets the other ranks go on from `wait_for_rank_0`."""
+        self._send("ready", None)
+
+    def wait_for_rank_0(self) -> None:
+        """Waits without a limit: if rank 0 ends, torchrun ends this one, too."""
+        self._wait("ready", math.inf)
+
+    def joins(self, model: Model, checkpoint: Any) -> None:
+        """Gives this rank what it works on.
+
+        Args:
+            model: this rank's part of the model.
+            checkpoint: the same on each rank; any object.
+        """
+        if isinstance(model, nn.Module):
+            model.eval()
+        self._model, self._checkpoint = model, checkpoint
+
+    def do(self, work: Callable[..., Result], *args: Any, own_only: bool = False) -> list[Result]:
+        """Does ``work(model, checkpoint, *args)`` on every rank, and returns what it returned there. Rank 0 calls this.
+
+        Args:
+            work: a function at the top of a module, as it is sent by its name.
+            *args: what can be pickled; tensors arrive on the CPU.
+            own_only: return rank 0's result alone; the others' may be large, and the same.
+
+        Raises:
+            RankError: some ranks raised an exception, or do not answer.
+            Exception: what `work` raised, if it was raised on every rank.
+        """
+        sent = tree_map_only(Tensor, Tensor.cpu, args)
+        self._send(f"work {self._count}", (work, sent, self._nudge, own_only))
+        own, error = self._outcome(work, args)
+        answers = self._answers(error)
+        reports = {rank: report for rank, (_, report) in answers.items() if report}
+        if error is not None and len(reports) == len(answers):
+            raise error
+        if error is not None:
+            reports[0] = crash_report(error)
+        for rank in sorted(reports):
+            fine = "the others did not" if len(reports) == 1 else f"{self.size - len(reports)} of {self.size} did not"
+            raise RankError(f"rank {rank} raised an exception, and {fine}: {reports[rank]}")
+        return [own] if own_only else [own, *(answers[rank][0] for rank in sorted(answers))]  # type: ignore[list-item]
+
+    def follow(self) -> int:
+        """Does what rank 0 says, until it says with which exit code to end.
+
+        Raises:
+            RankError: this rank raised an exception, and rank 0 did not.
+        """
+        patience, report = math.inf, ""  # rank 0 may take any time for the reference; torchrun sees it end
+        while True:
+            if not self._wait(f"work {self._count}", patience):
+                raise RankError(f"rank {self.rank} raised an exception, and rank 0 has not for {_RAISED:g} s: {report}")
+            work, args, nudge, own_only = self._received(f"work {self._count}")
+            if work is None:
+                return int(args)
+            module = self._model if isinstance(self._model, nn.Module) else None
+            with in_float64(module, nudge) if nudge is not None else nullcontext():
+                result, error = self._outcome(work, args)
+            report = crash_report(error) if error is not None else ""
+            self._send(f"answer {self._count} of {self.rank}", (None if own_only else result, report))
+            self._count += 1
+            patience = _RAISED if error is not None else math.inf
+
+    def end(self, code: int) -> None:
+        """Ends the other ranks with this exit code."""
+        self._send(f"work {self._count}", (None, code, None, True))
+
+    def calling(self, model: Model) -> Model:
+        """The model as a function that runs on every rank."""
+
+        @wraps(getattr(model, "forward", model))
+        def call(*args: Any, **options: Any) -> Any:
+            return self.do(_called, args, options, own_only=True)[0]
+
+        return call
+
+    @contextmanager
+    def in_float64(self, module: nn.Module, nudge: int = 0) -> Iterator[InFloat64]:
+        """As `precision.in_float64`, on every rank."""
+        self.do(_unshard)  # now: gathering parameters writes into buffers of their own type
+        self._nudge = nudge
+        try:
+            with in_float64(module, nudge) as met:
+                yield met
+        finally:
+            self._nudge = None
+            self.do(reshard)
+
+    def _outcome(self, work: Callable[..., Result], args: Any) -> tuple[Result | None, Exception | None]:
+        try:
+            return work(self._model, self._checkpoint, *args), None
+        except Exception as error:
+            return None, error
+
+    def _answers(self, error: Exception | None) -> Mapping[int, tuple[Any, str]]:
+        """Rank -> what its work returned, and the report of the exception that it raised."""
+        patience = _ANSWERS if error is None else _RAISED
+        answers = {}
+        for rank in range(1, self.size):
+            key = f"answer {self._count} of {rank}"
+            if not self._wait(key, patience):
+                own = f"; rank 0 raised an exception: {crash_report(error)}" if error is not None else ""
+                raise RankError(f"rank {rank} has not answered for {patience:g} s{own}")
+            answers[rank] = self._received(key)
+        self._count += 1
+        return answers
+
+    def _send(self, key: str, value: object) -> None:
+        self._store.set(key, pickle.dumps(value))  # type: ignore[arg-type]  # it takes bytes, too
+
+    def _received(self, key: str) -> Any:
+        return pickle.loads(self._store.get(key))
+
+    def _wait(self, key: str, seconds: float) -> bool:
+        """Waits for a key, in Python, where Ctrl-C is heard; returns False when the time is over."""
+        end = time.monotonic() + seconds
+        while not self._store.check([key]):
+            if time.monotonic() > end:
+                return False
+            time.sleep(_POLL)
+        return True
+
+
+@torch.inference_mode()
+def _called(model: Model, checkpoint: Any, args: Any, options: Any) -> Any:
+    """What the model returns, its sharded tensors made whole."""
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    if parameter is not None:
+        args, options = tree_map_only(Tensor, lambda tensor: tensor.to(parameter.device), (args, options))
+    output = model(*args, **options)
+    logits = getattr(output, "logits", None)
+    return logits.full_tensor() if is_sharded(logits) else tree_map_only(Tensor, _whole, output)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def inside_ddp(model: Any) -> Any:
+    """The module inside `DistributedDataParallel`, which computes the same; anything else as it is."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+# ------------------------------------------------------------------------------------------------- sharded parameters
+
+
+def is_sharded(value: Any) -> "TypeGuard[DTensor]":
+    """Whether this is a tensor of torch.distributed (`DTensor`), of which a rank may hold a part."""
+    return hasattr(value, "device_mesh")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a tensor: of a plain one all, the tensor itself."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def own_part(parameter: Tensor) -> tuple[slice | Tensor, ...]:
+    """Where the part that this rank holds lies in the whole parameter, as an index of a tensor of its shape.
+
+    torch is asked to share out the numbers of each axis as it has shared out the parameter: some ways to do that leave
+    a rank with several pieces.
+
+    Args:
+        parameter: any; of a plain one a rank holds all.
+
+    Returns:
+        A slice for each axis, which makes the index a view; a tensor of places for an axis in several pieces.
+    """
+    if not is_sharded(parameter):
+        return (slice(None),) * parameter.dim()
+    from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+
+    assert isinstance(parameter, DTensor)
+    index: list[slice | Tensor] = []
+    for axis, length in enumerate(parameter.shape):
+        placements = [
+            _first_axis(each) if getattr(each, "dim", None) == axis else Replicate() for each in parameter.placements
+        ]
+        # Without a source rank, each rank cuts its own copy, and nothing is sent.
+        shared = distribute_tensor(torch.arange(length), parameter.device_mesh, placements, src_data_rank=None)
+        places = shared.to_local().cpu()
+        first, count = int(places[0]) if len(places) else 0, len(places)
+        joined = torch.equal(places, torch.arange(first, first + count))
+        index.append(slice(first, first + count) if joined else places)
+    return tuple(index)
+
+
+def _first_axis(placement: Any) -> Any:
+    """The same way of sharding, for a tensor of one axis."""
+    pieces = getattr(placement, "split_factor", None)  # of a rank: FSDP2 over tensor parallel
+    return type(placement)(0) if pieces is None else type(placement)(0, split_factor=pieces)
+
+
+@torch.inference_mode()  # as in forward passes, so that the same buffers are written
+def _unshard(model: Model, checkpoint: Any) -> None:
+    """Gathers all parameters of FSDP2 on every rank."""
+    for module in _fully_sharded(model):
+        module.unshard()
+
+
+def reshard(model: Model, checkpoint: Any = None) -> None:
+    """Frees what FSDP2 has gathered; afterwards parameters are shards, wherever a forward pass has left off."""
+    for module in _fully_sharded(model):
+        module.reshard()
+
+
+def _fully_sharded(model: Model) -> "Iterator[FSDPModule]":
+    from torch.distributed.fsdp import FSDPModule
+
+    modules = model.modules() if isinstance(model, nn.Module) else ()
+    return (module for module in modules if isinstance(module, FSDPModule))

@@ -1,0 +1,108 @@
+"""What a user of torchrun has: the book's GPT-2, divided among the ranks in three ways. `test_ranks` verifies it.
+
+The environment variable ``FAULT`` says what is wrong with it. `loaded` is a model of the kind ``BUILD``, into which the
+file itself loads ``WEIGHTS``.
+"""
+
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate, Shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+from gpt2_from_scratch.loading import load_into, open_checkpoint
+from gpt2_from_scratch.ranks import local
+from tests.foreign.book import GPTModel, LayerNorm
+
+NAMES = ("vocab_size", "context_length", "emb_dim", "n_heads", "n_layers")
+FAULT = os.environ.get("FAULT", "")
+LAST = int(os.environ["WORLD_SIZE"]) - 1
+ON_LAST = int(os.environ["RANK"]) == LAST
+
+
+class UnbiasedNorm(LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        mean, var = x.mean(-1, keepdim=True), x.var(-1, keepdim=True, unbiased=True)
+        return self.scale * (x - mean) / torch.sqrt(var + self.eps) + self.shift
+
+
+def model(cfg: Mapping[str, int]) -> GPTModel:
+    gpt = GPTModel({**{name: cfg[name] for name in NAMES}, "drop_rate": 0.1, "qkv_bias": True})
+    if FAULT == "unbiased":
+        for norm in (each for each in gpt.modules() if isinstance(each, LayerNorm)):
+            norm.__class__ = UnbiasedNorm
+    return gpt
+
+
+def with_fault(gpt: nn.Module) -> nn.Module:
+    """What goes wrong on the last rank alone: a weight, or the forward pass, in the middle of the model."""
+    inner = getattr(gpt, "module", gpt)
+    if "WEIGHTS" in os.environ:
+        load_into(inner, os.environ["WEIGHTS"])
+    layer = inner.trf_blocks[1].ff.layers[2]
+    if FAULT == "shard" and ON_LAST:
+        with torch.no_grad():
+            local(layer.weight)[1, 1] += 1e-3
+    if FAULT in ("raises", "killed") and ON_LAST:
+        usual, calls = inner.trf_blocks[0].forward, []  # the other ranks then wait for the parameters of the next block
+
+        def forward(x: Tensor) -> Tensor:
+            calls.append(x)
+            if len(calls) == 5:
+                if FAULT == "killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise ValueError("on this rank alone")
+            return usual(x)
+
+        inner.trf_blocks[0].forward = forward
+    return gpt
+
+
+def fsdp(cfg: Mapping[str, int]) -> nn.Module:
+    gpt, mesh = model(cfg), init_device_mesh("cpu", (LAST + 1,))
+    for block in gpt.trf_blocks:
+        fully_shard(block, mesh=mesh)
+    return with_fault(fully_shard(gpt, mesh=mesh))
+
+
+def meta(cfg: Mapping[str, int]) -> nn.Module:
+    with torch.device("meta"):
+        gpt = fsdp(cfg)
+    for block in gpt.trf_blocks:
+        block.att.mask = torch.triu(torch.ones(block.att.mask.shape, device="cpu"), diagonal=1)
+    return gpt
+
+
+def tp(cfg: Mapping[str, int]) -> nn.Module:
+    plan = {
+        "tok_emb": RowwiseParallel(input_layouts=Replicate()),
+        "trf_blocks.*.att.W_*": ColwiseParallel(),
+        "trf_blocks.*.att.out_proj": RowwiseParallel(),
+        "trf_blocks.*.ff.layers.0": ColwiseParallel(),
+        "trf_blocks.*.ff.layers.2": RowwiseParallel(),
+        "out_head": ColwiseParallel(output_layouts=Shard(-1), use_local_output=False),
+    }
+    gpt = model(cfg)
+    for block in gpt.trf_blocks:
+        block.att.n_heads //= LAST + 1
+    return with_fault(parallelize_module(gpt, init_device_mesh("cpu", (LAST + 1,)), plan))
+
+
+def ddp(cfg: Mapping[str, int]) -> nn.Module:
+    init_device_mesh("cpu", (LAST + 1,))
+    return with_fault(nn.parallel.DistributedDataParallel(model(cfg)))
+
+
+def __getattr__(name: str) -> Any:
+    if name != "loaded":
+        raise AttributeError(name)
+    config = open_checkpoint(os.environ["WEIGHTS"]).config
+    settings = (config.vocab_size, config.n_positions, config.n_embd, config.n_head, config.n_layer)
+    made = globals()["loaded"] = globals()[os.environ["BUILD"]](dict(zip(NAMES, settings, strict=True)))
+    return made

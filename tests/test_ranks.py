@@ -1,0 +1,181 @@
+"""Models on several ranks: sharded parameters in one process, and whole verifications under torchrun, on gloo."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+from gpt2_from_scratch import GPTModel
+from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.weights import check_weights, fit
+from gpt2_from_scratch.layouts import LAYOUTS
+from gpt2_from_scratch.loading import load_into, open_checkpoint
+from gpt2_from_scratch.ranks import is_sharded, local, own_part
+from tests.perturbed import perturbed, save
+
+ROOT = Path(__file__).resolve().parent.parent
+CODE = ROOT / "tests" / "on_ranks.py"
+PATIENCE = 400.0  # seconds until processes that hang are given up; the slowest measured, on a busy machine: 90
+slow = pytest.mark.slow  # five processes that import torch, three that import more
+
+# --------------------------------------------------------------------------------------- one process, as one of several
+
+
+@pytest.fixture
+def as_rank() -> Iterator[object]:
+    """Makes this process one rank of several, of which the others do not exist: nothing can be sent, only divided."""
+
+    def join(rank: int, size: int) -> None:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=size)
+
+    yield join
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("shape", "mesh", "placements"),
+    [
+        ((11, 6), (4,), [Shard(0)]),  # 3, 3, 3 and 2 rows
+        ((3, 6), (4,), [Shard(0)]),  # the last rank has none
+        ((5, 8), (2, 2), [Replicate(), Shard(1)]),
+        ((8, 6), (2, 2), [Shard(0), Shard(1)]),
+        ((8, 6), (2, 2), [Shard(0), Shard(0)]),
+    ],
+    ids=["uneven", "none", "columns", "both", "twice"],
+)
+def test_own_part_is_where_torch_puts_it(shape, mesh, placements, as_rank) -> None:  # type: ignore[no-untyped-def]
+    whole = torch.arange(shape[0] * shape[1]).view(shape).float()
+    found = torch.zeros(shape)
+    for rank in range(4):
+        as_rank(rank, 4)
+        parameter = distribute_tensor(whole, init_device_mesh("cpu", mesh), placements, src_data_rank=None)
+        part = own_part(parameter)
+        assert torch.equal(whole[part], parameter.to_local())
+        found[part] = whole[part]
+    assert torch.equal(found, whole)
+
+
+def test_a_plain_tensor_is_everybodys(as_rank) -> None:  # type: ignore[no-untyped-def]
+    tensor = torch.randn(2, 3)
+    assert torch.equal(tensor[own_part(tensor)], tensor)
+    assert local(tensor) is tensor
+
+
+def test_a_rank_gets_its_part_and_compares_it(perturbed_checkpoint: Path, as_rank) -> None:  # type: ignore[no-untyped-def]
+    checkpoint = open_checkpoint(perturbed_checkpoint)
+    (layout,) = LAYOUTS["gpt2_from_scratch"]
+    whole = dict(GPTModel.from_pretrained(checkpoint).named_parameters())
+    as_rank(2, 3)
+    module = fully_shard(GPTModel(checkpoint.config), mesh=init_device_mesh("cpu", (3,)))
+    assert load_into(module, checkpoint)
+    for name, parameter in module.named_parameters():
+        assert is_sharded(parameter)
+        assert torch.equal(local(parameter), whole[name][own_part(parameter)]), name
+    fitted = fit(Candidate(module, checkpoint.config), checkpoint.config, (layout,))
+    right = check_weights(fitted, checkpoint)
+    assert right
+    assert right.equal == len(whole) + 1  # the head, which is tied
+    with torch.no_grad():
+        local(module.h[5].mlp.c_proj.weight)[1, 2] += 0.5
+    wrong = check_weights(fitted, checkpoint)
+    assert list(wrong.differing) == ["h.5.mlp.c_proj.weight"]
+    (difference,) = wrong.differing.values()
+    assert difference.at == (2 * 30 + 1, 2)  # 89 rows in thirds
+    torch.testing.assert_close(difference.max_abs, 0.5, rtol=1e-5, atol=0)
+
+
+# ------------------------------------------------------------------------------------------------------ under torchrun
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose heads can be divided among two and four ranks, and whose vocabulary cannot."""
+    return save(perturbed(n_inner=None, n_layer=2), tmp_path_factory.mktemp("small"))
+
+
+def start(ranks: int, checkpoint: Path, name: str, *options: str, **given: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
+    command += ["-m", "gpt2_from_scratch", "verify", str(checkpoint), "--model", f"{CODE}:{name}", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **given}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finished(process: subprocess.Popen[str], ranks: int) -> tuple[int, str, str]:
+    """The exit code of all ranks, stdout and stderr. torchrun itself ends with 0 or 1, and reports the ranks' own."""
+    out, err = process.communicate(timeout=PATIENCE)
+    if process.returncode == 0:
+        return 0, out, err
+    codes = [line.split()[2] for line in err.splitlines() if line.strip().startswith("exitcode ")]
+    assert len(codes) == ranks
+    assert len(set(codes)) == 1, err
+    return int(codes[0]), out, err
+
+
+@slow
+@pytest.mark.parametrize(("build", "ranks"), [("fsdp", 2), ("meta", 2), ("tp", 2), ("ddp", 2), ("fsdp", 4), ("tp", 4)])
+def test_a_right_model_passes(build: str, ranks: int, small: Path) -> None:
+    code, out, err = finished(start(ranks, small, f"{build}()"), ranks)
+    assert code == 0, err
+    assert out.count("PASSED") == 1, "rank 0 alone prints"
+    assert "x the noise floor in float64" in out
+    assert f"the model runs on {ranks} ranks" in out
+
+
+@slow
+@pytest.mark.parametrize("build", ["fsdp", "tp", "ddp"])
+def test_a_wrong_model_fails_and_the_fault_is_named(build: str, small: Path) -> None:
+    code, out, _ = finished(start(2, small, f"{build}()", FAULT="unbiased"), 2)
+    assert code == 1
+    assert "FAILED" in out
+    assert "unbiased" in out
+    assert "where: the model runs on 2 ranks" in out
+
+
+@slow
+@pytest.mark.parametrize(("build", "ranks"), [("fsdp", 4), ("tp", 2), ("ddp", 2)])
+def test_a_wrong_shard_is_named_with_its_rank(build: str, ranks: int, small: Path) -> None:
+    options = ("--skip", "self-tests", "--skip", "logits", "--skip", "generation")
+    code, out, _ = finished(
+        start(ranks, small, "loaded", *options, FAULT="shard", BUILD=build, WEIGHTS=str(small)), ranks
+    )
+    assert code == 1
+    assert (
+        f"trf_blocks.1.ff.layers.2.weight (h.1.mlp.c_proj.weight): largest difference 1e-3 on rank {ranks - 1}\n" in out
+    )
+    assert "1 of 29 tensors differ" in out
+
+
+@slow
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("raises", "rank 1 raised an exception, and rank 0 has not for 10 s: ValueError: on this rank alone"),
+        ("killed", "gpt2, rank 1: could not check: the process ended before there was a result (SIGKILL)"),
+    ],
+)
+def test_a_rank_that_fails_alone_ends_all_and_is_named(fault: str, said: str, small: Path) -> None:
+    code, out, err = finished(start(2, small, "fsdp()", FAULT=fault), 2)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert 'on_ranks.py", line' in err or fault == "killed"
+
+
+@slow
+def test_what_is_wrong_with_the_checkpoint_is_said_once(tmp_path: Path) -> None:
+    code, _, err = finished(start(2, tmp_path / "nowhere", "fsdp()"), 2)
+    assert code == 2
+    assert err.count("nowhere") == 1
