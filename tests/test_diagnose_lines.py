@@ -263,10 +263,19 @@ def wrong_scale(checkpoint: Path) -> nn.Module:
     return edited(checkpoint, "keys.transpose(2, 3)", "keys.transpose(2, 3) * 1.5")
 
 
-def test_where_only_rounding_differs_that_is_said(shallow_checkpoint: Path):
+@pytest.mark.parametrize("cast", ["half()", "to(torch.bfloat16)"])
+def test_a_cast_to_half_precision_is_named(shallow_checkpoint: Path, cast: str):
     model = edited(
-        shallow_checkpoint, "queries @ keys.transpose(2, 3)", "queries.half().float() @ keys.transpose(2, 3)"
+        shallow_checkpoint, "queries @ keys.transpose(2, 3)", f"queries.{cast}.float() @ keys.transpose(2, 3)"
     )
+    verdict = verify(model, shallow_checkpoint, skip=("self-tests", "generation"), diagnose_seconds=0.1)
+    assert not verdict and verdict.diagnosis is not None and verdict.diagnosis.lines is not None
+    (line,) = verdict.diagnosis.lines.lines
+    assert cast in line.text and "half precision" in line.says and verdict.diagnosis.lines.proven
+
+
+def test_where_only_rounding_differs_that_is_said(shallow_checkpoint: Path):
+    model = edited(shallow_checkpoint, "queries @ keys.transpose(2, 3)", "(queries + 3e4 - 3e4) @ keys.transpose(2, 3)")
     verdict = verify(model, shallow_checkpoint, skip=("self-tests", "generation"), diagnose_seconds=0.1)
     assert not verdict and verdict.diagnosis is not None and verdict.diagnosis.lines is None
     assert verdict.diagnosis.no_line.startswith("run in float64") and verdict.diagnosis.no_line in verdict.report()

@@ -144,6 +144,10 @@ def _weights(notes: _Notes, config: GPTConfig, weights: Weights) -> None:
         weight, bias = weights[f"{key}.weight"], weights[f"{key}.bias"]
         notes.weight(f"{key}.weight", weight.view(e, 3, h, d), "E3HD", "the weight of query, key and value")
         notes.weight(f"{key}.bias", bias.view(3, h, d), "3HD", "the bias of query, key and value")
+        for name, first, pair in (("qk", 0, "query and key"), ("kv", 1, "key and value")):  # views: they take no memory
+            both = weight.view(e, 3, h, d).narrow(1, first, 2)
+            notes.weight(f"{key}.{name}_weight", both, "E2HD", f"the weight of {pair}")
+            notes.weight(f"{key}.{name}_bias", bias.view(3, h, d).narrow(0, first, 2), "2HD", f"the bias of {pair}")
         key = f"h.{layer}.attn.c_proj"
         weight, bias = weights[f"{key}.weight"], weights[f"{key}.bias"]
         notes.weight(f"{key}.weight", weight.view(h, d, e), "HDE", "the weight of attention's output projection")

@@ -113,7 +113,7 @@ def diagnose(
 def _why_no_line(accusation: Accusation) -> str:
     """Why no line is named, as far as that is known."""
     if accusation.status == "nothing wrong":
-        return "run in float64, the code computes what GPT-2 does: look for a cast to a lower precision"
+        return "run in float64, the code computes what GPT-2 does: look for a step that loses digits"
     return accusation.why if accusation.status == "could not record" else ""
 
 
@@ -189,7 +189,9 @@ def _patch(
     if loaded is None or loaded.file is None:
         return None
     file = loaded.file.resolve()
-    lines = [line.line for line in accusation.lines if Path(line.file).resolve() == file]
+    # Edits are judged in float64, in which a cast to half precision is none.
+    findings = [each for each in accusation.findings if each.kind != "precision"]
+    lines = [line.line for each in findings for line in each.lines if Path(line.file).resolve() == file]
     return repair(loaded, list(dict.fromkeys(lines)), config, weights, layout, seconds=_PATCHING) if lines else None
 
 

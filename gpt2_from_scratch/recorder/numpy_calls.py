@@ -306,6 +306,8 @@ def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def _constant(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
+        return np.dtype(value).name
     if isinstance(value, np.ndarray):
         return ...
     if isinstance(value, tuple | list):

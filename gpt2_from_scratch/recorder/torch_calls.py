@@ -114,7 +114,9 @@ class TorchCalls(TorchFunctionMode):
             return func(*call.args, **call.kwargs)
         if name in _WIDENING and isinstance(args[0] if args else None, Tensor):
             func = Tensor.double
-        return call.noted(func)
+        asked = [each for each in call.constants.values() if isinstance(each, torch.dtype)]
+        half = name in ("half", "bfloat16") or torch.float16 in asked or torch.bfloat16 in asked
+        return call.noted(_copying(func) if half else func)  # without the cast there would be nothing to note
 
     # -- tensors
 
@@ -310,6 +312,16 @@ class _Call:
 
     def _in_place(self, position: int) -> bool:
         return position == 0 and bool(self._written_by_name())
+
+
+def _copying(func: Callable[..., Any]) -> Callable[..., Any]:
+    """The same call; a tensor that it only hands back is copied, so that it is another one."""
+
+    def copied(*args: Any, **kwargs: Any) -> Any:
+        result = func(*args, **kwargs)
+        return result.clone() if any(result is each for each in args) else result
+
+    return copied
 
 
 def _version(tensor: Tensor) -> int | None:

@@ -14,6 +14,7 @@ constants.py   the lines for a wrong constant or a wrong factor
 masks.py       the lines for a wrong or missing mask
 names.py       the lines for a wrong name or a wrong order of axes
 blocks.py      the lines for weights of another block or module
+missing.py     the lines for a step that is never taken
 operands.py    the lines for another wrong operand
 words.py       an accused line, and the sentences about it
 naming.py      from an explanation to its lines
@@ -38,11 +39,11 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.explain import Explainer, Explanation
-from gpt2_from_scratch.diagnose.lines.naming import named, named_in_logits
+from gpt2_from_scratch.diagnose.lines.naming import between, named, named_in_logits
 from gpt2_from_scratch.diagnose.lines.operands import is_sum
 from gpt2_from_scratch.diagnose.lines.own_code import own_code
 from gpt2_from_scratch.diagnose.lines.places import Observed
-from gpt2_from_scratch.diagnose.lines.trial import Called, Trial, run
+from gpt2_from_scratch.diagnose.lines.trial import Called, Trial, casts_to_half, run
 from gpt2_from_scratch.diagnose.lines.words import Line
 from gpt2_from_scratch.errors import short_repr
 from gpt2_from_scratch.recorder import Again, Frame, Operation
@@ -273,6 +274,8 @@ class _Case:
         self.candidate = self.module if self.module is not None else candidate
         self.config, self.ids, self.logits_in = config, ids, logits_in or self._usual_logits
         anatomy = Anatomy(config, weights)
+        kept = [weights["wte.weight"], *(self.module.parameters() if self.module is not None else ())]
+        self.full = all(each.dtype in (torch.float32, torch.float64) for each in kept if each.is_floating_point())
         self.table = Table(entries(config, anatomy.weights, ids), ids)
         self.explainer = Explainer(config, self.table)
         self.packages = _packages(self.candidate)
@@ -288,13 +291,16 @@ class _Case:
     def accusation(self, end: float, first: Trial | None = None) -> Accusation:
         """What is wrong, after at most the time until `end`; `first` is the first run, if there was one."""
         trial = base = first or self.first()
+        narrowed = self._narrowed(trial)
         if trial.right:
-            return Accusation("nothing wrong", unknown=trial.unknown(), operations=len(trial.recording.operations))
+            status: Status = "named" if narrowed else "nothing wrong"
+            count = len(trial.recording.operations)
+            return Accusation(status, narrowed, bool(narrowed), unknown=trial.unknown(), operations=count)
         if not trial.meets:
             why = "none of the operations that could be recorded takes a weight of GPT-2's"
             return Accusation("could not record", why=why, operations=len(trial.recording.operations))
         findings: list[Finding] = []
-        between = False
+        unexplained = False
         tried: set[int] = set()
         for _ in range(_MOST):
             culprit = next((each for each in trial.culprits() if each.index not in tried), None)
@@ -308,7 +314,7 @@ class _Case:
             if explained is None and time.monotonic() < end:
                 explained, following = self._supposed(culprit, trial)
             if explained is None:
-                between = True
+                unexplained = True
                 findings.append(self._between(culprit, trial))
                 break
             observed = Observed(self.module, following, self.table, trial)
@@ -322,13 +328,13 @@ class _Case:
                     findings.append(Finding(tuple(more), "factor", more[0].says, more[0].expected))
             if trial.right or (explained.kind == "module" and _other_layer(explained, same_place=False)):
                 break
-        if not findings and not between and not trial.right:
+        if not findings and not unexplained and not trial.right:
             final = named_in_logits(Observed(self.module, trial, self.table, trial))
             if final:
                 findings.append(Finding(tuple(final), "logits", final[0].says, final[0].expected))
         notes = trial.recording.missing
         unknown, count = base.unknown(), len(base.recording.operations)
-        findings = _once(findings)
+        findings = _once([*findings, *narrowed])
         if not findings:
             if trial.right:
                 return Accusation(
@@ -347,8 +353,17 @@ class _Case:
                 operations=count,
                 notes=notes,
             )
-        status: Status = "between" if between and len(findings) == 1 else "named"
+        status = "between" if unexplained and len(findings) == 1 else "named"
         return Accusation(status, tuple(findings), trial.right, "", unknown, count, notes)
+
+    def _narrowed(self, trial: Trial) -> tuple[Finding, ...]:
+        """Where numbers are cast to half precision, which the recorder leaves out; nowhere for a checkpoint in it."""
+        if not self.full:
+            return ()
+        says, expected = "numbers are cast to half precision here", "GPT-2 keeps the precision of the weights"
+        frames = dict.fromkeys(each.frames[0] for each in trial.recording.operations if casts_to_half(each))
+        lines = [Line.of(frame, "made here", says, expected) for frame in frames]
+        return tuple(Finding((line,), "precision", says, expected) for line in lines)
 
     def _usual_logits(self, output: object) -> Tensor:
         found = logits_of(output, (self.ids.shape[0], self.ids.shape[1]))
@@ -531,12 +546,9 @@ class _Case:
     def _between(self, culprit: Operation, trial: Trial) -> Finding:
         known = [trial.labels[number] for number in culprit.inputs]
         takes = " and ".join(str(label) for label in known) or "nothing"
-        lines = []
-        if culprit.frame is not None:
-            frame = culprit.frame
-            says = f"GPT-2's numbers end here: it takes {takes} and gives a value that is not known"
-            lines.append(Line.of(frame, "made here", says))
-        return Finding(tuple(lines), "between", lines[0].says if lines else "", "")
+        says = f"GPT-2's numbers end here: it takes {takes} and gives a value that is not known"
+        lines = between(culprit, says)
+        return Finding(tuple(lines), "between", says if lines else "", "")
 
 
 def _modules(candidate: object) -> list[tuple[str, nn.Module]]:

@@ -6,7 +6,7 @@ holds one block several times. Weights of another module are accused in the clas
 
 import ast
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gpt2_from_scratch.anatomy.identity import Identity
 from gpt2_from_scratch.diagnose.lines import source
@@ -39,7 +39,7 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
     if ended is not None:
         return [(ended, "used here"), (use, "used here")]
     if label.entry.layer != wanted.entry.layer and None not in (label.entry.layer, wanted.entry.layer):
-        index = _arithmetic(frames)
+        index = _arithmetic(frames) or _bound_late(frames) or _dropped(observed, wanted.entry.layer)
         if index is not None:
             return [(index, "used here"), (use, "used here")]
         shared = _shared_blocks(observed)
@@ -58,7 +58,8 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
         return [(use, "used here")]
     inside = _in_class(frames, owner)
     if inside is not None:
-        return [(inside, "used here"), (use, "used here")]
+        loop = _handed_out(frames, inside)
+        return [(loop, "used here"), (inside, "used here"), (use, "used here")]
     here = source.at(frames[0])
     if operation.module is None and here is not None:
         argument = source.operand(here, operation.places[explained.position])
@@ -78,6 +79,23 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
                 return [(argument.spot, "used here"), (use, "used here")]
             argument = outer
     return [(use, "used here")]
+
+
+def _handed_out(frames: Sequence[Frame], inside: Spot) -> Spot | None:
+    """The head of the loop whose variable is called in a line: ``for norm, other in zip(self.norms, self.others)``."""
+    for depth, frame in enumerate(frames):
+        here = source.at(frame, depth)
+        loop = source.loop_around(here.node) if here is not None and spot_of(frame) == inside else None
+        if here is None or loop is None or not isinstance(here.node, ast.Call):
+            continue
+        names = loop.target.elts if isinstance(loop.target, ast.Tuple) else []
+        for position, name in enumerate(names):
+            if isinstance(name, ast.Name) and isinstance(here.node.func, ast.Name) and name.id == here.node.func.id:
+                over = loop.iter
+                if isinstance(over, ast.Call) and source.last_name(over.func) == "zip" and len(over.args) == len(names):
+                    over = over.args[position]
+                return Spot(frame.file, over.lineno, over.col_offset, frame.function)
+    return None
 
 
 def _in_class(frames: Sequence[Frame], names: Sequence[str] | None) -> Spot | None:
@@ -172,7 +190,7 @@ def _arithmetic(frames: Sequence[Frame]) -> Spot | None:
         here = source.at(frame, depth)
         if here is None:
             continue
-        names = [each for each in ast.walk(here.node) if isinstance(each, ast.Name)]
+        names = [each for each in _without_calls(here.node) if isinstance(each, ast.Name)]
         bound = [
             value
             for each in names
@@ -180,11 +198,65 @@ def _arithmetic(frames: Sequence[Frame]) -> Spot | None:
             if value.lineno <= here.node.lineno
         ]
         for node in (here.node, *bound):
-            for part in ast.walk(node):
-                if isinstance(part, ast.Subscript) and isinstance(part.slice, ast.BinOp):
+            for part in _without_calls(node):
+                index = part.slice if isinstance(part, ast.Subscript) else None
+                if isinstance(index, ast.BinOp) and not _is_text(index):
                     return Spot(here.file, node.lineno, node.col_offset, frame.function)
         if source.loop_around(here.node) is not None:
             break
+    return None
+
+
+def _without_calls(node: ast.AST) -> Iterator[ast.AST]:
+    """The parts of an expression, without arguments that are calls: they have run before it."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.Call) or not isinstance(node, ast.Call) or child is node.func:
+            yield from _without_calls(child)
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Whether an expression puts texts together: ``w[name + ".weight"]``."""
+    return any(
+        isinstance(each, ast.JoinedStr) or (isinstance(each, ast.Constant) and isinstance(each.value, str))
+        for each in ast.walk(node)
+    )
+
+
+def _bound_late(frames: Sequence[Frame]) -> Spot | None:
+    """The line of an inner function that reads the variable of a loop around it: in each call it is the last one."""
+    for frame in frames:
+        here = source.at(frame)
+        scope = source.scope_of(here.node) if here is not None else None
+        if here is None or scope is None:
+            continue
+        names = {each.id for each in ast.walk(here.node) if isinstance(each, ast.Name)}
+        names -= set(source.parameters(scope)) if isinstance(scope, ast.FunctionDef | ast.Lambda) else set()
+        for around in source.parents(scope):
+            targets: list[ast.expr] = []
+            if isinstance(around, ast.ListComp | ast.GeneratorExp | ast.DictComp):
+                targets = [each.target for each in around.generators]
+            elif isinstance(around, ast.For):
+                targets = [around.target]
+            elif isinstance(around, ast.FunctionDef):
+                break
+            if any(names & source.assigned_names(target) for target in targets):
+                return spot_of(frame)
+    return None
+
+
+def _dropped(observed: Observed, layer: int | None) -> Spot | None:
+    """The line in a loop that makes the right output of a block, which nothing takes."""
+    trial = observed.before
+    for value in trial.recording.values:
+        label, maker = trial.labels[value.number], trial.recording.maker(value.number)
+        if label.entry is None or label.entry.place != "h.*.output" or label.entry.layer != layer or maker is None:
+            continue
+        if label.known and not trial.consumers.get(value.number):
+            for depth, frame in enumerate(maker.frames):
+                here = source.at(frame, depth)
+                if here is not None and source.loop_around(here.node) is not None:
+                    return spot_of(frame)
     return None
 
 
@@ -205,7 +277,9 @@ def _header(frames: Sequence[Frame]) -> Spot | None:
             names = {part.id for part in ast.walk(index) if isinstance(part, ast.Name)} if index is not None else set()
             if isinstance(index, ast.BinOp | ast.UnaryOp | ast.Call) and names & targets:
                 return None
-        end = source.end_of_range(Expression(here.file, loop.iter, depth))
+        ranges = [each for each in ast.walk(loop.iter) if source.is_range(each)]
+        over = ranges[0] if len(ranges) == 1 else loop.iter
+        end = source.end_of_range(Expression(here.file, over, depth))  # type: ignore[arg-type]
         return end.spot if end is not None else Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
     return None
 

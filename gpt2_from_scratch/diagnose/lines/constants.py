@@ -17,6 +17,7 @@ from gpt2_from_scratch.diagnose.lines.places import (
     Spots,
     built_at,
     construction,
+    switch_before,
     use_of,
 )
 from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
@@ -97,30 +98,39 @@ def factor_spots(observed: Observed, explained: Explanation) -> Spots:
     root = observed.table.sizes.get("D", 1) ** 0.5
     right = any(min(abs(each * root - 1), abs(each / root - 1)) < ROUNDED for each in numbers)  # wrongly used
     if same and here is not None and not right:
-        for place in maker.constants:
-            argument = source.operand(here, place)
-            if argument is not None and not isinstance(argument.node, ast.Slice | ast.Tuple):
-                written = source.origin(argument, maker.frames, maker.constants[place])
-                if written.node is argument.node and not _is_width(observed, maker.constants[place]):
-                    written = source.size_in(argument) or written
-                if written.node is not argument.node:
-                    spots.append((written.spot, "made here"))
-                    break
+        spots.append((_written(observed, maker), "made here"))
     built = built_at(observed, maker)
     idle = _idle(observed, number)
-    spots += [(idle, "made here"), (built, "made here"), (use_of(observed, maker), "made here")]
+    if idle is not None:
+        spots += [(_written(observed, idle), "made here"), (use_of(observed, idle), "made here")]
+    spots += [(switch_before(observed, operation.frames), "made here")] if abs(gave.factor) > 1 else []
+    spots += [(built, "made here"), (use_of(observed, maker), "made here")]
     spots += [(use_of(observed, each), "made here") for each in _scaling(observed, number) if each is not maker]
     return [*spots, (use, "used here")]
 
 
-def _idle(observed: Observed, number: int) -> Spot | None:
+def _written(observed: Observed, maker: Operation) -> Spot | None:
+    """Where a number that an operation takes was written, or computed; None if that is in the operation itself."""
+    here = source.at(maker.frames[0])
+    for place in maker.constants if here is not None else ():
+        argument = source.operand(here, place) if here is not None else None
+        if argument is not None and not isinstance(argument.node, ast.Slice | ast.Tuple):
+            written = source.origin(argument, maker.frames, maker.constants[place])
+            if written.node is argument.node and not _is_width(observed, maker.constants[place]):
+                written = source.size_in(argument) or written
+            if written.node is not argument.node:
+                return written.spot
+    return None
+
+
+def _idle(observed: Observed, number: int) -> Operation | None:
     """A multiplication, or a division, on a value's way, that changes nothing: by 1."""
     label = observed.trial.labels[number]
     for maker in _ancestors(observed, number):
         same = [each for each in maker.inputs if _same_step(observed.trial.labels[each], label)]
         changes = any(abs(observed.trial.labels[each].factor / label.factor - 1) > ROUNDED for each in same)
-        if maker.name in ("mul", "div") and same and not changes and len(maker.inputs) == 1:
-            return use_of(observed, maker)
+        if maker.name in ("mul", "div") and same and not changes and len(maker.inputs) == 1 and maker.frames:
+            return maker
     return None
 
 

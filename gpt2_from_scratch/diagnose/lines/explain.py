@@ -482,8 +482,8 @@ class Explainer:
     ) -> Iterator[tuple[Entry, Identity, Tensor]]:
         """GPT-2's values that could stand in the place of an operand, in the operand's shape."""
         weight = label.entry is not None and label.entry.weight
-        layers = {each.entry.layer for each in (label, *others) if each.entry is not None}
-        near = {layer + step for layer in layers if layer is not None for step in (-1, 0, 1)} | {None}
+        taken = [each.entry for each in (label, *others) if each.entry is not None]
+        near = {block + step for entry in taken for block in self._blocks(entry) for step in (-1, 0, 1)}
         fixed = dict(label.fixed if label.kind == "entry" else ())
         for each in others:  # what the other operands are of decides
             fixed |= dict(each.fixed if each.kind == "entry" else ())
@@ -492,7 +492,9 @@ class Explainer:
         here = label.entry.order if label.entry is not None else max(orders, default=0)
         nearest = sorted(self.table.entries, key=lambda each: (not (each.main or each.weight), abs(each.order - here)))
         for entry in nearest:
-            if (entry.weight != weight and label.kind == "entry") or (not weight and entry.layer not in near):
+            if entry.weight != weight and label.kind == "entry":
+                continue
+            if not weight and taken and not near.intersection(self._blocks(entry)):
                 continue
             if self.place is not None and entry.place != self.place:
                 continue
@@ -510,6 +512,15 @@ class Explainer:
                 if count > _MOST_TRIED:
                     return
                 yield entry, Identity("entry", entry, 1.0, order, cut), content
+
+    def _blocks(self, entry: Entry) -> tuple[int, ...]:
+        """The number of an entry's block: -1 before the blocks, and the number of blocks behind them."""
+        if entry.layer is not None:
+            return (entry.layer,)
+        first, last = -1, self.config.n_layer
+        if entry.key in ("wte.weight", "lm_head.weight"):
+            return first, last
+        return (first,) if entry.key in ("wte", "wpe", "embedding", "wpe.weight") else (last,)
 
     def arranged(
         self, entry: Entry, shape: tuple[int, ...], fixed: dict[str, int], like: str = ""

@@ -36,7 +36,7 @@ def mask_spots(observed: Observed, explained: Explanation) -> Spots:
     number = operation.inputs[explained.position]
     label = observed.trial.labels[number]
     right = _is_right(label)
-    spots: list[tuple[Spot | None, Role]] = []
+    spots: Spots = []
     if not right:
         pattern = _pattern(observed, number)
         if pattern is not None:
@@ -45,8 +45,11 @@ def mask_spots(observed: Observed, explained: Explanation) -> Spots:
         maker = observed.trial.recording.maker(number)
         while maker is not None and (maker.name in VIEWS or maker.name == "bool") and maker.inputs:
             maker = observed.trial.recording.maker(maker.inputs[0])
-        if maker is not None and maker.frames and maker.name not in ("tril", "triu", "tri"):
-            spots.append((use_of(observed, maker), "made here"))
+        if maker is not None and maker.frames:
+            made: tuple[Spot | None, Role] = (use_of(observed, maker), "made here")
+            first = (_pattern(observed, number), made[1])
+            usual = maker.name in ("tril", "triu", "tri")
+            return [(use, "used here"), made] if usual else [made, (use, "used here"), first]
     return [*spots, (use, "used here")]
 
 
@@ -91,7 +94,10 @@ def unmasked_spots(observed: Observed, operation: Operation, number: int, made: 
     if last is not None and last.name in _MASKING and takes & {label.entry, _scores(observed, label)}:
         fill = _fill(last) or _wrong_pattern(observed, last)
         return [(fill, "made here"), (use_of(observed, last), "made here"), (use, "used here")]
-    if _masks_here(observed, operation):
+    masking = _masks_here(observed, operation)
+    if masking is not None and masking.index > operation.index and masking.name in _MASKING:  # too late
+        return [(use_of(observed, masking), "used here"), (use, "used here"), (made, "made here")]
+    if masking is not None:
         return [(use, "used here"), (made, "made here")]
     unmasked = _not_given(operation.frames)
     return [(unmasked, "used here"), (use, "used here")] if unmasked is not None else []
@@ -116,15 +122,17 @@ def _wrong_pattern(observed: Observed, operation: Operation) -> Spot | None:
     return None
 
 
-def _masks_here(observed: Observed, operation: Operation) -> bool:
-    """Whether the call of the function that an operation is in has an operation with a mask."""
-    return any(
-        each.index != operation.index
+def _masks_here(observed: Observed, operation: Operation) -> Operation | None:
+    """The last operation with a mask in the call of the function that an operation is in."""
+    found = [
+        each
+        for each in observed.trial.recording.operations
+        if each.index != operation.index
         and [function_of(frame) for frame in each.frames[:1]] == [function_of(frame) for frame in operation.frames[:1]]
         and each.frames[1:] == operation.frames[1:]
         and any(observed.trial.labels[number].kind == "mask" for number in each.inputs)
-        for each in observed.trial.recording.operations
-    )
+    ]
+    return found[-1] if found else None
 
 
 def _not_given(frames: Sequence[Frame]) -> Spot | None:

@@ -83,6 +83,15 @@ def _bound(observed: Observed, operation: Operation, position: int, role: str, u
     return []
 
 
+def bound_as(operation: Operation, position: int, wanted: Identity) -> Spot | None:
+    """Where a name that claims the right role got the wrong value."""
+    argument = source_of(operation, position)
+    argument = source.moved(argument) if argument is not None else None
+    if argument is None or not isinstance(argument.node, ast.Name) or _role_in(argument.node.id) != role_of(wanted):
+        return None
+    return next((spot for spot, _ in _binding_of(argument)), None)
+
+
 def _binding_of(argument: Expression) -> Spots:
     """The statement that unpacked several values at once into names, behind statements that only move them."""
     for _, value in source.bindings(argument):
@@ -138,12 +147,50 @@ def other_name(
         ]
         where = Spot(argument.file, value.lineno, value.col_offset, spot.function)
         statement = bound[0][0]
+        if _overwrites(observed, operation, argument, value, wanted):  # no name for the right value is left
+            return [(where, "made here"), (spot, "used here"), (made, "made here")]
         if isinstance(statement, ast.Assign) and len(statement.targets) > 1:  # one name too many
             return [(where, "made here"), (spot, "used here"), (made, "made here")]
-        if isinstance(value, ast.Name) and not before:
+        if (isinstance(value, ast.Name) and not before) or _only_for(observed, operation, position, argument, value):
             return [(where, "made here"), (spot, "used here"), (made, "made here")]
         return [(spot, "used here"), (where, "made here")]
     return [(spot, "used here"), (made, "made here")]
+
+
+def _only_for(observed: Observed, operation: Operation, position: int, argument: Expression, value: ast.expr) -> bool:
+    """Whether what a name is bound to was computed by that statement, and is taken by one operation alone."""
+    trial = observed.trial
+    maker = trial.made(operation.inputs[position])
+    if maker is None or not any((each.file, each.line) == (argument.file, value.lineno) for each in maker.frames):
+        return False
+    pending, users = list(maker.outputs), set[int]()
+    while pending:
+        for user in trial.consumers.get(pending.pop(), ()):
+            pending += user.outputs if user.name in VIEWS else ()
+            users |= set() if user.name in VIEWS else {user.index}
+    return users == {operation.index}
+
+
+def _overwrites(
+    observed: Observed, operation: Operation, argument: Expression, value: ast.expr, wanted: Identity
+) -> bool:
+    """Whether a name had the right value until it was bound to another one made of it: ``x = self.norm(x)``."""
+    name = argument.node.id if isinstance(argument.node, ast.Name) else ""
+    scope = source.scope_of(argument.node)
+    took = any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(value))
+    if not took or scope is None or value.lineno >= argument.node.lineno:
+        return False
+    copies = [each for each in ast.walk(scope) if isinstance(each, ast.Assign) and isinstance(each.value, ast.Name)]
+    for each in copies:  # a second name for the right value: then that should be used
+        both = {name.id for name in (each.value, *each.targets) if isinstance(name, ast.Name)}
+        if name in both and each.lineno < value.lineno:
+            return False
+    return any(
+        (frame.file, frame.line) == (argument.file, value.lineno)
+        for earlier in observed.trial.recording.operations[: operation.index]
+        if any(_is(observed.trial.labels[number], wanted) for number in earlier.inputs)
+        for frame in earlier.frames
+    )
 
 
 def _together(observed: Observed, operation: Operation, position: int, wanted: Identity) -> bool:

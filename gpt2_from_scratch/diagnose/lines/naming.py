@@ -3,6 +3,7 @@
 Each kind of explanation has its own function, which gives the places, the accused one first.
 """
 
+import ast
 from dataclasses import replace
 
 from gpt2_from_scratch.anatomy.identity import ROUNDED
@@ -24,7 +25,7 @@ from gpt2_from_scratch.diagnose.lines.places import (
     spot_of,
     use_of,
 )
-from gpt2_from_scratch.diagnose.lines.source import Spot
+from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
 from gpt2_from_scratch.diagnose.lines.words import Line, words
 from gpt2_from_scratch.recorder import Operation
 
@@ -50,7 +51,10 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
     if blamed_depth(observed, operation):  # a function that other calls use rightly may still do this one wrong
         spots.append((spot_of(operation.frames[0]), "used here"))
     dead = unused_value(observed, explained) if explained.kind in ("factor", "operand") else None
-    spots = [(dead, "made here"), *spots]
+    if dead is not None:
+        spots = (
+            [(dead, "made here"), *spots] if source.is_dropped(dead) else [*spots[:1], (dead, "made here"), *spots[1:]]
+        )
     spots = [(_at_operand(explained, spot), role) for spot, role in spots]
     spots += passed_on(explained, [spot for spot, _ in spots if spot is not None])
     found: list[Line] = []
@@ -60,6 +64,26 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
         likely = explained.kind in _BY_RULE and not found
         said = words(explained, observed.trial) if not found else ("", "")
         found.append(Line(spot.file, spot.line, spot.column, spot.text, role, said[0], said[1], likely))
+    return found[:_MOST_LINES]
+
+
+def between(operation: Operation, says: str) -> list[Line]:
+    """The line of an operation that nothing explains, and those where its numbers and indices were set."""
+    here = source.at(operation.frames[0]) if operation.frames else None
+    if here is None:
+        return [Line.of(operation.frames[0], "made here", says)] if operation.frames else []
+    found = [Line.of(operation.frames[0], "made here", says)]
+    for node in ast.walk(here.node):
+        if not isinstance(node, ast.Name | ast.Attribute):
+            continue
+        each = Expression(here.file, node, 0)
+        bound = source.bindings(each)
+        behind = source.attribute_behind(each)
+        spot = behind.spot if behind is not None else None
+        if bound and bound[0][1].lineno < node.lineno:
+            spot = Expression(here.file, bound[0][1], 0).spot
+        if spot is not None and all((line.file, line.line) != (spot.file, spot.line) for line in found):
+            found.append(Line(spot.file, spot.line, spot.column, spot.text, "made here", "", ""))
     return found[:_MOST_LINES]
 
 
@@ -105,7 +129,22 @@ def _value_spots(observed: Observed, explained: Explanation) -> Spots:
         if table and label.entry is None:  # which row it takes
             first = first_maker(observed, number)
             spots.append((use_of(observed, first) if first is not None else owner_of(observed, number), "made here"))
+    spots += [(_cut(observed, number), "made here") for number in operation.inputs]
     return [*spots, (plain_built_at(observed, operation), "made here"), (use, "made here")]
+
+
+def _cut(observed: Observed, number: int) -> Spot | None:
+    """The operation that took one head, or one token, of a value that is used beside a whole one."""
+    trial = observed.trial
+    letters = {letter for letter, _ in trial.labels[number].fixed} & {"H", "T"}
+    while letters and (maker := trial.recording.maker(number)) is not None and maker.inputs:
+        before = trial.labels[maker.inputs[0]]
+        if before.entry is not trial.labels[number].entry:
+            return None
+        if not letters & {letter for letter, _ in before.fixed}:
+            return use_of(observed, maker)
+        number = maker.inputs[0]
+    return None
 
 
 _WAYS = {

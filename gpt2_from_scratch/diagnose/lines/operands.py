@@ -5,6 +5,7 @@ line that made the wrong value is accused, or the code that should have taken th
 """
 
 import ast
+import itertools
 from collections.abc import Sequence
 
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
@@ -12,7 +13,8 @@ from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.blocks import blocks_end, loop_line, weight_spots
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.masks import scores_of, unmasked_spots
-from gpt2_from_scratch.diagnose.lines.names import other_name
+from gpt2_from_scratch.diagnose.lines.missing import not_built, not_called
+from gpt2_from_scratch.diagnose.lines.names import bound_as, other_name
 from gpt2_from_scratch.diagnose.lines.places import (
     Observed,
     Spots,
@@ -23,6 +25,8 @@ from gpt2_from_scratch.diagnose.lines.places import (
     owner_of,
     shared_line,
     source_of,
+    spot_of,
+    switch_before,
     use_of,
 )
 from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
@@ -65,6 +69,9 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     last = trial.recording.maker(number)
     if last is not None and last.name == "alias":  # written through another name
         return [(use_of(observed, last), "made here"), (use, "used here")]
+    written = _written_over(observed, number, wanted)
+    if written is not None:
+        return [(written, "made here"), (use, "used here")]
     maker = trial.made(number)
     made = use_of(observed, maker) if maker is not None and maker.frames else owner_of(observed, number)
     if _exists(trial, operation, wanted):
@@ -72,6 +79,12 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     if maker is None or not maker.frames or label.entry is None:
         return [(made, "made here"), (use, "used here")]
     place, there = wanted.entry.place, label.entry.place
+    if label.entry.key.startswith(f"{wanted.entry.key}."):
+        absent = not_built(observed, operation, number, wanted.entry.key)
+        if absent is not None:
+            return [(absent, "made here"), (made, "made here"), (use, "used here")]
+        if not _lacks(there, place) and not place.endswith(".masked"):  # a step that ends too early
+            return [(made, "made here"), (use, "used here")]
     if there.rpartition(".")[2].isdigit():  # some heads are left out of a sum
         here = source.at(maker.frames[0])
         around = source.loop_around(here.node) if here is not None else None
@@ -90,6 +103,17 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     if _lacks(there, place):
         return _without_bias(observed, explained, maker)
     return _without_step(observed, explained, maker, wanted)
+
+
+def _written_over(observed: Observed, number: int, wanted: Identity) -> Spot | None:
+    """The operation that wrote to the right value's own memory."""
+    maker = observed.trial.recording.maker(number)
+    while maker is not None and maker.writes and maker.inputs:
+        before = observed.trial.labels[maker.inputs[0]]
+        if before.entry is wanted.entry and before.known and abs(before.factor - 1) <= ROUNDED:
+            return use_of(observed, maker)
+        maker = observed.trial.recording.maker(maker.inputs[0])
+    return None
 
 
 def _integers_made(observed: Observed, number: int) -> Spot | None:
@@ -163,7 +187,24 @@ def _without_sum(observed: Observed, explained: Explanation, maker: Operation, w
     shared = shared_line(maker.frames, *others) if others else None
     ignored = made if _ignored(maker, 0) is not None else None
     following = _handed_on(observed, maker, shared)
+    outer = _callers_line(observed, maker.frames, shared)
+    if outer is not None:
+        return [(outer, "made here"), (shared, "made here"), (made, "made here"), (use, "used here")]
     return [(ignored, "made here"), (following, "made here"), (shared or made, "made here"), (use, "used here")]
+
+
+def _callers_line(observed: Observed, frames: Sequence[Frame], line: Spot | None) -> Spot | None:
+    """The call of the function that a line is in, if that function is called from another line of the caller, too."""
+    for frame, outer in itertools.pairwise(frames):
+        if line is None or (frame.file, frame.line) != (line.file, line.line):
+            continue
+        for each in observed.trial.recording.operations:
+            for mine, around in itertools.pairwise(each.frames):
+                same = function_of(mine) == function_of(frame) and function_of(around) == function_of(outer)
+                if same and around.line != outer.line:
+                    return spot_of(outer)
+        return None
+    return None
 
 
 def _without_bias(observed: Observed, explained: Explanation, maker: Operation) -> Spots:
@@ -191,6 +232,13 @@ def _without_step(observed: Observed, explained: Explanation, maker: Operation, 
     assert wanted.entry is not None
     place = wanted.entry.place
     made, use = use_of(observed, maker), use_of(observed, operation)
+    for way in (not_built, not_called):
+        absent = way(observed, operation, number, wanted.entry.key)
+        if absent is not None:
+            return [(absent, "made here"), (made, "made here"), (use, "used here")]
+    bound = bound_as(operation, explained.position, wanted) if place[-2:] in (".q", ".k", ".v") else None
+    if bound is not None:
+        return [(bound, "made here"), (made, "made here"), (use, "used here")]
     if label.entry.key.rsplit(".", 1)[0] == wanted.entry.key.rsplit(".", 1)[0] and place[-2:] in (".q", ".k", ".v"):
         return [(made, "made here"), (use, "used here")]
     if label.entry.layer != wanted.entry.layer and label.entry.place == place:
@@ -199,7 +247,7 @@ def _without_step(observed: Observed, explained: Explanation, maker: Operation, 
             return [(loop, "used here"), (made, "made here")]
     others = [user.frames for user in trial.consumers.get(number, ()) if user.name != operation.name and user.frames]
     shared = shared_line(operation.frames, maker.frames, *others)
-    switch = _switch(observed, operation.frames)
+    switch = switch_before(observed, operation.frames)
     return [(switch, "made here"), (shared or use, "used here"), (made, "made here")]
 
 
@@ -228,29 +276,6 @@ def _handed_on(observed: Observed, maker: Operation, line: Spot | None) -> Spot 
         if following is None or not isinstance(following.node, ast.Call) or len(following.node.args) != 1:
             return None
         return None if (following.file, following.node.lineno) in run else following.spot
-    return None
-
-
-def _switch(observed: Observed, frames: Sequence[Frame]) -> Spot | None:
-    """Where the condition is written of a step that the code around an operation could take and did not take."""
-    run = {(frame.file, frame.line) for each in observed.trial.recording.operations for frame in each.frames}
-    for depth, frame in enumerate(frames):
-        here = source.at(frame, depth)
-        scope = source.enclosing(here.file, here.node) if here is not None else None
-        for each in ast.walk(scope) if here is not None and scope is not None else ():
-            if not isinstance(each, ast.If) or each.lineno > frame.line or not each.body:
-                continue
-            lines = range(each.body[0].lineno, (each.body[-1].end_lineno or each.body[-1].lineno) + 1)
-            if any((frame.file, line) in run for line in lines):
-                continue
-            test = each.test.operand if isinstance(each.test, ast.UnaryOp) else each.test
-            calls = any(isinstance(part, ast.Call) for step in each.body for part in ast.walk(step))
-            if calls and here is not None and isinstance(test, ast.Name | ast.Attribute | ast.Subscript):
-                written = source.origin(Expression(here.file, test, depth), frames)
-                if isinstance(written.node, ast.Attribute):
-                    written = source.attribute_behind(written) or written
-                if isinstance(written.node, ast.Constant):
-                    return written.spot
     return None
 
 

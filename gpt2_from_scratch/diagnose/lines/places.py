@@ -134,6 +134,7 @@ def owner_of(observed: Observed, number: int) -> Spot | None:
                     return (source.origin(found, ()) if isinstance(found.node, ast.Name) else found).spot
             elif isinstance(node, ast.Name):
                 found = source.origin(Expression(here.file, node, 0), user.frames)
+                found = source.attribute_behind(found) or found
                 if found.node is not node and isinstance(found.node, ast.Call):
                     return found.spot
     return None
@@ -201,3 +202,26 @@ def shared_line(mine: Sequence[Frame], *others: Sequence[Frame]) -> Spot | None:
             if frame != other:  # from here on they are in different calls
                 break
     return spot_of(mine[len(mine) - 1 - deepest]) if deepest >= 0 else None
+
+
+def switch_before(observed: Observed, frames: Sequence[Frame]) -> Spot | None:
+    """Where the condition is written of a step that the code around an operation could take and did not take."""
+    run = {(frame.file, frame.line) for each in observed.trial.recording.operations for frame in each.frames}
+    for depth, frame in enumerate(frames):
+        here = source.at(frame, depth)
+        scope = source.enclosing(here.file, here.node) if here is not None else None
+        for each in ast.walk(scope) if here is not None and scope is not None else ():
+            if not isinstance(each, ast.If) or each.lineno > frame.line or not each.body:
+                continue
+            lines = range(each.body[0].lineno, (each.body[-1].end_lineno or each.body[-1].lineno) + 1)
+            if any((frame.file, line) in run for line in lines):
+                continue
+            test = each.test.operand if isinstance(each.test, ast.UnaryOp) else each.test
+            calls = any(isinstance(part, ast.Call) for step in each.body for part in ast.walk(step))
+            if calls and here is not None and isinstance(test, ast.Name | ast.Attribute | ast.Subscript):
+                written = source.origin(Expression(here.file, test, depth), frames)
+                if isinstance(written.node, ast.Attribute):
+                    written = source.attribute_behind(written) or written
+                if isinstance(written.node, ast.Constant):
+                    return written.spot
+    return None

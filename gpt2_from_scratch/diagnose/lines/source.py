@@ -92,6 +92,15 @@ def parents(node: ast.AST) -> Iterator[ast.AST]:
         yield node
 
 
+def is_dropped(spot: Spot) -> bool:
+    """Whether a place is in a statement that computes something and does nothing with it."""
+    module = tree(spot.file)
+    return any(
+        isinstance(each, ast.Expr) and each.lineno <= spot.line <= (each.end_lineno or each.lineno)
+        for each in (ast.walk(module) if module is not None else ())
+    )
+
+
 def enclosing(file: str, node: ast.AST) -> Function | None:
     """The function around a node."""
     return next((each for each in parents(node) if isinstance(each, Function)), None)
@@ -644,28 +653,30 @@ def count_of(owner: type, attribute: str) -> Expression | None:
     built = attribute_in(owner, attribute)
     if built is None:
         return None
-    over = [each for each in ast.walk(built.node) if _is_range(each)]
+    over = [each for each in ast.walk(built.node) if is_range(each)]
     around = class_around(built.node)
     for loop in ast.walk(around) if around is not None and not over else ():
         if isinstance(loop, ast.For) and any(
             isinstance(each, ast.Attribute) and each.attr == attribute and is_self(each.value)
             for each in ast.walk(loop)
         ):
-            over += [each for each in ast.walk(loop.iter) if _is_range(each)]
+            over += [each for each in ast.walk(loop.iter) if is_range(each)]
     return end_of_range(Expression(built.file, over[0], None)) if len(over) == 1 else None  # type: ignore[arg-type]
 
 
-def _is_range(node: ast.AST) -> bool:
+def is_range(node: ast.AST) -> bool:
+    """Whether an expression is a call of `range`."""
     return isinstance(node, ast.Call) and last_name(node.func) == "range" and bool(node.args)
 
 
 def end_of_range(over: Expression) -> Expression | None:
     """Where the end of a range is computed: in ``range(n - 1)``, or where its name was bound; None if it is not."""
-    if not isinstance(over.node, ast.Call) or not _is_range(over.node):
+    if not isinstance(over.node, ast.Call) or not is_range(over.node):
         return None
     end = Expression(over.file, over.node.args[min(1, len(over.node.args) - 1)], over.depth)
     for _ in range(_DEEPEST):
-        if isinstance(end.node, ast.BinOp):
+        counts = isinstance(end.node, ast.Call) and last_name(end.node.func) in ("max", "min", "sum", "int")
+        if isinstance(end.node, ast.BinOp) or counts:
             return end
         following = _followed(end, ())
         if following is None:

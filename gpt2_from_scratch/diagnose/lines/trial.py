@@ -238,6 +238,12 @@ def run(
     return Trial(recording, labels, number, error, derived, consumers)
 
 
+def casts_to_half(operation: Operation) -> bool:
+    """Whether the user's code asks an operation for numbers of half precision."""
+    asked = [operation.name, *(str(each).removeprefix("torch.") for each in operation.constants.values())]
+    return bool(operation.frames and operation.inputs) and bool({"half", "bfloat16", "float16"}.intersection(asked))
+
+
 def number_in(recording: Recording, result: object) -> list[int]:
     """Numbers of the tensors in what a call returned: itself, ``.logits``, a mapping's, a tuple's."""
     direct = recording.number_of(result)

@@ -1,0 +1,93 @@
+"""The lines for a step of GPT-2's that the candidate never takes, judged by the weights of that step.
+
+If the candidate does not hold them, the line is the one that builds the module without them. If it holds them and
+never uses them, the line is the end of the method that should have used them.
+"""
+
+from torch import nn
+
+from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines.built import building_call
+from gpt2_from_scratch.diagnose.lines.places import Observed, built_at, use_of
+from gpt2_from_scratch.diagnose.lines.source import Spot
+from gpt2_from_scratch.diagnose.lines.trial import VIEWS
+from gpt2_from_scratch.recorder import Operation
+
+# The module whose weights a step is the first to use.
+_MODULES = {"attn.output": "attn.c_proj", "mlp.inner": "mlp.c_fc", "mlp.output": "mlp.c_proj"}
+
+
+def not_built(observed: Observed, operation: Operation, number: int, place: str) -> Spot | None:
+    """Where a module is built without weights of GPT-2's that the candidate does not hold.
+
+    Args:
+        observed: the candidate's run.
+        operation: that takes what stands in the place of the missing step.
+        number: the value that it takes.
+        place: key of the step, such as ``h.0.ln_2``.
+    """
+    root, module = observed.root, _module_of(place)
+    if root is None:
+        return None
+    gain, bias = (observed.parameter(f"{module}.{name}") for name in ("weight", "bias"))
+    if gain is not None and bias is None:
+        owner = next((each for each in root.modules() if any(gain is own for own in each._parameters.values())), None)
+        call = building_call(root, owner) if owner is not None else None
+        return call.spot if call is not None else None
+    made = observed.trial.made(number)
+    label = observed.trial.labels[number].entry
+    if gain is None and made is not None and label is not None and label.key.startswith(f"{place}."):
+        return built_at(observed, made)
+    if gain is not None or bias is not None or not _is_norm(module):
+        return None
+    maker = observed.trial.recording.maker(number)
+    names = {id(each): name for name, each in root.named_modules()}
+    parts = names.get(id(maker.module), "").split(".") if maker is not None else []
+    for count in range(len(parts)):
+        around = root.get_submodule(".".join(parts[:count]))
+        if isinstance(around, nn.TransformerEncoder):
+            call = building_call(root, around)
+            return call.spot if call is not None else None
+    return built_at(observed, operation)
+
+
+def not_called(observed: Observed, operation: Operation, number: int, place: str) -> Spot | None:
+    """Where a method ends that holds the module of a missing step and does not call it."""
+    root, module = observed.root, _module_of(place)
+    weight = observed.parameter(f"{module}.weight")
+    if root is None or weight is None:
+        return None
+    for each in observed.before.recording.operations:
+        entries = [observed.before.labels[taken].entry for taken in each.inputs]
+        if any(entry is not None and entry.key == f"{module}.weight" for entry in entries):
+            return None
+    path = next(name for name, each in root.named_parameters() if each is weight).split(".")
+    for count in range(len(path) - 2, -1, -1):
+        owner = root.get_submodule(".".join(path[:count]))
+        if not type(owner).__module__.startswith("torch."):
+            kinds = [kind.__name__ for kind in type(owner).__mro__]
+            break
+    else:
+        return None
+    maker = observed.trial.recording.maker(number)
+    while maker is not None and maker.frames:
+        here = source.at(maker.frames[0])
+        around = source.class_around(here.node) if here is not None else None
+        if around is not None and around.name in kinds:
+            scope = (maker.frames[0].file, maker.frames[0].function, maker.frames[0].first_line)
+            if any((frame.file, frame.function, frame.first_line) == scope for frame in operation.frames):
+                return None  # the value has not left the method: it is used too early
+            return use_of(observed, maker)
+        maker = observed.trial.recording.maker(maker.inputs[0]) if maker.name in VIEWS and maker.inputs else None
+    return None
+
+
+def _module_of(place: str) -> str:
+    for step, module in _MODULES.items():
+        if place.endswith(f".{step}"):
+            return place.removesuffix(step) + module
+    return place
+
+
+def _is_norm(module: str) -> bool:
+    return module.rpartition(".")[2] in ("ln_1", "ln_2", "ln_f")
