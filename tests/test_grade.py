@@ -4,10 +4,12 @@ The oracle is foreign code: the same checks are put to the book's model with the
 and must let the same ones pass.
 """
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -188,6 +190,31 @@ def test_a_check_that_rejects_right_code_gets_no_grade(fixtures: dict[str, Path]
 
     with pytest.raises(CandidateError, match="rejects the right model: AssertionError: never"):
         grade(check, fixtures["fresh"])
+
+
+async def awaited(model: nn.Module) -> bool:
+    return False
+
+
+def yielding(model: nn.Module) -> Iterator[bool]:
+    yield False
+
+
+ANSWERS: dict[str, tuple[Any, str]] = {
+    "a tensor": (lambda model: torch.tensor(False), r"rejects the right model: it returned tensor\(False\)"),
+    "numpy's": (lambda model: np.False_, "rejects the right model: it returned np.False_"),
+    "a number": (lambda model: 0, "rejects the right model: it returned 0"),
+    "a script's": (lambda model: sys.exit(1), "rejects the right model: SystemExit: 1"),
+    "a tuple": (lambda model: (False, "too far"), "the check returned a tuple, which is neither yes nor no"),
+    "a coroutine": (awaited, "the check returned a coroutine, which is neither"),
+    "a generator": (yielding, "the check returned a generator, which is neither"),
+}
+
+
+@pytest.mark.parametrize(("check", "says"), ANSWERS.values(), ids=ANSWERS)
+def test_an_answer_is_asked_for_its_truth(check: Check, says: str) -> None:
+    with pytest.raises(CandidateError, match=says):
+        grade(check)
 
 
 @pytest.mark.slow

@@ -252,6 +252,17 @@ def test_what_a_mask_says_is_found_out(
     assert tests and result(tests, "padding").difference is not None, str(result(tests, "padding"))
 
 
+def test_a_mask_that_is_only_counted_changes_nothing(checkpoint: Path, config: GPTConfig) -> None:
+    """The sum of a mask that would be added to scores is infinite, and nothing times that is no number."""
+
+    class Counts(Padded):
+        def forward(self, in_idx: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+            return super().forward(in_idx) + (0 if attention_mask is None else 0 * attention_mask.sum())
+
+    tests = asked(filled(Counts(book_config(config)), checkpoint), config)
+    assert tests and "its attention_mask changes nothing" in str(result(tests, "padding"))
+
+
 def test_only_the_first_rows_padding(checkpoint: Path, config: GPTConfig) -> None:
     class First(Padded):
         def forward(self, in_idx: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -5,6 +5,7 @@ code with the package.
 """
 
 import math
+import sys
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -328,6 +329,7 @@ def outputs(config: GPTConfig) -> Mapping[str, tuple[Any, str]]:
         "a string": (lambda ids: "logits", "returned a str"),
         "a dictionary": (lambda ids: {"hidden": torch.zeros(1)}, "keys 'hidden'"),
         "a crash": (lambda ids: 1 / 0, "crashed on ids of shape .*ZeroDivisionError"),
+        "an end": (lambda ids: sys.exit(0), r"called sys.exit\(0\); nothing was verified"),
         "integers": (lambda ids: torch.zeros(*ids.shape, v, dtype=torch.int64), "int64"),
     }
 

@@ -6,7 +6,7 @@ counts for nobody.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
@@ -108,8 +108,8 @@ def grade(
     """Asks a check about the right model, and about one with each fault in it.
 
     Args:
-        check: gets a `GPTModel` in eval mode with the checkpoint's weights in it; returns False or raises if it finds
-            the model wrong. Each call gets a model of its own.
+        check: gets a `GPTModel` in eval mode with the checkpoint's weights in it; returns False (or what counts
+            as false), or raises, if it finds the model wrong. Each call gets a model of its own.
         checkpoint: whose weights: a file, a directory, a Hub id or an opened `Checkpoint`; the default is ``tiny``, the
             small trained model inside the package.
         faults: rows of the table.
@@ -117,7 +117,7 @@ def grade(
         **options: how the checkpoint is opened; see `OpenOptions`.
 
     Raises:
-        CandidateError: the check rejects the right model.
+        CandidateError: the check rejects the right model, or its answer is neither yes nor no.
 
     Example:
         >>> def same_shape(model):
@@ -158,13 +158,32 @@ def grade(
 
 
 def _objection(check: Check, model: GPTModel) -> str | None:
-    """What the check has against a model; None if nothing."""
+    """What the check has against a model; None if nothing.
+
+    Raises:
+        CandidateError: its answer is neither yes nor no.
+    """
     try:
-        return "it returned False" if check(model) is False else None
-    except (KeyboardInterrupt, SystemExit):
+        answer = check(model)
+        if isinstance(answer, _NO_ANSWERS):
+            if isinstance(answer, Coroutine):
+                answer.close()  # nobody will wait for it
+        elif answer is None or answer:
+            return None
+    except KeyboardInterrupt:
         raise
-    except BaseException as error:  # pytest's own failures are no Exceptions
+    except BaseException as error:  # pytest's own failures are no Exceptions, and a script ends with sys.exit(1)
         return crash_report(error)
+    if isinstance(answer, _NO_ANSWERS):
+        raise CandidateError(
+            f"the check returned a {type(answer).__name__}, which is neither yes nor no",
+            hint="make it an ordinary function that returns True or False, or raises",
+        )
+    return f"it returned {answer!r:.80}"
+
+
+# They count as true, whatever is in them or would come of them.
+_NO_ANSWERS = (Coroutine, Generator, AsyncGenerator, tuple, list, dict, str)
 
 
 class _Scale:

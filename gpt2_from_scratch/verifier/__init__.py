@@ -216,6 +216,8 @@ def verify(
             run.diagnose()
     except KeyboardInterrupt:
         raise Interrupted(replace(run.finished(), interrupted=run.phase)) from None
+    except SystemExit as error:  # with code 0 it would end the caller's script as if all were well
+        raise CandidateError(f"{run.subject.name} called sys.exit({error.code!r}); nothing was verified") from None
     verdict = run.finished()
     if not verdict.compared:
         reasons = "; ".join(f"{part}: {why}" for part, why in run.unchecked.items())
