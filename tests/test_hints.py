@@ -98,6 +98,7 @@ OUTSIDE: dict[str, tuple[str, ...]] = {
         r"Hub",
     ),
     "the user's own Layout": (
+        r"find it on one",
         r"describe its names",
         r"Layout of",
     ),
