@@ -309,6 +309,71 @@ def write_zero3(folder: Path, t: Arrays, ranks: int, groups: int = 2, frozen: tu
     return folder
 
 
+# -------------------------------------------------------------------------------------------------------- Megatron-LM
+
+MEGATRON_NAMES = {
+    "ln_1": "input_layernorm",
+    "attn.c_attn": "attention.query_key_value",
+    "attn.c_proj": "attention.dense",
+    "ln_2": "post_attention_layernorm",
+    "mlp.c_fc": "mlp.dense_h_to_4h",
+    "mlp.c_proj": "mlp.dense_4h_to_h",
+}
+
+
+def write_megatron(
+    folder: Path, t: Arrays, n_head: int, version: float | None = None, ranks: int = 1, stages: int = 1, **more: Any
+) -> Path:
+    """In the names of 2019. Each rank has whole heads; of the word embedding it has rows, of which some are padding."""
+    width, rows = t["wte.weight"].shape[1], -(-len(t["wte.weight"]) // (4 * ranks)) * 4
+    padding = np.full((rows * ranks - len(t["wte.weight"]), width), 7, np.float32)
+    words = np.concatenate([t["wte.weight"], padding])
+
+    def part(name: str, end: str, layer: int, rank: int) -> np.ndarray:
+        array = t[f"h.{layer}.{name}.{end}"]
+        array = array.T if array.ndim == 2 else array
+        if name == "attn.c_attn":
+            heads = array.reshape(3, n_head, width // n_head, *array.shape[1:])
+            mine = heads[:, rank * n_head // ranks : (rank + 1) * n_head // ranks]
+            order = {0: (0, 1, 2), 1: (1, 2, 0)}.get(int(version or 0), (1, 0, 2))
+            return mine.transpose(*order, *range(3, mine.ndim)).reshape(-1, *array.shape[1:])
+        if name == "mlp.c_fc":
+            return np.split(array, ranks)[rank]
+        if end == "weight" and name in ("attn.c_proj", "mlp.c_proj"):
+            return np.split(array, ranks, 1)[rank]
+        return array
+
+    for stage in range(stages):
+        mine = [i for i in layers(t) if i * stages // len(layers(t)) == stage]
+        for rank in range(ranks):
+            trunk = {
+                f"layers.{i - mine[0]}.{theirs}.{end}": part(ours, end, i, rank)
+                for i in mine
+                for ours, theirs in MEGATRON_NAMES.items()
+                for end in ("weight", "bias")
+            }
+            model: dict[str, Any] = {"language_model": {"transformer": trunk}}
+            some = words[rank * rows : (rank + 1) * rows]
+            if stage == 0:
+                tables = {"word_embeddings": {"weight": some}, "position_embeddings": {"weight": t["wpe.weight"]}}
+                model["language_model"]["embedding"] = tables
+            if stage == stages - 1:
+                trunk |= {f"final_layernorm.{end}": t[f"ln_f.{end}"] for end in ("weight", "bias")}
+                model |= {"word_embeddings_for_head": {"weight": some}} if stages > 1 else {}
+            content: dict[str, Any] = {"iteration": 7, "model": tensors_of(model)} | more
+            place = folder / (f"mp_rank_{rank:02d}_{stage:03d}" if stages > 1 else f"mp_rank_{rank:02d}")
+            place.mkdir(exist_ok=True, parents=True)
+            content |= {} if version is None else {"checkpoint_version": version}
+            torch.save(content, place / "model_optim_rng.pt")
+    return folder
+
+
+def tensors_of(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: tensors_of(value) for key, value in tree.items()}
+    return torch.from_numpy(np.ascontiguousarray(tree))
+
+
 # -------------------------------------------------------------------------------------------------------- CTranslate2
 
 CT2_TYPES = ("float32", "int8", "int16", "int32", "float16")

@@ -299,6 +299,12 @@ def deepspeed(folder: Path) -> None:
     forms.write_zero3(folder, weights(CONFIG), 2, frozen=("wpe.weight",))
 
 
+def megatron(folder: Path) -> None:
+    """Two tensor-parallel ranks, in the oldest order but one."""
+    arguments = SimpleNamespace(num_attention_heads=2, bias_gelu_fusion=True, layernorm_epsilon=1e-5, vocab_size=7)
+    forms.write_megatron(folder, weights(CONFIG), 2, version=1.0, ranks=2, args=arguments)
+
+
 def mlx(folder: Path) -> None:
     settings(folder)
     np.savez(folder / "weights.npz", **forms.mlx_arrays(weights(CONFIG)))
@@ -329,6 +335,8 @@ ZERO = {
     "wrap": with_data_pkl,
     "opened": _RANK_0 + "model_states.pt",
 }
+_RANK_1 = "mp_rank_01/model_optim_rng.pt"
+MEGATRON = {**ZERO, "write": megatron, "name": _RANK_1, "opened": _RANK_1}
 JSON = {"split": json_words, "odd": ODD_JSON}
 
 FORMS: dict[str, Form] = {
@@ -361,6 +369,7 @@ FORMS: dict[str, Form] = {
     "ctranslate2": Form("model.bin", engine, words(4), opened="model.bin"),
     "deepspeed": Form(**ZERO, name=_RANK_0 + "model_states.pt"),
     "deepspeed optimizer": Form(**ZERO, name=_RANK_0 + "optim_states.pt"),
+    "megatron": Form(**MEGATRON),
     "keras": Form("tf_model.h5", keras, words(8)),
     "npz": Form("weights.npz", mlx, words(2)),
     "tokenizer.json": Form("tokenizer.json", tokenizer, **JSON, use=load_tokenizer),

@@ -68,6 +68,7 @@ ORACLES = {
     "deepspeed_zero2_bf16": Oracle("DeepSpeed", "huggingface", stored=torch.bfloat16),
     "deepspeed_zero3": Oracle("DeepSpeed ZeRO-3, 2 ranks", "huggingface"),
     "deepspeed_zero3_frozen": Oracle("DeepSpeed ZeRO-3, 3 ranks", "huggingface"),
+    "megatron": Oracle("Megatron-LM, 3 x 2 ranks", "megatron"),
     "flax": Oracle("Flax MessagePack", "flax"),
     "flax_bfloat16": Oracle("Flax MessagePack", "flax", stored=torch.bfloat16),
     "flax_base": Oracle("Flax MessagePack", "flax"),

@@ -22,6 +22,7 @@ from gpt2_from_scratch.checkpoint import (
     gguf,
     hub,
     llmc,
+    megatron,
     npz,
     onnx,
     safetensors,
@@ -82,6 +83,7 @@ FORMS: tuple[Form, ...] = (
     Form(shards.recognises, lambda index, mmap: shards.read(index, mmap, _open_shard)),
     Form(safetensors.recognises, safetensors.read),
     Form(deepspeed.recognises, deepspeed.read),
+    Form(megatron.recognises, megatron.read),
     Form(torch_pickle.recognises, torch_pickle.read, torch_pickle.read),
     Form(gguf.recognises, gguf.read),
     Form(llmc.recognises, llmc.read),
@@ -233,7 +235,7 @@ def _weights_in(directory: Path) -> Path:
     for folder in (directory, directory / _FSDP):
         if (metadata := folder / distributed.METADATA).is_file():
             return metadata
-    if states := deepspeed.states_in(directory):
+    if states := deepspeed.states_in(directory) or megatron.states_in(directory):
         return states
     for patterns in (_ALONE, _GRAPHS):
         alone = sorted(

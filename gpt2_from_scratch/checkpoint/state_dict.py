@@ -208,7 +208,7 @@ def _outline(content: Mapping[object, object]) -> str:
 def _what_it_is(content: Mapping[object, object]) -> str:
     model = content.get("model")
     if isinstance(model, dict) and "language_model" in model:
-        return "this is Megatron-LM's nested form: convert it with transformers' script for Megatron GPT-2"
+        return "this is Megatron-LM's nested form: call the file model_optim_rng.pt, as Megatron-LM does"
     if "param_groups" in content:
         return "this is the state of an optimizer: the weights are in another file"
     return "a state dict is expected at the top, or under a key such as " + ", ".join(_KEYS)

@@ -52,7 +52,7 @@ _REFUSED = re.compile(
     r"(torch|os|posix|nt|subprocess|sys|runpy|shutil|socket|importlib|imp|ctypes|webbrowser|pickle|_pickle|marshal|code"
     r"|codeop|pty|pdb|bdb|timeit|multiprocessing|threading|asyncio|urllib|http|pip|commands|operator|functools"
     r"|types(?!\.SimpleNamespace$)"
-    r"|_io|io|tempfile|signal|platform|transformers\.training_args)(\.|$).*"
+    r"|_io(?!\.BytesIO$)|io|tempfile|signal(?!\.Signals$)|platform|transformers\.training_args)(\.|$).*"
     # Of Python's own functions and classes, those that hold values may pass; some under their names in Python 2.
     r"|(builtins|__builtin__)\.(?!(list|dict|tuple|frozenset|int|float|bool|str|bytes|object|slice|range"
     r"|long|unicode|xrange)$).*"

@@ -17,6 +17,7 @@ from gpt2_from_scratch.layouts.gguf import GGUF
 from gpt2_from_scratch.layouts.huggingface import HUGGINGFACE
 from gpt2_from_scratch.layouts.llmc import LLM_C
 from gpt2_from_scratch.layouts.llms_from_scratch import LLMS_FROM_SCRATCH
+from gpt2_from_scratch.layouts.megatron import MEGATRON
 from gpt2_from_scratch.layouts.mlx import MLX
 from gpt2_from_scratch.layouts.nanogpt import MINGPT, NANOGPT
 from gpt2_from_scratch.layouts.openai import OPENAI
@@ -39,12 +40,13 @@ _ALL = (
     MLX,
     TRANSFORMER_LENS,
     CTRANSLATE2,
+    MEGATRON,
 )
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = MappingProxyType({variants[0].name: variants for variants in _ALL})
 
-# Tried in this order on a file whose format does not determine the layout; those of OpenAI, llm.c, llama.cpp, Flax and
-# CTranslate2 do. Ours has the names and orientation of Hugging Face's without the prefix, and minGPT's those of
-# nanoGPT's, so neither is listed.
+# Tried in this order on a file whose format does not determine the layout; those of OpenAI, llm.c, llama.cpp, Flax,
+# CTranslate2 and Megatron-LM do. Ours has the names and orientation of Hugging Face's without the prefix, and minGPT's
+# those of nanoGPT's, so neither is listed.
 DETECTABLE: tuple[Layout, ...] = (*HUGGINGFACE, *LLMS_FROM_SCRATCH, *NANOGPT, *MLX, *TF_KERAS, *TRANSFORMER_LENS)
 
 LayoutChoice: TypeAlias = str | Layout | Sequence[Layout]  # a name from `LAYOUTS`, a table, or several to choose from

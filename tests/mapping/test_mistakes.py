@@ -167,7 +167,7 @@ def test_a_layout_that_fits_is_found_by_trying() -> None:
 
 
 def test_the_layouts_in_the_package_use_few_patterns() -> None:
-    """A dozen code bases do seven things to a tensor; a new table that needs an eighth should be looked at twice."""
+    """A dozen code bases do eleven things to a tensor; a new table that needs a twelfth should be looked at twice."""
     used = {
         parse(parameter.pattern)
         for variants in LAYOUTS.values()
@@ -177,4 +177,4 @@ def test_the_layouts_in_the_package_use_few_patterns() -> None:
         for parameter in row.parameters
         if parameter.pattern and len(set(parameter.pattern.split(" -> "))) == 2
     }
-    assert len(used) <= 9
+    assert len(used) <= 11
