@@ -11,9 +11,10 @@ import gc
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
-from typing import Self, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Self, TypeAlias, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,9 @@ from gpt2_from_scratch.loading import (
 from gpt2_from_scratch.mapping import match
 from gpt2_from_scratch.speed import packed
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 Device: TypeAlias = torch.device | str | None
 
 
@@ -76,7 +80,7 @@ class MultiHeadAttention(nn.Module):
             k, v = cache.extend(self.layer, k, v)  # (B, H, S, d)
         attention = ATTENTIONS[self.compute.attention]
         mixed = attention(q, k, v, mask, self.scale, self.upcast, self.attn_dropout)  # (B, H, T, d)
-        merged = mixed.transpose(1, 2).reshape(x.shape).contiguous()  # (B, H, T, d) -> (B, T, E)
+        merged = mixed.transpose(1, 2).flatten(2).contiguous()  # (B, H, T, d) -> (B, T, E)
         return self.resid_dropout(self.c_proj(merged))  # type: ignore[no-any-return]
 
 
@@ -204,7 +208,11 @@ class GPTModel(nn.Module):
 
     def new_cache(self, batch_size: int, capacity: int | None = None) -> KVCache:
         """An empty `KVCache` that fits this model: its dtype, its device."""
-        return KVCache(self.config, batch_size, capacity, self.wte.weight.dtype, self.wte.weight.device)
+        first = self.h[0]
+        assert isinstance(first, TransformerBlock)
+        heads = first.attn.n_head  # of this rank
+        config = replace(self.config, n_head=heads, n_embd=heads * self.config.head_dim)
+        return KVCache(config, batch_size, capacity, self.wte.weight.dtype, self.wte.weight.device)
 
     def set_compute(self, compute: Compute) -> Self:
         """Changes how the layers are computed, in place; the weights stay. Returns the model.
@@ -217,6 +225,36 @@ class GPTModel(nn.Module):
             if hasattr(module, "compute"):
                 module.compute = compute  # type: ignore[assignment]
         return self
+
+    def parallelize(self, mesh: "DeviceMesh") -> Self:
+        """Divides the blocks among the ranks of a mesh, in place, to compute logits or generate. Returns the model.
+
+        Every rank calls this on the same weights, and from then on runs the model on the same ids. Each has whole
+        embeddings and norms, its share of the heads and of the feed-forward features, and a cache for its heads. The
+        logits are on all ranks; they equal those of the whole model up to rounding. There are no gradients.
+
+        Args:
+            mesh: of one dimension, such as ``init_device_mesh("cpu", (2,))``.
+
+        Raises:
+            ValueError: the number of ranks does not divide that of the heads or of the feed-forward features.
+
+        Example:
+            >>> from torch.distributed.device_mesh import init_device_mesh
+            >>> model = GPTModel.from_pretrained().parallelize(init_device_mesh("cuda", (2,)))  # doctest: +SKIP
+        """
+        from gpt2_from_scratch.parallel import divide
+
+        size = mesh.size()
+        for what, count in (("heads", self.config.n_head), ("feed-forward features", self.config.inner_dim)):
+            if count % size:
+                raise ValueError(f"{count} {what} cannot be shared out evenly among {size} ranks")
+        for block in self.h:
+            assert isinstance(block, TransformerBlock)
+            divide(block.attn.c_attn, block.attn.c_proj, mesh, parts=3)
+            divide(block.mlp.c_fc, block.mlp.c_proj, mesh)
+            block.attn.n_head = self.config.n_head // size
+        return self.requires_grad_(False)
 
     def pack(self) -> Self:
         """Turns linear weights to ``[out, in]`` in memory where a CPU reads that order faster. Returns the model.

@@ -45,6 +45,7 @@ ROOMS = (
     "generation",
     "reference",
     "model",
+    "parallel",  # its layers, divided among ranks
     "layers",
     "cache",
     "speed",

@@ -96,6 +96,16 @@ def test_a_rank_gets_its_part_and_compares_it(perturbed_checkpoint: Path, as_ran
     torch.testing.assert_close(difference.max_abs, 0.5, rtol=1e-5, atol=0)
 
 
+def test_what_cannot_be_shared_out_is_refused(perturbed_checkpoint: Path, as_rank) -> None:  # type: ignore[no-untyped-def]
+    model = GPTModel.from_pretrained(perturbed_checkpoint)
+    as_rank(0, 3)
+    with pytest.raises(ValueError, match="4 heads cannot be shared out evenly among 3 ranks"):
+        model.parallelize(init_device_mesh("cpu", (3,)))
+    as_rank(0, 2)
+    with pytest.raises(ValueError, match="89 feed-forward features cannot be shared out evenly among 2 ranks"):
+        model.parallelize(init_device_mesh("cpu", (2,)))
+
+
 # ------------------------------------------------------------------------------------------------------ under torchrun
 
 
@@ -105,13 +115,68 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(perturbed(n_inner=None, n_layer=2), tmp_path_factory.mktemp("small"))
 
 
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
 def start(ranks: int, checkpoint: Path, name: str, *options: str, **given: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks)]
-    command += ["-m", "gpt2_from_scratch", "verify", str(checkpoint), "--model", f"{CODE}:{name}", *options]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **given}
+    command = [
+        *TORCHRUN,
+        str(ranks),
+        "-m",
+        "gpt2_from_scratch",
+        "verify",
+        str(checkpoint),
+        "--model",
+        f"{CODE}:{name}",
+        *options,
+    ]
+    environment = ENVIRONMENT | given
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+DIVIDED = """
+import sys, torch
+from torch.distributed.device_mesh import init_device_mesh
+from gpt2_from_scratch import GPTModel, generate
+from gpt2_from_scratch.layers import EXACT, FUSED, TEXTBOOK
+source, size = sys.argv[1], int(sys.argv[2])
+ids = torch.randint(0, 211, (2, 30), generator=torch.Generator().manual_seed(1))
+with torch.inference_mode():
+    for compute in (EXACT, FUSED, TEXTBOOK):
+        whole = GPTModel.from_pretrained(source, compute=compute)
+        part = GPTModel.from_pretrained(source, compute=compute).parallelize(init_device_mesh("cpu", (size,)))
+        expected, exact = whole(ids), GPTModel.from_pretrained(source, dtype=torch.float64)(ids)
+        floor = (expected - exact).abs().max()
+        assert 0 < floor < 1e-4
+        cache = part.new_cache(2)
+        pieces = [part(ids[:, start:end], cache=cache) for start, end in ((0, 20), (20, 21), (21, 30))]
+        for actual in (part(ids), torch.cat(pieces, dim=1)):
+            assert (actual - exact).abs().max() <= 4 * floor, (actual - exact).abs().max() / floor
+        assert cache.keys.size(2) == 4 // size
+        assert torch.equal(generate(part, ids[:, :7], 20), generate(whole, ids[:, :7], 20))
+"""
+
+
+@slow
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_this_packages_model_divided_computes_and_generates_the_same(ranks: int, small: Path, tmp_path: Path) -> None:
+    script = tmp_path / "divided.py"
+    script.write_text(DIVIDED)
+    command = [*TORCHRUN, str(ranks), str(script), str(small), str(ranks)]
+    run = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
+    assert run.returncode == 0, run.stderr
+
+
+@slow
+def test_without_a_model_this_packages_own_is_divided_and_verified(small: Path) -> None:
+    command = [*TORCHRUN, "2", "-m", "gpt2_from_scratch", "verify", str(small)]
+    run = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE)
+    assert run.returncode == 0, run.stderr
+    assert "29 of 29 tensors equal" in run.stdout
+    assert "the model runs on 2 ranks" in run.stdout
 
 
 def finished(process: subprocess.Popen[str], ranks: int) -> tuple[int, str, str]:

@@ -32,7 +32,9 @@ _REMEDIES = {
 
 
 def loads_code(arguments: argparse.Namespace) -> bool:
-    """Whether the command loads somebody's file, given as FILE.py:NAME."""
+    """Whether the command loads somebody's file, given as FILE.py:NAME, or another rank may end it."""
+    if ranks() > 1 and hasattr(arguments, "named"):  # `verify`
+        return True
     return any(":" in (getattr(arguments, name, None) or "") for name in ("model", "check", "layout", "file_layout"))
 
 

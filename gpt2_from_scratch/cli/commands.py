@@ -126,8 +126,8 @@ def _verdict(arguments: argparse.Namespace, checkpoint: "Checkpoint", several: "
     if arguments.atol is not None or arguments.rtol is not None:
         tolerance = (arguments.atol or 0.0, arguments.rtol or 0.0)
     if several is not None:
-        if ":" not in (arguments.model or "") or arguments.outputs is not None:
-            raise ValueError("on several ranks, verify checks a model of yours: give --model FILE.py:OBJECT")
+        if ":" not in (arguments.model or ":") or arguments.outputs is not None:
+            raise ValueError("on several ranks, verify checks this package's model, or --model FILE.py:OBJECT")
         several.go_on()  # what is wrong with the arguments or the checkpoint, rank 0 says alone
     candidate, layout = _candidate(arguments, checkpoint)
     if several is not None:
@@ -219,7 +219,7 @@ def _token_text(checkpoint: "Checkpoint | None") -> Callable[[int], str] | None:
 
 def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple[Any, Any]:
     """What is to be checked, and its layout: this package's model, the user's, or a port's recorded answers."""
-    from gpt2_from_scratch.building import load_object
+    from gpt2_from_scratch.building import Loaded, load_object
     from gpt2_from_scratch.engines import is_engine_model, load_engine_model
     from gpt2_from_scratch.verifier import read_recording, recorded_prompts, standard_prompts
 
@@ -246,7 +246,12 @@ def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple
         return _filled(loaded, layout, checkpoint), layout
     from gpt2_from_scratch.model import GPTModel
 
-    return GPTModel.from_pretrained(checkpoint, dtype=dtype_choice(arguments.dtype)), "gpt2_from_scratch"
+    model = GPTModel.from_pretrained(checkpoint, dtype=dtype_choice(arguments.dtype))
+    if ranks() > 1:
+        from torch.distributed.device_mesh import init_device_mesh
+
+        model.parallelize(init_device_mesh("cpu", (ranks(),)))
+    return Loaded(model), "gpt2_from_scratch"
 
 
 def record(arguments: argparse.Namespace) -> int:
