@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.config import GPTConfig
-from tests.bugs import Bug, development, fresh, held_out, more_styles
+from tests.bugs import Bug, development, fresh, held_out, more_styles, unseen
 from tests.foreign import STYLES
 from tests.perturbed import SIZES, perturbed
 
 BUGS = development.BUGS + more_styles.BUGS + held_out.BUGS
+LATER = fresh.BUGS + unseen.BUGS
 # Relative to the largest logit. Right code was measured at 2e-15, the smallest bug at 5e-5.
 WRONG = 1e-9
 
@@ -67,28 +68,38 @@ def test_the_fresh_set_is_as_large_as_it_claims() -> None:
     assert Counter(len(bug.parts) for bug in fresh.COMBINED) == {2: 20, 3: 10}
 
 
-def test_the_fresh_set_repeats_no_bug_of_the_others() -> None:
-    known = {(bug.style, edit) for bug in BUGS for edit in bug.edits}
-    assert not {(bug.style, edit) for bug in fresh.BUGS for edit in bug.edits} & known
-    assert not {(bug.style, bug.source) for bug in fresh.BUGS} & {(bug.style, bug.source) for bug in BUGS}
+def test_the_unseen_set_is_as_large_as_it_claims() -> None:
+    assert len({bug.id for bug in unseen.BUGS}) == len(unseen.BUGS)
+    assert len(unseen.SINGLE) == 60
+    assert len({bug.style for bug in unseen.SINGLE}) >= 36  # all styles that there were when it was written
+    assert Counter(len(bug.parts) for bug in unseen.COMBINED) == {2: 15, 3: 5}
 
 
-def test_parts_of_a_fresh_combination_are_on_different_lines() -> None:
-    single = {bug.id: bug for bug in fresh.SINGLE}
-    for bug in fresh.COMBINED:
+@pytest.mark.parametrize(
+    ("bugs", "earlier"), [(fresh.BUGS, BUGS), (unseen.BUGS, BUGS + fresh.BUGS)], ids=["fresh", "unseen"]
+)
+def test_a_later_set_repeats_no_bug_of_the_others(bugs: tuple[Bug, ...], earlier: tuple[Bug, ...]) -> None:
+    known = {(bug.style, edit) for bug in earlier for edit in bug.edits}
+    assert not {(bug.style, edit) for bug in bugs for edit in bug.edits} & known
+    assert not {(bug.style, bug.source) for bug in bugs} & {(bug.style, bug.source) for bug in earlier}
+
+
+def test_parts_of_a_later_combination_are_on_different_lines() -> None:
+    single = {bug.id: bug for bug in fresh.SINGLE + unseen.SINGLE}
+    for bug in fresh.COMBINED + unseen.COMBINED:
         assert len(bug.lines) == sum(len(single[f"{bug.style}/{part}"].lines) for part in bug.parts), bug.id
 
 
 def test_no_combination_tells_of_a_bug_that_is_held_out() -> None:
-    for bugs in (development, more_styles, held_out, fresh):
+    for bugs in (development, more_styles, held_out, fresh, unseen):
         single = {bug.id for bug in bugs.SINGLE}
         assert {f"{bug.style}/{part}" for bug in bugs.COMBINED for part in bug.parts} <= single
 
 
 @pytest.mark.parametrize(
     "bugs",
-    [development.BUGS, more_styles.BUGS, held_out.BUGS, fresh.BUGS],
-    ids=["development", "more_styles", "held_out", "fresh"],
+    [development.BUGS, more_styles.BUGS, held_out.BUGS, fresh.BUGS, unseen.BUGS],
+    ids=["development", "more_styles", "held_out", "fresh", "unseen"],
 )
 def test_every_edit_fits_its_file_and_names_a_line(bugs: tuple[Bug, ...]) -> None:
     for bug in bugs:
@@ -116,7 +127,7 @@ def test_some_bugs_make_wrong_logits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bug", BUGS + fresh.BUGS, ids=lambda bug: bug.id)
+@pytest.mark.parametrize("bug", BUGS + LATER, ids=lambda bug: bug.id)
 def test_every_bug_makes_wrong_logits(
     bug: Bug, tensors: dict[str, Tensor], config: GPTConfig, ids: Tensor, expected: Tensor, tmp_path: Path
 ) -> None:
@@ -124,12 +135,12 @@ def test_every_bug_makes_wrong_logits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bug", [bug for bug in BUGS + fresh.BUGS if bug.parts], ids=lambda bug: bug.id)
+@pytest.mark.parametrize("bug", [bug for bug in BUGS + LATER if bug.parts], ids=lambda bug: bug.id)
 def test_every_part_of_a_combination_adds_to_it(
     bug: Bug, tensors: dict[str, Tensor], config: GPTConfig, ids: Tensor, tmp_path: Path
 ) -> None:
     together = logits(bug, tensors, config, ids, tmp_path / "together")
-    single = {other.id: other for other in BUGS + fresh.BUGS}
+    single = {other.id: other for other in BUGS + LATER}
     for part in bug.parts:
         left = tuple(edit for edit in bug.edits if edit not in single[f"{bug.style}/{part}"].edits)
         rest = Bug(bug.style, "rest", bug.kind, bug.why, left)

@@ -1,9 +1,9 @@
 """Bugs that people write into a right GPT-2: edits of the styles in `tests.foreign`, and the lines that are guilty.
 
-`tests.bugs.development` and `tests.bugs.more_styles` are there to build and tune a diagnosis with. `held_out` and
-`fresh` are there to measure it: whoever writes rules reads neither. `held_out` and `development` were drawn by chance
-from one list, by style and by kind; `more_styles` has the styles that this list left out; `fresh` was written later,
-without knowledge of the rules. ``python -m tests.bugs`` measures::
+`tests.bugs.development` and `tests.bugs.more_styles` are there to build and tune a diagnosis with. `held_out`, `fresh`
+and `unseen` are there to measure it: whoever writes rules reads none of them. `held_out` and `development` were drawn
+by chance from one list, by style and by kind; `more_styles` has the styles that this list left out; `fresh` and then
+`unseen` were written later, without knowledge of the rules. ``python -m tests.bugs`` measures::
 
     model = bug.load(tensors, config, folder)   # the edited file is in the folder, so its lines can be named
     bug.lines                                   # the lines that a reviewer would point at
@@ -72,6 +72,22 @@ class Bug:
     def load(self, tensors: Tensors, config: GPTConfig, folder: Path) -> Any:
         """The model of the edited file with these weights; see `Style.load`."""
         return STYLES[self.style].load(tensors, config, self.write(folder))
+
+
+def combination(singles: Iterable[Bug], style: str, *names: str) -> Bug:
+    """Several single bugs of one style in one file; the guilty lines are those that their edits changed."""
+    known = {(bug.style, bug.name): bug for bug in singles}
+    parts = [known[style, name] for name in names]
+    assert not any(part.guilty for part in parts), f"{style}: {names}: a part names its guilty lines itself"
+    return Bug(
+        style,
+        "_and_".join(names),
+        "several",
+        " ".join(part.why for part in parts),
+        tuple(edit for part in parts for edit in part.edits),
+        parts=names,
+        short=any(part.short for part in parts),
+    )
 
 
 def changed(style: Style, source: Iterable[str]) -> set[int]:

@@ -4,7 +4,9 @@ They are spread over all styles, and no edit stands in another set. Whoever writ
 does not read this file, and nothing is tuned on it. At the end stand pairs and triples of them in one file.
 """
 
-from tests.bugs import Bug
+from functools import partial
+
+from tests.bugs import Bug, combination
 
 SINGLE = (
     Bug(
@@ -829,20 +831,7 @@ SINGLE = (
 )
 
 
-def together(style: str, *names: str) -> Bug:
-    """Several single bugs of one style in one file; the guilty lines are those that their edits changed."""
-    parts = [next(bug for bug in SINGLE if (bug.style, bug.name) == (style, name)) for name in names]
-    assert not any(part.guilty for part in parts), f"{style}: {names}: a part names its guilty lines itself"
-    return Bug(
-        style,
-        "_and_".join(names),
-        "several",
-        " ".join(part.why for part in parts),
-        tuple(edit for part in parts for edit in part.edits),
-        parts=names,
-        short=any(part.short for part in parts),
-    )
-
+together = partial(combination, SINGLE)
 
 COMBINED = (
     together("book", "scores_called_backwards", "eps_is_the_drop_rate"),
