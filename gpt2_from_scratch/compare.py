@@ -1,10 +1,13 @@
-"""Two tensors in, a truthy result with statistics out; tolerances, each with its reason; how numbers are written.
+"""The distance between two tensors, the noise floor that it is judged by, and how both are written.
 
-A difference means nothing by itself. It is judged in multiples of a *noise floor*: how far the reference is
-from itself when only its rounding changes. NaN never passes, and comparing nothing is an error.
+A difference means nothing by itself. It is judged in multiples of a *noise floor*: how far the reference is from
+itself when only its rounding changes. `check_logits` measures it on the prompts of the run, and every multiple in a
+verdict is one of it, in the diagnosis, too. Two other quantities have a rounding of their own, by the same rule:
+gradients, and the simulation of a faulty model, which may amplify rounding; a hypothesis has to hold within that.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -180,6 +183,34 @@ def compare(actual: Tensor, expected: Tensor, limit: float = 0.0) -> Comparison:
         norm += float(wanted.square().sum())
     relative = math.sqrt(squares / norm) if norm > 0 else (0.0 if squares == 0 else math.inf)
     return Comparison(largest, total / flat_actual.numel(), relative, _index(where, actual.shape), limit)
+
+
+def gap(actual: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference; where both are NaN they agree, as a fault and its simulation may both give NaN.
+
+    Infinite if one of them alone is not finite, and if both are nothing but NaN: that proves nothing.
+    """
+    known = ~(actual.isnan() & expected.isnan())
+    difference = (actual.double() - expected.double()).abs()[known]
+    if difference.numel() == 0:
+        return math.inf
+    largest = float(difference.max())
+    return largest if math.isfinite(largest) else math.inf
+
+
+def noise_floor(distances: Iterable[float], scale: float) -> float:
+    """The largest distance that rounding makes, and at least `FLOAT32_ULP` of the scale.
+
+    Args:
+        distances: between computations that differ in their rounding only. A NaN among them makes the floor infinite.
+        scale: the largest of the numbers that were computed; 1 for relative distances.
+
+    Example:
+        >>> noise_floor([2e-6, 3e-6], scale=10.0), noise_floor([0.0], scale=0.5) == 2.0**-24
+        (3e-06, True)
+    """
+    least = max(FLOAT32_ULP * scale, torch.finfo(torch.float32).tiny)
+    return max([least, *(math.inf if math.isnan(each) else each for each in distances)])
 
 
 def _index(flat: int, shape: torch.Size) -> tuple[int, ...]:

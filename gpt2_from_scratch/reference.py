@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2_from_scratch.anatomy import Anatomy
-from gpt2_from_scratch.compare import EXACT_THRESHOLD, FLOAT32_ULP, USABLE
+from gpt2_from_scratch.compare import EXACT_THRESHOLD, FLOAT32_ULP, USABLE, noise_floor
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CheckpointError
 from gpt2_from_scratch.layouts import LAYOUTS
@@ -327,7 +327,7 @@ def _prove(reference: Reference, checkpoint: Checkpoint, ids: Tensor) -> None:
         return  # a checkpoint that overflows; the comparison with the candidate says so
     scale = float(independent.abs().max())
     rounding, apart = float((usual - exact).abs().max()), float((exact - independent).abs().max())
-    if wrong or not apart <= EXACT_THRESHOLD * max(rounding, FLOAT32_ULP * scale) or not rounding <= USABLE * scale:
+    if wrong or not apart <= EXACT_THRESHOLD * noise_floor((rounding,), scale) or not rounding <= USABLE * scale:
         what = wrong or f"its logits are {apart:.1e} from those of an independent computation in float64"
         raise CheckpointError(
             f"transformers' GPT2LMHeadModel does not compute GPT-2 in this process and cannot be the reference: {what}",

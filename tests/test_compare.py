@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gpt2_from_scratch.compare import compare
+from gpt2_from_scratch.compare import FLOAT32_ULP, compare, gap, noise_floor
 
 
 def test_statistics_against_direct_formulas() -> None:
@@ -59,3 +59,19 @@ def test_low_precision_is_compared_exactly() -> None:
     """65504 + 1 does not exist in float16; the difference of two float16 numbers is taken in float64."""
     a, b = torch.tensor([60000.0], dtype=torch.float16), torch.tensor([-60000.0], dtype=torch.float16)
     assert compare(a, b).max_abs == 120000.0
+
+
+def test_a_noise_floor_is_never_less_than_float32s_last_place_and_never_unknown() -> None:
+    assert noise_floor([1e-6, 3e-6], scale=1.0) == 3e-6
+    assert noise_floor([0.0], scale=8.0) == 8 * FLOAT32_ULP
+    assert noise_floor([], scale=0.0) > 0  # what is divided by it stays a number
+    assert noise_floor([1e-6, math.nan, 2e-6], scale=1.0) == math.inf
+
+
+def test_a_gap_agrees_on_nan_only_where_there_are_numbers_too() -> None:
+    nan, inf = math.nan, math.inf
+    one = torch.tensor([nan, 1.0, 2.0])
+    assert gap(one, torch.tensor([nan, 1.0, 2.5])) == 0.5
+    assert gap(one, torch.tensor([0.0, 1.0, 2.0])) == inf
+    assert gap(torch.tensor([nan]), torch.tensor([nan])) == inf
+    assert gap(torch.tensor([inf, 1.0]), torch.tensor([1.0, 1.0])) == inf

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt2_from_scratch.checks.weights import Fitted, fit
-from gpt2_from_scratch.compare import THRESHOLD
-from gpt2_from_scratch.diagnose import Diagnosis, Laboratory, Remedy, diagnose, diagnose_in
-from gpt2_from_scratch.diagnose.evidence import gap
+from gpt2_from_scratch.compare import THRESHOLD, gap
+from gpt2_from_scratch.diagnose import Checked, Diagnosis, Laboratory, Remedy, diagnose, diagnose_in
 from gpt2_from_scratch.diagnose.simulation import simulated
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.layouts import LAYOUTS
@@ -673,7 +672,7 @@ def test_on_the_trained_model_from_scratch() -> None:
     candidate = Candidate(model, checkpoint.config)
     with candidate.evaluating():
         fitted = fit(candidate, checkpoint.config, BOOK)
-        diagnosis = diagnose(candidate, checkpoint, load_reference(checkpoint), inside=fitted, seconds=600)
+        diagnosis = diagnose(candidate, checkpoint, load_reference(checkpoint), Checked(inside=fitted), seconds=600)
     assert is_named(diagnosis, ("gelu_erf", None)), told(diagnosis)
 
 

@@ -18,11 +18,11 @@ from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.checks.weights import Fitted
 from gpt2_from_scratch.compare import (
     EXACT_THRESHOLD,
-    FLOAT32_ULP,
     GRADIENT_SHARE,
     LOSS_RTOL,
     NEAR,
     THRESHOLD,
+    noise_floor,
     scientific,
     times,
 )
@@ -104,14 +104,14 @@ def check_gradients(
         CandidateError: it cannot be differentiated.
     """
     loss, expected = reference.gradients(prompt.ids)
-    floor = max(*_errors(reference.other_gradients(prompt.ids), expected).values(), FLOAT32_ULP)
+    floor = noise_floor(_errors(reference.other_gradients(prompt.ids), expected).values(), scale=1.0)
     mine, actual = _gradients(candidate, prompt.ids, fitted)
     gradients = Gradients((mine, loss), _errors(actual, expected), floor, threshold, theirs=fitted.theirs)
     if not 0 < gradients.worst[1] <= NEAR * floor:
         return gradients
     del actual
     _, exact = reference.exact_gradients(prompt.ids)
-    floor = max(floor, *_errors(expected, exact).values())
+    floor = noise_floor((floor, *_errors(expected, exact).values()), scale=1.0)
     del expected
     gradients = replace(gradients, floor=floor)
     try:

@@ -21,12 +21,12 @@ from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.compare import (
     EXACT_THRESHOLD,
-    FLOAT32_ULP,
     NEAR,
     THRESHOLD,
     USABLE,
     WORTH_A_LONG_RUN,
     Comparison,
+    noise_floor,
     scientific,
     times,
 )
@@ -315,7 +315,8 @@ def check_logits(
         raise CandidateError("there is no prompt to compare on", hint="give at least one")
     found: dict[int, PromptResult] = {}
     crashes: dict[int, tuple[Prompt, Crash]] = {}
-    scale = known = worst = 0.0
+    scale = worst = 0.0
+    rounding: list[float] = []  # the reference's, on prompts long enough to measure it
     differs = ""
     enough = min(_FEW, max(prompt.ids.size(1) for prompt in prompts))
     for place, prompt in sorted(enumerate(prompts), key=lambda each: each[1].tokens):  # what is wrong shows soon
@@ -329,21 +330,21 @@ def check_logits(
                 raise
             crashes[place] = (prompt, crash)
             if prompt.ids.size(1) >= enough:  # short prompts alone have no pooled floor
-                known = max(known, float(_floors(candidate.precision, reference, prompt, expected).max()))
+                rounding.append(float(_floors(candidate.precision, reference, prompt, expected).max()))
             continue
         scale = max(scale, float(expected.abs().max()))
         result = _measure(prompt, _before_last_cast(actual, expected, candidate.last_cast), expected, tolerance)
         del actual
         worst = max(worst, result.comparison.max_abs)
-        decided = bool(known) and worst <= threshold * max(known, FLOAT32_ULP * scale)
+        decided = bool(rounding) and worst <= threshold * noise_floor(rounding, scale)
         if prompt.ids.size(1) >= enough and not (decided and prompt.tokens > _LONG):
             result = replace(result, floors=_floors(candidate.precision, reference, prompt, expected))
-            known = max(known, result.floor)
-        if known and not worst <= threshold * max(known, FLOAT32_ULP * scale):
+            rounding.append(result.floor)
+        if rounding and not worst <= threshold * noise_floor(rounding, scale):
             differs = "; shorter prompts differ"
         found[place] = result
     results = [found[place] for place in sorted(found)]
-    floor = max(known, FLOAT32_ULP * scale, torch.finfo(torch.float32).tiny)
+    floor = noise_floor(rounding, scale)
     logits = Logits(
         tuple(results),
         floor,
@@ -580,7 +581,7 @@ def _run_in_float64(logits: Logits, candidate: Candidate, reference: Reference) 
         moved = max(moved, actual.moved)
         constants |= actual.constants is not None
         tokens += ids.numel()
-    floor = max(logits.floor if logits.dtype == torch.float32 else rounding, FLOAT32_ULP * scale)
+    floor = noise_floor((logits.floor if logits.dtype == torch.float32 else rounding,), scale)
     return Exact(largest, largest / floor, tokens, max(EXACT_THRESHOLD, moved / floor), constants)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from gpt2_from_scratch.checks.candidate import Candidate, crash_in
 from gpt2_from_scratch.checks.parts import Result, Status
 from gpt2_from_scratch.checks.stepping import Feed, stepper, without_options
-from gpt2_from_scratch.compare import SELF_RTOL
+from gpt2_from_scratch.compare import SELF_RTOL, compare
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError
 
@@ -227,10 +227,8 @@ def _result(name: str, what: str, fault: str, ask: _Ask, candidate: Candidate, i
 
 def _share(actual: Tensor, expected: Tensor, scale: float) -> float:
     """The largest difference, as a share of the largest logit; infinite when a logit is not finite."""
-    gap = float((actual.double() - expected.double()).abs().max())
-    if not math.isfinite(gap):
-        return math.inf
-    return gap / scale if scale else gap
+    largest = compare(actual, expected).max_abs
+    return largest / scale if scale and math.isfinite(largest) else largest
 
 
 def _alone(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ from gpt2_from_scratch.reference import Reference
 
 __all__ = [
     "FAULTS",
+    "Checked",
     "Closest",
     "Diagnosis",
     "Fault",
@@ -49,7 +50,6 @@ __all__ = [
     "Remedy",
     "diagnose",
     "diagnose_in",
-    "diagnose_recorded",
     "prompts_for",
 ]
 
@@ -60,33 +60,51 @@ _PATCHING = 30  # seconds; a toy model takes less than one for most bugs, 124M s
 _HALF = 0.5  # of the difference: a hypothesis that leaves more explains nothing, and is not worth a word
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What the checks have found out about a candidate, for the diagnosis to build on.
+
+    Args:
+        inside: if it is a module with a layout: that, or a record of a run of it, to be looked into stage by stage.
+        failing: ids ``[B, T]`` on which it is known to be wrong; searched on where the usual prompts show nothing.
+        weights_right: whether its weights are the checkpoint's; None where nobody knows. If they are, the line comes
+            first, and once that is proven, the search for a name takes at most `NAMING` seconds. If they are not, no
+            line is named: wrong weights read like wrong lines.
+        floor: the noise floor of the run; None where no logits were compared.
+    """
+
+    inside: Traced | Fitted | None = None
+    failing: Tensor | None = None
+    weights_right: bool | None = None
+    floor: float | None = None
+
+
 def diagnose(
     candidate: Candidate,
     checkpoint: Checkpoint,
     reference: Reference,
+    checked: Checked | None = None,
     *,
-    inside: Traced | Fitted | None = None,
-    failing: Tensor | None = None,
-    weights_right: bool | None = None,
     seconds: float = 60,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> Diagnosis:
     """Names the faults that explain a candidate's logits, or says that none of those known does.
 
     Args:
-        candidate: a model that is not GPT-2 as in the checkpoint.
+        candidate: a model that is not GPT-2 as in the checkpoint; a recording holds answers to `prompts_for`.
         checkpoint: what it should be.
         reference: the same, running.
-        inside: if it is a module with a layout: that, or a record of a run of it, to be looked into stage by stage.
-        failing: ids ``[B, T]`` on which it is known to be wrong; searched on where the usual prompts show nothing.
-        weights_right: whether its weights are the checkpoint's; None where nobody knows. If they are, the line comes
-            first, and once that is proven, the search for a name takes at most `NAMING` seconds. If they are not, no
-            line is named: wrong weights read like wrong lines.
+        checked: what is known about the candidate; default: nothing.
         seconds: the time it may take.
         progress: called with what is being tried.
     """
-    progress("measuring the noise floor")
-    laboratory = Laboratory(simulated(checkpoint.config, checkpoint.read), reference)
+    checked = checked if checked is not None else Checked()
+    inside, weights_right = checked.inside, checked.weights_right
+    progress("our own model")
+    laboratory = Laboratory(simulated(checkpoint.config, checkpoint.read), reference, floor=checked.floor)
+    if candidate.recording is not None:
+        found = diagnose_in(laboratory, candidate, seconds=seconds, progress=progress)
+        return replace(found, no_line="a recording has logits and no code")
     weights = {name: parameter.detach() for name, parameter in laboratory.model.named_parameters()}
     accusation = None
     if weights_right:
@@ -94,7 +112,9 @@ def diagnose(
         accusation = lines_of(candidate, checkpoint.config, weights)
         if accusation.proven:
             seconds = min(seconds, NAMING)
-    found = diagnose_in(laboratory, candidate, inside=inside, failing=failing, seconds=seconds, progress=progress)
+    found = diagnose_in(
+        laboratory, candidate, inside=inside, failing=checked.failing, seconds=seconds, progress=progress
+    )
     if weights_right is False or found.reason == "random":
         return found
     if accusation is None:
@@ -115,29 +135,6 @@ def _why_no_line(accusation: Accusation) -> str:
     if accusation.status == "nothing wrong":
         return "run in float64, the code computes what GPT-2 does: look for a step that loses digits"
     return accusation.why if accusation.status == "could not record" else ""
-
-
-def diagnose_recorded(
-    candidate: Candidate,
-    checkpoint: Checkpoint,
-    reference: Reference,
-    *,
-    seconds: float = 60,
-    progress: Callable[[str], None] = lambda phase: None,
-) -> Diagnosis:
-    """The same for a program that cannot be called: its answers to `prompts_for` are known, and nothing else.
-
-    Args:
-        candidate: answers the prompts of the search.
-        checkpoint: what it should be.
-        reference: the same, running.
-        seconds: the time it may take.
-        progress: called with what is being tried.
-    """
-    progress("measuring the noise floor")
-    laboratory = Laboratory(simulated(checkpoint.config, checkpoint.read), reference)
-    found = diagnose_in(laboratory, candidate, seconds=seconds, progress=progress)
-    return replace(found, no_line="a recording has logits and no code")
 
 
 def diagnose_in(
@@ -308,7 +305,7 @@ class _Case:
             return self._silent("not finite")
         closest = None
         for causes in searched.nearest[:1]:
-            left = self.evidence.rough(causes)
+            left = self.evidence.rough(causes) / self.laboratory.floor
             if causes and left <= _HALF * self.evidence.baseline:
                 closest = Closest(" and ".join(map(str, causes)), left)
         return self._silent("out of time" if self.clock.over else "no known fault", closest)

@@ -78,8 +78,8 @@ class Diagnosis(Result):
     Args:
         faults: those that, made in our own model together, give the candidate's logits.
         alternatives: other sets of faults that give the same logits, one of which may be the truth.
-        multiple: the largest difference that remains, in noise floors of the faulty model.
-        baseline: the difference that was to be explained, in noise floors.
+        multiple: the largest difference that remains, in multiples of the faulty model's own rounding.
+        baseline: the difference that was to be explained, in noise floors of the run.
         harmless: choices of precision that were recognised beside the faults, and are no bugs.
         reason: where nothing is proven, why; else None.
         stages: where nothing is proven, the stages of the forward pass that no known fault explains.

@@ -18,8 +18,7 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.parts import Result
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.checks.weights import Fitted
-from gpt2_from_scratch.compare import EXACT_SITE_RTOL, SITE_RTOL, THRESHOLD, compare, scientific
-from gpt2_from_scratch.diagnose.evidence import gap
+from gpt2_from_scratch.compare import EXACT_SITE_RTOL, SITE_RTOL, THRESHOLD, compare, gap, scientific
 from gpt2_from_scratch.diagnose.fault import EMBED, HEAD, NORM, stages
 from gpt2_from_scratch.diagnose.simulation import Rounding
 from gpt2_from_scratch.errors import CandidateError

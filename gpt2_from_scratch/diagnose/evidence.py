@@ -3,8 +3,7 @@
 There are two measures, for two questions. *Which hypothesis is nearest?* is asked thousands of times, so it is
 answered on some of the vocabulary, and blind to what may happen after the last block (a scale, a softmax, a bias): the
 search for what is wrong inside need not know what is wrong outside. *Is this it?* is asked of the few that are near, on
-all logits of all prompts, and answered in floors: the distance of the faulty model from its own float64 run. A wrong
-model may amplify rounding, and its floor then says so.
+all logits of all prompts, and answered in multiples of the simulation's own rounding: a wrong model may amplify it.
 """
 
 import math
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.checks.candidate import Candidate
-from gpt2_from_scratch.compare import FLOAT32_ULP, THRESHOLD
+from gpt2_from_scratch.compare import THRESHOLD, gap, noise_floor
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.fault import HEAD, NORM, Cause, Causes, threshold
 from gpt2_from_scratch.diagnose.simulation import Rounding, Simulation
@@ -131,7 +130,7 @@ class Explained:
     """How well a hypothesis explains the candidate. Truthy when it does.
 
     Args:
-        multiple: largest difference that remains, in floors of the simulated model.
+        multiple: largest difference that remains, in multiples of the simulation's rounding.
         left: the same as a number, in float64 where the candidate can be run so.
         difference: largest difference from the reference, which is to be explained; computed like `left`.
         limit: expected rounding error of the simulation; if it exceeds the observed difference, the hypothesis proves
@@ -154,9 +153,12 @@ class Laboratory:
         model: from `simulated`.
         reference: what the candidate should be.
         prompts: where the candidate is asked; default: the usual ones.
+        floor: the noise floor of the run; None where no logits were compared: our own model's rounding, then.
     """
 
-    def __init__(self, model: GPTModel, reference: Reference, prompts: Prompts | None = None) -> None:
+    def __init__(
+        self, model: GPTModel, reference: Reference, prompts: Prompts | None = None, floor: float | None = None
+    ) -> None:
         self.model = model
         self.reference = reference
         self.config = model.config
@@ -165,18 +167,15 @@ class Laboratory:
         self._moving: dict[Cause, bool] = {}
         self.texts = [Simulation(model, ids) for ids in (self.prompts.text, self.prompts.check)]
         self.expected = [reference.logits(simulation.ids) for simulation in self.texts]
-        self.floor = max(
-            max(gap(other, expected) for _, other in reference.other_roundings(simulation.ids))
-            for simulation, expected in zip(self.texts, self.expected, strict=True)
-        )
-        self.floor = max(self.floor, FLOAT32_ULP * max(float(logits.abs().max()) for logits in self.expected))
-        # How much further apart the reference's roundings are than float32 and float64 of our own model.
-        self._spread = max(1.0, self.floor / self._own_floor(()))
+        # What proves a fault is judged by the rounding on these prompts, which are short. The run's noise floor is
+        # larger where its prompts are long, and is only what differences are told in.
+        self.right = self.rounding(())
+        self.floor = self.right if floor is None else floor
 
     def asking(self, ids: Tensor) -> "Laboratory":
         """Another one, which searches on these ids ``[B, T]`` and on their tokens by themselves."""
         single = torch.unique(ids)[: len(self.prompts.single), None]
-        return Laboratory(self.model, self.reference, Prompts(single, ids, self.prompts.check))
+        return Laboratory(self.model, self.reference, Prompts(single, ids, self.prompts.check), self.floor)
 
     def moves_single_tokens(self, cause: Cause) -> bool:
         """Whether a fault shows on a token by itself."""
@@ -193,19 +192,15 @@ class Laboratory:
         moved = float((self.single.run(stage, entering, (cause,)) - right).norm() / right.norm())
         return not moved <= _VISIBLE  # NaN is a move
 
-    def floor_with(self, causes: Causes) -> float:
-        """The floor of a faulty model."""
-        return self._own_floor(causes) * self._spread
+    def rounding(self, causes: Causes) -> float:
+        """How far rounding moves the logits of our model with these faults. Measured on them: some amplify rounding."""
+        return max(self._rounding_of(simulation, causes) for simulation in self.texts)
 
-    def _own_floor(self, causes: Causes) -> float:
-        """The largest distance between a model's own roundings, and at least one unit in the last place."""
-        largest = torch.finfo(torch.float32).tiny
-        for simulation in self.texts:
-            exact, textbook = simulation.logits(causes, "float64"), simulation.logits(causes, "textbook")
-            usual, scale = simulation.logits(causes), float(exact.abs().nan_to_num().max())
-            gaps = (gap(usual, exact), gap(textbook, exact), gap(usual, textbook))
-            largest = max(largest, *gaps, FLOAT32_ULP * scale)
-        return largest
+    @staticmethod
+    def _rounding_of(simulation: Simulation, causes: Causes) -> float:
+        exact, textbook = simulation.logits(causes, "float64"), simulation.logits(causes, "textbook")
+        usual, scale = simulation.logits(causes), float(exact.abs().nan_to_num().max())
+        return noise_floor((gap(usual, exact), gap(textbook, exact), gap(usual, textbook)), scale)
 
 
 class Evidence:
@@ -224,7 +219,7 @@ class Evidence:
         self.exact, self.moved = in_float64_of(candidate, asked)
         pairs = zip(self.logits, laboratory.expected, strict=True)
         baseline = max(gap(logits, expected) for logits, expected in pairs)
-        self.baseline = baseline / laboratory.floor  # what is to be explained, in floors
+        self.baseline = baseline / laboratory.floor  # what is to be explained, in noise floors
         self.difference = baseline if self.exact is None else self._left_exactly(())
         self.leaks = self._leaks(candidate)
 
@@ -237,12 +232,12 @@ class Evidence:
     def _leaks(self, candidate: Candidate) -> bool:
         """Whether another last token changes what was said before it."""
         ids = self.laboratory.prompts.ended_otherwise(self.laboratory.config.vocab_size)
-        return not gap(candidate.logits(ids)[:, :-1], self.logits[0][:, :-1]) <= THRESHOLD * self.laboratory.floor
+        return not gap(candidate.logits(ids)[:, :-1], self.logits[0][:, :-1]) <= THRESHOLD * self.laboratory.right
 
     @property
     def differs(self) -> bool:
         """Whether there is anything to explain."""
-        return not self.difference <= max(threshold((), self.exact is not None) * self.laboratory.floor, self.moved)
+        return not self.difference <= max(threshold((), self.exact is not None) * self.laboratory.right, self.moved)
 
     @property
     def finite(self) -> bool:
@@ -262,27 +257,14 @@ class Evidence:
         left = max(gap(simulation.logits(causes), logits) for simulation, logits in pairs)
         if not math.isfinite(left):
             return Explained(math.inf, math.inf, self.difference, 0.0)
-        floor = self.laboratory.floor_with(causes)
+        rounding = self.laboratory.rounding(causes)
         finely = left if self.exact is None else self._left_exactly(causes)
-        limit = threshold(causes, self.exact is not None, self.difference / floor) * floor
-        return Explained(left / floor, finely, self.difference, max(limit, self.moved))
+        limit = threshold(causes, self.exact is not None, self.difference / rounding) * rounding
+        return Explained(left / rounding, finely, self.difference, max(limit, self.moved))
 
     def rough(self, causes: Causes) -> float:
-        """The largest difference on the first prompt alone, in the reference's floors: to rank, not to judge."""
-        return gap(self.laboratory.texts[0].logits(causes), self.logits[0]) / self.laboratory.floor
-
-
-def gap(actual: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference; where both are NaN they agree.
-
-    Infinite if one of them alone is not finite, and if both are nothing but NaN: that proves nothing.
-    """
-    known = ~(actual.isnan() & expected.isnan())
-    difference = (actual.double() - expected.double()).abs()[known]
-    if difference.numel() == 0:
-        return math.inf
-    largest = float(difference.max())
-    return largest if math.isfinite(largest) else math.inf
+        """The largest difference on the first prompt alone: to rank, not to judge."""
+        return gap(self.laboratory.texts[0].logits(causes), self.logits[0])
 
 
 def in_float64_of(candidate: Candidate, prompts: Sequence[Tensor]) -> tuple[list[Tensor] | None, float]:

@@ -156,12 +156,12 @@ Causes: TypeAlias = tuple[Cause, ...]
 
 
 def threshold(causes: Causes, exact: bool, difference: float = math.inf) -> float:
-    """Within how many floors a candidate with these faults agrees with their simulation.
+    """Within how many times its rounding a candidate with these faults agrees with their simulation.
 
     Args:
         causes: the faults.
         exact: both were run in float64.
-        difference: in floors, what the faults are to explain.
+        difference: in multiples of the rounding, what the faults are to explain.
     """
     if not exact or any(cause.fault.kept for cause in causes):
         return THRESHOLD

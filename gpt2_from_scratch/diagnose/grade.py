@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gpt2_from_scratch.checks.parts import Result
-from gpt2_from_scratch.compare import THRESHOLD, scientific
+from gpt2_from_scratch.compare import THRESHOLD, gap, noise_floor, scientific
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose.evidence import gap, prompts_for
+from gpt2_from_scratch.diagnose.evidence import prompts_for
 from gpt2_from_scratch.diagnose.fault import Cause, Fault
 from gpt2_from_scratch.diagnose.simulation import Simulation, inject, simulated
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
@@ -195,8 +195,8 @@ class _Scale:
         simulations = [Simulation(model, ids) for ids in self.prompts]
         self.right = [simulation.logits() for simulation in simulations]
         exact = [simulation.logits((), "float64") for simulation in simulations]
-        self.floor = max(gap(one, other) for one, other in zip(self.right, exact, strict=True))
-        self.largest = max(float(logits.abs().max()) for logits in self.right)
+        largest = max(float(logits.abs().max()) for logits in self.right)
+        self.floor = noise_floor((gap(one, other) for one, other in zip(self.right, exact, strict=True)), largest)
         self.single = Simulation(model, prompts.single)
 
     def effect(self, cause: Cause, model: GPTModel) -> Missed:

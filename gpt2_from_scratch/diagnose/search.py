@@ -18,8 +18,9 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.compare import gap
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose.evidence import BETTER, Evidence, Explained, gap
+from gpt2_from_scratch.diagnose.evidence import BETTER, Evidence, Explained
 from gpt2_from_scratch.diagnose.fault import HEAD, NORM, Cause, Causes, Fault
 from gpt2_from_scratch.diagnose.simulation import Rounding, Simulation
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS, PRECISIONS
@@ -301,7 +302,7 @@ def _with_head(evidence: Evidence, causes: Causes) -> Iterator[Causes]:
         others += [(output,) for output in outputs]
         others += [(one, other) for one, other in product(outputs, repeat=2) if one != other]
     for other in others:
-        if evidence.rough((*causes, *other)) * evidence.laboratory.floor <= near:
+        if evidence.rough((*causes, *other)) <= near:
             yield (*causes, *other)
 
 

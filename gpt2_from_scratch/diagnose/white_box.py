@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.compare import FLOAT32_ULP
+from gpt2_from_scratch.compare import gap, noise_floor
 from gpt2_from_scratch.diagnose.divergence import Passage
-from gpt2_from_scratch.diagnose.evidence import Laboratory, gap
+from gpt2_from_scratch.diagnose.evidence import Laboratory
 from gpt2_from_scratch.diagnose.fault import HEAD, Cause, Causes, place_of, threshold
 from gpt2_from_scratch.diagnose.search import Clock, Distance, fit_parameter, grown, plausible, ranked
 from gpt2_from_scratch.diagnose.simulation import Rounding, Simulation
@@ -206,7 +206,7 @@ class WhiteBox:
         return tuple(sorted(merged, key=lambda cause: order.get(cause.fault, -1)))
 
     def left_by(self, causes: Causes) -> float:
-        """The most that is left at any stage, in its floors."""
+        """The most that is left at any stage, in multiples of its rounding."""
         added = tuple(cause for cause in causes if cause not in self.base)
         return max(self._left(passage, added) for passage in self.cut)
 
@@ -256,19 +256,19 @@ class WhiteBox:
         return self._left(passage, causes) <= self._threshold(causes, self._left(passage, ()) if causes else math.inf)
 
     def _threshold(self, causes: Causes, difference: float = math.inf) -> float:
-        """A stage agrees within this many of its own floors, as the whole does."""
+        """A stage agrees within this many times its own rounding, as the whole does."""
         return threshold(causes, self.rounding == "float64", difference)
 
     def _left(self, passage: Passage, causes: Causes) -> float:
-        """What the causes leave of the difference, in floors of the stage."""
+        """What the causes leave of the difference, in multiples of the stage's rounding."""
         if not bool(torch.isfinite(passage.entering.double()).all()):  # NaN spreads from an earlier stage
             return 0.0
         result = self._result(passage, causes, self.rounding)
         scale = float(result.abs().nan_to_num().max())
         others = [self._result(passage, causes, rounding) for rounding in ("float32", "textbook", "float64")]
-        floor = max(gap(others[0], others[2]), gap(others[1], others[2]), FLOAT32_ULP * scale)
+        rounding = noise_floor((gap(others[0], others[2]), gap(others[1], others[2])), scale)
         left = max(0.0, gap(result, passage.leaving) - passage.moved)
-        return left / floor if math.isfinite(floor) else math.inf
+        return left / rounding if math.isfinite(rounding) else math.inf
 
     def _distance_at(self, passage: Passage, rounding: Rounding = "float32") -> Distance:
         known = ~passage.leaving.isnan()

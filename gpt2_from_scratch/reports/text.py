@@ -147,8 +147,8 @@ def evidence_for(diagnosis: Diagnosis) -> str:
     """Why the faults are believed, as numbers."""
     these, them = ("these faults", "them") if len(diagnosis.faults) > 1 else ("this fault", "it")
     return (
-        f"our GPT-2 with {these} is within {times(diagnosis.multiple)} the noise floor of your logits; "
-        f"without {them}, {times(diagnosis.baseline)} away (on the search's prompts)"
+        f"our GPT-2 with {these} is within {times(diagnosis.multiple)} its own rounding of your logits; "
+        f"without {them}, {times(diagnosis.baseline)} the noise floor away (on the search's prompts)"
     )
 
 

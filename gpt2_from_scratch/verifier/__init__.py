@@ -32,7 +32,7 @@ from gpt2_from_scratch.checks.surroundings import kept_as_it_is
 from gpt2_from_scratch.checks.training import check_training
 from gpt2_from_scratch.checks.weights import Fitted, Weights, check_weights, fit
 from gpt2_from_scratch.compare import THRESHOLD
-from gpt2_from_scratch.diagnose import Diagnosis, diagnose, diagnose_recorded, prompts_for
+from gpt2_from_scratch.diagnose import Checked, Diagnosis, diagnose, prompts_for
 from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult, Traced, locate
 from gpt2_from_scratch.errors import CandidateError, CheckpointError, MappingError, TokenizerError
 from gpt2_from_scratch.infer_layout import find_layout
@@ -481,25 +481,18 @@ class _Run:
         else:
             self.enter("diagnosis")
             most = self.asked.diagnose_seconds
-            if self.recording is not None:
-                diagnosis = diagnose_recorded(
-                    self.subject,
-                    self.checkpoint,
-                    self.reference,
-                    seconds=most,
-                    progress=lambda phase: self.asked.progress(f"diagnosis, at most {most:g} s: {phase}"),
-                )
-                self.verdict = replace(self.verdict, diagnosis=diagnosis)
-                return
-            failing = None if self.verdict.logits is None else _to_trace(self.verdict.logits, self.prompts).ids
+            weights, logits = self.verdict.weights, self.verdict.logits
             diagnosis = diagnose(
                 self.subject,
                 self.checkpoint,
                 self.reference,
-                inside=None if self.on_ranks else self.traced if self.traced is not None else self.fitted,
-                failing=failing,
-                weights_right=None if self.verdict.weights is None else bool(self.verdict.weights),
-                seconds=self.asked.diagnose_seconds,
+                Checked(
+                    inside=None if self.on_ranks else self.traced if self.traced is not None else self.fitted,
+                    failing=None if logits is None else _to_trace(logits, self.prompts).ids,
+                    weights_right=None if weights is None else bool(weights),
+                    floor=None if logits is None else logits.floor,
+                ),
+                seconds=most,
                 progress=lambda phase: self.asked.progress(f"diagnosis, at most {most:g} s: {phase}"),
             )
             self.verdict = replace(self.verdict, diagnosis=diagnosis)

@@ -10,7 +10,7 @@ from gpt2_from_scratch import verify
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.weights import check_weights, fit
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose import diagnose
+from gpt2_from_scratch.diagnose import Checked, diagnose
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import load_into, open_checkpoint
@@ -189,7 +189,7 @@ def test_a_remedy_speaks_of_modules_that_the_candidate_has() -> None:
             block.att.qkv.bias.copy_(torch.cat([key, query, value]))
     variants, reference = LAYOUTS["llms_from_scratch"], load_reference(checkpoint)
     candidate = Candidate(model, config)
-    found = diagnose(candidate, checkpoint, reference, inside=fit(candidate, config, variants))
+    found = diagnose(candidate, checkpoint, reference, Checked(inside=fit(candidate, config, variants)))
     assert found, str(found)
     remedies = " ".join(f"{finding.remedy.text} {finding.remedy.code}" for finding in found.faults)
     assert "trf_blocks.*.att.qkv" in remedies
