@@ -153,15 +153,30 @@ def test_the_line_of_a_bug_is_named_and_proven(bug: Bug, config: GPTConfig, tens
     assert found.proven
 
 
+@pytest.mark.parametrize(
+    ("name", "says", "expected", "role"),
+    [
+        (
+            "head_list/feed_forward_not_normalised",
+            "the stream after attention",
+            "the output of the second norm",
+            "used here",
+        ),
+        (
+            "head_list/scale_by_model_width",
+            "this is 0.5 times the attention scores",
+            "the attention scores",
+            "made here",
+        ),
+    ],
+)
 def test_the_words_say_what_stands_there_and_what_gpt2_has(
-    config: GPTConfig, tensors: dict[str, Tensor], tmp_path: Path
+    name: str, says: str, expected: str, role: str, config: GPTConfig, tensors: dict[str, Tensor], tmp_path: Path
 ):
-    bug = next(bug for bug in SINGLE if bug.id == "head_list/feed_forward_not_normalised")
+    bug = next(bug for bug in SINGLE if bug.id == name)
     found = accused(bug.style, bug.load(tensors, config, tmp_path), config, tensors)
     line = found.lines[0]
-    assert "the stream after attention" in line.says
-    assert "the output of the second norm" in line.expected
-    assert line.role == "used here"
+    assert says in line.says and expected in line.expected and line.role == role, line
 
 
 def test_the_lines_of_whoever_calls_the_candidate_are_never_accused(
@@ -188,6 +203,8 @@ def test_what_gave_a_value_is_accused(name: str, config: GPTConfig, tensors: dic
     bug = next(bug for bug in more_styles.SINGLE if bug.id == name)
     found = accused(bug.style, bug.load(tensors, config, tmp_path), config, tensors)
     assert found.lines[0].line in bug.lines, str(found)
+    if "epsilon" in name:
+        assert found.lines[0].expected == "GPT-2 has 1e-05", found.lines[0]
 
 
 def test_a_function_behind_a_lambda_is_the_candidate():

@@ -162,6 +162,7 @@ FLAX_HOSTILE: dict[str, tuple[bytes, str]] = {
     "key is no text": (b"\x81\xa1a\x81\xa2\xff\xfe\xc0", "no text before byte"),
     "key is a number": (b"\x81\xa1a\x81\x05\xc0", "no name before byte"),
     "a number": (msgpack.packb({"a": 5}), "'a' is neither a dictionary nor an array"),
+    "a fraction": (b"\x81\xa1a\xca" + bytes(4), r"'a' is neither a dictionary nor an array \(code 0xca\)"),
     "a list": (msgpack.packb({"a": {"b": [1, 2]}}), "'a/b' is neither"),
     "complex numbers": (msgpack.packb({"a": extension((6,), code=2)}), "'a' is an extension of type 2"),
     "a timestamp": (msgpack.packb({"a": msgpack.ExtType(5, b"12345678")}), "'a' is an extension of type 5"),

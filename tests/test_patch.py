@@ -61,6 +61,13 @@ def test_every_edit_changes_something_and_stays_near_its_line():
         assert lines <= set(range(line - 2, line + 3)), edit
 
 
+def test_a_statement_changes_places_with_a_neighbour_that_is_no_block():
+    source = "def f(x):\n    a = x + 1\n    b = x * 2\n    if b:\n        b = a\n    return b\n"
+    changed = {edit.apply(source) for edit in edits(source, [3], neighbours=False)}
+    assert source.replace("    a = x + 1\n    b = x * 2\n", "    b = x * 2\n    a = x + 1\n") in changed
+    assert all(text.index("if b") > text.index("a = x") for text in changed)
+
+
 @pytest.mark.slow
 def test_most_bugs_of_one_line_are_repaired(tmp_path: Path):
     """Measured: 31 and 33 of two draws of 40, given the guilty lines."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
 
 from gpt2_from_scratch.checkpoint import TINY
 from gpt2_from_scratch.errors import CheckpointError
@@ -111,6 +112,19 @@ def test_forms_that_transformers_cannot_read_are_handed_over(
     handed = load_reference(open_checkpoint(tmp_path, strip_prefix="_orig_mod."))
     ids = choose_prompts(reference.config)[2].ids
     assert torch.equal(handed.logits(ids), reference.logits(ids))
+
+
+def test_a_head_of_its_own_is_handed_over_too(tmp_path: Path) -> None:
+    untied = perturbed(n_layer=2, tie_word_embeddings=False)
+    saved = save(untied, tmp_path / "usual")
+    tensors = {f"_orig_mod.{name}": tensor for name, tensor in load_file(saved / "model.safetensors").items()}
+    (tmp_path / "wrapped").mkdir()
+    save_file(tensors, tmp_path / "wrapped" / "model.safetensors")
+    shutil.copy(saved / "config.json", tmp_path / "wrapped")
+    handed = load_reference(open_checkpoint(tmp_path / "wrapped", strip_prefix="_orig_mod."))
+    ids = choose_prompts(handed.config)[2].ids
+    with torch.no_grad():
+        assert_close(handed.logits(ids), untied(ids).logits, rtol=0, atol=1e-4)
 
 
 def test_random_numbers_are_never_a_reference(perturbed_checkpoint: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt2_from_scratch.diagnose.divergence import batch_first
 from gpt2_from_scratch.trace import Site, trace
 
 
@@ -183,6 +184,14 @@ def test_more_calls_than_names_are_counted() -> None:
     assert sites["0"].calls == sites["1"].calls == 2
     only = trace(model, ["0"], lambda: model(x))
     assert only["0"].calls == 2 and torch.equal(only["0"].input, x), "under one name, the first call counts"
+
+
+def test_only_an_output_of_three_axes_has_its_rows_put_first() -> None:
+    positions_first = torch.randn(5, 2, 3)
+    assert torch.equal(batch_first(positions_first, (2, 5, 3)), positions_first.transpose(0, 1))
+    assert torch.equal(batch_first(positions_first, (5, 2, 3)), positions_first)
+    flat = positions_first.flatten()
+    assert torch.equal(batch_first(flat, (2, 5, 3)), flat)
 
 
 def test_an_input_that_is_changed_in_place_is_kept_as_it_was() -> None:

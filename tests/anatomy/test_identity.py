@@ -56,6 +56,14 @@ def test_every_entry_is_recognised_as_itself_or_as_one_with_the_same_numbers(tab
         torch.testing.assert_close(scaled.flatten().sort().values, entry.value.flatten().sort().values)
 
 
+def test_four_numbers_are_enough_to_be_a_weight():
+    """The smallest that counts: a match of fewer numbers says nothing."""
+    config, weights = weights_of(n_embd=4, n_head=2)
+    small = Table(entries(config, Anatomy(config, weights).weights, IDS), IDS)
+    found = small.identify(weights["ln_f.bias"].double())
+    assert found.entry is not None and found.entry.key == "ln_f.bias"
+
+
 @pytest.mark.parametrize("factor", [1.0, 0.25, -3.0])
 def test_order_factor_and_slices_are_told(table: Table, factor: float):
     keys = value(table, "h.1.attn.k")  # (B, T, H, D)

@@ -141,6 +141,20 @@ def test_an_array_that_cannot_be_written_to_is_named() -> None:
         arrays_of(lambda x: x @ w)
 
 
+def countdown(x: Any, n: int) -> Any:
+    return x @ W if n == 0 else by_turns(x, n)
+
+
+def by_turns(x: Any, n: int) -> Any:
+    return countdown(x, n - 1)
+
+
+def test_functions_that_call_each_other_are_read_once() -> None:
+    """The global of one is the other: the search for arrays would go round for ever."""
+    found = arrays_of(countdown)
+    assert found is not None and [tuple(each.shape) for each in found.parameters()] == [W.shape]
+
+
 def test_without_arrays_there_is_no_module() -> None:
     assert arrays_of(lambda x: x) is None
     module = torch.nn.Linear(2, 2)

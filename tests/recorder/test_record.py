@@ -11,6 +11,8 @@ from torch.testing import assert_close
 
 from gpt2_from_scratch.precision import seeing_arithmetic
 from gpt2_from_scratch.recorder import Again, Operation, Recording, Value, record
+from gpt2_from_scratch.recorder.frames import Stack
+from gpt2_from_scratch.recorder.tape import Tape
 
 HERE = Path(__file__).name
 
@@ -88,6 +90,20 @@ def test_requests_for_a_narrow_type_give_float64():
         return torch.softmax(half, -1, dtype=torch.float32) + torch.ones(4, dtype=torch.float16)
 
     assert_close(record(call).result, torch.softmax(x.double(), -1) + 1, rtol=0, atol=1e-15)
+
+
+def test_an_object_at_the_address_of_one_that_has_gone_is_a_new_one():
+    """An address is given out again; a value must not be taken for the one that was there before."""
+
+    class Thing:
+        pass
+
+    tape, first = Tape(Stack()), Thing()
+    holder, address = tape.hold(first, 0, None, 0), id(first)
+    assert tape.known(first) is holder
+    del first
+    second = next(thing for thing in (Thing() for _ in range(10_000)) if id(thing) == address)
+    assert tape.known(second) is None
 
 
 def test_a_write_through_an_alias_is_an_operation():
