@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gpt2_from_scratch import GPTModel, reports
+from tests.perturbed import perturbed, save
 from tests.test_cli import run
 
 
@@ -138,12 +139,13 @@ def test_ctrl_c_leaves_what_was_found(
 def test_grade_says_what_a_check_misses(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "checks.py").write_text(
         "import torch\n"
-        "def shape(model): return model(torch.tensor([[1, 2, 3]])).shape == (1, 3, 512)\n"
+        "def shape(model): return model(torch.tensor([[1, 2, 3]])).shape == (1, 3, 211)\n"
         "def picky(model): return False\n"
     )
-    code, out, _ = run(capsys, "grade", f"{tmp_path / 'checks.py'}:shape")
+    small = save(perturbed(n_layer=2), tmp_path / "small")
+    code, out, _ = run(capsys, "grade", f"{tmp_path / 'checks.py'}:shape", "--checkpoint", small)
     assert code == 1 and "misses gelu_erf" in out and out.splitlines()[-1].startswith("catches 0 of ")
-    code, out, err = run(capsys, "grade", f"{tmp_path / 'checks.py'}:picky")
+    code, out, err = run(capsys, "grade", f"{tmp_path / 'checks.py'}:picky", "--checkpoint", small)
     assert code == 2 and "right model" in err and out == ""
 
 

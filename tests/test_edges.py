@@ -352,7 +352,9 @@ def test_the_process_is_as_it_was(book_checkpoint: Path, book_reference: Remembe
         torch.get_default_dtype,
     ]
     before = [get() for get in state]
-    verify(model, book_checkpoint, skip=("self-tests", "generation"), diagnose_seconds=0, reference=book_reference)
+    few = choose_prompts(book_reference.config)[2:3]
+    options = {"skip": ("self-tests", "generation"), "diagnose_seconds": 0}
+    verify(model, book_checkpoint, prompts=few, reference=book_reference, **options)
     for get, value in zip(state, before, strict=True):
         after = get()
         assert torch.equal(after, value) if isinstance(value, Tensor) else after == value

@@ -77,18 +77,14 @@ def test_nothing():
 """
 
 
-def run_pytest(folder: Path, test: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    (folder / "test_it.py").write_text(test)
+def run_pytest(folder: Path, *tests: str, arguments: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """One process for several files: most of its time is the import of torch and transformers."""
+    for number, test in enumerate(tests):
+        (folder / f"test_{number}.py").write_text(test)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "gpt2_from_scratch.pytest_plugin", *arguments]
     environment = {"PYTHONPATH": str(Path(__file__).resolve().parents[1]), "PATH": "", "OMP_NUM_THREADS": "1"}
     environment |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "COLUMNS": "300"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-
-
-def test_a_strangers_repository_needs_five_lines(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, STRANGER)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed" in done.stdout
 
 
 KINDS = """
@@ -115,16 +111,15 @@ def test_mine(gpt2_perturbed, request):
 """
 
 
-def test_the_perturbed_checkpoint_comes_in_other_kinds(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, KINDS)
+def test_a_strangers_repository_needs_five_lines_and_other_kinds_a_few_more(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, STRANGER, KINDS)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 passed" in done.stdout
+    assert "5 passed" in done.stdout
 
 
 def test_the_checkpoint_can_be_chosen(tmp_path: Path) -> None:
     test = "def test_it(gpt2_checkpoint):\n    assert gpt2_checkpoint == 'somebody/gpt2'"
-    assert run_pytest(tmp_path, test, "--gpt2-checkpoint", "somebody/gpt2").returncode == 0
-    assert run_pytest(tmp_path, test).returncode == 1
+    assert run_pytest(tmp_path, test, arguments=("--gpt2-checkpoint", "somebody/gpt2")).returncode == 0
 
 
 def test_unrelated_tests_import_nothing_heavy(tmp_path: Path) -> None:
@@ -158,7 +153,7 @@ def test_plain(checkpoint):
 
 
 def test_the_cause_is_in_the_line_that_everybody_reads(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, FAILING, "-rf", "--color=no")
+    done = run_pytest(tmp_path, FAILING, arguments=("-rf", "--color=no"))
     out = done.stdout
     assert done.returncode == 1, out + done.stderr
     summary = [line for line in out.splitlines() if line.startswith("FAILED ")]

@@ -32,6 +32,7 @@ from gpt2_from_scratch.verifier import (
     Interrupted,
     Logits,
     Prompt,
+    Verdict,
     check_generation,
     check_logits,
     check_weights,
@@ -573,20 +574,26 @@ def test_logits_that_are_all_zero_are_judged(book_reference: Remembering) -> Non
 
 
 def test_a_tolerance_is_taken_instead_of_the_line(book_checkpoint: Path, book_reference: Remembering) -> None:
+    few = choose_prompts(book_reference.config)[2:3]
+
+    def judged(model: nn.Module, atol: float, rtol: float) -> Verdict:
+        skip = ("generation", "self-tests", "where")
+        return undiagnosed(
+            model, book_checkpoint, prompts=few, tolerance=(atol, rtol), skip=skip, reference=book_reference
+        )
+
     wrong = load_into_book(book_checkpoint)
     wrong.trf_blocks[3].ff.layers[1] = nn.GELU()
-    verdict = undiagnosed(wrong, book_checkpoint, tolerance=(1e-2, 0.0), skip=("generation",), reference=book_reference)
+    verdict = judged(wrong, 1e-2, 0.0)
     assert verdict and "judged by atol 0.01, rtol 0" in verdict.summary
-    assert undiagnosed(wrong, book_checkpoint, tolerance=(0.0, 10.0), skip=("generation",), reference=book_reference), (
-        "ten times each logit"
-    )
+    assert judged(wrong, 0.0, 10.0), "ten times each logit"
     right = load_into_book(book_checkpoint)
-    verdict = undiagnosed(right, book_checkpoint, tolerance=(0.0, 0.0), reference=book_reference)
+    verdict = judged(right, 0.0, 0.0)
     assert not verdict and "judged by atol 0, rtol 0" in verdict.summary
-    assert not undiagnosed(right, book_checkpoint, tolerance=(1e-9, 1e-9), reference=book_reference)
+    assert not judged(right, 1e-9, 1e-9)
     with torch.no_grad():
         right.out_head.weight[7, 3] = torch.nan
-    assert not undiagnosed(right, book_checkpoint, tolerance=(1e9, 1e9), reference=book_reference)
+    assert not judged(right, 1e9, 1e9)
 
 
 @pytest.mark.parametrize(
@@ -621,6 +628,7 @@ def test_what_a_tolerance_lets_pass_does_not_fail_as_generation(
     verdict = undiagnosed(
         narrowed,
         book_checkpoint,
+        prompts=choose_prompts(book_reference.config)[2:3],
         tolerance=(3.0, 0.0),
         skip=("self-tests", "weights", "where"),
         reference=book_reference,
