@@ -230,13 +230,8 @@ def _weights_in(directory: Path) -> Path:
     for name in WEIGHTS:
         if (directory / name).is_file():
             return directory / name
-    if index := tensor_bundle.index_in(directory):
-        return index
-    for folder in (directory, directory / _FSDP):
-        if (metadata := folder / distributed.METADATA).is_file():
-            return metadata
-    if states := deepspeed.states_in(directory) or megatron.states_in(directory):
-        return states
+    if found := tensor_bundle.index_in(directory) or _of_several_ranks(directory):
+        return found
     for patterns in (_ALONE, _GRAPHS):
         alone = sorted(
             path
@@ -265,6 +260,13 @@ def _weights_in(directory: Path) -> Path:
     )
 
 
+def _of_several_ranks(directory: Path) -> Path | None:
+    """The file with which the checkpoint of a distributed trainer is opened, if the folder holds one."""
+    tables = (folder / distributed.METADATA for folder in (directory, directory / _FSDP))
+    table = next((path for path in tables if path.is_file()), None)
+    return table or deepspeed.states_in(directory) or megatron.states_in(directory)
+
+
 def _weights_below(directory: Path) -> list[Path]:
     """Files and folders below a folder that are opened as checkpoints, by their names."""
     found: dict[Path, None] = {}
@@ -277,8 +279,9 @@ def _weights_below(directory: Path) -> list[Path]:
             for name in files
             if not _NOT_WEIGHTS.match(name) and any(fnmatch(name, each) for each in (*_ALONE, *_GRAPHS))
         ]
-        if any(name in WEIGHTS for name in files):
+        if any(name in WEIGHTS for name in files) or _of_several_ranks(here):
             found[here] = None
+            inner.clear()  # the folders of its ranks or steps
         else:
             found |= dict.fromkeys(here / name for name in alone)
         if len(found) > _MOST_FOUND or count > _MOST_FOLDERS:

@@ -1,5 +1,6 @@
 """Describes a checkpoint that opens, for people and for programs: form, layout, sizes, statistics of its weights."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,7 +22,7 @@ class Inspection:
     Args:
         source: the checkpoint, as asked for.
         form: kind of container.
-        files: name -> bytes.
+        files: name, or path below the folder that they share -> bytes.
         layout: its name.
         about: the layout in a few words.
         tensors: how many are stored.
@@ -106,10 +107,11 @@ def inspect_opened(
     identity = compare_checksums(config, checksums.__getitem__) if official and statistics else None
     warnings = (*strange_values(numbers), *repeated_layers(checkpoint, numbers)) if statistics else ()
     known = (identify_file(path, checksum=checksum) for path in container.files)
+    folder = os.path.commonpath([path.parent for path in container.files])  # each rank's may have a folder of its own
     return Inspection(
         source=checkpoint.located.source,
         form=container.form,
-        files={path.name: path.stat().st_size for path in container.files},
+        files={str(path.relative_to(folder)): path.stat().st_size for path in container.files},
         layout=checkpoint.layout.name,
         about=checkpoint.layout.about,
         tensors=len(container.tensors),

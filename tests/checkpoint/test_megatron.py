@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from gpt2_from_scratch import GPTModel, open_checkpoint
+from gpt2_from_scratch import CheckpointError, GPTModel, open_checkpoint
 from gpt2_from_scratch.checkpoint import locate, open_container
 from gpt2_from_scratch.errors import FormatError
+from gpt2_from_scratch.inspecting import inspect_checkpoint
 from tests.forms import write_megatron
 from tests.oracles.source import SIZES
 from tests.oracles.source import weights as drawn
@@ -37,6 +38,19 @@ def test_every_version_and_division_is_the_same_model(
     assert_is_source(model)
     assert (model.config.n_head, model.config.activation_function) == (HEADS, "gelu_new")
     assert model.load_report.layout == "megatron"
+
+
+def test_the_files_of_all_ranks_are_listed(tmp_path: Path) -> None:
+    """They have one name, in folders of their own."""
+    write_megatron(tmp_path, drawn(), HEADS, 3.0, ranks=3, args=ARGUMENTS)
+    found = inspect_checkpoint(tmp_path)
+    assert list(found.files) == [f"mp_rank_{rank:02d}/model_optim_rng.pt" for rank in range(3)]
+
+
+def test_a_folder_above_leads_to_the_checkpoints(tmp_path: Path) -> None:
+    write_megatron(tmp_path / "runs" / "iter_0000100", drawn(), HEADS)
+    with pytest.raises(CheckpointError, match=r"below it there are\n  hint: give .*runs/iter_0000100$"):
+        locate(tmp_path)
 
 
 def test_without_arguments_the_padded_vocabulary_is_the_models(tmp_path: Path) -> None:
@@ -149,5 +163,5 @@ def test_a_path_that_is_no_step_is_not_followed(tmp_path: Path) -> None:
     write_megatron(tmp_path / "elsewhere", drawn(), HEADS)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "latest_checkpointed_iteration.txt").write_text("../elsewhere")
-    with pytest.raises(Exception, match="has no weights"):
+    with pytest.raises(CheckpointError, match="has no weights"):
         locate(tmp_path / "run")
