@@ -157,3 +157,22 @@ def test_on_a_terminal_lines_fit_and_the_verdict_has_a_colour(monkeypatch: pytes
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in for_terminal(REPORT)
     assert " ".join(for_terminal(REPORT).split()) == " ".join(REPORT.split()), "no word is lost"
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_stream_that_is_closed_is_no_error(stream: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, stream, None)
+    assert main(["inspect", "tiny", "--quick"]) == 0
+    getattr(sys, stream).close()
+
+
+def test_an_interrupt_while_the_child_is_started_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    monkeypatch.setattr(sys, "argv", ["gpt2", "verify", "mine.py:GPT"])
+    assert main() == 130
+    assert capsys.readouterr().err == "gpt2: interrupted\n"

@@ -26,18 +26,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments without the program's name; None takes them from the command line.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this: `gpt2 inspect >&-`
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack characters that are in names
     arguments = parsed(argv)
     arguments.words = sys.argv[1:] if argv is None else list(argv)
-    if argv is None:
-        with suppress(AttributeError, OSError, RuntimeError, ValueError):  # stderr may be closed, or be no file
-            faulthandler.enable()  # a crash in C, as when a mapped file is cut short, then says where it happened
-        if loads_code(arguments):
-            return run_in_child()
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show costs no verdict
     try:
+        if argv is None:
+            with suppress(AttributeError, OSError, RuntimeError, ValueError):  # stderr may be closed, or be no file
+                faulthandler.enable()  # a crash in C, as when a mapped file is cut short, then says where it happened
+            if loads_code(arguments):
+                return run_in_child()
         if arguments.checkpoint is None:
             arguments.checkpoint = "tiny"
         code: int = arguments.run(arguments)
