@@ -6,7 +6,6 @@ module whose layout is known is searched stage by stage (`white_box`), everythin
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from gpt2_from_scratch.diagnose.fault import Cause, Causes, Fault, Remedy
 from gpt2_from_scratch.diagnose.lines import Accusation, lines_of
 from gpt2_from_scratch.diagnose.patch import Patch
 from gpt2_from_scratch.diagnose.repair import repair
-from gpt2_from_scratch.diagnose.search import Clock, Hypothesis, Search, Searched, proven, simplest
+from gpt2_from_scratch.diagnose.search import Hypothesis, Search, SearchClock, Searched, proven, simplest
 from gpt2_from_scratch.diagnose.simulation import simulated
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
 from gpt2_from_scratch.diagnose.white_box import WhiteBox, wrong_weights
@@ -95,7 +94,7 @@ def diagnose(
         checkpoint: what it should be.
         reference: the same, running.
         checked: what is known about the candidate; default: nothing.
-        seconds: the time it may take.
+        seconds: of processor time that it may take, see `clock.Clock`.
         progress: called with what is being tried.
     """
     checked = checked if checked is not None else Checked()
@@ -144,7 +143,6 @@ def diagnose_in(
     inside: Traced | Fitted | None = None,
     failing: Tensor | None = None,
     seconds: float = 60,
-    now: Callable[[], float] = time.monotonic,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> Diagnosis:
     """The same, for several candidates of one checkpoint: the laboratory remembers what it has simulated.
@@ -155,10 +153,9 @@ def diagnose_in(
         inside: as above.
         failing: as above.
         seconds: as above.
-        now: what the time is read from, in seconds: `time.process_time` counts the CPU's, whatever else it does.
         progress: as above.
     """
-    clock = Clock(seconds, now)
+    clock = SearchClock(seconds)
     ids = laboratory.prompts.text
     random = not is_deterministic(candidate, ids)
     with WithoutDropout() if random else nullcontext():
@@ -200,7 +197,7 @@ class _Case:
         evidence: Evidence,
         inside: Traced | Fitted | None,
         base: Causes,
-        clock: Clock,
+        clock: SearchClock,
         progress: Callable[[str], None],
     ) -> None:
         self.evidence = evidence

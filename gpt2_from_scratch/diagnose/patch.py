@@ -8,10 +8,11 @@ edit is not repaired.
 import ast
 import difflib
 import itertools
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from gpt2_from_scratch.diagnose.clock import Clock
 
 # The source of an edited file -> the largest difference of its logits from GPT-2's, as a share of the largest logit;
 # infinite where it does not run.
@@ -64,7 +65,6 @@ def find_patch(
     confirm: Callable[[str], tuple[str, ...]] = lambda source: ("the prompts of the search",),
     *,
     seconds: float = 30,
-    now: Callable[[], float] = time.monotonic,
 ) -> Patch | None:
     """The first edit at these lines, or at their neighbours, that the judge accepts and that is confirmed.
 
@@ -74,17 +74,16 @@ def find_patch(
         judge: runs an edited source on a few short prompts; it is asked hundreds of times.
         confirm: runs an accepted source on more (every length, another size); what it was proven on, nothing if it was
             refused there.
-        seconds: how long to try.
-        now: what the time is read from, in seconds.
+        seconds: of processor time, see `clock.Clock`.
 
     Returns:
         None if no edit was accepted, or the time was over.
     """
     before = path.read_text(encoding="utf-8")
-    end = now() + seconds
+    clock = Clock(seconds)
     tried: set[str] = {before}
     for after in itertools.chain(_once(before, lines), _twice(before, lines)):
-        if now() > end:
+        if clock.over:
             return None
         if after in tried or not _parses(after):
             continue

@@ -8,7 +8,6 @@ settled at the end, by arithmetic. Fewer faults are tried before more.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from gpt2_from_scratch.compare import gap
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.evidence import BETTER, Evidence, Explained
 from gpt2_from_scratch.diagnose.fault import HEAD, NORM, Cause, Causes, Fault
 from gpt2_from_scratch.diagnose.simulation import Rounding, Simulation
@@ -43,24 +43,16 @@ Distance: TypeAlias = Callable[[Causes], float]
 Item = TypeVar("Item")
 
 
-class Clock:
-    """The time that a search may take, and which faults it has tried until then.
+class SearchClock(Clock):
+    """The time of a search, and which faults it has tried until then.
 
     Args:
-        seconds: from now on.
-        now: what the time is read from, in seconds.
+        seconds: see `Clock`.
     """
 
-    def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
-        self.seconds = seconds
-        self.now = now
-        self.end = now() + seconds
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds)
         self.tried: set[Fault] = set()
-
-    @property
-    def over(self) -> bool:
-        """Whether it has run out."""
-        return self.now() >= self.end
 
     def during(self, items: Iterable[Item]) -> Iterator[Item]:
         """The items, until time runs out."""
@@ -120,7 +112,7 @@ class Search:
     def __init__(
         self,
         evidence: Evidence,
-        clock: Clock,
+        clock: SearchClock,
         progress: Callable[[str], None] = lambda phase: None,
         base: Causes = (),
     ) -> None:
@@ -331,7 +323,7 @@ def ranked(distance: Distance, hypotheses: Iterable[Causes]) -> list[tuple[float
 
 
 def grown(
-    distance: Distance, start: Causes, pool: Sequence[Cause], count: int, clock: Clock, beam: int = _BEAM
+    distance: Distance, start: Causes, pool: Sequence[Cause], count: int, clock: SearchClock, beam: int = _BEAM
 ) -> list[tuple[float, Causes]]:
     """A beam: all sets that are one larger than the best so far, until they are `count` larger than `start`."""
     best = ranked(distance, clock.during([start]))
@@ -454,7 +446,7 @@ _TOKENS, _ROWS = 64, 4  # of a prompt, and prompts at once
 _UNKNOWN = 0.5  # of a head must be new; one that is nearly the embedding, or it rescaled, has another cause
 
 
-def own_head(evidence: Evidence, base: Causes, clock: Clock) -> Cause | None:
+def own_head(evidence: Evidence, base: Causes, clock: SearchClock) -> Cause | None:
     """The head that a candidate would have if nothing else were wrong with it.
 
     Args:

@@ -18,7 +18,7 @@ from gpt2_from_scratch.compare import gap, noise_floor
 from gpt2_from_scratch.diagnose.divergence import Passage
 from gpt2_from_scratch.diagnose.evidence import Laboratory
 from gpt2_from_scratch.diagnose.fault import HEAD, Cause, Causes, place_of, threshold
-from gpt2_from_scratch.diagnose.search import Clock, Distance, fit_parameter, grown, plausible, ranked
+from gpt2_from_scratch.diagnose.search import Distance, SearchClock, fit_parameter, grown, plausible, ranked
 from gpt2_from_scratch.diagnose.simulation import Rounding, Simulation
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
 
@@ -51,7 +51,7 @@ class WrongWeights:
         return (*self.causes, Cause(FAULT["tensors_differ"], tuple(self.left.items())))
 
 
-def wrong_weights(laboratory: Laboratory, theirs: Mapping[str, Tensor], clock: Clock) -> WrongWeights:
+def wrong_weights(laboratory: Laboratory, theirs: Mapping[str, Tensor], clock: SearchClock) -> WrongWeights:
     """Explains the candidate's tensors, value by value: the faults that explain most come first.
 
     Args:
@@ -153,7 +153,13 @@ class WhiteBox:
     """
 
     def __init__(
-        self, laboratory: Laboratory, cut: Sequence[Passage], rounding: Rounding, base: Causes, most: int, clock: Clock
+        self,
+        laboratory: Laboratory,
+        cut: Sequence[Passage],
+        rounding: Rounding,
+        base: Causes,
+        most: int,
+        clock: SearchClock,
     ) -> None:
         self.laboratory = laboratory
         self.simulation = Simulation(laboratory.model, cut[0].entering)

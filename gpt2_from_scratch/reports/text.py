@@ -167,7 +167,7 @@ def why_unnamed(diagnosis: Diagnosis, divergence: Divergence | None = None) -> s
             tried = f"{diagnosis.tried:.0%} of the fault table tried"
             if diagnosis.tried >= 1:
                 tried = "every known fault was tried by itself, not every set of them"
-            text = f"not found in {diagnosis.seconds:g} s ({tried})"
+            text = f"not found in {diagnosis.seconds:g} s of processor time ({tried})"
         case _:
             text = "no known fault, nor a set of them, reproduces these logits"
     first = divergence.first if divergence is not None else None

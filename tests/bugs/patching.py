@@ -1,7 +1,6 @@
 """Looks for a patch for a bug of a style: edited sources are run on two prompts, and once more in another size."""
 
 import math
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,10 +52,7 @@ def judge_of(bug: Bug, config: GPTConfig, folder: Path) -> Judge:
 
 
 def patched(bug: Bug, folder: Path, lines: Sequence[int] | None = None, seconds: float = 60) -> Patch | None:
-    """The patch that is found at these lines, by default the guilty ones. The style's sizes must not be fixed.
-
-    Seconds are those of this process, so that a busy machine finds the same.
-    """
+    """The patch that is found at these lines, by default the guilty ones. The style's sizes must not be fixed."""
     trials = folder / "trials"
     trials.mkdir(parents=True)
     judge, elsewhere = judge_of(bug, CONFIG, trials), judge_of(bug, LARGER, trials)
@@ -66,5 +62,4 @@ def patched(bug: Bug, folder: Path, lines: Sequence[int] | None = None, seconds:
         judge,
         lambda source: ("two sizes",) if elsewhere(source) <= RIGHT else (),
         seconds=seconds,
-        now=time.process_time,
     )

@@ -21,7 +21,6 @@ naming.py      from an explanation to its lines
 """
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -37,6 +36,7 @@ from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity, Table
 from gpt2_from_scratch.asking import logits_in as logits_of
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.explain import Explainer, Explanation
 from gpt2_from_scratch.diagnose.lines.naming import between, named, named_in_logits
@@ -195,23 +195,23 @@ def accuse(
         prompts: int64 ``[B, T]``; by default `prompts_for`.
         logits_in: finds the logits in what the candidate returns.
         call: how the candidate is called with ids, where it is not ``candidate(ids)``.
-        seconds: after which no further bug is looked for.
+        seconds: of processor time, after which no further bug is looked for.
     """
     ids = prompts if prompts is not None else prompts_for(config)
     compiled = [name for name, each in _modules(candidate) if isinstance(each, torch.jit.ScriptModule)]
     if compiled:
         where = compiled[0] or type(candidate).__name__
         return Accusation("could not record", why=f"{where} is compiled by torch.jit: check the Python module instead")
-    end = time.monotonic() + seconds
+    clock = Clock(seconds)
     case = _Case(candidate, config, weights, ids, logits_in, call)
     try:
         first = case.first()
         padding = first.padding()
         length = first.recording.values[padding.outputs[0]].shape[1] if padding is not None else 0
         if padding is None or length != config.n_positions:
-            return case.accusation(end, first)
+            return case.accusation(clock, first)
         whole = torch.cat([ids] * (1 + length // ids.shape[-1]), dim=-1)[:, :length]  # nothing is left to pad
-        found = _Case(candidate, config, weights, whole, logits_in, call).accusation(end)
+        found = _Case(candidate, config, weights, whole, logits_in, call).accusation(clock)
         if found or first.right:
             return found
         frame = padding.frames[0] if padding.frames else None
@@ -288,8 +288,8 @@ class _Case:
         self.layers: Explanation | None = None  # blocks in another order: then all weights are of another block
         source.forget()
 
-    def accusation(self, end: float, first: Trial | None = None) -> Accusation:
-        """What is wrong, after at most the time until `end`; `first` is the first run, if there was one."""
+    def accusation(self, clock: Clock, first: Trial | None = None) -> Accusation:
+        """What is wrong, in the time of the clock; `first` is the first run, if there was one."""
         trial = base = first or self.first()
         narrowed = self._narrowed(trial)
         if trial.right:
@@ -304,14 +304,14 @@ class _Case:
         tried: set[int] = set()
         for _ in range(_MOST):
             culprit = next((each for each in trial.culprits() if each.index not in tried), None)
-            if culprit is None or time.monotonic() >= end:
+            if culprit is None or clock.over:
                 break
             tried.add(culprit.index)
             explained, following = self._explained(culprit, trial)
             if explained is not None and not following.right and following.unknown() >= trial.unknown():
                 self.repairs[_site(culprit)].pop()  # nothing that follows became known by it
                 explained = None
-            if explained is None and time.monotonic() < end:
+            if explained is None and not clock.over:
                 explained, following = self._supposed(culprit, trial)
             if explained is None:
                 unexplained = True
@@ -347,7 +347,7 @@ class _Case:
             return Accusation(
                 "between",
                 why="the search ran out of time"
-                if time.monotonic() >= end
+                if clock.over
                 else "no line is named: no operation was found that makes something else of GPT-2's numbers",
                 unknown=unknown,
                 operations=count,

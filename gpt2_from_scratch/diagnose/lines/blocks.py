@@ -158,8 +158,10 @@ def blocks_end(observed: Observed, operation: Operation, label: Identity, wanted
     for each in observed.before.recording.operations[: operation.index]:
         for number in each.inputs:
             entry = observed.before.labels[number].entry
-            if entry is not None and entry.weight and entry.place.startswith("h.*.ln_1."):
-                return _header(each.frames)
+            norm = entry is not None and entry.weight and entry.place.startswith("h.*.ln_1.")
+            header = _header(each.frames) if norm else None
+            if header is not None:
+                return header
     return None
 
 

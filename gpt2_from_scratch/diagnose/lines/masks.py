@@ -47,10 +47,20 @@ def mask_spots(observed: Observed, explained: Explanation) -> Spots:
             maker = observed.trial.recording.maker(maker.inputs[0])
         if maker is not None and maker.frames:
             made: tuple[Spot | None, Role] = (use_of(observed, maker), "made here")
-            first = (_pattern(observed, number), made[1])
             usual = maker.name in ("tril", "triu", "tri")
-            return [(use, "used here"), made] if usual else [made, (use, "used here"), first]
+            earlier: Spots = [(use_of(observed, each), "made here") for each in _makers(observed, maker)]
+            return [(use, "used here"), made] if usual else [made, (use, "used here"), *earlier]
     return [*spots, (use, "used here")]
+
+
+def _makers(observed: Observed, maker: Operation) -> list[Operation]:
+    """What made the mask that an operation takes, the last step first."""
+    found: list[Operation] = []
+    inside: list[int] = [maker.outputs[0]]
+    while inside and (before := observed.trial.recording.maker(inside[0])) is not None:
+        found.append(before)
+        inside = [each for each in before.inputs if observed.trial.labels[each].kind == "mask"]
+    return found
 
 
 def _pattern(observed: Observed, number: int) -> Spot | None:

@@ -79,7 +79,7 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     if maker is None or not maker.frames or label.entry is None:
         return [(made, "made here"), (use, "used here")]
     place, there = wanted.entry.place, label.entry.place
-    if label.entry.key.startswith(f"{wanted.entry.key}."):
+    if label.entry.key.startswith(f"{wanted.entry.key}.") and not there.rpartition(".")[2].isdigit():
         absent = not_built(observed, operation, number, wanted.entry.key)
         if absent is not None:
             return [(absent, "made here"), (made, "made here"), (use, "used here")]

@@ -428,6 +428,9 @@ def _followed(expression: Expression, frames: Sequence[Frame], value: object = N
         if given is not None:
             return given
         scope = scope_of(node)
+        outer = _in_closure(expression)
+        if outer is not None:
+            return outer
         if isinstance(scope, Function | ast.Lambda) and node.id in parameters(scope):
             call = _only_call_with(file, scope, node.id)
             if call is not None and not _is_other(call, value):
@@ -445,6 +448,19 @@ def _followed(expression: Expression, frames: Sequence[Frame], value: object = N
         key = node.args[0]
         if isinstance(key, ast.Constant) and isinstance(key.value, str):
             return _field(file, key.value) or (Expression(file, node.args[1], None) if len(node.args) > 1 else None)
+    return None
+
+
+def _in_closure(expression: Expression) -> Expression | None:
+    """What a name was given in a function around its own one."""
+    node = expression.node
+    scopes = [each for each in parents(node) if isinstance(each, Function | ast.Lambda)]
+    if not isinstance(node, ast.Name) or not scopes or node.id in parameters(scopes[0]):
+        return None
+    for scope in scopes[1:]:
+        for each in ast.walk(scope):
+            if isinstance(each, ast.Assign) and any(node.id in assigned_names(target) for target in each.targets):
+                return Expression(expression.file, _element(each, each.value, node.id), None)
     return None
 
 
