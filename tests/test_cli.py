@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from gpt2_from_scratch.cli import main
 from gpt2_from_scratch.loading import TINY
+from tests.perturbed import perturbed, save
 
 BOOK = Path(__file__).parent / "foreign" / "book.py"
 
@@ -50,12 +50,12 @@ def candidate(tmp_path: Path) -> Path:
     return file
 
 
-def test_your_model_passes_or_fails(capsys: pytest.CaptureFixture[str], candidate: Path) -> None:
-    code, out, _ = run(capsys, "verify", "--model", f"{candidate}:build()", "--layout", "llms_from_scratch")
-    assert code == 0 and out.splitlines()[-1].startswith(
-        "PASSED  GPTModel gives GPT-2's logits with the weights of the model"
-    )
-    code, out, _ = run(capsys, "verify", "--model", f"{candidate}:wrong()", "--layout", "llms_from_scratch")
+def test_your_model_passes_or_fails(capsys: pytest.CaptureFixture[str], candidate: Path, tmp_path: Path) -> None:
+    small = save(perturbed(n_layer=2, n_inner=None), tmp_path / "small")
+    command = ("verify", small, "--layout", "llms_from_scratch", "--model")
+    code, out, _ = run(capsys, *command, f"{candidate}:build()")
+    assert code == 0 and out.splitlines()[-1].startswith("PASSED  GPTModel gives GPT-2's logits with the weights of")
+    code, out, _ = run(capsys, *command, f"{candidate}:wrong()")
     assert code == 1 and out.splitlines()[-1].startswith("FAILED")
     assert "first divergence at trf_blocks.0.ff.layers.1 (h.0.mlp.act)" in out or re.search(
         r"^  line  .*\.py:\d+", out, re.M
@@ -93,10 +93,8 @@ def test_wrong_usage_exits_2() -> None:
     assert exit.value.code == 2
 
 
-def test_nan_in_a_file_fails_with_its_name(
-    capsys: pytest.CaptureFixture[str], perturbed_checkpoint: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(perturbed_checkpoint, tmp_path, dirs_exist_ok=True)
+def test_nan_in_a_file_fails_with_its_name(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    save(perturbed(n_layer=3), tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     tensors["transformer.h.2.mlp.c_fc.bias"][1] = torch.nan
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})

@@ -111,12 +111,6 @@ def test_mine(gpt2_perturbed, request):
 """
 
 
-def test_a_strangers_repository_needs_five_lines_and_other_kinds_a_few_more(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, STRANGER, KINDS)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "5 passed" in done.stdout
-
-
 def test_the_checkpoint_can_be_chosen(tmp_path: Path) -> None:
     test = "def test_it(gpt2_checkpoint):\n    assert gpt2_checkpoint == 'somebody/gpt2'"
     assert run_pytest(tmp_path, test, arguments=("--gpt2-checkpoint", "somebody/gpt2")).returncode == 0
@@ -152,10 +146,21 @@ def test_plain(checkpoint):
 """
 
 
-def test_the_cause_is_in_the_line_that_everybody_reads(tmp_path: Path) -> None:
-    done = run_pytest(tmp_path, FAILING, arguments=("-rf", "--color=no"))
-    out = done.stdout
-    assert done.returncode == 1, out + done.stderr
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What pytest says in a stranger's repository."""
+    folder = tmp_path_factory.mktemp("stranger")
+    done = run_pytest(folder, STRANGER, KINDS, FAILING, arguments=("-rf", "--color=no"))
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_a_strangers_repository_needs_five_lines_and_other_kinds_a_few_more(stranger: str) -> None:
+    assert "2 failed, 5 passed" in stranger
+
+
+def test_the_cause_is_in_the_line_that_everybody_reads(stranger: str) -> None:
+    out = stranger
     summary = [line for line in out.splitlines() if line.startswith("FAILED ")]
     assert len(summary) == 2 and all("first divergence at h.0.mlp.act" in line for line in summary), out
     assert "- GPTModel is not GPT-2: first divergence" in summary[0] and "DivergenceError:" not in summary[0]
