@@ -565,19 +565,15 @@ def test_what_is_random_without_dropout_is_not_diagnosed(small: Bench) -> None:
     assert not diagnosis and diagnosis.reason == "random"
 
 
-def test_the_clock_is_obeyed_and_reported(small: Bench) -> None:
+def test_the_clock_is_obeyed_and_reported(small: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     _, breaks = UNKNOWN["alibi"]
     model = small.book_model()
     breaks(model)
     phases: list[str] = []
     candidate = Candidate(lambda ids: model(ids), small.config)
-    diagnosis = diagnose_in(
-        small.laboratory,
-        candidate,
-        seconds=4,
-        now=lambda: float(len(phases)),  # runs out in the fourth phase, however fast the machine is
-        progress=phases.append,
-    )
+    # The time runs out in the fourth phase, however fast the machine is.
+    monkeypatch.setattr("gpt2_from_scratch.diagnose.clock.time.thread_time", lambda: float(len(phases)))
+    diagnosis = diagnose_in(small.laboratory, candidate, seconds=4, progress=phases.append)
     assert not diagnosis and diagnosis.reason == "out of time" and diagnosis.seconds == 4
     assert 0 < diagnosis.tried <= 1, "what was tried is said, and a search that was stopped refutes nothing"
     assert phases[2:] == ["one fault", "one fault with another parameter"]
