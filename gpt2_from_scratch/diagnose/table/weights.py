@@ -342,7 +342,7 @@ FAULTS = (
     ),
     Fault(
         "tensors_differ",
-        "some weights are neither the checkpoint's nor any rearrangement of them",
+        "some weights are neither the checkpoint's nor a rearrangement of them that is tried here",
         "anything",
         Remedy("load these tensors from the checkpoint; strict=False and partial matches of names skip silently"),
         "an incomplete load, training, or another checkpoint",
