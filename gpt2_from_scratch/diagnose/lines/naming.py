@@ -52,9 +52,10 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
         spots.append((spot_of(operation.frames[0]), "used here"))
     dead = unused_value(observed, explained) if explained.kind in ("factor", "operand") else None
     if dead is not None:
-        spots = (
-            [(dead, "made here"), *spots] if source.is_dropped(dead) else [*spots[:1], (dead, "made here"), *spots[1:]]
-        )
+        # Where the value still has a name, that it is not used is the fault of the use.
+        at_hand = any((frame.file, frame.function) == (dead.file, dead.function) for frame in operation.frames)
+        first = 1 if at_hand and not source.is_dropped(dead) else 0
+        spots = [*spots[:first], (dead, "made here"), *spots[first:]]
     spots = [(_at_operand(explained, spot), role) for spot, role in spots]
     spots += passed_on(explained, [spot for spot, _ in spots if spot is not None])
     found: list[Line] = []
