@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,32 +68,81 @@ def read(metadata: Path, mmap: bool = True, key: str = "") -> Container:
         ...     read(Path(folder) / ".metadata").tensors["wte"].read().shape
         torch.Size([3, 2])
     """
-    saved = _unpickled(metadata)
-    described = _mapping(metadata, saved, "state_dict_metadata")
-    paths = saved.planner_data if isinstance(getattr(saved, "planner_data", None), dict) else {}
-    places = _places(metadata, saved)
+    table = table_of(metadata)
     stored: dict[int, StoredTensor] = {}  # by the identity of a tensor that stands in for it, without values
     content: dict[str, Any] = {}
-    check_count(str(metadata), len(described))
-    for name, tensor in described.items():
-        if not isinstance(name, str) or not name.isprintable():
-            raise FormatError(f"{metadata}: tensor {name!a} has an unprintable name, or none")
+    for name, tensor in table.tensors.items():
         stand_in: Tensor | None = None  # of what is no tensor: a number of steps, settings
-        if hasattr(tensor, "chunks"):
-            read_later = _stored(metadata, name, tensor, places)
-            stand_in = torch.empty(read_later.shape, dtype=read_later.dtype, device="meta")
-            stored[id(stand_in)] = read_later
-        _put(metadata, content, paths.get(name, (name,)), stand_in)
+        if tensor is not None:
+            stand_in = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+            stored[id(stand_in)] = tensor.stored
+        _put(metadata, content, table.paths.get(name, (name,)), stand_in)
     found = state_dict.find(content, str(metadata), key)
-    files = sorted({chunk.file for chunks in places.values() for chunk in chunks.values()})
     return Container(
         "PyTorch distributed checkpoint" + (f", {found.about}" if found.about else ""),
-        (metadata, *files),
+        (metadata, *table.files),
         {name: stored[id(tensor)] for name, tensor in found.tensors.items()},
         found.layout,
         found.config,
         found.notes,
     )
+
+
+@dataclass(frozen=True)
+class ChunkedTensor:
+    """A tensor, and the chunks that fill it.
+
+    Args:
+        shape: of the whole tensor.
+        dtype: of its values.
+        chunks: boxes of it; all of them are there, and none overlap.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    chunks: Sequence[_Chunk]
+
+    @property
+    def stored(self) -> StoredTensor:
+        """The tensor, not read yet."""
+        return StoredTensor(self.shape, self.dtype, partial(_read, self.shape, self.dtype, self.chunks))
+
+    def slice(self, number: int) -> StoredTensor:
+        """One element along the first axis, for which only the chunks that hold it are read."""
+        chunks = [each for each in self.chunks if 0 <= number - each.offsets[0] < each.sizes[0]]
+        read = partial(_read_slice, self.shape[1:], self.dtype, chunks, number)
+        return StoredTensor(self.shape[1:], self.dtype, read)
+
+
+class Table(NamedTuple):
+    """What `.metadata` says."""
+
+    tensors: Mapping[str, ChunkedTensor | None]  # None for what is saved there and is no tensor
+    paths: Mapping[Any, Any]  # name -> the keys that led to it in the dictionary that was saved
+    files: Sequence[Path]
+
+
+def table_of(metadata: Path) -> Table:
+    """Reads the table of contents, and proves that what it says is there.
+
+    Args:
+        metadata: a folder's `.metadata`.
+
+    Raises:
+        FormatError: damaged, incomplete or hostile; says what.
+    """
+    saved = _unpickled(metadata)
+    described = _mapping(metadata, saved, "state_dict_metadata")
+    paths = saved.planner_data if isinstance(getattr(saved, "planner_data", None), dict) else {}
+    places = _places(metadata, saved)
+    check_count(str(metadata), len(described))
+    tensors: dict[str, ChunkedTensor | None] = {}
+    for name, tensor in described.items():
+        if not isinstance(name, str) or not name.isprintable():
+            raise FormatError(f"{metadata}: tensor {name!a} has an unprintable name, or none")
+        tensors[name] = _chunked(metadata, name, tensor, places) if hasattr(tensor, "chunks") else None
+    files = sorted({chunk.file for chunks in places.values() for chunk in chunks.values()})
+    return Table(tensors, paths, files)
 
 
 def _put(metadata: Path, content: dict[str, Any], path: object, value: Tensor | None) -> None:
@@ -189,9 +238,9 @@ def _sizes(where: str, value: object) -> tuple[int, ...]:
     return value
 
 
-def _stored(
+def _chunked(
     metadata: Path, name: str, described: Any, places: Mapping[str, Mapping[tuple[int, ...], _Chunk]]
-) -> StoredTensor:
+) -> ChunkedTensor:
     """One tensor: its chunks lie inside it, do not overlap, fill it, and their bytes are there."""
     where = f"{metadata}: {name}"
     shape = _sizes(where, getattr(described, "size", None))
@@ -215,7 +264,7 @@ def _stored(
         chunks.append(_Chunk(offsets, sizes, place.file, place.start, place.length))
     if not _fill(shape, chunks):
         raise FormatError(f"{where}: its chunks do not fill {list(shape)}, each place once", _AGAIN)
-    return StoredTensor(shape, dtype, partial(_read, shape, dtype, chunks))
+    return ChunkedTensor(shape, dtype, chunks)
 
 
 def _dtype(properties: Any) -> torch.dtype | None:
@@ -246,6 +295,14 @@ def _read(shape: tuple[int, ...], dtype: torch.dtype, chunks: Sequence[_Chunk]) 
     for chunk in chunks:
         box = tuple(slice(at, at + size) for at, size in zip(chunk.offsets, chunk.sizes, strict=True))
         whole[box] = _part(chunk, dtype)
+    return whole
+
+
+def _read_slice(shape: tuple[int, ...], dtype: torch.dtype, chunks: Sequence[_Chunk], number: int) -> Tensor:
+    whole = torch.empty(shape, dtype=dtype)
+    for chunk in chunks:
+        box = tuple(slice(at, at + size) for at, size in zip(chunk.offsets[1:], chunk.sizes[1:], strict=True))
+        whole[box] = _part(chunk, dtype)[number - chunk.offsets[0]]
     return whole
 
 

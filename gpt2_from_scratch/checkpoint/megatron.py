@@ -10,6 +10,9 @@ query, key and value depends on the file's ``checkpoint_version``: in version 0,
 each feature of a head has its query, key and value; since version 2, each head has. The first two are given in the
 order of version 0, under the name ``query_key_value_v0``.
 
+Today's default is a folder of `torch.distributed.checkpoint` for each step, with the arguments in `common.pt`. There,
+the tensors of all layers that are of one kind are one tensor. They are given one by one.
+
 Facts: ``checkpointing.py`` of Megatron-LM, and transformers' conversion of Megatron's GPT-2.
 """
 
@@ -23,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.checkpoint import torch_pickle
+from gpt2_from_scratch.checkpoint import distributed, torch_pickle
 from gpt2_from_scratch.checkpoint.binary import TRUNCATED, check_count
 from gpt2_from_scratch.checkpoint.container import Container, StoredTensor
 from gpt2_from_scratch.checkpoint.state_dict import SavedObject
@@ -32,6 +35,7 @@ from gpt2_from_scratch.errors import FormatError
 _FILES = ("model_optim_rng.pt", "model_rng.pt")  # the latter where the optimizer's state is in files of its own
 _RANK = re.compile(r"mp_rank_(\d\d)(?:_(\d\d\d))?")
 _TRACKER = "latest_checkpointed_iteration.txt"
+_COMMON = "common.pt"
 _AGAIN = "copy the folders of all ranks, or save again"
 _MOST_LEVELS = 4  # of dictionaries in one another: model, language_model, embedding, word_embeddings
 
@@ -44,6 +48,7 @@ _BY_INPUTS = re.compile(r".*\.(?:dense|dense_4h_to_h|linear_proj|linear_fc2)\.we
 _VOCABULARY = re.compile(r"(?:.*\.)?(?:word_embeddings|output_layer)\.weight")  # their rows are padded
 _VOCABULARIES = ("orig_vocab_size", "vocab_size")  # the arguments that say how many rows are tokens
 _LAYER = re.compile(r"(.*\blayers\.)(\d{1,6})(\..*)")
+_STACKED = re.compile(r"((?:.*\.)?decoder\.layers\.)(?!\d+\.)(.+)")
 _QKV = re.compile(r".*\.query_key_value\.(?:weight|bias)")
 _HEAD_OF_LAST_STAGE = "word_embeddings_for_head.weight"
 
@@ -66,7 +71,9 @@ _GPT2S: Mapping[str, object] = {
 
 
 def recognises(head: bytes, path: Path) -> bool:
-    """Whether this is a rank's file; they are files of torch.save, which only their names tell from others."""
+    """Whether this is a rank's file, or the table of a folder; only their names tell them from other programs'."""
+    if distributed.recognises(head, path):
+        return path.with_name(_COMMON).is_file() and path.with_name("metadata.json").is_file()
     return path.name in _FILES and torch_pickle.recognises(head, path)
 
 
@@ -80,19 +87,22 @@ def states_in(directory: Path) -> Path | None:
             if step == "release" or re.fullmatch(r"[0-9]{1,12}", step):
                 folders.append(directory / (step if step == "release" else f"iter_{int(step):07d}"))
     ranks = [folder / rank for folder in folders for rank in ("mp_rank_00", "mp_rank_00_000")]
-    return next((rank / name for rank in ranks for name in _FILES if (rank / name).is_file()), None)
+    paths = [rank / name for rank in ranks for name in _FILES] + [folder / distributed.METADATA for folder in folders]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read(path: Path, mmap: bool = True) -> Container:
     """Opens the checkpoint that a rank's file is part of.
 
     Args:
-        path: the file of any rank.
+        path: the file of any rank, or the table of a folder.
         mmap: map the files of all ranks; False reads them.
 
     Raises:
         FormatError: a rank's file is missing, damaged or hostile, contradicts the others, or is of no GPT-2.
     """
+    if path.name == distributed.METADATA:
+        return _of_folder(path)
     stages = _stages(path)
     content = _loaded(stages[0][0], mmap)
     settings = _settings(stages[0][0], content.get("args"))
@@ -114,20 +124,41 @@ def read(path: Path, mmap: bool = True) -> Container:
     is_core = not any(name.startswith("language_model.") for name in tensors)
     if head := tensors.pop(_HEAD_OF_LAST_STAGE, None):  # a tied embedding's copy
         tensors["output_layer.weight" if is_core else "language_model.output_layer.weight"] = head
+    form = "Megatron-LM" + (f", {len(stages[0])} x {len(stages)} ranks" if len(stages) * len(stages[0]) > 1 else "")
+    return _container(form, [each for paths in stages for each in paths], tensors, settings)
+
+
+def _container(
+    form: str, files: Sequence[Path], tensors: dict[str, StoredTensor], settings: Mapping[str, Any]
+) -> Container:
+    """The tensors without the rows that pad the vocabulary, and what the arguments say of the model."""
     notes = []
     if vocabulary := next((size for name in _VOCABULARIES if type(size := settings.get(name)) is int), 0):
         for name, tensor in tensors.items():
             if _VOCABULARY.fullmatch(name) and tensor.shape and tensor.shape[0] > vocabulary:
                 tensors[name] = _first_rows(tensor, vocabulary)
                 notes.append(f"{name}: {tensor.shape[0] - vocabulary:,} rows that pad the vocabulary are left out")
-    return Container(
-        "Megatron-LM" + (f", {len(stages[0])} x {len(stages)} ranks" if len(stages) * len(stages[0]) > 1 else ""),
-        tuple(each for paths in stages for each in paths),
-        tensors,
-        "megatron",
-        _config(settings),
-        tuple(notes),
-    )
+    return Container(form, tuple(files), tensors, "megatron", _config(settings), tuple(notes))
+
+
+def _of_folder(metadata: Path) -> Container:
+    """Opens a folder of `torch.distributed.checkpoint`."""
+    common = torch_pickle.load(metadata.with_name(_COMMON))
+    settings = _settings(metadata, common.get("args") if isinstance(common, dict) else None)
+    table = distributed.table_of(metadata)
+    tensors: dict[str, StoredTensor] = {}
+    for name, tensor in table.tensors.items():
+        if tensor is None or name.startswith("optimizer.") or "._extra_state" in name:
+            continue
+        named = {name: tensor.stored}
+        if (match := _STACKED.fullmatch(name)) and tensor.shape:
+            check_count(str(metadata), len(tensors) + tensor.shape[0])
+            named = {f"{match[1]}{layer}.{match[2]}": tensor.slice(layer) for layer in range(tensor.shape[0])}
+        if both := named.keys() & tensors.keys():
+            raise FormatError(f"{metadata}: the tensor {min(both)} is there twice", TRUNCATED)
+        tensors |= named
+    files = [metadata, metadata.with_name(_COMMON), *table.files]
+    return _container("Megatron-LM, PyTorch distributed checkpoint", files, tensors, settings)
 
 
 def _stages(path: Path) -> list[list[Path]]:

@@ -1,5 +1,6 @@
 """Megatron-LM's folders of every version and division. Those that other programs wrote: `tests/test_oracles.py`."""
 
+import warnings
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 from gpt2_from_scratch import CheckpointError, GPTModel, open_checkpoint
 from gpt2_from_scratch.checkpoint import locate, open_container
@@ -165,3 +167,54 @@ def test_a_path_that_is_no_step_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "run" / "latest_checkpointed_iteration.txt").write_text("../elsewhere")
     with pytest.raises(CheckpointError, match="has no weights"):
         locate(tmp_path / "run")
+
+
+# ---------------------------------------------------------------- folders of torch.distributed.checkpoint
+
+
+def save_folder(folder: Path, **more: torch.Tensor) -> Path:
+    """As Megatron Core does: all layers in one tensor, which one rank has here; and the optimizer's state."""
+    write_megatron(folder / "files", drawn(), HEADS, 3.0)
+    content = torch.load(folder / "files" / "mp_rank_00" / "model_optim_rng.pt")["model"]["language_model"]
+    names = {"attention.query_key_value": "self_attention.linear_qkv", "attention.dense": "self_attention.linear_proj"}
+    names |= {"mlp.dense_h_to_4h": "mlp.linear_fc1", "mlp.dense_4h_to_h": "mlp.linear_fc2"}
+    names |= {"input_layernorm.": "self_attention.linear_qkv.layer_norm_"}
+    names |= {"post_attention_layernorm.": "mlp.linear_fc1.layer_norm_"}
+    tensors = {f"embedding.{name}.weight": table["weight"] for name, table in content["embedding"].items()}
+    tensors |= {f"decoder.{name}": each for name, each in content["transformer"].items() if name.startswith("final")}
+    for name in [name.removeprefix("layers.0.") for name in content["transformer"] if name.startswith("layers.0.")]:
+        new = next(name.replace(theirs, ours) for theirs, ours in names.items() if name.startswith(theirs))
+        stacked = [content["transformer"][f"layers.{layer}.{name}"] for layer in range(SIZES["n_layer"])]
+        tensors[f"decoder.layers.{new}"] = torch.stack(stacked)
+    tensors["optimizer.state.exp_avg.decoder.final_layernorm.weight"] = torch.ones(6)
+    step = folder / "iter_0000007"
+    with warnings.catch_warnings(action="ignore"):
+        dcp.save(tensors | more, checkpoint_id=step, no_dist=True)
+    torch.save({"args": ARGUMENTS, "checkpoint_version": 3.0}, step / "common.pt")
+    (step / "metadata.json").write_text('{"sharded_backend": "torch_dist"}')
+    (folder / "latest_checkpointed_iteration.txt").write_text("7")
+    return folder
+
+
+def test_layers_are_taken_out_of_the_tensor_of_all_layers(tmp_path: Path) -> None:
+    model = GPTModel.from_pretrained(save_folder(tmp_path))
+    assert_is_source(model)
+    assert model.load_report.form == "Megatron-LM, PyTorch distributed checkpoint"
+
+
+def test_a_layer_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    name = "decoder.layers.3.mlp.linear_fc2.bias"
+    with pytest.raises(FormatError, match=rf"the tensor {name} is there twice"):
+        open_checkpoint(save_folder(tmp_path, **{name: torch.ones(6)}))
+
+
+def test_more_layers_than_any_gpt2_has_are_refused_before_they_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match="at most 4,000 are read"):
+        open_checkpoint(save_folder(tmp_path, **{"decoder.layers.more": torch.ones(5_000)}))
+
+
+def test_the_arguments_of_such_a_folder_are_looked_at_too(tmp_path: Path) -> None:
+    save_folder(tmp_path)
+    torch.save({"args": Namespace(normalization="RMSNorm")}, tmp_path / "iter_0000007" / "common.pt")
+    with pytest.raises(FormatError, match="trained with normalization 'RMSNorm'"):
+        open_checkpoint(tmp_path)
