@@ -3,8 +3,8 @@
 `huggingface_hub` does the transport and the caching; it honours `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and
 `HF_HUB_OFFLINE`. This module turns its exceptions into a `CheckpointError` that says what to do.
 
-The server is trusted: `huggingface_hub` (tried: 2.4.0) calls a downloaded file by the ETag that the server gives for it,
-without a look at path separators. A question for the ETag beforehand would not help, as the server is asked again.
+The server is trusted: `huggingface_hub` (tried: 2.4.0) calls a downloaded file by the ETag that the server gives for
+it, without a look at path separators. A question for the ETag beforehand would not help, as the server is asked again.
 """
 
 import re
