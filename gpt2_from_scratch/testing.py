@@ -68,7 +68,7 @@ def assert_matches_gpt2(
     __tracebackhide__ = True  # pytest: the report says more than this function's lines
     verdict = verify(model, checkpoint, layout, **options)
     if not verdict:
-        raise DivergenceError(f"{verdict.candidate} is not GPT-2: {verdict.cause}\n{verdict.report()}")
+        raise DivergenceError(f"{verdict.candidate} differs from GPT-2: {verdict.cause}\n{verdict.report()}")
     return verdict
 
 

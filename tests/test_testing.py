@@ -35,7 +35,7 @@ def test_a_right_model_matches(checkpoint: Path) -> None:
 def test_a_wrong_one_fails_with_the_whole_report(checkpoint: Path) -> None:
     model = in_the_book(checkpoint)
     model.trf_blocks[5].ff.layers[1] = nn.GELU()
-    text = r"(?s)is not GPT-2: first divergence at .*h\.5\.mlp\.act\)\n.*weights .*its input agrees.*FAILED"
+    text = r"(?s)differs from GPT-2: first divergence at .*h\.5\.mlp\.act\)\n.*weights .*its input agrees.*FAILED"
     with pytest.raises(AssertionError, match=text):
         assert_matches_gpt2(model, checkpoint, "llms_from_scratch", diagnose_seconds=0)
     assert issubclass(DivergenceError, AssertionError)
@@ -163,5 +163,5 @@ def test_the_cause_is_in_the_line_that_everybody_reads(stranger: str) -> None:
     out = stranger
     summary = [line for line in out.splitlines() if line.startswith("FAILED ")]
     assert len(summary) == 2 and all("first divergence at h.0.mlp.act" in line for line in summary), out
-    assert "- GPTModel is not GPT-2: first divergence" in summary[0] and "DivergenceError:" not in summary[0]
+    assert "- GPTModel differs from GPT-2: first divergence" in summary[0] and "DivergenceError:" not in summary[0]
     assert "<Verdict failed: GPTModel, first divergence" in summary[1]
