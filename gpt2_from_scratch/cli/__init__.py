@@ -15,6 +15,7 @@ from gpt2_from_scratch.cli.arguments import parsed
 from gpt2_from_scratch.cli.child import loads_code, run_in_child, speaker
 from gpt2_from_scratch.cli.exit_codes import BROKEN_PIPE, COULD_NOT_CHECK, INTERRUPTED
 from gpt2_from_scratch.cli.options import as_flags
+from gpt2_from_scratch.cli.terminal import fitted
 from gpt2_from_scratch.errors import CandidateError, CheckpointError, RankError, printable
 
 __all__ = ["main"]
@@ -51,25 +52,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _failed(error: BaseException) -> int:
     """Says what went wrong, and returns the exit code for it: never one that looks like a verdict."""
     if _was_interrupted(error):
-        print(f"{speaker()}: interrupted", file=sys.stderr)
+        _say("interrupted")
         return INTERRUPTED
     match error:
         case BrokenPipeError():  # the reader of our output left: `gpt2 inspect ... | head`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return BROKEN_PIPE
         case CheckpointError() | CandidateError() | RankError():
-            hint = error.hint_in(as_flags)
-            print(f"{speaker()}: {error.message}" + (f"\n  hint: {printable(hint)}" if hint else ""), file=sys.stderr)
+            _say(error.message, error.hint_in(as_flags))
         case OSError(filename=str(file), strerror=str(why)):  # a place that is read-only, a disk that is full
-            print(f"{speaker()}: {printable(f'{file}: {why}')}", file=sys.stderr)
+            _say(printable(f"{file}: {why}"))
         case ValueError() | OSError():  # a user's mistake, a report that cannot be written
-            print(f"{speaker()}: {printable(str(error))}", file=sys.stderr)
+            _say(printable(str(error)))
         case SystemExit():  # of code that was given as a model: its 0 would read as "verified"
-            print(f"{speaker()}: your code called sys.exit({error.code!r}); nothing was verified", file=sys.stderr)
+            _say(f"your code called sys.exit({error.code!r}); nothing was verified")
         case _:
             traceback.print_exception(error)
-            print(f"{speaker()}: unexpected error, see above: please report it", file=sys.stderr)
+            _say("unexpected error, see above: please report it")
     return COULD_NOT_CHECK
+
+
+def _say(message: str, hint: str = "") -> None:
+    """Prints what went wrong, and what to do, on stderr."""
+    print(fitted(f"{speaker()}: {message}", sys.stderr, 2), file=sys.stderr)
+    if hint:
+        print(fitted(f"  hint: {printable(hint)}", sys.stderr, len("  hint: ")), file=sys.stderr)
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

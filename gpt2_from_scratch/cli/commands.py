@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2_from_scratch.cli.child import ranks
 from gpt2_from_scratch.cli.exit_codes import COULD_NOT_CHECK, DIVERGED, INTERRUPTED, VERIFIED
 from gpt2_from_scratch.cli.options import as_flags, checkpoint_options, dtype_choice, layout_choice, opened, settings
-from gpt2_from_scratch.cli.terminal import bar, for_terminal, progress
+from gpt2_from_scratch.cli.terminal import bar, fitted, for_terminal, progress
 from gpt2_from_scratch.errors import CheckpointError, MappingError, printable
 
 if TYPE_CHECKING:
@@ -348,7 +348,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     print(printable(found.source))
     for name, text in rows:
         if text:
-            print(printable(f"  {name:<11} " + text.replace("\n", "\n" + " " * 14)))
+            print(fitted(printable(f"  {name:<11} " + text.replace("\n", "\n" + " " * 14)), sys.stdout))
     return VERIFIED
 
 

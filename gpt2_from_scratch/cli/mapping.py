@@ -6,6 +6,7 @@ import json
 import sys
 
 from gpt2_from_scratch.cli.options import opened, settings
+from gpt2_from_scratch.cli.terminal import fitted
 from gpt2_from_scratch.errors import CandidateError, printable
 
 PROVEN, UP_TO, NOT_FOUND = 0, 1, 2
@@ -43,12 +44,7 @@ def find(arguments: argparse.Namespace) -> int:
         print(json.dumps(answer, indent=2))
     elif text is not None:
         print(text, end="")
-    if loaded.settings:
-        print(printable("built with " + ", ".join(map(str, loaded.settings))), file=sys.stderr)
-    for note in loaded.notes:
-        print(printable(note), file=sys.stderr)
-    if arguments.verbose:
-        for line in inferred.evidence:
-            print(printable(line), file=sys.stderr)
-    print(printable(str(inferred)), file=sys.stderr)
+    built = ["built with " + ", ".join(map(str, loaded.settings))] if loaded.settings else []
+    for line in [*built, *loaded.notes, *(inferred.evidence if arguments.verbose else ()), str(inferred)]:
+        print(fitted(printable(line), sys.stderr, 2), file=sys.stderr)
     return {Status.PROVEN: PROVEN, Status.PROVEN_UP_TO: UP_TO, Status.NOT_FOUND: NOT_FOUND}[inferred.status]

@@ -6,10 +6,11 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from gpt2_from_scratch.errors import printable
 
-_LABELLED = 14  # columns before a report's text: labels and source code stand to the left of nothing
+LABELLED = 14  # columns before a report's text: labels and source code stand to the left of nothing
 _COLOURS = {"PASSED": "32", "FAILED": "31", "NO VERDICT": "33", "INTERRUPTED": "33"}  # of ECMA-48: green, red, yellow
 
 
@@ -23,15 +24,26 @@ def for_terminal(report: str) -> str:
     """
     if not sys.stdout.isatty():
         return report
-    width = max(shutil.get_terminal_size().columns, 3 * _LABELLED)
-    *rows, last = report.splitlines()
-    wrapped = [line for row in rows for line in _broken(row, width, _LABELLED)]
-    plain = "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb"
-    word, gap, rest = last.partition("  ")
-    head, *more = _broken(f"{word}{gap}{rest}", width, len(word) + len(gap))
-    if not plain and word in _COLOURS:
+    rows, _, last = report.rpartition("\n")
+    word, gap, _ = last.partition("  ")
+    head, *more = fitted(last, sys.stdout, len(word) + len(gap)).splitlines()
+    if word in _COLOURS and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
         head = f"\x1b[1;{_COLOURS[word]}m{word}\x1b[0m{head.removeprefix(word)}"
-    return "\n".join([*wrapped, head, *more])
+    return "\n".join([*([fitted(rows, sys.stdout)] if rows else []), head, *more])
+
+
+def fitted(text: str, stream: TextIO, indent: int = LABELLED) -> str:
+    """A text with lines that fit the terminal behind a stream; as it is where there is no terminal.
+
+    Args:
+        text: of any number of lines.
+        stream: that it is printed to.
+        indent: columns before the rest of a line that is broken, and before the text where labels stand.
+    """
+    if not stream.isatty():
+        return text
+    width = max(shutil.get_terminal_size().columns, 3 * LABELLED)
+    return "\n".join(line for row in text.splitlines() for line in _broken(row, width, indent))
 
 
 def _broken(row: str, width: int, indent: int) -> list[str]:
