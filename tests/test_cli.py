@@ -174,3 +174,14 @@ def test_an_interrupt_while_the_child_is_started_is_told(
     monkeypatch.setattr(sys, "argv", ["gpt2", "verify", "mine.py:GPT"])
     assert main() == 130
     assert capsys.readouterr().err == "gpt2: interrupted\n"
+
+
+def test_what_went_wrong_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("record", "gone.pt", "prompts.npz")
+    code, _, piped = run(capsys, *words)
+    assert code == 2 and max(map(len, piped.splitlines())) > 50
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "50")
+    code, _, shown = run(capsys, *words)
+    assert code == 2 and max(map(len, shown.splitlines())) <= 50
+    assert shown.split() == piped.split(), "no word is lost"
