@@ -501,6 +501,7 @@ class _Reader:
         terms, vectors = self.terms(numbers)
         weight: Tensor | None = None
         inputs: Tensor | None = None
+        made = torch.full((len(numbers),), -1)  # the event of the product that each number is of
         first_event = -1
         for term in terms:
             for index, places in self.segments(term, what):
@@ -528,7 +529,7 @@ class _Reader:
                     raise Contradiction(f"{what}: products with inputs of several widths")
                 if bool(weight[places].any()):
                     outer = self.record.event_of(int(numbers[0]))
-                    if torch.equal(inputs[places], event.operands[0][columns // width]) and outer.kind == "sum":
+                    if bool((made[places] == index).all()) and outer.kind == "sum":
                         raise Contradiction(
                             f"{what}: its columns are mixed with each other before the scores, as rotary positions do"
                             f"{_at(outer)}"
@@ -537,6 +538,7 @@ class _Reader:
                     raise Contradiction(f"{what}: a second product is added to the first ({names})")
                 weight[places] = event.operands[1][columns // width, :, columns % width]
                 inputs[places] = event.operands[0][columns // width]
+                made[places] = index
         if weight is None or inputs is None or not bool((weight != 0).all()):
             raise Contradiction(f"{what}: expected a product with a parameter")
         bias = torch.zeros(len(numbers), dtype=torch.int32)

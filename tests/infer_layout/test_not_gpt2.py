@@ -179,6 +179,14 @@ NOT_GPT2: dict[str, tuple[Edits, str, str]] = {
         "the attention's scores are changed: a sum or a product of scores and a parameter of blocks.1.far",
         "self.far[:t, :t]",
     ),
+    "a second product": (
+        (
+            ("        self.out, self.up", "        self.more = nn.Linear(width, 4 * width)\n        self.out, self.up"),
+            ("h = self.up(x)", "h = self.up(x) + self.more(x)"),
+        ),
+        "a second product is added to the first (blocks.1.",
+        "",
+    ),
     "a third table": (
         (
             ("self.last = Norm(width)", "self.last, self.kinds = Norm(width), nn.Embedding(n_ctx, width)"),
