@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from gpt2_from_scratch.checkpoint import Container, hub, locate, open_container
 from gpt2_from_scratch.errors import CheckpointError, FormatError
+from tests.fuzz_parsers import bounded
 
 # Seconds a refusal may take. Measured: below 0.1; one that believes a number in the file takes minutes, or all memory.
 AT_ONCE = 2.0
@@ -678,6 +679,14 @@ def test_what_is_nested_without_end_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02)" + b"\x85" * 800_000 + b".")
     refused(tmp_path / "model.pt", True, "nested more than 1,000 deep")
+
+
+def test_a_list_that_holds_itself_takes_no_memory(tmp_path: Path) -> None:
+    """Nine hundred times: each look at it finds as many more to look at."""
+    with zipfile.ZipFile(tmp_path / "model.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02]q\x00(" + b"h\x00" * 900 + b"ectorch\nSize\nh\x00\x85R.")
+    with bounded():
+        refused(tmp_path / "model.pt", True, "nested without end")
 
 
 def test_views_of_one_storage_are_no_damage(shared_checkpoints: Path) -> None:
