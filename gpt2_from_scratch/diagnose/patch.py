@@ -618,7 +618,43 @@ def _statements(code: _Code, place: _Place) -> Iterator[Edit]:
         yield Edit(start, end, "")
 
 
-KINDS = (_keywords, _rewrites, _removals, _operators, _numbers, _names, _calls, _reshapes, _statements, _wraps)
+def _own_names(code: _Code, place: _Place) -> Iterator[Edit]:
+    """A name of its own for what overwrites a value that is still needed: ``x = norm(x)`` before ``x + attn(x)``."""
+    statement = place.statement
+    if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name):
+        return
+    name, own = statement.targets[0].id, f"{statement.targets[0].id}_1"
+    if not any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(statement.value)):
+        return
+    start, at = code.span(statement.targets[0])[0], place.body.index(statement)
+    read: list[ast.Name] = []
+    inside: list[ast.Name] = []
+    for following in place.body[at + 1 : at + 3]:
+        names = [each for each in ast.walk(following) if isinstance(each, ast.Name) and each.id == name]
+        read += [each for each in names if isinstance(each.ctx, ast.Load)]
+        calls = [each for each in ast.walk(following) if isinstance(each, ast.Call)]
+        inside += [each for each in read if any(each in ast.walk(call) for call in calls) and each not in inside]
+        for chosen in (read, inside, *([each] for each in read)):
+            spans = sorted({code.span(statement.targets[0]), *map(code.span, chosen)})
+            text, last = "", start
+            for begin, stop in spans:
+                text, last = text + code.source[last:begin] + own, stop
+            yield Edit(start, last, text)
+
+
+KINDS = (
+    _keywords,
+    _rewrites,
+    _removals,
+    _operators,
+    _numbers,
+    _names,
+    _calls,
+    _own_names,
+    _reshapes,
+    _statements,
+    _wraps,
+)
 
 
 def _called(node: ast.Call) -> str:
