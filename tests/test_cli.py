@@ -132,7 +132,9 @@ def test_script_and_command_are_the_same_program(capsys: pytest.CaptureFixture[s
     assert done.stdout
 
 
-REPORT = """  line        my.py:3  x = 1   this is twice the output of block 0; GPT-2 has the output of block 0
+REPORT = """  line        my.py:3  x = self.norm(x) + 1
+              this is twice the output of block 0; GPT-2 has the output of block 0
+                  passed on here: my.py:4  return self.norm(x + 1) * 3 + 4 + 5
               -        scores = q @ k.transpose(-2, -1) / C**0.5 and so on beyond the edge
 FAILED  GPT differs from GPT-2 with the weights of the model: logits: 8.1e5 x the noise floor (threshold 4 x)"""
 
@@ -146,12 +148,16 @@ def test_on_a_terminal_lines_fit_and_the_verdict_has_a_colour(monkeypatch: pytes
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     lines = for_terminal(REPORT).splitlines()
-    assert lines[:2] == [
-        "  line        my.py:3  x = 1   this is twice the output of",
-        "              block 0; GPT-2 has the output of block 0",
+    assert lines[1:3] == [
+        "              this is twice the output of block 0; GPT-2 has",
+        "              the output of block 0",
     ]
-    assert lines[2].endswith("beyond the edge"), "source code is not broken"
-    assert lines[3].startswith("\x1b[1;31mFAILED\x1b[0m  GPT differs from")
+    assert lines[3:5] == [
+        "                  passed on here: my.py:4  return",
+        "                    self.norm(x + 1) * 3 + 4 + 5",
+    ]
+    assert lines[5].endswith("beyond the edge"), "what a patch changes is not broken"
+    assert lines[6].startswith("\x1b[1;31mFAILED\x1b[0m  GPT differs from")
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in for_terminal(REPORT)
     assert " ".join(for_terminal(REPORT).split()) == " ".join(REPORT.split()), "no word is lost"

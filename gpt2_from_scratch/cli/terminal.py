@@ -47,12 +47,15 @@ def fitted(text: str, stream: TextIO, indent: int = LABELLED) -> str:
 
 
 def _broken(row: str, width: int, indent: int) -> list[str]:
-    """A line broken at spaces; source code, which is indented deeper or begins with a sign of a patch, stays whole."""
+    """A line broken at spaces; the rest of one that is indented deeper is deeper still. What a patch changes stays."""
     text = row[indent:]
-    if len(row) <= width or text.startswith((" ", "+", "-", "@@")):
+    if len(row) <= width or text.startswith(("+", "-", "@@")):
         return [row]
-    lines = textwrap.wrap(text, width - indent, break_long_words=False, break_on_hyphens=False, drop_whitespace=True)
-    return [row[:indent] + lines[0], *(" " * indent + line for line in lines[1:])]
+    deeper = len(text) - len(text.lstrip())
+    hanging = " " * (indent + deeper + (2 if deeper else 0))
+    rest = width - len(hanging)
+    lines = textwrap.wrap(text.lstrip(), rest, break_long_words=False, break_on_hyphens=False)
+    return [row[: indent + deeper] + lines[0], *(hanging + line for line in lines[1:])]
 
 
 @contextmanager
@@ -80,6 +83,7 @@ def bar() -> Iterator[Callable[[int, int], None] | None]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-    with Progress(BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
-        task = bars.add_task("")
+    columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=None)
         yield lambda done, everything: bars.update(task, completed=done, total=everything)

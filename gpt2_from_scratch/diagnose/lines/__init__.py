@@ -145,7 +145,7 @@ class Accusation:
         for finding in self.findings:
             rows += map(str, finding.lines[:1])
             others = sorted(finding.lines[1:], key=lambda line: (line.file, line.line))
-            rows += [f"    {line.role}: {line}" for line in others]
+            rows += [f"    {line.role}: {line}".replace("\n", "\n    ") for line in others]
         rows.append(self.proof)
         rows += self.notes
         return "\n".join(rows)

@@ -46,9 +46,9 @@ class Line:
         return cls(frame.file, frame.line, frame.column, frame.text, role, says, expected)
 
     def __str__(self) -> str:
-        name = Path(self.file).name
+        """The place and its source; on a second row what is the matter, where that is known."""
         said = "; ".join(part for part in (self.says, self.expected) if part)
-        return f"{name}:{self.line}  {self.text}   {said}".rstrip()
+        return f"{Path(self.file).name}:{self.line}  {self.text}\n{said}".rstrip()
 
 
 def words(explained: Explanation, trial: Trial) -> tuple[str, str]:
