@@ -59,7 +59,7 @@ def find_layout(module: nn.Module, config: GPTConfig, read: Callable[[str], Tens
             hint="find it on one: gpt2 map FILE.py:OBJECT > my_layout.py, and give --layout my_layout.py:LAYOUT",
         )
     if read is not None and (layout := recognise(module, config, read)) is not None:
-        return FoundLayout(layout, "a layout that the weights' values show")
+        return FoundLayout(layout, "a layout that was read from the weights' values")
     inferred = infer_layout(module, config)
     if inferred.layout is None:
         raise MappingError(
