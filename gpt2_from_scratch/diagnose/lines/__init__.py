@@ -74,6 +74,11 @@ class Finding:
     says: str
     expected: str
 
+    @property
+    def others(self) -> tuple[Line, ...]:
+        """The lines but the accused one, in the order of their files."""
+        return tuple(sorted(self.lines[1:], key=lambda line: (line.file, line.line)))
+
     def __repr__(self) -> str:
         return short_repr("Finding", f"{self.lines[0]}" if self.lines else f"{self.says}; {self.expected}")
 
@@ -107,7 +112,7 @@ class Accusation:
     @property
     def lines(self) -> tuple[Line, ...]:
         """All lines, the accused first."""
-        return tuple(line for finding in self.findings for line in finding.lines)
+        return tuple(line for finding in self.findings for line in (*finding.lines[:1], *finding.others))
 
     def to_list(self) -> list[dict[str, object]]:
         """For JSON: one object for each line, the accused first."""
@@ -144,8 +149,7 @@ class Accusation:
         rows: list[str] = []
         for finding in self.findings:
             rows += map(str, finding.lines[:1])
-            others = sorted(finding.lines[1:], key=lambda line: (line.file, line.line))
-            rows += [f"    {line.role}: {line}".replace("\n", "\n    ") for line in others]
+            rows += [f"    {line.role}: {line}".replace("\n", "\n    ") for line in finding.others]
         rows.append(self.proof)
         rows += self.notes
         return "\n".join(rows)
