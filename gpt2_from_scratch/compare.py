@@ -116,24 +116,19 @@ def percent(share: float) -> str:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two tensors of one shape differ. Truthy when every value is finite and within `limit`.
+    """How two tensors of one shape differ.
 
     Args:
         max_abs: largest absolute difference; infinite when a value is not finite.
         mean_abs: mean absolute difference.
         relative: L2 norm of the difference over L2 norm of the expected tensor.
         at: index of the largest difference.
-        limit: largest `max_abs` that counts as equal.
     """
 
     max_abs: float
     mean_abs: float
     relative: float
     at: tuple[int, ...]
-    limit: float = 0.0
-
-    def __bool__(self) -> bool:
-        return math.isfinite(self.max_abs) and self.max_abs <= self.limit
 
     def __str__(self) -> str:
         if not math.isfinite(self.max_abs):
@@ -142,23 +137,17 @@ class Comparison:
         return f"max {scientific(self.max_abs)} at {list(self.at)}, mean {mean}, relative {relative}"
 
 
-def compare(actual: Tensor, expected: Tensor, limit: float = 0.0) -> Comparison:
+def compare(actual: Tensor, expected: Tensor) -> Comparison:
     """Compares two tensors value by value, in float64, a slab at a time.
 
     Args:
         actual: any shape and floating dtype.
         expected: the same shape.
-        limit: largest absolute difference that counts as equal.
-
-    Returns:
-        A `Comparison`, truthy if no value differs by more than `limit`.
 
     Raises:
         ValueError: shapes differ, or there is nothing to compare.
 
     Example:
-        >>> bool(compare(torch.ones(2), torch.ones(2)))
-        True
         >>> print(compare(torch.tensor([1.0, 2.5]), torch.tensor([1.0, 2.0])))
         max 0.5 at [1], mean 0.25, relative 0.22
     """
@@ -174,7 +163,7 @@ def compare(actual: Tensor, expected: Tensor, limit: float = 0.0) -> Comparison:
         gap = (flat_actual[start : start + slab].double() - wanted).abs()
         if not bool(torch.isfinite(gap).all()):
             first = start + int((~torch.isfinite(gap)).nonzero()[0])
-            return Comparison(math.inf, math.inf, math.inf, _index(first, actual.shape), limit)
+            return Comparison(math.inf, math.inf, math.inf, _index(first, actual.shape))
         peak = int(gap.argmax())
         if float(gap[peak]) > largest:
             largest, where = float(gap[peak]), start + peak
@@ -182,7 +171,7 @@ def compare(actual: Tensor, expected: Tensor, limit: float = 0.0) -> Comparison:
         squares += float(gap.square().sum())
         norm += float(wanted.square().sum())
     relative = math.sqrt(squares / norm) if norm > 0 else (0.0 if squares == 0 else math.inf)
-    return Comparison(largest, total / flat_actual.numel(), relative, _index(where, actual.shape), limit)
+    return Comparison(largest, total / flat_actual.numel(), relative, _index(where, actual.shape))
 
 
 def gap(actual: Tensor, expected: Tensor) -> float:

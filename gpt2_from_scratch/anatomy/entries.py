@@ -85,8 +85,8 @@ class _Notes:
         self.entries: list[Entry] = []
         self.layer: int | None = None
 
-    def main(self, key: str, value: Tensor, axes: str, words: str, *, causal: bool = False) -> Tensor:
-        self._add(key, value, axes, words, True, causal)
+    def main(self, key: str, value: Tensor, axes: str, words: str) -> Tensor:
+        self._add(key, value, axes, words, True, False)
         return value
 
     def form(self, key: str, value: Tensor, axes: str, words: str, *, causal: bool = False) -> None:

@@ -46,7 +46,7 @@ def taken_from(path: str) -> Change:
     return lambda place: place.at(path)
 
 
-def from_layer(source: Callable[[int, int], int], tensors: tuple[str, ...] = BLOCK) -> dict[str, Change]:
+def from_layer(source: Callable[[int, int], int]) -> dict[str, Change]:
     """Each layer's tensors are those of layer ``source(layer, number of layers)``."""
 
     def taken(path: str) -> Change:
@@ -56,7 +56,7 @@ def from_layer(source: Callable[[int, int], int], tensors: tuple[str, ...] = BLO
 
         return change
 
-    return {path: taken(path) for path in tensors}
+    return {path: taken(path) for path in BLOCK}
 
 
 def zeroed(*paths: str) -> dict[str, Change]:
