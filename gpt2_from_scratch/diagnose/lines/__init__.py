@@ -8,6 +8,7 @@ is proven when the logits are right after it.
 own_code.py    which code is the candidate's own, and which only calls it
 trial.py       a run of the candidate, with every value recognised
 explain.py     what is wrong with an operation
+tried.py       what the searches for that share; `tried_constants`, `tried_operands` and `tried_operations` are these
 source.py      the user's source as syntax trees
 places.py      where in the source an operation is
 constants.py   the lines for a wrong constant or a wrong factor
@@ -519,7 +520,9 @@ class _Case:
             return None
         layer = "" if label.entry.layer is None else str(label.entry.layer)
         entry = self.table.by_key.get(whole.replace("*", layer))
-        found = self.explainer.arranged(entry, tuple(content.shape), dict(label.fixed), label.order) if entry else ()
+        found = (
+            self.explainer.case.arranged(entry, tuple(content.shape), dict(label.fixed), label.order) if entry else ()
+        )
         return next((value.clone() for value, order, _ in found if order == label.order), None)
 
     def _with_sum(self, explained: Explanation, trial: Trial) -> Trial | None:
