@@ -10,6 +10,8 @@ trial.py       a run of the candidate, with every value recognised
 explain.py     what is wrong with an operation
 tried.py       what the searches for that share; `tried_constants`, `tried_operands` and `tried_operations` are these
 source.py      the user's source as syntax trees
+classes.py     what the user's classes assign, and where they build modules
+origins.py     where a constant was written
 places.py      where in the source an operation is
 constants.py   the lines for a wrong constant or a wrong factor
 masks.py       the lines for a wrong or missing mask

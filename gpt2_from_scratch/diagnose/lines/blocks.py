@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from gpt2_from_scratch.anatomy.identity import Identity
-from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines import classes, origins, source
 from gpt2_from_scratch.diagnose.lines.built import one_object, too_few_blocks
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.places import (
@@ -137,9 +137,9 @@ def _shared_blocks(observed: Observed) -> Spot | None:
             continue
         parent, _, attribute = name.rpartition(".")
         owner = type(observed.root.get_submodule(parent))
-        found = source.attribute_in(owner, attribute)
+        found = classes.attribute_in(owner, attribute)
         if found is not None:
-            return source.returned(found).spot
+            return origins.returned(found).spot
     return None
 
 
@@ -281,7 +281,7 @@ def _header(frames: Sequence[Frame]) -> Spot | None:
                 return None
         ranges = [each for each in ast.walk(loop.iter) if source.is_range(each)]
         over = ranges[0] if len(ranges) == 1 else loop.iter
-        end = source.end_of_range(Expression(here.file, over, depth))  # type: ignore[arg-type]
+        end = origins.end_of_range(Expression(here.file, over, depth))  # type: ignore[arg-type]
         return end.spot if end is not None else Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
     return None
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines import classes, origins, source
 from gpt2_from_scratch.diagnose.lines.source import Expression
 
 _TRANSFORMERS = "torch.nn.modules.transformer"
@@ -27,7 +27,7 @@ def building_call(root: nn.Module, module: nn.Module) -> Expression | None:
         if type(owner).__module__.startswith("torch."):
             continue
         for kind in kinds:
-            found = source.constructions(kind, type(owner), ".".join(parts[count:]))
+            found = classes.constructions(kind, type(owner), ".".join(parts[count:]))
             if found:
                 return found[0]
     return None
@@ -66,7 +66,7 @@ def number_givers(root: nn.Module | None, attribute: Expression, value: object) 
     Returns:
         One argument, or one default, for each line that gave the number; empty where the class computes it.
     """
-    node, assigned = attribute.node, source.attribute_behind(attribute)
+    node, assigned = attribute.node, classes.attribute_behind(attribute)
     around, name = source.class_around(node), source.is_parameter(assigned) if assigned is not None else None
     scope = source.scope_of(assigned.node) if assigned is not None else None
     if root is None or not isinstance(node, ast.Attribute) or around is None or name is None:
@@ -101,7 +101,7 @@ def one_object(root: nn.Module | None, weight: object) -> Expression | None:
             for name, module in owner._modules.items()
             if module is not None and any(each is weight for each in module._parameters.values())
         ]
-        assigned = [each for name in names if (each := source.attribute_in(type(owner), name)) is not None]
+        assigned = [each for name in names if (each := classes.attribute_in(type(owner), name)) is not None]
         if len(names) > 1 and assigned:
             return max(assigned, key=lambda each: each.node.lineno)
     return None
@@ -126,5 +126,5 @@ def too_few_blocks(root: nn.Module | None, first: object, second: object) -> Exp
             call = building_call(root, owner)
             return argument_named(call, ["num_layers"], type(owner)) if call is not None else None
         if not type(owner).__module__.startswith("torch."):
-            return source.count_of(type(owner), one[count])
+            return origins.count_of(type(owner), one[count])
     return None

@@ -8,7 +8,7 @@ import ast
 from collections.abc import Iterator
 
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
-from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines import origins, source
 from gpt2_from_scratch.diagnose.lines.built import number_givers
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.places import (
@@ -47,12 +47,12 @@ def constant_spots(observed: Observed, explained: Explanation) -> Spots:
     if here is not None and place is not None:
         argument = _argument(here, operation, place)
         if argument is not None:
-            literal = source.written_as(argument, operation.frames, explained.found)
+            literal = origins.written_as(argument, operation.frames, explained.found)
             givers = number_givers(observed.root, argument, explained.found) if literal is None else []
             if len(givers) > 1:
                 return [*((each.spot, "made here") for each in givers), (use, "used here")]
             argument = givers[0] if givers else argument
-            origin = literal or source.returned(source.origin(argument, operation.frames, explained.found))
+            origin = literal or origins.returned(origins.origin(argument, operation.frames, explained.found))
             written = origin.spot if givers or source.is_parameter(origin) is None else None  # nobody knows who gave it
     return [(written, "made here"), (use, "used here")] if written else [(use, "made here")]
 
@@ -75,7 +75,7 @@ def _setting(observed: Observed, operation: Operation, explained: Explanation) -
         return None
     for argument in (*[each.value for each in call.node.keywords], *call.node.args):  # type: ignore[attr-defined]
         given = Expression(call.file, argument, None)
-        written = source.written_as(given, (), explained.found)
+        written = origins.written_as(given, (), explained.found)
         if written is not None and written.node is not argument:
             return written.spot
     return None
@@ -115,9 +115,9 @@ def _written(observed: Observed, maker: Operation) -> Spot | None:
     for place in maker.constants if here is not None else ():
         argument = source.operand(here, place) if here is not None else None
         if argument is not None and not isinstance(argument.node, ast.Slice | ast.Tuple):
-            written = source.origin(argument, maker.frames, maker.constants[place])
+            written = origins.origin(argument, maker.frames, maker.constants[place])
             if written.node is argument.node and not _is_width(observed, maker.constants[place]):
-                written = source.size_in(argument) or written
+                written = origins.size_in(argument) or written
             if written.node is not argument.node:
                 return written.spot
     return None

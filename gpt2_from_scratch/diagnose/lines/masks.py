@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from gpt2_from_scratch.anatomy.identity import Identity
-from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines import origins, source
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.places import (
     Observed,
@@ -119,7 +119,7 @@ def _fill(operation: Operation) -> Spot | None:
     argument = source.operand(here, 2) if here is not None and operation.name.startswith("masked_fill") else None
     if argument is None:
         return None
-    written = source.returned(source.origin(argument, operation.frames))
+    written = origins.returned(origins.origin(argument, operation.frames))
     return written.spot if written.node is not argument.node else None
 
 

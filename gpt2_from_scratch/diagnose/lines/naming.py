@@ -7,7 +7,7 @@ import ast
 from dataclasses import replace
 
 from gpt2_from_scratch.anatomy.identity import ROUNDED
-from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines import classes, source
 from gpt2_from_scratch.diagnose.lines.constants import constant_spots, factor_maker, factor_spots
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.masks import mask_spots
@@ -79,7 +79,7 @@ def between(operation: Operation, says: str) -> list[Line]:
             continue
         each = Expression(here.file, node, 0)
         bound = source.bindings(each)
-        behind = source.attribute_behind(each)
+        behind = classes.attribute_behind(each)
         spot = behind.spot if behind is not None else None
         if bound and bound[0][1].lineno < node.lineno:
             spot = Expression(here.file, bound[0][1], 0).spot

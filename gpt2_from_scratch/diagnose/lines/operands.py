@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Sequence
 
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
-from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines import origins, source
 from gpt2_from_scratch.diagnose.lines.blocks import blocks_end, loop_line, weight_spots
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.masks import scores_of, unmasked_spots
@@ -125,7 +125,7 @@ def _integers_made(observed: Observed, number: int) -> Spot | None:
     if here is not None and first.name == "arange" and 1 in first.constants:
         start = source.operand(here, 0)
         if start is not None and isinstance(start.node, ast.Name):
-            return source.origin(start, first.frames).spot
+            return origins.origin(start, first.frames).spot
     return use_of(observed, first)
 
 
@@ -301,7 +301,7 @@ def _index(rows: Operation) -> Spot | None:
     index = source.operand(here, 1) if here is not None else None
     if index is None or not isinstance(index.node, ast.Name):
         return None
-    written = source.origin(index, rows.frames)
+    written = origins.origin(index, rows.frames)
     return written.spot if written.node is not index.node else None
 
 

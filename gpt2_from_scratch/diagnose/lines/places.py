@@ -12,7 +12,7 @@ from typing import Literal
 from torch import nn
 
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Table
-from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines import classes, origins, source
 from gpt2_from_scratch.diagnose.lines.built import argument_named, building_call
 from gpt2_from_scratch.diagnose.lines.source import Expression, Spot, last_name
 from gpt2_from_scratch.diagnose.lines.trial import VIEWS, Trial
@@ -129,12 +129,12 @@ def owner_of(observed: Observed, number: int) -> Spot | None:
         for node in ast.walk(here.node):
             if isinstance(node, ast.Attribute) and source.is_self(node.value):
                 around = source.class_around(node)
-                found = source.attribute_of(here.file, around, node.attr) if around is not None else None
+                found = classes.attribute_of(here.file, around, node.attr) if around is not None else None
                 if found is not None:
-                    return (source.origin(found, ()) if isinstance(found.node, ast.Name) else found).spot
+                    return (origins.origin(found, ()) if isinstance(found.node, ast.Name) else found).spot
             elif isinstance(node, ast.Name):
-                found = source.origin(Expression(here.file, node, 0), user.frames)
-                found = source.attribute_behind(found) or found
+                found = origins.origin(Expression(here.file, node, 0), user.frames)
+                found = classes.attribute_behind(found) or found
                 if found.node is not node and isinstance(found.node, ast.Call):
                     return found.spot
     return None
@@ -171,7 +171,7 @@ def construction(observed: Observed, operation: Operation) -> Expression | None:
     found = building_call(observed.root, module)
     if found is not None:
         return found
-    return source.only_construction(type(module), operation.frames[0].file) if operation.frames else None
+    return classes.only_construction(type(module), operation.frames[0].file) if operation.frames else None
 
 
 def composite_at(observed: Observed, operation: Operation) -> Spot | None:
@@ -182,7 +182,7 @@ def composite_at(observed: Observed, operation: Operation) -> Spot | None:
         assert observed.root is not None
         owner = observed.root.get_submodule(".".join(parts[:count]))
         if type(owner).__module__.startswith("torch.nn.modules.transformer") and operation.frames:
-            call = source.only_construction(type(owner), operation.frames[0].file)
+            call = classes.only_construction(type(owner), operation.frames[0].file)
             if call is None:
                 return None
             after = getattr(owner, "norm_first", True) is False
@@ -219,9 +219,9 @@ def switch_before(observed: Observed, frames: Sequence[Frame]) -> Spot | None:
             test = each.test.operand if isinstance(each.test, ast.UnaryOp) else each.test
             calls = any(isinstance(part, ast.Call) for step in each.body for part in ast.walk(step))
             if calls and here is not None and isinstance(test, ast.Name | ast.Attribute | ast.Subscript):
-                written = source.origin(Expression(here.file, test, depth), frames)
+                written = origins.origin(Expression(here.file, test, depth), frames)
                 if isinstance(written.node, ast.Attribute):
-                    written = source.attribute_behind(written) or written
+                    written = classes.attribute_behind(written) or written
                 if isinstance(written.node, ast.Constant):
                     return written.spot
     return None

@@ -1,10 +1,9 @@
-"""The user's source: which expression an operation is, where its names were bound, and where a constant was written.
+"""The user's source as syntax trees: which expression an operation is, and where its names were bound.
 
 Everything is read from syntax trees of the files that the frames name. What cannot be followed is None.
 """
 
 import ast
-import builtins
 import inspect
 import linecache
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,6 @@ from functools import lru_cache
 import torch
 
 from gpt2_from_scratch.recorder import Frame
-
-_DEEPEST = 8  # steps that a constant or a name is followed: through arguments, attributes, defaults
 
 
 @dataclass(frozen=True)
@@ -178,7 +175,7 @@ def _argument(call: ast.Call, place: int | str) -> ast.expr | None:
         position = _position(last_name(call.func), place)
         return written if written is not None or position is None else _argument(call, position)
     positional: list[ast.expr] = list(call.args)
-    if isinstance(call.func, ast.Attribute) and not _is_module(call.func.value):
+    if isinstance(call.func, ast.Attribute) and not is_module(call.func.value):
         positional.insert(0, call.func.value)
     if place < len(positional) and not any(isinstance(each, ast.Starred) for each in positional[: place + 1]):
         return positional[place]
@@ -213,7 +210,7 @@ def _moved_once(node: ast.expr) -> ast.expr | None:
         return None
     first = node.args[0] if node.args else None
     if isinstance(node.func, ast.Attribute) and node.func.attr in _MOVES:
-        return first if _is_module(node.func.value) else node.func.value
+        return first if is_module(node.func.value) else node.func.value
     return first if isinstance(node.func, ast.Name) and node.func.id in _MOVES else None
 
 
@@ -221,14 +218,15 @@ _MOVES_NAMES = (
     "view reshape transpose permute swapaxes contiguous unsqueeze squeeze expand flatten clone to double "
     "float rearrange type repeat unflatten swapdims movedim moveaxis"
 )
+
 _MOVES = frozenset(_MOVES_NAMES.split())
 
 
-def _is_module(node: ast.expr) -> bool:
+def is_module(node: ast.expr) -> bool:
     """Whether ``node.f(x)`` is a function of a module (torch, F, np), rather than a method of a tensor."""
     known = {"torch", "F", "nn", "np", "numpy", "math", "functional", "einops", "jnp", "scipy", "special", "self"}
     if isinstance(node, ast.Attribute):
-        return _is_module(node.value)
+        return is_module(node.value)
     return isinstance(node, ast.Name) and node.id in known
 
 
@@ -258,7 +256,7 @@ def bindings(expression: Expression) -> list[tuple[ast.stmt | ast.comprehension 
             targets, value = [each.target], each.value
         if value is not None and any(node.id in assigned_names(target) for target in targets):
             found.append((each, value))  # type: ignore[arg-type]
-    statement = _statement(node)
+    statement = statement_of(node)
     line = statement.lineno if statement is not None else node.lineno
 
     def before(pair: tuple[ast.stmt | ast.comprehension | ast.NamedExpr, ast.expr]) -> bool:
@@ -274,7 +272,8 @@ def assigned_names(node: ast.expr) -> set[str]:
     return {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
 
 
-def _statement(node: ast.AST) -> ast.stmt | None:
+def statement_of(node: ast.AST) -> ast.stmt | None:
+    """The innermost statement that a node stands in, or is."""
     if isinstance(node, ast.stmt):
         return node
     return next((each for each in parents(node) if isinstance(each, ast.stmt)), None)
@@ -288,7 +287,7 @@ def is_parameter(expression: Expression) -> str | None:
     scope = scope_of(node)
     if not isinstance(scope, Function | ast.Lambda) or node.id not in parameters(scope):
         return None
-    statement = _statement(node)
+    statement = statement_of(node)
     for each, _ in bindings(expression):
         if statement is None or each.lineno < statement.lineno:  # type: ignore[union-attr]
             return None
@@ -342,263 +341,9 @@ def caller(expression: Expression, frames: Sequence[Frame]) -> Expression | None
     return Expression(outer.file, given, outer.depth) if given is not None else None
 
 
-# -- constants
-
-
-def origin(expression: Expression, frames: Sequence[Frame], value: object = None) -> Expression:
-    """Where a constant was written: the literal, or the expression that computes it.
-
-    Follows names to their assignment, parameters to the call or the default, ``self.x`` to the constructor, keys and
-    fields of a configuration to where they are given. Stops at what it cannot follow.
-
-    Args:
-        expression: the constant, as an operation's argument.
-        frames: of the operation.
-        value: the number, if it is known: then no default and no argument that is another number is its source.
-    """
-    for _ in range(_DEEPEST):
-        following = _followed(expression, frames, value)
-        if following is None or following.node is expression.node:
-            return expression
-        if isinstance(following.node, ast.Attribute) and is_self(following.node.value):
-            return following  # a size that other code uses, too
-        expression = following
-    return expression
-
-
-def _is_other(node: ast.expr, value: object) -> bool:
-    """Whether an expression writes out another number than this one."""
-    written = number(Expression("", node, None))
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and written is not None and written != value
-
-
-def written_as(expression: Expression, frames: Sequence[Frame], value: object) -> Expression | None:
-    """Where a constant of this value was written, if the places that an expression may lead to have it once.
-
-    Args:
-        expression: the constant, as an operation's argument.
-        frames: of the operation.
-        value: the number.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    pending, seen = [(expression, 0)], set[tuple[str, int, int]]()
-    found: dict[tuple[str, int], Expression] = {}
-    while pending:
-        each, steps = pending.pop()
-        place = (each.file, each.node.lineno, each.node.col_offset)
-        if place in seen or steps > _DEEPEST:
-            continue
-        seen.add(place)
-        if number(each) == value:
-            found.setdefault(place[:2], each)
-        following = _followed(each, frames)
-        pending += [(other, steps + 1) for other in (*([following] if following else []), *_given_anywhere(each))]
-    return next(iter(found.values())) if len(found) == 1 else None
-
-
-def _element(statement: ast.AST, value: ast.expr, name: str) -> ast.expr:
-    """The part of the right side that a name gets, where both sides are written out: ``a, b = 1, 2``."""
-    target = statement.targets[0] if isinstance(statement, ast.Assign) else None
-    if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
-        for left, right in zip(target.elts, value.elts, strict=True):
-            if isinstance(left, ast.Name) and left.id == name:
-                return right
-    return value
-
-
-def _given_anywhere(expression: Expression) -> list[Expression]:
-    """What all calls in the file give for a parameter, and its default."""
-    node = expression.node
-    scope = scope_of(node) if isinstance(node, ast.Name) else None
-    if not isinstance(node, ast.Name) or not isinstance(scope, Function) or node.id not in parameters(scope):
-        return []
-    values = [*_calls_with(expression.file, scope, node.id), default_of(scope, node.id)]
-    return [Expression(expression.file, each, None) for each in values if each is not None]
-
-
-def _followed(expression: Expression, frames: Sequence[Frame], value: object = None) -> Expression | None:
-    node, file = expression.node, expression.file
-    if isinstance(node, ast.Name):
-        bound = bindings(expression)
-        if bound:
-            return Expression(file, _element(*bound[0], node.id), expression.depth)
-        given = caller(expression, frames)
-        if given is not None:
-            return given
-        scope = scope_of(node)
-        outer = _in_closure(expression)
-        if outer is not None:
-            return outer
-        if isinstance(scope, Function | ast.Lambda) and node.id in parameters(scope):
-            call = _only_call_with(file, scope, node.id)
-            if call is not None and not _is_other(call, value):
-                return Expression(file, call, None)
-            default = default_of(scope, node.id)
-            return Expression(file, default, None) if default is not None and not _is_other(default, value) else None
-        return _global(file, node.id)
-    if isinstance(node, ast.Attribute):
-        if isinstance(node.value, ast.Name) and node.value.id == "self":
-            return _attribute(file, node)
-        return _field(file, node.attr)
-    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
-        return _field(file, node.slice.value)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get" and node.args:
-        key = node.args[0]
-        if isinstance(key, ast.Constant) and isinstance(key.value, str):
-            return _field(file, key.value) or (Expression(file, node.args[1], None) if len(node.args) > 1 else None)
-    return None
-
-
-def _in_closure(expression: Expression) -> Expression | None:
-    """What a name was given in a function around its own one."""
-    node = expression.node
-    scopes = [each for each in parents(node) if isinstance(each, Function | ast.Lambda)]
-    if not isinstance(node, ast.Name) or not scopes or node.id in parameters(scopes[0]):
-        return None
-    for scope in scopes[1:]:
-        for each in ast.walk(scope):
-            if isinstance(each, ast.Assign) and any(node.id in assigned_names(target) for target in each.targets):
-                return Expression(expression.file, _element(each, each.value, node.id), None)
-    return None
-
-
-def number(expression: Expression) -> float | None:
-    """The number that an expression writes out."""
-    try:
-        value = ast.literal_eval(expression.node)
-    except (ValueError, TypeError, SyntaxError):
-        return None
-    return float(value) if isinstance(value, int | float) else None
-
-
-def size_in(expression: Expression) -> Expression | None:
-    """Where the one name in an expression was bound: ``d_k = k.shape[-2]`` for ``math.sqrt(d_k)``."""
-    names = [each for each in ast.walk(expression.node) if isinstance(each, ast.Name) and not _is_module(each)]
-    names = [each for each in names if each.id not in dir(builtins)]
-    if len(names) != 1 or isinstance(getattr(names[0], "_parent", None), ast.Attribute):
-        return None
-    bound = bindings(Expression(expression.file, names[0], expression.depth))
-    alone = bound and isinstance(bound[0][0], ast.Assign) and isinstance(bound[0][0].targets[0], ast.Name)
-    return Expression(expression.file, bound[0][1], expression.depth) if alone else None
-
-
-def _global(file: str, name: str) -> Expression | None:
-    module = tree(file)
-    for each in module.body if module is not None else ():
-        if isinstance(each, ast.Assign) and any(name in assigned_names(target) for target in each.targets):
-            return Expression(file, each.value, None)
-        if isinstance(each, ast.AnnAssign) and each.value is not None and name in assigned_names(each.target):
-            return Expression(file, each.value, None)
-    return None
-
-
-def _attribute(file: str, node: ast.Attribute) -> Expression | None:
-    """``self.x``: what the constructor, or another method, assigned to it."""
-    around = class_around(node)
-    return attribute_of(file, around, node.attr) if around is not None else None
-
-
-def attribute_behind(expression: Expression) -> Expression | None:
-    """What ``self.x`` was given in its class; None for all else."""
-    node = expression.node
-    return _attribute(expression.file, node) if isinstance(node, ast.Attribute) and is_self(node.value) else None
-
-
-def attribute_of(file: str, around: ast.ClassDef, name: str) -> Expression | None:
-    """What ``self.name`` was given in a class, or its registered buffer."""
-    best: Expression | None = None
-    for each in ast.walk(around):
-        value: ast.expr | None = None
-        if isinstance(each, ast.Assign | ast.AnnAssign) and each.value is not None:
-            targets = each.targets if isinstance(each, ast.Assign) else [each.target]
-            for target in targets:
-                for part in ast.walk(target):
-                    if isinstance(part, ast.Attribute) and part.attr == name and is_self(part.value):
-                        value = each.value
-                if isinstance(target, ast.Name) and target.id == name and each in around.body:
-                    value = each.value
-        elif isinstance(each, ast.Call) and isinstance(each.func, ast.Attribute):
-            first = each.args[0] if each.args else None
-            registers = each.func.attr in ("register_buffer", "register_parameter", "add_module", "register_module")
-            if registers and isinstance(first, ast.Constant) and first.value == name and len(each.args) > 1:
-                value = each.args[1]
-        if value is not None:
-            function = enclosing(file, value)
-            found = Expression(file, value, None)
-            if function is not None and function.name == "__init__":
-                return found
-            best = best or found
-    if best is not None:
-        return best
-    module = tree(file)
-    for base in around.bases:
-        if isinstance(base, ast.Name) and module is not None:
-            other = class_named(file, base.id)
-            if other is not None and other is not around:
-                return attribute_of(file, other, name)
-    return None
-
-
 def is_self(node: ast.expr) -> bool:
     """Whether an expression is the name ``self``."""
     return isinstance(node, ast.Name) and node.id == "self"
-
-
-def class_named(file: str, name: str) -> ast.ClassDef | None:
-    """The class of that name in a file."""
-    module = tree(file)
-    for each in ast.walk(module) if module is not None else ():
-        if isinstance(each, ast.ClassDef) and each.name == name:
-            return each
-    return None
-
-
-def _field(file: str, name: str) -> Expression | None:
-    """A field of a configuration: of a dataclass, a dictionary, or a keyword that is written in the same file."""
-    module = tree(file)
-    if module is None:
-        return None
-    found: list[ast.expr] = []
-    for each in ast.walk(module):
-        if isinstance(each, ast.Dict):
-            for key, value in zip(each.keys, each.values, strict=True):
-                if isinstance(key, ast.Constant) and key.value == name:
-                    found.append(value)
-        elif isinstance(each, ast.ClassDef):
-            for statement in each.body:
-                if isinstance(statement, ast.AnnAssign) and statement.value is not None:
-                    if isinstance(statement.target, ast.Name) and statement.target.id == name:
-                        found.append(statement.value)
-                elif isinstance(statement, ast.Assign) and any(name in assigned_names(t) for t in statement.targets):
-                    found.append(statement.value)
-    return Expression(file, found[0], None) if len(found) == 1 else None
-
-
-def _only_call_with(file: str, scope: Function | ast.Lambda, name: str) -> ast.expr | None:
-    """The argument for a parameter, if the calls in the file that give it agree in it."""
-    given = [] if isinstance(scope, ast.Lambda) else _calls_with(file, scope, name)
-    return given[0] if given and len({ast.dump(each) for each in given}) == 1 else None
-
-
-def _calls_with(file: str, scope: Function, name: str) -> list[ast.expr]:
-    """What the calls in the file give for a parameter."""
-    called = scope.name
-    bound = False
-    around = getattr(scope, "_parent", None)
-    if isinstance(around, ast.ClassDef):
-        bound = True
-        if scope.name == "__init__":
-            called = around.name
-    module = tree(file)
-    given = []
-    for each in ast.walk(module) if module is not None else ():
-        if isinstance(each, ast.Call) and last_name(each.func) == called:
-            value = passed(each, scope, name, bound)
-            if value is not None:
-                given.append(value)
-    return given
 
 
 def last_name(node: ast.expr) -> str:
@@ -606,23 +351,9 @@ def last_name(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
 
 
-def returned(expression: Expression) -> Expression:
-    """What a call of a function in the same file returns, if it has one return; otherwise the call."""
-    node = expression.node
-    module = tree(expression.file)
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or module is None:
-        return expression
-    for each in ast.walk(module):
-        if isinstance(each, Function) and each.name == node.func.id:
-            values = [part.value for part in ast.walk(each) if isinstance(part, ast.Return) and part.value is not None]
-            if len(values) == 1:
-                return Expression(expression.file, values[0], None)
-    return expression
-
-
 def next_with(expression: Expression) -> Expression | None:
     """The first statement behind an assignment that takes the assigned name, as the expression that it computes."""
-    statement = _statement(expression.node)
+    statement = statement_of(expression.node)
     scope = enclosing(expression.file, expression.node)
     if not isinstance(statement, ast.Assign) or len(statement.targets) != 1 or scope is None:
         return None
@@ -649,112 +380,6 @@ def given(call: ast.Call, scope: Function, name: str) -> ast.expr | None:
     return passed(call, scope, name, bool(names) and names[0] in ("self", "cls"))
 
 
-def attribute_in(owner: type, name: str) -> Expression | None:
-    """What a class of the user's assigns to one of its attributes."""
-    try:
-        file = inspect.getsourcefile(owner)
-    except TypeError:
-        return None
-    around = class_named(file, owner.__name__) if file else None
-    return attribute_of(file, around, name) if file and around is not None else None
-
-
-def count_of(owner: type, attribute: str) -> Expression | None:
-    """What says how many parts a list in a class of the user's has: the end of the range that it is built over.
-
-    Args:
-        owner: the user's class.
-        attribute: of the class, that holds the list or is it.
-    """
-    built = attribute_in(owner, attribute)
-    if built is None:
-        return None
-    over = [each for each in ast.walk(built.node) if is_range(each)]
-    around = class_around(built.node)
-    for loop in ast.walk(around) if around is not None and not over else ():
-        if isinstance(loop, ast.For) and any(
-            isinstance(each, ast.Attribute) and each.attr == attribute and is_self(each.value)
-            for each in ast.walk(loop)
-        ):
-            over += [each for each in ast.walk(loop.iter) if is_range(each)]
-    return end_of_range(Expression(built.file, over[0], None)) if len(over) == 1 else None  # type: ignore[arg-type]
-
-
 def is_range(node: ast.AST) -> bool:
     """Whether an expression is a call of `range`."""
     return isinstance(node, ast.Call) and last_name(node.func) == "range" and bool(node.args)
-
-
-def end_of_range(over: Expression) -> Expression | None:
-    """Where the end of a range is computed: in ``range(n - 1)``, or where its name was bound; None if it is not."""
-    if not isinstance(over.node, ast.Call) or not is_range(over.node):
-        return None
-    end = Expression(over.file, over.node.args[min(1, len(over.node.args) - 1)], over.depth)
-    for _ in range(_DEEPEST):
-        counts = isinstance(end.node, ast.Call) and last_name(end.node.func) in ("max", "min", "sum", "int")
-        if isinstance(end.node, ast.BinOp) or counts:
-            return end
-        following = _followed(end, ())
-        if following is None:
-            return None
-        end = following
-    return None
-
-
-def only_construction(kind: type, file: str) -> Expression | None:
-    """The call in a file that builds a class, if there is one such call."""
-    module = tree(file)
-    calls = [
-        each
-        for each in (ast.walk(module) if module is not None else ())
-        if isinstance(each, ast.Call) and last_name(each.func) == kind.__name__
-    ]
-    return Expression(file, calls[0], None) if len(calls) == 1 else None
-
-
-def constructions(kind: type, inside: type, attribute: str) -> list[Expression]:
-    """Where a class of the user's builds a module of torch's: the calls in its source that may have built it.
-
-    Args:
-        kind: class of the module, such as `nn.GELU`.
-        inside: the user's class.
-        attribute: path of the module from there: ``act``, ``layers.1``.
-
-    Returns:
-        Calls, the likeliest first; empty if the source is not at hand.
-    """
-    try:
-        file = inspect.getsourcefile(inside)
-        lines, first = inspect.getsourcelines(inside)
-    except (OSError, TypeError):
-        return []
-    module = tree(file) if file else None
-    if module is None or file is None:
-        return []
-    last = first + len(lines)
-    calls = [
-        each
-        for each in ast.walk(module)
-        if isinstance(each, ast.Call) and first <= each.lineno < last and last_name(each.func) == kind.__name__
-    ]
-    head, _, rest = attribute.partition(".")
-
-    def near(call: ast.Call) -> tuple[bool, bool]:
-        statement = _statement(call)
-        text = ast.unparse(statement) if statement is not None else ""
-        named = text.startswith((f"self.{head} =", f"self.{head}:"))
-        key = rest.split(".")[-1] if rest else head
-        in_sequence = False
-        parent = getattr(call, "_parent", None)
-        if rest and key.isdigit() and isinstance(parent, ast.Call) and call in parent.args:
-            in_sequence = parent.args.index(call) == int(key)
-        elif isinstance(parent, ast.keyword):
-            in_sequence = parent.arg == key
-        elif isinstance(parent, ast.Dict):
-            keys = [each.value if isinstance(each, ast.Constant) else None for each in parent.keys]
-            in_sequence = key in keys and parent.values[keys.index(key)] is call
-        elif isinstance(parent, ast.Tuple) and parent.elts and isinstance(parent.elts[0], ast.Constant):
-            in_sequence = parent.elts[0].value == key
-        return (not named, not in_sequence)
-
-    return [Expression(file, call, None) for call in sorted(calls, key=near)]
