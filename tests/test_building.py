@@ -375,3 +375,13 @@ def test_the_same_object_is_built_again_from_another_source(tmp_path: Path):
     edited = file.read_text().replace("= (v, c, e, n, h)", "= (h, n, e, c, v)")
     assert loaded.again(edited, CONFIG).sizes == SIZES[::-1]
     assert loaded.again(edited, CONFIG.replace(n_layer=2)).sizes == (5, 2, 60, 67, 211)
+
+
+def test_letters_alone_are_no_words(tmp_path: Path) -> None:
+    """``V`` and ``L`` are sizes beside a word such as ``d_model``. By themselves nobody knows what they are."""
+    file = tmp_path / "letters.py"
+    file.write_text("class GPT:\n    def __init__(self, V, L): self.sizes = (V, L)\n")
+    with pytest.raises(CandidateError, match="asks for 'V', 'L'"):
+        load_object(f"{file}:GPT", CONFIG)
+    file.write_text("class GPT:\n    def __init__(self, V, L, d_model): self.sizes = (V, L, d_model)\n")
+    assert load_object(f"{file}:GPT", CONFIG).object.sizes == (211, 3, 60)

@@ -115,6 +115,13 @@ def test_masks_and_integers_are_no_parameters() -> None:
     assert [name for name, _ in module.named_parameters()] == ["w"]
 
 
+def test_a_single_number_is_no_parameter() -> None:
+    scale, other, w = torch.tensor(0.5), np.array(0.5), diagonal("torch")
+    module = arrays_of(lambda x: (x @ w) * scale * other)
+    assert module is not None
+    assert [name for name, _ in module.named_parameters()] == ["w"]
+
+
 def test_of_arrays_that_share_memory_the_largest_counts_and_the_others_follow() -> None:
     whole = np.arange(6, dtype=np.float32).reshape(2, 3)
     rows = [whole[0], whole[1]]

@@ -45,6 +45,11 @@ def test_a_row_left_out_is_an_error_for_opening_loading_and_verifying(site: str)
             verify(model, checkpoint, layout=without(site))
 
 
+def test_the_row_of_a_tied_head_may_be_left_out_of_a_files_layout() -> None:
+    opened = open_checkpoint("tiny", file_layout=without("lm_head"))
+    assert torch.equal(opened.read("wte.weight"), open_checkpoint("tiny").read("wte.weight"))
+
+
 def test_a_row_is_also_missing_where_the_module_lacks_its_parameters() -> None:
     """Dropping the row and the parameters must not cancel each other: 24 weights would be lost without a word."""
     checkpoint = open_checkpoint("tiny")
