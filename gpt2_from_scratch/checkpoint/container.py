@@ -46,6 +46,7 @@ class Container:
         layout: the name of the layout that the format always has, or None where the tensors' names decide.
         config: what the container says of the model, in `config.json`'s fields, or None.
         notes: remarks for `gpt2 inspect`.
+        padded: tensors whose last rows may be no tokens' but padding, which the form does not tell.
     """
 
     form: str
@@ -54,6 +55,7 @@ class Container:
     layout: str | None = None
     config: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    padded: tuple[str, ...] = ()
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -63,4 +65,23 @@ class Container:
     def renamed(self, names: Mapping[str, str]) -> "Container":
         """The same tensors under new names (old -> new); names not listed stay."""
         tensors = {names.get(name, name): tensor for name, tensor in self.tensors.items()}
-        return replace(self, tensors=tensors)
+        return replace(self, tensors=tensors, padded=tuple(names.get(name, name) for name in self.padded))
+
+    def without_padding(self, vocabulary: int) -> "Container":
+        """The same tensors, without the rows behind the vocabulary of those that may be padded.
+
+        Args:
+            vocabulary: how many rows are tokens'.
+        """
+        may_be = {name: self.tensors[name] for name in self.padded if name in self.tensors}
+        longer = {name: tensor for name, tensor in may_be.items() if tensor.shape[0] > vocabulary}
+        cut = {name: _first_rows(tensor, vocabulary) for name, tensor in longer.items()}
+        notes = (
+            f"{name}: {tensor.shape[0] - vocabulary:,} rows that pad the vocabulary are left out"
+            for name, tensor in longer.items()
+        )
+        return replace(self, tensors={**self.tensors, **cut}, notes=(*self.notes, *notes))
+
+
+def _first_rows(tensor: StoredTensor, rows: int) -> StoredTensor:
+    return StoredTensor((rows, *tensor.shape[1:]), tensor.dtype, lambda: tensor.read()[:rows])

@@ -134,12 +134,10 @@ def _flat_groups(folder: Path, ranks: Mapping[int, Path], mmap: bool) -> list[li
         flat = states.get("fp32_flat_groups") if isinstance(states, dict) else None
         if not isinstance(states, dict) or not isinstance(flat, list) or not flat:
             raise FormatError(f"{path} has no flat groups of ZeRO's third stage", _AGAIN)
-        if states.get("partition_count") != len(ranks) or states.get("ds_zero_partition_groups") is not None:
-            raise FormatError(
-                f"{path} is of {states.get('partition_count')!a:.20} ranks in one group; {len(ranks)} ranks' files are "
-                "there",
-                _AGAIN,
-            )
+        if states.get("ds_zero_partition_groups") is not None:
+            raise FormatError(f"{path} divides the parameters among several groups of ranks, which is not read")
+        if (count := states.get("partition_count")) != len(ranks):
+            raise FormatError(f"{path} is of {count!a:.20} ranks; {len(ranks)} ranks' files are there", _AGAIN)
         if not all(isinstance(each, Tensor) and each.dim() == 1 and each.is_floating_point() for each in flat):
             raise FormatError(f"{path}: its flat groups are no vectors of numbers", TRUNCATED)
         groups.append([each.detach() for each in flat])

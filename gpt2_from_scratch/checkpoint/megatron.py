@@ -20,6 +20,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -104,15 +105,16 @@ def read(path: Path, mmap: bool = True) -> Container:
     if path.name == distributed.METADATA:
         return _of_folder(path)
     stages = _stages(path)
-    content = _loaded(stages[0][0], mmap)
-    settings = _settings(stages[0][0], content.get("args"))
-    version = content.get("checkpoint_version", 0)
+    contents = {each: _loaded(each, mmap) for paths in stages for each in paths}
+    first = contents[stages[0][0]]
+    settings = _settings(stages[0][0], first.get("args"))
+    version = first.get("checkpoint_version", 0)
     if not isinstance(version, int | float) or version not in _VERSIONS:
         raise FormatError(f"{path} has the checkpoint_version {version!a:.40}; 0 to 3 are known")
     tensors: dict[str, StoredTensor] = {}
     layers = 0
     for paths in stages:
-        parts = [_named(each, _loaded(each, mmap)) for each in paths]
+        parts = [_named(each, contents[each]) for each in paths]
         if any(part.keys() != parts[0].keys() for part in parts):
             raise FormatError(f"{paths[-1]} has other tensors than {paths[0]}", _AGAIN)
         numbers = {int(match[2]) for name in parts[0] if (match := _LAYER.fullmatch(name))}
@@ -125,20 +127,18 @@ def read(path: Path, mmap: bool = True) -> Container:
     if head := tensors.pop(_HEAD_OF_LAST_STAGE, None):  # a tied embedding's copy
         tensors["output_layer.weight" if is_core else "language_model.output_layer.weight"] = head
     form = "Megatron-LM" + (f", {len(stages[0])} x {len(stages)} ranks" if len(stages) * len(stages[0]) > 1 else "")
-    return _container(form, [each for paths in stages for each in paths], tensors, settings)
+    return _container(form, list(contents), tensors, settings)
 
 
 def _container(
-    form: str, files: Sequence[Path], tensors: dict[str, StoredTensor], settings: Mapping[str, Any]
+    form: str, files: Sequence[Path], tensors: Mapping[str, StoredTensor], settings: Mapping[str, Any]
 ) -> Container:
     """The tensors without the rows that pad the vocabulary, and what the arguments say of the model."""
-    notes = []
-    if vocabulary := next((size for name in _VOCABULARIES if type(size := settings.get(name)) is int), 0):
-        for name, tensor in tensors.items():
-            if _VOCABULARY.fullmatch(name) and tensor.shape and tensor.shape[0] > vocabulary:
-                tensors[name] = _first_rows(tensor, vocabulary)
-                notes.append(f"{name}: {tensor.shape[0] - vocabulary:,} rows that pad the vocabulary are left out")
-    return Container(form, tuple(files), tensors, "megatron", _config(settings), tuple(notes))
+    padded = tuple(name for name, tensor in tensors.items() if _VOCABULARY.fullmatch(name) and tensor.shape)
+    container = Container(form, tuple(files), tensors, "megatron", _config(settings), padded=padded)
+    sizes = (settings.get(name) for name in _VOCABULARIES)
+    vocabulary = next((size for size in sizes if type(size) is int and size > 0), None)
+    return container if vocabulary is None else container.without_padding(vocabulary)
 
 
 def _of_folder(metadata: Path) -> Container:
@@ -171,14 +171,11 @@ def _stages(path: Path) -> list[list[Path]]:
         file = next((folder / name for name in _FILES if (folder / name).is_file()), None)
         if match and file:
             found[int(match[2] or 0), int(match[1])] = file
-    stages, ranks = ({key[at] for key in found} for at in (0, 1))
-    missing = [
-        (stage, rank) for stage in range(len(stages)) for rank in range(len(ranks)) if (stage, rank) not in found
-    ]
-    if missing or len(found) != len(stages) * len(ranks):
-        stage, rank = missing[0]
-        raise FormatError(f"{path.parent.parent} has no file of rank {rank}, stage {stage}", _AGAIN)
-    return [[found[stage, rank] for rank in sorted(ranks)] for stage in sorted(stages)]
+    stages, ranks = (range(max(key[at] for key in found) + 1) for at in (0, 1))
+    for stage, rank in product(stages, ranks):
+        if (stage, rank) not in found:
+            raise FormatError(f"{path.parent.parent} has no file of rank {rank}, stage {stage}", _AGAIN)
+    return [[found[stage, rank] for rank in ranks] for stage in stages]
 
 
 def _loaded(path: Path, mmap: bool) -> dict[str, Any]:
@@ -245,10 +242,6 @@ def _concatenated(parts: Sequence[Tensor], axis: int, order: int | None) -> Tens
     return torch.cat([part if order == 0 else part.transpose(0, 1) for part in split], 1).flatten(0, 1)
 
 
-def _first_rows(tensor: StoredTensor, rows: int) -> StoredTensor:
-    return StoredTensor((rows, *tensor.shape[1:]), tensor.dtype, lambda: tensor.read()[:rows])
-
-
 def _settings(path: Path, arguments: object) -> Mapping[str, Any]:
     """The arguments of the training run, if they were saved.
 
@@ -257,8 +250,8 @@ def _settings(path: Path, arguments: object) -> Mapping[str, Any]:
     """
     settings = vars(arguments) if isinstance(arguments, SavedObject) else {}
     for name, value in _GPT2S.items():
-        found = settings.get(name, value)
-        if found != value and isinstance(found, str | int | float | bool | None):
+        found = settings.get(name)
+        if found != value and isinstance(found, str | int | float | bool | tuple):
             raise FormatError(f"{path} is no GPT-2: it was trained with {name} {found!a:.40}")
     return settings
 

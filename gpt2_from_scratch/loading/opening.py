@@ -224,6 +224,8 @@ def _checkpoint(located: Located, container: Container, options: OpenOptions, re
     if renaming is not None:
         container = container.renamed(renaming.names)
     file_layout, config, overrides = options.get("file_layout"), options.get("config"), options.get("overrides", {})
+    if type(vocabulary := overrides.get("vocab_size")) is int and vocabulary > 0:
+        container = container.without_padding(vocabulary)
     choice = file_layout if file_layout is not None else container.layout
     layouts = layout_variants(choice) if choice is not None else DETECTABLE
     if config is not None:
@@ -231,6 +233,7 @@ def _checkpoint(located: Located, container: Container, options: OpenOptions, re
     else:
         configuration = infer_config(located, container, layouts, overrides, layout_given=file_layout is not None)
     config = configuration.config
+    container = container.without_padding(config.vocab_size)
     _check_scale(config, container, source)  # before anything is unrolled
     container, matching, ties = match_with_ties(container, layouts, config)
     if not matching:

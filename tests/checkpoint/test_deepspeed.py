@@ -111,6 +111,7 @@ HOSTILE: dict[str, tuple[str, Callable[[Any], object], str]] = {
     ),
     "no groups": (OPTIMIZER, lambda c: c["optimizer_state_dict"].pop("fp32_flat_groups"), "no flat groups"),
     "groups that are no vectors": (OPTIMIZER, states(fp32_flat_groups=[torch.ones(2, 2)]), "no vectors"),
+    "several groups of ranks": (OPTIMIZER, states(ds_zero_partition_groups=[[0]]), "several groups of ranks"),
     "another number of ranks": (OPTIMIZER, states(partition_count=4), "is of 4 ranks"),
 }
 
@@ -133,7 +134,7 @@ def test_a_rank_of_other_sizes_is_refused(step: Path) -> None:
     ("missing", "why"),
     [
         (OPTIMIZER.format(1), r"the ranks \[0, 2\] only"),
-        (OPTIMIZER.format(2), "is of 3 ranks in one group; 2 ranks' files"),
+        (OPTIMIZER.format(2), "is of 3 ranks; 2 ranks' files"),
         (MODEL.format(2), "is not there"),
         (MODEL.format(0), "which hold the model"),
     ],

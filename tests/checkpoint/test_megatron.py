@@ -1,5 +1,6 @@
 """Megatron-LM's folders of every version and division. Those that other programs wrote: `tests/test_oracles.py`."""
 
+import shutil
 import warnings
 from argparse import Namespace
 from collections.abc import Callable
@@ -15,11 +16,13 @@ from gpt2_from_scratch import CheckpointError, GPTModel, open_checkpoint
 from gpt2_from_scratch.checkpoint import locate, open_container
 from gpt2_from_scratch.errors import FormatError
 from gpt2_from_scratch.inspecting import inspect_checkpoint
+from gpt2_from_scratch.loading import OpenOptions
 from tests.forms import write_megatron
-from tests.oracles.source import SIZES
+from tests.oracles.source import SIZES, SOURCE
 from tests.oracles.source import weights as drawn
 
 HEADS = SIZES["n_head"]
+FILE = "mp_rank_00/model_optim_rng.pt"
 ARGUMENTS = Namespace(num_attention_heads=HEADS, bias_gelu_fusion=True, layernorm_epsilon=1e-5, vocab_size=31)
 
 
@@ -31,7 +34,7 @@ def assert_is_source(model: GPTModel) -> None:
 
 
 @pytest.mark.parametrize("version", [None, 0, 1.0, 2.0, 3.0])
-@pytest.mark.parametrize(("ranks", "stages"), [(1, 1), (3, 1), (1, 4), (3, 2)])
+@pytest.mark.parametrize(("ranks", "stages"), [(1, 1), (3, 4)])
 def test_every_version_and_division_is_the_same_model(
     version: float | None, ranks: int, stages: int, tmp_path: Path
 ) -> None:
@@ -63,6 +66,34 @@ def test_without_arguments_the_padded_vocabulary_is_the_models(tmp_path: Path) -
     assert checkpoint.assumed[0] == "activation_function gelu_new (GPT-2's)"
 
 
+@pytest.mark.parametrize("said", ["by the user", "by config.json"])
+def test_whoever_knows_the_vocabulary_can_say_it(said: str, tmp_path: Path) -> None:
+    write_megatron(tmp_path, drawn(), HEADS, 3.0)
+    options: OpenOptions = {"overrides": {"n_head": HEADS, "vocab_size": SIZES["vocab_size"]}}
+    if said == "by config.json":
+        shutil.copy(SOURCE / "config.json", tmp_path)
+        options = {}
+    checkpoint = open_checkpoint(tmp_path, **options)
+    assert torch.equal(checkpoint.read("wte.weight"), torch.from_numpy(drawn()["wte.weight"]))
+    assert any("1 rows that pad the vocabulary" in note for note in checkpoint.notes)
+
+
+def test_a_padded_tensor_may_be_left_out(tmp_path: Path) -> None:
+    write_megatron(tmp_path, drawn(), HEADS, 3.0, args=ARGUMENTS)
+    untied = {"output_layer": {"weight": torch.ones(32, 6)}}
+    change(lambda content: content["model"]["language_model"].update(untied), tmp_path / FILE)
+    options: OpenOptions = {"ignore": ["language_model.output_layer.weight"], "overrides": {"vocab_size": 30}}
+    config = open_checkpoint(tmp_path, **options).config
+    assert config.vocab_size == 30 and config.tie_word_embeddings
+
+
+@pytest.mark.parametrize("size", [0, -5, None, True, 40])
+def test_a_vocabulary_that_is_none_cuts_nothing(size: object, tmp_path: Path) -> None:
+    arguments = Namespace(**(vars(ARGUMENTS) | {"vocab_size": size, "normalization": None}))
+    write_megatron(tmp_path, drawn(), HEADS, 3.0, args=arguments)
+    assert open_checkpoint(tmp_path).config.vocab_size == 32
+
+
 @pytest.mark.parametrize(("step", "folder"), [("release", "release"), ("1200\n", "iter_0001200")])
 def test_the_last_step_is_opened(step: str, folder: str, tmp_path: Path) -> None:
     (tmp_path / "iter_0000100" / "mp_rank_00").mkdir(parents=True)
@@ -83,7 +114,7 @@ def test_the_activation_is_what_the_arguments_say(fused: bool, gelu: bool, name:
 def test_norms_inside_the_linear_layers_of_transformer_engine(tmp_path: Path) -> None:
     """Megatron Core with Transformer Engine: the norm is a part of the layer behind it."""
     write_megatron(tmp_path, drawn(), HEADS, 3.0)
-    path = tmp_path / "mp_rank_00" / "model_optim_rng.pt"
+    path = tmp_path / FILE
     content = torch.load(path)
     older, core = content["model"]["language_model"], {}
     names = {
@@ -132,6 +163,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "computed positions": (setting(position_embedding_type="rope"), "trained with position_embedding_type 'rope'"),
     "another norm": (setting(normalization="RMSNorm"), "trained with normalization 'RMSNorm'"),
     "a gated layer": (setting(swiglu=True), "trained with swiglu True"),
+    "a window": (setting(window_size=(128, 0)), "trained with window_size"),
     "a tensor less": (lambda c: trunk(c).popitem(), "has other tensors than"),
     "another form": (lambda c: trunk(c).update({QKV: torch.ones(3, 6)}), "another form on other ranks"),
     "another type": (lambda c: trunk(c).update({QKV: trunk(c)[QKV].half()}), "another form on other ranks"),
@@ -149,7 +181,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 def test_what_is_no_gpt2_or_does_not_fit_together_is_refused(what: str, tmp_path: Path) -> None:
     how, why = HOSTILE[what]
     write_megatron(tmp_path, drawn(), HEADS, ranks=3)
-    change(how, tmp_path / "mp_rank_00" / "model_optim_rng.pt")
+    change(how, tmp_path / FILE)
     with pytest.raises(FormatError, match=why):
         open_container(locate(tmp_path).weights)
 
