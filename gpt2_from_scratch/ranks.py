@@ -13,7 +13,7 @@ import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from functools import wraps
+from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
 
 import torch
@@ -136,7 +136,13 @@ class Ranks:
 
     @contextmanager
     def in_float64(self, module: nn.Module, nudge: int = 0) -> Iterator[InFloat64]:
-        """As `precision.in_float64`, on every rank."""
+        """As `precision.in_float64`, on every rank.
+
+        Raises:
+            NotImplementedError: FSDP2 rounds some parameters, and not all, before it computes.
+        """
+        if len(self.precisions) > 1 and self.precisions != _precisions(module):
+            raise NotImplementedError("FSDP2 computes with some of its parameters in a lower precision")
         self.do(_unshard)  # now: gathering parameters writes into buffers of their own type
         self._nudge = nudge
         try:
@@ -144,6 +150,15 @@ class Ranks:
                 yield met
         finally:
             self._nudge = None
+            self.do(reshard)
+
+    @cached_property
+    def precisions(self) -> frozenset[torch.dtype]:
+        """Those of the parameters as the model computes with them: FSDP2 may store them in a finer one."""
+        self.do(_unshard)
+        try:
+            return _precisions(self._model)
+        finally:
             self.do(reshard)
 
     def _outcome(self, work: Callable[..., Result], args: Any) -> tuple[Result | None, Exception | None]:
@@ -251,6 +266,11 @@ def _first_axis(placement: Any) -> Any:
     """The same way of sharding, for a tensor of one axis."""
     pieces = getattr(placement, "split_factor", None)  # of a rank: FSDP2 over tensor parallel
     return type(placement)(0) if pieces is None else type(placement)(0, split_factor=pieces)
+
+
+def _precisions(model: Model | None) -> frozenset[torch.dtype]:
+    parameters = model.parameters() if isinstance(model, nn.Module) else ()
+    return frozenset(parameter.dtype for parameter in parameters if parameter.is_floating_point())
 
 
 @torch.inference_mode()  # as in forward passes, so that the same buffers are written

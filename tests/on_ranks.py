@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
@@ -66,10 +66,18 @@ def with_fault(gpt: nn.Module) -> nn.Module:
 
 
 def fsdp(cfg: Mapping[str, int]) -> nn.Module:
-    gpt, mesh = model(cfg), init_device_mesh("cpu", (LAST + 1,))
+    return with_fault(fully_sharded(model(cfg), MixedPrecisionPolicy()))
+
+
+def bfloat16(cfg: Mapping[str, int]) -> nn.Module:
+    return fully_sharded(model(cfg), MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+
+
+def fully_sharded(gpt: GPTModel, policy: MixedPrecisionPolicy) -> nn.Module:
+    mesh = init_device_mesh("cpu", (LAST + 1,))
     for block in gpt.trf_blocks:
-        fully_shard(block, mesh=mesh)
-    return with_fault(fully_shard(gpt, mesh=mesh))
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    return fully_shard(gpt, mesh=mesh, mp_policy=policy)
 
 
 def meta(cfg: Mapping[str, int]) -> nn.Module:

@@ -191,7 +191,9 @@ def finished(process: subprocess.Popen[str], ranks: int) -> tuple[int, str, str]
 
 
 @slow
-@pytest.mark.parametrize(("build", "ranks"), [("fsdp", 2), ("meta", 2), ("tp", 2), ("ddp", 2), ("fsdp", 4), ("tp", 4)])
+@pytest.mark.parametrize(
+    ("build", "ranks"), [("fsdp", 2), ("bfloat16", 2), ("meta", 2), ("tp", 2), ("ddp", 2), ("fsdp", 4), ("tp", 4)]
+)
 def test_a_right_model_passes(build: str, ranks: int, small: Path) -> None:
     code, out, err = finished(start(ranks, small, f"{build}()"), ranks)
     assert code == 0, err
@@ -213,10 +215,7 @@ def test_a_wrong_model_fails_and_the_fault_is_named(build: str, small: Path) -> 
 @slow
 @pytest.mark.parametrize(("build", "ranks"), [("fsdp", 4), ("tp", 2), ("ddp", 2)])
 def test_a_wrong_shard_is_named_with_its_rank(build: str, ranks: int, small: Path) -> None:
-    options = ("--skip", "self-tests", "--skip", "logits", "--skip", "generation")
-    code, out, _ = finished(
-        start(ranks, small, "loaded", *options, FAULT="shard", BUILD=build, WEIGHTS=str(small)), ranks
-    )
+    code, out, _ = finished(start(ranks, small, "loaded", FAULT="shard", BUILD=build, WEIGHTS=str(small)), ranks)
     assert code == 1
     assert (
         f"trf_blocks.1.ff.layers.2.weight (h.1.mlp.c_proj.weight): largest difference 1e-3 on rank {ranks - 1}\n" in out

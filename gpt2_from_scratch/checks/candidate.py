@@ -148,6 +148,8 @@ class Candidate:
     @property
     def parameter_dtypes(self) -> frozenset[torch.dtype]:
         """Those of its floating parameters; none for functions."""
+        if self.ranks is not None:
+            return self.ranks.precisions
         parameters = self.module.parameters() if self.module is not None else ()
         return frozenset(parameter.dtype for parameter in parameters if parameter.is_floating_point())
 

@@ -31,6 +31,7 @@ from gpt2_from_scratch.compare import (
     times,
 )
 from gpt2_from_scratch.errors import CandidateError
+from gpt2_from_scratch.ranks import local
 from gpt2_from_scratch.reference import Reference
 
 Precision: TypeAlias = torch.dtype | Mapping[str, torch.dtype]  # of all weights, or of each tensor by canonical name
@@ -594,7 +595,9 @@ def _same_values(module: nn.Module, reference: Reference) -> bool:
     generator = torch.Generator().manual_seed(0)
     parts = []
     for parameter in module.parameters():
-        flat = parameter.detach().cpu().flatten()
+        flat = local(parameter).detach().cpu().flatten()
+        if not len(flat):  # a rank may hold none of it
+            continue
         parts.append(flat[torch.randint(len(flat), (min(len(flat), _SAMPLED),), generator=generator)].float())
     sample = torch.unique(torch.cat(parts))
     found = sample == 0

@@ -49,7 +49,7 @@ def speaker() -> str:
 
 
 class _Stopped(Exception):
-    """torchrun has sent SIGTERM, as it does to all ranks when one has ended with an error."""
+    """torchrun has sent SIGTERM, as it does to all ranks when one has ended with an error, or it is ended itself."""
 
 
 def _stop(*_: object) -> None:
@@ -83,7 +83,7 @@ def run_in_child() -> int:
             except subprocess.TimeoutExpired:
                 process.kill()
                 if os.environ["RANK"] == "0":
-                    why = "torchrun stopped it, because another rank had ended; what that said stands above or below"
+                    why = "torchrun stopped this rank; the rank that ended first is in torchrun's own report"
                     print(f"{speaker()}: could not check: {why}", file=sys.stderr)
                 return COULD_NOT_CHECK
     if ranks() > 1:

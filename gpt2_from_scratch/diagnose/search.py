@@ -9,7 +9,6 @@ settled at the end, by arithmetic. Fewer faults are tried before more.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TypeAlias, TypeVar
@@ -26,7 +25,6 @@ from gpt2_from_scratch.diagnose.simulation import Rounding, Simulation
 from gpt2_from_scratch.diagnose.table import FAULT, FAULTS, PRECISIONS
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.model import GPTModel
-from gpt2_from_scratch.precision import in_float64
 
 # Distances (see `Measure`). Float32 rounding leaves 1e-7 to 1e-6 in a healthy model, and up to a hundred times that in
 # one whose fault amplifies it; the mildest fault makes 1e-5.
@@ -476,11 +474,11 @@ def own_head(evidence: Evidence, base: Causes, clock: SearchClock) -> Cause | No
     asked = 0
     for ids, part in clock.during(zip(prompts, parts, strict=True)):
         try:
-            with nullcontext() if evidence.exact is None else in_float64():
-                logits = evidence.candidate.logits(ids).flatten(0, 1).double()  # (tokens, V)
+            exact = evidence.exact is not None
+            logits = evidence.candidate.exact_logits(ids).logits if exact else evidence.candidate.logits(ids)
         except (CandidateError, NotImplementedError):
             return None
-        weight += logits.t() @ part.t()
+        weight += logits.flatten(0, 1).double().t() @ part.t()  # (V, tokens) (tokens, E)
         asked += 1
     if asked < len(prompts):
         return None
