@@ -684,6 +684,10 @@ def test_neither_direction_writes_into_its_argument(layout: Layout, config: GPTC
     run(run(canonical_tensors(config), save), load)
 
 
+# Megatron's: each head's query, key and value lie side by side, and apart in GPT-2.
+_BY_HEAD = tuple(f".{layer}.{kind}" for layer in ("query_key_value", "linear_qkv") for kind in ("weight", "bias"))
+
+
 @every_layout
 def test_what_can_be_a_view_is_no_copy(layout: Layout) -> None:
     """A 6 GB checkpoint is mapped, not read; only joining tensors, or heads that lie apart, has to copy."""
@@ -697,6 +701,8 @@ def test_what_can_be_a_view_is_no_copy(layout: Layout) -> None:
     for link in layout.unroll(UNTIED):
         if link.canonical is None:
             continue  # zeros, out of nothing
+        if link.theirs[0].endswith(_BY_HEAD):
+            continue
         given = [theirs[name] for name in link.theirs]
         assert shares(link.to_theirs(tensors[link.canonical]), [tensors[link.canonical]]), link.theirs
         assert shares([link.to_canonical(given)], given) is (len(given) == 1), link.canonical
