@@ -44,11 +44,13 @@ from gpt2_from_scratch.loading import (
     OpenOptions,
     Source,
     check_values,
+    open_anew,
     open_checkpoint,
     report_of,
 )
 from gpt2_from_scratch.mapping import match
 from gpt2_from_scratch.speed import packed
+from gpt2_from_scratch.streaming import Units
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -141,6 +143,7 @@ class GPTModel(nn.Module):
         self.compute = compute
         self.load_report: LoadReport | None = None  # what `from_pretrained` did
         self.generation_config: GenerationConfig | None = None  # of the checkpoint; `generate` follows it
+        self.units: Units | None = None  # of a model that streams
         self.wte = Embedding(config.vocab_size, config.n_embd, device)
         self.wpe = Embedding(config.n_positions, config.n_embd, device)
         self.drop = Dropout(config.embd_pdrop)
@@ -212,7 +215,8 @@ class GPTModel(nn.Module):
         assert isinstance(first, TransformerBlock)
         heads = first.attn.n_head  # of this rank
         config = replace(self.config, n_head=heads, n_embd=heads * self.config.head_dim)
-        return KVCache(config, batch_size, capacity, self.wte.weight.dtype, self.wte.weight.device)
+        dtype = self.wte.weight.dtype if self.units is None else self.units.dtype
+        return KVCache(config, batch_size, capacity, dtype, self.wte.weight.device)
 
     def set_compute(self, compute: Compute) -> Self:
         """Changes how the layers are computed, in place; the weights stay. Returns the model.
@@ -284,6 +288,7 @@ class GPTModel(nn.Module):
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         compute: Compute = EXACT,
+        stream: bool = False,
         **options: Unpack[OpenOptions],
     ) -> Self:
         """Loads a checkpoint into a new model, in eval mode.
@@ -299,6 +304,8 @@ class GPTModel(nn.Module):
             dtype: of the parameters; None keeps the file's.
             device: where they go.
             compute: how layers are computed; see `layers.Compute`.
+            stream: for a file larger than memory. The weights stay in the file, in its dtype, and one block of them at
+                a time is in memory. They must not be changed, and the model runs on the CPU, without gradients.
             **options: how the file is opened; see `OpenOptions`.
 
         Returns:
@@ -312,11 +319,13 @@ class GPTModel(nn.Module):
         """
         with _collector_paused():
             checkpoint = open_checkpoint(source, **options)
+            if stream:  # pages are given back: nobody else may have changed them
+                checkpoint = open_anew(checkpoint, mmap=True)
             target = dtype or checkpoint.dtype
             parameters = {}
             for name, read in checkpoint.tensors.items():
                 stored = read()
-                tensor = stored.to(device=device, dtype=target).contiguous()
+                tensor = (stored if stream else stored.to(device=device, dtype=target)).contiguous()
                 if tensor.data_ptr() != stored.data_ptr() or not checkpoint.mapped:
                     check_values(checkpoint.located.source, name, stored, target)  # they were read anyway
                 parameters[name] = nn.Parameter(tensor)
@@ -326,6 +335,9 @@ class GPTModel(nn.Module):
                 setattr(model.get_submodule(module), attribute, parameter)
             if checkpoint.config.tie_word_embeddings:
                 model.lm_head.weight = model.wte.weight
+            if stream:
+                model.units = Units((model.wte, model.wpe), (*model.h, model.ln_f, model.lm_head), target)
+                model.units.stream(checkpoint.container.files)
             model.generation_config = read_generation_config(checkpoint.located.directory)
             model.load_report = report_of(checkpoint, checkpoint.layout, target, tuple(parameters))
             return model.eval()

@@ -12,16 +12,15 @@ import contextlib
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gpt2_from_scratch.anatomy import Anatomy
+from gpt2_from_scratch.anatomy import forward
 from gpt2_from_scratch.compare import EXACT_THRESHOLD, FLOAT32_ULP, USABLE, noise_floor
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CheckpointError
@@ -29,9 +28,10 @@ from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout
 from gpt2_from_scratch.precision import in_float64, parameters_in_float64, undisturbed
+from gpt2_from_scratch.streaming import Units
 from gpt2_from_scratch.trace import Site, trace
 
-_REMEMBERED = 1 << 28  # bytes of logits: GPT-2's for about 400 tokens in float32 and in float64
+_REMEMBERED = 1 << 27  # bytes of states: GPT-2's for 40,000 tokens in float32
 # In units of the largest logit's last place: rounding moves logits by about ten, a setting that is ignored by millions.
 _IGNORED = 1e4
 _PROVEN, _SEED = 17, 71  # tokens on which the reference is compared with our own float64 run; the seed of their ids
@@ -47,14 +47,17 @@ class Reference:
     Args:
         model: the transformers model.
         config: of the checkpoint.
+        units: the parts of the model that run one after another.
         kernels: those of transformers' attention implementations that compute this model.
     """
 
     model: Any
     config: GPTConfig
+    units: Units = field(repr=False, compare=False)
     kernels: tuple[str, ...] = ("eager", "sdpa")
-    # Attention, precision and ids -> logits: the noise floor, the float64 run and the search ask for the same prompts.
-    _answers: dict[tuple[str, str, bytes], Tensor] = field(default_factory=dict, repr=False, compare=False)
+    # Attention, precision and ids -> what the blocks made of them: the noise floor, the float64 run and the search ask
+    # for the same prompts. Logits are computed of it anew, as they are a hundred times larger.
+    _answers: dict[tuple[str, torch.dtype, bytes], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def layout(self) -> Layout:
@@ -68,11 +71,22 @@ class Reference:
 
     def logits(self, input_ids: Tensor) -> Tensor:
         """Float32 logits ``[B, T, V]`` of ids ``[B, T]``."""
-        return self._remembered("float32", input_ids, self._logits)
+        return self._answered(torch.float32, input_ids)
 
-    def _logits(self, input_ids: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return self.model(input_ids, use_cache=False).logits  # type: ignore[no-any-return]
+    def run_together(self, prompts: Sequence[Tensor], measured: Sequence[Tensor] = ()) -> None:
+        """Runs some prompts block by block, so that every weight is read, and converted, once for all of them.
+
+        `logits` and `other_roundings` take little time for these prompts afterwards.
+
+        Args:
+            prompts: int64 ``[B, T]`` each, for `logits`.
+            measured: the same, for `other_roundings`.
+        """
+        self._blocks(torch.float32, prompts)
+        for attention in self.kernels:
+            with self._attention(attention):
+                self._blocks(torch.float32, measured)
+        self._blocks(torch.float64, measured)
 
     def other_roundings(self, input_ids: Tensor, exact: int | None = None) -> Iterator[tuple[str, Tensor]]:
         """The same logits computed in other ways; only rounding differs. Their distances make the noise floor.
@@ -92,19 +106,64 @@ class Reference:
 
     def in_float64(self, input_ids: Tensor) -> Tensor:
         """Float64 logits ``[B, T, V]``: the same code and weights, rounded 2^29 times finer."""
-        return self._remembered("float64", input_ids, self._in_float64)
+        return self._answered(torch.float64, input_ids)
 
-    def _remembered(self, precision: str, input_ids: Tensor, run: Callable[[Tensor], Tensor]) -> Tensor:
-        """The logits that `run` computes. Small ones are kept for the next call; callers do not write into them."""
-        key = self.attention, precision, bytes(str(input_ids.tolist()), "ascii")
-        if key in self._answers:
-            return self._answers[key]
-        with undisturbed():
-            logits = run(input_ids)
-        kept = sum(each.nbytes for each in self._answers.values())
-        if kept + logits.nbytes <= _REMEMBERED and logits.nbytes <= _REMEMBERED // 2:
-            self._answers[key] = logits
-        return logits
+    def _answered(self, dtype: torch.dtype, input_ids: Tensor) -> Tensor:
+        """Logits with weights and arithmetic of this precision."""
+        states = self._blocks(dtype, [input_ids])
+        with undisturbed(), self._computing_in(dtype):
+            return self._head(dtype, states[0])
+
+    def _blocks(self, dtype: torch.dtype, prompts: Sequence[Tensor]) -> list[Tensor]:
+        """What the last block returns for each prompt. It is kept for the next call; nobody writes into it."""
+        keys = [(self.attention, dtype, bytes(str(input_ids.tolist()), "ascii")) for input_ids in prompts]
+        asked = {key: ids for key, ids in zip(keys, prompts, strict=True) if key not in self._answers}
+        with undisturbed(), self._computing_in(dtype):
+            found = dict(zip(asked, self._through_blocks(dtype, list(asked.values())), strict=True))
+        found = {key: found[key] if key in found else self._answers[key] for key in keys}
+        for key, states in found.items():
+            if sum(each.nbytes for each in self._answers.values()) + states.nbytes <= _REMEMBERED:
+                self._answers[key] = states
+        return [found[key] for key in keys]
+
+    @contextlib.contextmanager
+    def _computing_in(self, dtype: torch.dtype) -> Iterator[None]:
+        """Inside, the model computes in this precision. Each unit's weights are converted when it is its turn."""
+        with torch.inference_mode(), self.units.computing_in(dtype):
+            if dtype != torch.float64:
+                yield
+                return
+            with self._not_upcasting(), in_float64():
+                yield
+
+    def _through_blocks(self, dtype: torch.dtype, prompts: Sequence[Tensor]) -> list[Tensor]:
+        """Embeddings and blocks, as transformers calls them, for some prompts side by side."""
+        calls = [self._up_to_the_blocks(input_ids) for input_ids in prompts]
+        states = [call.states for call in calls]
+        for block in self.model.transformer.h:
+            with self.units.ready(block, dtype):
+                for at, call in enumerate(calls):
+                    output = block(states[at], *call.args, **call.kwargs)
+                    states[at] = output if isinstance(output, Tensor) else output[0]  # a tuple before transformers 5
+        return states
+
+    def _up_to_the_blocks(self, input_ids: Tensor) -> "_Blocks":
+        """What transformers' own code calls its blocks with."""
+        body, blocks = self.model.transformer, _Blocks()
+        own = body.h, body.ln_f
+        body.h, body.ln_f = torch.nn.ModuleList([blocks]), torch.nn.Identity()
+        try:
+            body(input_ids, use_cache=False)
+        finally:
+            body.h, body.ln_f = own
+        return blocks
+
+    def _head(self, dtype: torch.dtype, states: Tensor) -> Tensor:
+        """Logits of what the last block returned, as transformers computes them."""
+        norm, head = self.model.transformer.ln_f, self.model.lm_head
+        stored = dtype == torch.float64  # `in_float64` widens some columns of the head at a time
+        with self.units.ready(norm, dtype), self.units.ready(head, None if stored else dtype):
+            return head(norm(states))  # type: ignore[no-any-return]
 
     def continued(self, input_ids: Tensor, steps: int) -> Tensor:
         """Ids ``[B, T]`` with its greedy continuation behind them, ``[B, T + steps]``; it runs with its cache.
@@ -121,20 +180,9 @@ class Reference:
                 ids = torch.cat([ids, unread], dim=1)
         return ids
 
-    def _in_float64(self, input_ids: Tensor) -> Tensor:
-        with self._not_upcasting(), in_float64():
-            return self._logits(input_ids)
-
     def logits_in(self, dtype: torch.dtype, input_ids: Tensor) -> Tensor:
         """Logits of the same model with weights and arithmetic in a lower precision, as float32."""
-        with undisturbed():
-            return self._logits_in(dtype, input_ids)
-
-    def _logits_in(self, dtype: torch.dtype, input_ids: Tensor) -> Tensor:
-        with self._weights_restored():
-            for parameter in self.model.parameters():
-                parameter.data = parameter.data.to(dtype)
-            return self._logits(input_ids).float()
+        return self._answered(dtype, input_ids).float()
 
     def logits_with(self, weights: Mapping[str, Tensor], input_ids: Tensor) -> Tensor:
         """Logits of the same model with other numbers as its weights: canonical name -> float32 tensor."""
@@ -207,11 +255,15 @@ class Reference:
             input_ids: int64 ``[B, T]``.
             dtype: of weights and arithmetic.
         """
-        run = {torch.float32: self._logits, torch.float64: self._in_float64}.get(dtype, partial(self._logits_in, dtype))
         names = {theirs[0]: site for site, theirs in self.layout.sites(self.config)}
         attention = [name for name, site in names.items() if site.endswith(".attn")]
+
+        def run() -> None:
+            with self._computing_in(dtype):
+                self._head(dtype, self._through_blocks(dtype, [input_ids])[0])
+
         with undisturbed(), self._attention("eager"):
-            sites = trace(self.model, names, lambda: run(input_ids), attention=attention)
+            sites = trace(self.model, names, run, attention=attention)
         return {names[name]: site for name, site in sites.items()}
 
     def exact_gradients(self, input_ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
@@ -241,6 +293,18 @@ class Reference:
             self.model.set_attn_implementation(before)
 
 
+class _Blocks(torch.nn.Module):
+    """In place of the blocks: keeps what the first of them is called with."""
+
+    states: Tensor
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def forward(self, states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        self.states, self.args, self.kwargs = states, args, kwargs
+        return states
+
+
 @contextlib.contextmanager
 def _recording() -> Iterator[None]:
     """Inside, gradients are recorded, whatever the process has switched off."""
@@ -248,7 +312,12 @@ def _recording() -> Iterator[None]:
         yield
 
 
-def load_reference(checkpoint: Checkpoint, prompt: Tensor | None = None) -> Reference:
+def can_stream(checkpoint: Checkpoint) -> bool:
+    """Whether the reference of this checkpoint can be run without being in memory: transformers maps its file."""
+    return _readable_by_transformers(checkpoint) is not None
+
+
+def load_reference(checkpoint: Checkpoint, prompt: Tensor | None = None, stream: bool = False) -> Reference:
     """Builds the reference for a checkpoint.
 
     transformers reads a Hugging Face checkpoint itself. Forms that it cannot read are handed over tensor by tensor.
@@ -257,6 +326,7 @@ def load_reference(checkpoint: Checkpoint, prompt: Tensor | None = None) -> Refe
         checkpoint: an opened one. Where transformers can read the file, its tensors are used for a check only.
         prompt: ids ``[1, T]`` for this check, a comparison with a float64 run by `anatomy`. Ids that are asked for
             again later save time. None: random ids.
+        stream: hold one unit of the model in memory at a time, for files larger than memory; see `can_stream`.
 
     Returns:
         The reference, which has passed the check.
@@ -277,11 +347,16 @@ def load_reference(checkpoint: Checkpoint, prompt: Tensor | None = None) -> Refe
         options = {
             # Other fields of a config.json change nothing that is compared, and many end transformers in an error.
             "config": GPT2Config(**replace(config, extra={}).to_hf()),
-            "dtype": torch.float32,
+            "dtype": checkpoint.dtype if stream and checkpoint.dtype != torch.float64 else torch.float32,
             "attn_implementation": "eager" if eager else "sdpa",
             "output_loading_info": True,
         }
         directory = _readable_by_transformers(checkpoint)
+        if stream and directory is None:
+            raise CheckpointError(
+                f"{checkpoint.located.source} cannot be streamed: transformers does not read it as it stands",
+                hint="write it as a directory that it does: gpt2 convert SOURCE DESTINATION --to huggingface",
+            )
         try:
             if directory is not None:
                 model, info = transformers_gpt2.from_pretrained(directory, local_files_only=True, **options)
@@ -299,7 +374,11 @@ def load_reference(checkpoint: Checkpoint, prompt: Tensor | None = None) -> Refe
             f"transformers would fill {len(missing) + len(info['mismatched_keys'])} tensors of "
             f"{checkpoint.located.source} with random numbers, such as {(missing or info['mismatched_keys'])[0]!r}"
         )
-    reference = Reference(model.eval(), config)
+    body = model.eval().transformer
+    units = Units((body.wte, body.wpe), (*body.h, body.ln_f, model.lm_head), torch.float32)
+    if stream:
+        units.stream(checkpoint.container.files)
+    reference = Reference(model, config, units)
     ids = prompt if prompt is not None else _drawn(config)
     _prove(reference, checkpoint, ids)
     return replace(reference, kernels=_kernels(reference, ids))
@@ -322,7 +401,7 @@ def _prove(reference: Reference, checkpoint: Checkpoint, ids: Tensor) -> None:
     usual, exact = reference.logits(ids), reference.in_float64(ids)
     with undisturbed(), torch.inference_mode():
         wrong = _wrong_arithmetic()
-        independent = Anatomy(checkpoint.config, _read(checkpoint)).logits(ids)
+        independent = forward.logits(checkpoint.config, _Read(checkpoint), ids)
     if not bool(torch.isfinite(independent).all()):
         return  # a checkpoint that overflows; the comparison with the candidate says so
     scale = float(independent.abs().max())
@@ -347,8 +426,20 @@ def _kernels(reference: Reference, ids: Tensor) -> tuple[str, ...]:
     return tuple(agreeing)
 
 
-def _read(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
-    return {name: read() for name, read in checkpoint.tensors.items()}
+class _Read(Mapping[str, Tensor]):
+    """A checkpoint's tensors, each read when it is asked for."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.tensors = checkpoint.tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
 
 
 def _wrong_arithmetic() -> str:

@@ -1,6 +1,6 @@
 """A reference that computes each prompt once: mutants are many, the prompts are the same."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,6 +32,9 @@ class Remembering:
 
     def logits(self, ids: Tensor) -> Tensor:
         return self._once("logits", ids, lambda: self.reference.logits(ids))
+
+    def run_together(self, prompts: Sequence[Tensor], measured: Sequence[Tensor] = ()) -> None:
+        """Nothing is to be gained: what is asked is in memory, or the prompts are small."""
 
     def continued(self, ids: Tensor, steps: int) -> Tensor:
         return self._once(("continued", steps), ids, lambda: self.reference.continued(ids, steps))

@@ -46,6 +46,7 @@ ROOMS = (
     "reference",
     "model",
     "parallel",  # its layers, divided among ranks
+    "streaming",  # weights that stay in their file
     "layers",
     "cache",
     "speed",

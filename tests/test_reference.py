@@ -148,13 +148,27 @@ def test_a_prompt_is_run_in_float64_once(book_checkpoint: Path) -> None:
     """The noise floor and the verdict ask for the same; with rounded weights the answer is another."""
     reference = load_reference(open_checkpoint(book_checkpoint))
     ids, dtypes = torch.tensor([[3, 5, 8]]), []
-    reference.model.register_forward_hook(lambda module, args, output: dtypes.append(output.logits.dtype))
+    reference.model.transformer.h[0].register_forward_pre_hook(lambda module, args: dtypes.append(args[0].dtype))
     exact = reference.in_float64(ids)
     *_, (name, again) = reference.other_roundings(ids)
-    assert name == "float64" and again is exact and dtypes.count(torch.float64) == 1
+    assert name == "float64" and torch.equal(again, exact) and dtypes.count(torch.float64) == 1
     with reference.with_weights_in(torch.bfloat16):
         assert not torch.equal(reference.in_float64(ids), exact)
     assert torch.equal(reference.in_float64(ids), exact) and dtypes.count(torch.float64) == 3
+
+
+def test_prompts_that_run_together_are_each_run_once_and_alike(book_checkpoint: Path) -> None:
+    reference, other = (load_reference(open_checkpoint(book_checkpoint)) for _ in range(2))
+    prompts, tokens = [prompt.ids for prompt in choose_prompts(reference.config)], []
+    reference.model.transformer.h[0].register_forward_pre_hook(lambda module, args: tokens.append(args[0].shape[:2]))
+    reference.run_together(prompts, prompts[3:])
+    asked = [ids.shape for ids in (*prompts, *prompts[3:], *prompts[3:])]
+    assert tokens == asked
+    assert all(torch.equal(reference.logits(ids), other.logits(ids)) for ids in prompts)
+    for ids in prompts[3:]:
+        pairs = zip(reference.other_roundings(ids), other.other_roundings(ids), strict=True)
+        assert all(torch.equal(one, two) for (_, one), (_, two) in pairs)
+    assert tokens == asked, "answered from memory"
 
 
 ODD_FIELDS: dict[str, object] = {

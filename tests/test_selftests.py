@@ -407,7 +407,7 @@ def test_the_cache_of_a_full_context_is_compared_with_a_run_that_was_made_before
     candidate = Candidate(forward, config)
     tests = check_itself(candidate, full_context=False)
     assert tests and not any(full)
-    candidate.logits(torch.arange(config.n_positions)[None])
+    candidate.logits_until_asked_again(torch.arange(config.n_positions)[None])
     again = check_full_cache(candidate, tests)
     assert names(again) == ["cache"] and sum(full) == 1
     assert str(again).endswith(f"wrong in a step of 1 after {config.n_positions - 1}")

@@ -208,8 +208,12 @@ class Candidate:
         Raises:
             CandidateError: it crashed, or returned something else; says what.
         """
-        logits = self.logits_in(self.call(input_ids, **options), input_ids)
-        if self.full is None and tuple(input_ids.shape) == (1, self.config.n_positions) and not options:
+        return self.logits_in(self.call(input_ids, **options), input_ids)
+
+    def logits_until_asked_again(self, input_ids: Tensor) -> Tensor:
+        """The same without a copy: the candidate may write to what it returned when it is called again."""
+        logits = self.logits_in(self.call(input_ids), input_ids, copied=False)
+        if self.full is None and tuple(input_ids.shape) == (1, self.config.n_positions):
             self.full = input_ids, logits[:, -_ENDING:].clone()
         return logits
 
@@ -244,20 +248,21 @@ class Candidate:
         distances = [(other - logits).abs().amax(-1) for other in moved]
         return ExactLogits(logits, sum(distances[1:], distances[0]) if distances else None)
 
-    def logits_in(self, output: Any, input_ids: Tensor, last_suffices: bool = False) -> Tensor:
+    def logits_in(self, output: Any, input_ids: Tensor, last_suffices: bool = False, copied: bool = True) -> Tensor:
         """The logits in what the model returned for these ids; see `logits`.
 
         Args:
             output: of `call`.
             input_ids: int64 ``[B, T]``.
             last_suffices: take those of the last position, ``[B, 1, V]``, where there are no others.
+            copied: False if nothing is to be kept beyond the next call.
         """
         if last_suffices and self._last_only(self.way.logits(output, tuple(input_ids.shape)), input_ids):
             input_ids = input_ids[:, -1:]
         logits = self._found_in(output, input_ids)
         if self._output_dtype is None or torch.finfo(self._output_dtype).bits < 32:
             self._output_dtype = _finest({_grid(logits), self._output_dtype or torch.bfloat16})
-        return logits.detach().to("cpu", copy=True)  # a buffer that it returned may be written to again
+        return logits.detach().to("cpu", copy=copied)  # a buffer that it returned may be written to again
 
     def differentiable(self, input_ids: Tensor) -> Tensor:
         """Logits that remember how they were computed, on the candidate's device.

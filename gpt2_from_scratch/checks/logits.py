@@ -39,6 +39,7 @@ Precision: TypeAlias = torch.dtype | Mapping[str, torch.dtype]  # of all weights
 _SLAB = 16  # tokens whose logits are in float64 at once: 6 MB at GPT-2's vocabulary, which caches hold
 _WORST = 8  # tokens per prompt that a report can show
 _SHORT = 64  # tokens: prompts up to here are run in float64
+_LOOKED_AT = 1 << 20  # weights at once: their places take 8 MB
 _SAMPLED = 256  # values per parameter that are looked for among the checkpoint's
 _FEW = 17  # tokens: shorter prompts add nothing to a pooled floor, and cost as much as ten more tokens
 _EXACT = 128  # tokens of a prompt on which the floor is measured in float64, too: it costs twice float32
@@ -320,11 +321,15 @@ def check_logits(
     rounding: list[float] = []  # the reference's, on prompts long enough to measure it
     differs = ""
     enough = min(_FEW, max(prompt.ids.size(1) for prompt in prompts))
+    progress("logits: the reference")
+    short = [prompt.ids for prompt in prompts if prompt.tokens <= _LONG]
+    full = torch.finfo(candidate.precision).bits >= 32
+    reference.run_together(short, [ids for ids in short if full and ids.size(1) >= enough])
     for place, prompt in sorted(enumerate(prompts), key=lambda each: each[1].tokens):  # what is wrong shows soon
         progress(f"logits: {prompt.name}{differs}")
         expected = reference.logits(prompt.ids)
         try:
-            actual = candidate.logits(prompt.ids)
+            actual = candidate.logits_until_asked_again(prompt.ids)
         except CandidateError as error:
             crash = crash_in(error)
             if crash is None or len(crashes) == len(prompts) - 1:
@@ -602,9 +607,11 @@ def _same_values(module: nn.Module, reference: Reference) -> bool:
     sample = torch.unique(torch.cat(parts))
     found = sample == 0
     for parameter in reference.model.parameters():
-        flat = parameter.detach().flatten()
-        places = torch.searchsorted(sample, flat).clamp_(max=len(sample) - 1)
-        found[places[sample[places] == flat]] = True
+        for values in parameter.detach().flatten().split(_LOOKED_AT):
+            values = values.float()
+            places = torch.searchsorted(sample, values).clamp_(max=len(sample) - 1)
+            found[places[sample[places] == values]] = True
+        reference.units.give_back([parameter])
     return bool(found.all())
 
 

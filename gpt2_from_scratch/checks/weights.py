@@ -21,6 +21,7 @@ from gpt2_from_scratch.layouts import fitting_layout
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout, Link, match_module
 from gpt2_from_scratch.ranks import Ranks, is_sharded, local, own_part, reshard
+from gpt2_from_scratch.streaming import Units
 
 _ROUNDINGS = (torch.bfloat16, torch.float16)
 
@@ -160,7 +161,7 @@ def _joined(parts: Sequence[Weights]) -> Weights:
 
 def _compared(fitted: Fitted, checkpoint: Checkpoint) -> Weights:
     """What this process holds of every parameter against the checkpoint's."""
-    config, parameters = fitted.config, fitted.parameters
+    config, parameters, units = fitted.config, fitted.parameters, getattr(fitted.module, "units", None)
     equal, differing = 0, {}
     roundings: dict[str, torch.dtype] = {}
     lacking = [link.canonical for link in fitted.zeros if link.canonical and checkpoint.read(link.canonical).any()]
@@ -174,6 +175,8 @@ def _compared(fitted: Fitted, checkpoint: Checkpoint) -> Weights:
             lacking.append(link.canonical)
         actual, held = _held(link, [parameters[each].detach() for each in link.theirs])
         rounding = _rounding(actual, expected) if held is None else _rounding(actual[held], expected[held])
+        if isinstance(units, Units):
+            units.give_back(parameters[each] for each in link.theirs)
         if rounding is None:
             expected = expected.to(actual.dtype)
             differing[link.canonical] = compare(actual if held is None else actual.where(held, expected), expected)

@@ -245,8 +245,10 @@ def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple
             loaded = replace(loaded, object=inside_ddp(loaded.object))
         return _filled(loaded, layout, checkpoint), layout
     from gpt2_from_scratch.model import GPTModel
+    from gpt2_from_scratch.streaming import larger_than_memory
 
-    model = GPTModel.from_pretrained(checkpoint, dtype=dtype_choice(arguments.dtype))
+    stream = ranks() == 1 and larger_than_memory(checkpoint.config.num_parameters)
+    model = GPTModel.from_pretrained(checkpoint, dtype=dtype_choice(arguments.dtype), stream=stream)
     if ranks() > 1:
         from torch.distributed.device_mesh import init_device_mesh
 

@@ -63,6 +63,7 @@ def generate(arguments: argparse.Namespace) -> int:
 def _request(arguments: argparse.Namespace) -> _Request:
     from gpt2_from_scratch.generation import Decoding, prompt_ids
     from gpt2_from_scratch.model import GPTModel
+    from gpt2_from_scratch.streaming import larger_than_memory
 
     decoding = Decoding(
         temperature=arguments.temperature,
@@ -82,8 +83,11 @@ def _request(arguments: argparse.Namespace) -> _Request:
     prompt = _prompt(arguments)
     checkpoint = opened(arguments)
     tokenizer = _tokenizer(checkpoint, needed=prompt is not None or bool(arguments.stop))
-    model = GPTModel.from_pretrained(checkpoint, dtype=dtype_choice(arguments.dtype), device=device)
-    if model.wte.weight.element_size() == 2:  # of 32 bits it is memory for a few per cent: left to the user
+    stream = device.type == "cpu" and larger_than_memory(checkpoint.config.num_parameters)
+    model = GPTModel.from_pretrained(checkpoint, dtype=dtype_choice(arguments.dtype), device=device, stream=stream)
+    if (
+        model.wte.weight.element_size() == 2 and not stream
+    ):  # of 32 bits it is memory for a few per cent: left to the user
         model.pack()
     seeds = [None if decoding.seed is None else decoding.seed + number for number in range(count)]
     return _Request(

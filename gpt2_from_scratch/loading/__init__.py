@@ -13,7 +13,7 @@ report.py          what was loaded
 from gpt2_from_scratch.checkpoint import TINY
 from gpt2_from_scratch.loading.facts import Fact, Origin
 from gpt2_from_scratch.loading.into_module import load_into
-from gpt2_from_scratch.loading.opening import Checkpoint, OpenOptions, Source, hub_options, open_checkpoint
+from gpt2_from_scratch.loading.opening import Checkpoint, OpenOptions, Source, hub_options, open_anew, open_checkpoint
 from gpt2_from_scratch.loading.report import LoadReport, report_of
 from gpt2_from_scratch.loading.values import check_values, dtype_name
 
@@ -29,6 +29,7 @@ __all__ = [
     "dtype_name",
     "hub_options",
     "load_into",
+    "open_anew",
     "open_checkpoint",
     "report_of",
 ]

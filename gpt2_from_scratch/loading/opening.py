@@ -169,6 +169,16 @@ def open_checkpoint(source: Source | Checkpoint, **options: Unpack[OpenOptions])
     return _open(source, options)
 
 
+def open_anew(checkpoint: Checkpoint, mmap: bool) -> Checkpoint:
+    """The same files, opened with the same options for one who shares them with nobody.
+
+    Args:
+        checkpoint: an opened one.
+        mmap: see `OpenOptions`.
+    """
+    return _open(checkpoint.located.source, {**checkpoint.options, "mmap": mmap})
+
+
 def _open(source: Source, options: OpenOptions) -> Checkpoint:
     located = locate(source, **hub_options(options))
     container = open_container(located.weights, options.get("mmap", True), key=options.get("key", ""))

@@ -42,13 +42,15 @@ from gpt2_from_scratch.loading import (
     Checkpoint,
     OpenOptions,
     Source,
+    open_anew,
     open_checkpoint,
 )
 from gpt2_from_scratch.mapping import Layout
 from gpt2_from_scratch.ranks import Ranks
-from gpt2_from_scratch.reference import Reference, load_reference
+from gpt2_from_scratch.reference import Reference, can_stream, load_reference
 from gpt2_from_scratch.reports.results import Fact, Part
 from gpt2_from_scratch.reports.verdict import Verdict
+from gpt2_from_scratch.streaming import larger_than_memory
 from gpt2_from_scratch.tokenizer import load_tokenizer, tokenizer_files
 
 __all__ = [
@@ -114,6 +116,8 @@ class VerifyOptions(OpenOptions, total=False):
         gradients: compare the loss and every parameter's gradient, too.
         thorough: ask every row of the embedding and many more lengths: minutes at GPT-2's size.
         train: run a module in training mode, too: the same without dropout, dropout's places and rates, gradients.
+        stream: hold the reference in memory one block at a time, for a checkpoint larger than memory. None: if it is.
+            A `GPTModel` that was loaded with ``stream=True`` is held likewise.
         always_trace: compare inside even when the logits agree, for the report.
         diagnose_seconds: time to search for the fault when weights or logits fail (60); 0 does not search.
         progress: called with the name of each phase as it begins.
@@ -128,6 +132,7 @@ class VerifyOptions(OpenOptions, total=False):
     gradients: bool
     thorough: bool
     train: bool
+    stream: bool | None
     always_trace: bool
     diagnose_seconds: float
     progress: Callable[[str], None]
@@ -146,6 +151,7 @@ class _Asked:
     gradients: bool = False
     thorough: bool = False
     train: bool = False
+    stream: bool | None = None
     always_trace: bool = False
     diagnose_seconds: float = DIAGNOSE_SECONDS
     progress: Callable[[str], None] = lambda phase: None
@@ -198,6 +204,10 @@ def verify(
     if asked.thorough and asked.prompts is not None:
         raise ValueError("thorough adds to the standard prompts, so give either thorough=True or prompts")
     opened = open_checkpoint(checkpoint, **cast(OpenOptions, given))
+    if asked.stream is None:
+        asked = replace(asked, stream=can_stream(opened) and larger_than_memory(opened.config.num_parameters))
+    if asked.stream:
+        opened = open_anew(opened, mmap=False)  # what is read of it is dropped again
     layouts = layout_variants(layout) if layout is not None else ()
     run = _Run(candidate, opened, layouts, asked)
     try:
@@ -351,7 +361,7 @@ class _Run:
             each.ids for each in self.prompts if each.ids.size(0) == 1 and _PROVING <= each.ids.size(1) <= _TRACED
         ]
         shortest = min(shared, key=lambda ids: ids.size(1), default=None)
-        self.reference = self.asked.reference or load_reference(self.checkpoint, shortest)
+        self.reference = self.asked.reference or load_reference(self.checkpoint, shortest, bool(self.asked.stream))
         if self.reference.config != self.checkpoint.config:
             raise CandidateError(
                 f"the reference is of another configuration than {self.checkpoint.located.source}",
