@@ -189,7 +189,8 @@ class Reference:
         with undisturbed(), self._weights_restored():
             for name, parameter in self.model.named_parameters():
                 parameter.data = weights[name.removeprefix("transformer.")]
-            return self._logits(input_ids)
+            with self._computing_in(torch.float32):
+                return self._head(torch.float32, self._through_blocks(torch.float32, [input_ids])[0])
 
     @contextlib.contextmanager
     def with_weights_in(self, precision: torch.dtype | Mapping[str, torch.dtype]) -> Iterator[None]:
