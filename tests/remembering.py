@@ -17,6 +17,7 @@ class Remembering:
     def __init__(self, reference: Reference) -> None:
         self.reference = reference
         self.model = reference.model
+        self.units = reference.units
         self.config = reference.config
         self.attention = reference.attention
         self._memory: dict[Any, Any] = {}

@@ -7,7 +7,8 @@ code with the package.
 import math
 import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from tests.foreign import STYLES as FOREIGN
 from tests.foreign import book, numpy_gpt2
 from tests.modules import STYLES, book_config
 from tests.mutants import LEGITIMATE, MUTANTS, Mutant, _replace, by_turns
+from tests.perturbed import perturbed, save
 from tests.remembering import Remembering
 
 undiagnosed = partial(verify, diagnose_seconds=0)  # naming the fault costs seconds, and has tests of its own
@@ -375,8 +377,6 @@ def test_prompts_cover_the_context_and_the_vocabulary() -> None:
 @pytest.fixture(scope="module")
 def quiet_last_layer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Remembering]:
     """Its last feed-forward layer adds a fiftieth of what the others add, and with it a fault there adds as little."""
-    from tests.perturbed import perturbed, save
-
     model = perturbed(n_inner=None)
     with torch.no_grad():
         model.transformer.h[11].mlp.c_proj.weight.mul_(0.02)
@@ -428,6 +428,27 @@ def test_where_float64_is_impossible_the_line_decides(book_checkpoint: Path, boo
         assert "threshold 4 x, as in float64 it fails: aten.add_.Tensor writes into a tensor of torch.float32" in str(
             logits
         )
+
+
+def test_how_many_tokens_a_verdict_takes(tmp_path: Path) -> None:
+    """A long context dominates: the reference fills it once, the candidate once without its cache and once with it."""
+    checkpoint = open_checkpoint(save(perturbed(n_positions=512, n_layer=1), tmp_path))
+    model, reference = GPTModel.from_pretrained(checkpoint), load_reference(checkpoint)
+    counts: Counter[str] = Counter()
+
+    def count(name: str) -> Callable[..., None]:
+        return lambda module, args: counts.update({f"{name} in {args[0].dtype}": args[0].shape[:2].numel()})
+
+    model.h[0].register_forward_pre_hook(count("candidate"))
+    reference.model.transformer.h[0].register_forward_pre_hook(count("reference"))
+    verdict = verify(model, checkpoint, "gpt2_from_scratch", reference=reference)
+    assert verdict and verdict.logits is not None
+    asked, measured = verdict.logits.tokens, 17 + 64 + 3 * 17
+    generated = 4 + 11 + 15  # with the cache, and read at once
+    assert counts["reference in torch.float32"] == asked + measured + generated
+    assert counts["reference in torch.float64"] == measured
+    small = 500  # self-tests and generation
+    assert counts["candidate in torch.float32"] < asked + 512 + small
 
 
 def test_the_floor_of_long_prompts_is_measured_where_the_verdict_depends_on_it(
