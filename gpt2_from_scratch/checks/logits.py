@@ -387,7 +387,7 @@ def _measured_on_long(logits: Logits, reference: Reference, enough: int) -> Logi
     if not any(map(left, logits.results)):
         return logits
     results = tuple(measured(result) if left(result) else result for result in logits.results)
-    floor = max(logits.floor, *(result.floor for result in results))
+    floor = noise_floor([logits.floor, *(result.floor for result in results)], scale=0.0)
     return replace(logits, results=results, floor=floor, exact=None, inexact="")
 
 
