@@ -76,7 +76,8 @@ class Units:
     def give_back(self, parameters: Iterable[Tensor]) -> None:
         """Takes the pages of these parameters out of memory, if they are mapped from a file and the model streams."""
         for parameter in parameters:
-            if parameter.data_ptr() in self._mapped:
+            kept = self._mapped.get(parameter.data_ptr())
+            if kept is not None and kept.data_ptr() == parameter.data_ptr():  # not in a copy of this object
                 _give_back(parameter)
 
     def stream(self, files: Collection[Path]) -> None:

@@ -447,7 +447,7 @@ def test_how_many_tokens_a_verdict_takes(tmp_path: Path) -> None:
     generated = 4 + 11 + 15  # with the cache, and read at once
     assert counts["reference in torch.float32"] == asked + measured + generated
     assert counts["reference in torch.float64"] == measured
-    small = 500  # self-tests and generation
+    small = 700  # the other self-tests, at most 40 tokens in two rows each, and generation
     assert counts["candidate in torch.float32"] < asked + 512 + small
 
 
