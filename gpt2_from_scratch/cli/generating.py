@@ -85,10 +85,8 @@ def _request(arguments: argparse.Namespace) -> _Request:
     tokenizer = _tokenizer(checkpoint, needed=prompt is not None or bool(arguments.stop))
     stream = device.type == "cpu" and larger_than_memory(checkpoint.config.num_parameters)
     model = GPTModel.from_pretrained(checkpoint, dtype=dtype_choice(arguments.dtype), device=device, stream=stream)
-    if (
-        model.wte.weight.element_size() == 2 and not stream
-    ):  # of 32 bits it is memory for a few per cent: left to the user
-        model.pack()
+    if model.wte.weight.element_size() == 2 and not stream:
+        model.pack()  # of 32 bits it would be memory for a few per cent: left to the user
     seeds = [None if decoding.seed is None else decoding.seed + number for number in range(count)]
     return _Request(
         model,
