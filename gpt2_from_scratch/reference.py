@@ -184,13 +184,13 @@ class Reference:
         """Logits of the same model with weights and arithmetic in a lower precision, as float32."""
         return self._answered(dtype, input_ids).float()
 
-    def logits_with(self, weights: Mapping[str, Tensor], input_ids: Tensor) -> Tensor:
-        """Logits of the same model with other numbers as its weights: canonical name -> float32 tensor."""
-        with undisturbed(), self._weights_restored():
+    @contextlib.contextmanager
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Inside, it has other numbers as its weights: canonical name -> float32 tensor."""
+        with self._weights_restored():
             for name, parameter in self.model.named_parameters():
                 parameter.data = weights[name.removeprefix("transformer.")]
-            with self._computing_in(torch.float32):
-                return self._head(torch.float32, self._through_blocks(torch.float32, [input_ids])[0])
+            yield
 
     @contextlib.contextmanager
     def with_weights_in(self, precision: torch.dtype | Mapping[str, torch.dtype]) -> Iterator[None]:
@@ -199,27 +199,25 @@ class Reference:
         Args:
             precision: of all weights, or canonical name -> that of this tensor; others stay as they are.
         """
-        self._answers.clear()
-        try:
-            with self._weights_restored():
-                for name, parameter in self.model.named_parameters():
-                    canonical = name.removeprefix("transformer.")
-                    dtype = precision if isinstance(precision, torch.dtype) else precision.get(canonical)
-                    if dtype is not None:
-                        parameter.data = parameter.data.to(dtype).to(parameter.data.dtype)
-                yield
-        finally:
-            self._answers.clear()
+        with self._weights_restored():
+            for name, parameter in self.model.named_parameters():
+                canonical = name.removeprefix("transformer.")
+                dtype = precision if isinstance(precision, torch.dtype) else precision.get(canonical)
+                if dtype is not None:
+                    parameter.data = parameter.data.to(dtype).to(parameter.data.dtype)
+            yield
 
     @contextlib.contextmanager
     def _weights_restored(self) -> Iterator[None]:
-        """Inside, parameters may be given other data; afterwards they have their own again."""
+        """Inside, parameters may be given other data; afterwards they have their own again. No answer is kept."""
         exact = {parameter: parameter.data for parameter in self.model.parameters()}
+        self._answers.clear()
         try:
             yield
         finally:
             for parameter, data in exact.items():
                 parameter.data = data
+            self._answers.clear()
 
     def matrices_in(self, dtype: torch.dtype) -> Mapping[str, torch.dtype]:
         """The precision of each matrix where vectors stay as they are, as in GGUF files; see `with_weights_in`."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from gpt2_from_scratch import GPTModel, verify
+from gpt2_from_scratch.building import Loaded
 from gpt2_from_scratch.checks.quantized import is_quantization_of
 from gpt2_from_scratch.cli import main
 from gpt2_from_scratch.engines import is_engine_model, load_engine_model
@@ -148,6 +150,30 @@ def test_quantised_weights_are_judged_by_what_their_rounding_does(tmp_path: Path
     assert 0.3 < verdict.logits.multiple < 4
     assert verdict.logits.floor > 1e-3 > verdict.logits.kl / 10  # thousands of times float32's floor
     assert any("quantisation of its weights" in part for part in verdict.unchecked)
+
+
+@pytest.mark.parametrize(("heads", "passes"), [(4, True), (2, False)])
+def test_few_bits_do_not_hide_a_wrong_model(tmp_path: Path, heads: int, passes: bool) -> None:
+    """Four bits move logits by a quarter of the largest, so such a model is compared with one of the same weights."""
+    model = GPTModel.from_pretrained()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.dim() == 2 and not name.startswith("wpe"):
+                inputs = weight.t() if name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")) else weight
+                blocks = inputs.reshape(-1, 32)
+                step = blocks.abs().amax(-1, keepdim=True) / 7
+                rounded = ((blocks / step).round() * step).view_as(inputs)
+                weight.copy_(rounded.t() if inputs is not weight else rounded)
+    model.save_pretrained(tmp_path)
+    wrong = GPTModel(replace(model.config, n_head=heads)).eval()
+    wrong.load_state_dict(model.state_dict())
+    engine = Loaded(lambda ids: wrong(ids), engine="a program", file=tmp_path)
+    verdict = verify(engine, diagnose_seconds=0)
+    assert bool(verdict) is passes
+    assert verdict.logits is not None
+    assert verdict.logits.quantized
+    assert verdict.logits.kl > 1e-2  # from the checkpoint's own weights, whatever the verdict
+    assert (verdict.logits.multiple < 0.1) if passes else (verdict.logits.multiple > 10)
 
 
 def test_other_weights_are_not_taken_for_quantised_ones(tmp_path: Path) -> None:

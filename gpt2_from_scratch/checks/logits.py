@@ -145,7 +145,9 @@ class Logits(Result):
         threshold: multiples of the noise floor that pass.
         weights_dtype: the precision that the candidate's weights were rounded to, where arithmetic is finer.
         rounded: the same, of all weights or by canonical name.
-        quantized: the noise floor is that of the candidate's quantised weights; see `judged_by_quantization`.
+        quantized: differences are from the reference with the candidate's quantised weights, and the noise floor is
+            that of such weights; divergence, choices and loss are compared with the checkpoint's own. See
+            `judged_by_quantization`.
         exact: the float64 run, where it was needed and possible.
         inexact: why there is no float64 run to decide, where one was wanted.
         tolerance: (atol, rtol) that the user set instead of the line.
@@ -278,7 +280,7 @@ class Logits(Result):
         if self.weights_dtype is not None:
             precision += f" with weights in {_name(self.weights_dtype)}"
         if self.quantized:
-            precision = " of its quantised weights"
+            same, precision = f"{same} from GPT-2 with the same quantised weights", " of quantised weights"
         return f"{same} = {times(self.multiple)} the noise floor{precision} ({scientific(self.floor)}; {judged})"
 
 
@@ -339,7 +341,7 @@ def check_logits(
                 rounding.append(float(_floors(candidate.precision, reference, prompt, expected).max()))
             continue
         scale = max(scale, float(expected.abs().max()))
-        result = _measure(prompt, _before_last_cast(actual, expected, candidate.last_cast), expected, tolerance)
+        result = measure(prompt, _before_last_cast(actual, expected, candidate.last_cast), expected, tolerance)
         del actual
         worst = max(worst, result.comparison.max_abs)
         decided = bool(rounding) and worst <= threshold * noise_floor(rounding, scale)
@@ -441,10 +443,10 @@ def _slabs(logits: Tensor) -> Sequence[Tensor]:
     return torch.split(logits.flatten(0, 1), _SLAB)
 
 
-def _measure(
+def measure(
     prompt: Prompt, actual: Tensor, expected: Tensor, tolerance: tuple[float, float] | None = None
 ) -> PromptResult:
-    """All statistics in one pass, some tokens at a time; sums are float64."""
+    """All statistics of a prompt in one pass, some tokens at a time; sums are float64."""
     errors, columns, kls, agreed, losses = [], [], [], [], []
     total = squares = norm = 0.0
     excess = -math.inf
@@ -629,7 +631,7 @@ def _with_rounded_weights(logits: Logits, candidate: Candidate, reference: Refer
             results = []
             for before in logits.results:
                 ids = before.prompt.ids
-                result = _measure(before.prompt, candidate.logits(ids), reference.logits(ids))
+                result = measure(before.prompt, candidate.logits(ids), reference.logits(ids))
                 if not result.comparison.max_abs <= logits.threshold * logits.floor:
                     break
                 results.append(replace(result, floors=before.floors))

@@ -1,20 +1,21 @@
-"""A model of another program whose weights are quantised, judged by what that quantisation does to GPT-2's logits.
+"""A model of another program whose weights are quantised, compared with GPT-2 that has the same quantised weights.
 
-A quantised weight is its original, rounded to a grid of a few numbers; the grid is a row's or a block's own. The noise
-floor is then the distance between the reference and the reference with the quantised weights. It is far wider than that
-of float32, so the report also has the divergence, the first choices and the loss. Weights that differ from the
-checkpoint's by more than such rounding are other weights, and are judged as before.
+A quantised weight is its original, rounded to a grid of a few numbers; the grid is a row's or a block's own. Programs
+that compute with such weights round what they multiply by them, too, to eight bits. So the noise floor is what rounding
+the weights does to the reference's logits: as in the candidate's file, but to no fewer than eight bits. It is far wider
+than that of float32. The report also has what the quantisation costs: the divergence from the checkpoint's own weights,
+the first choices and the loss. Weights that differ from the checkpoint's by more than such rounding are other weights,
+and are judged as before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from gpt2_from_scratch.checks.candidate import Candidate
-from gpt2_from_scratch.checks.logits import Logits, distances
+from gpt2_from_scratch.checks.logits import Logits, distances, measure
 from gpt2_from_scratch.compare import USABLE
 from gpt2_from_scratch.errors import CheckpointError
 from gpt2_from_scratch.loading import Checkpoint, open_checkpoint
@@ -26,42 +27,75 @@ _BLOCK = 16
 # Steps of the grid that a value may be off. Rounding to nearest is half a step off; llama.cpp's Q4_0 cuts the largest
 # value of a block by up to one step. The rest is the rounding of the scale itself, in float16.
 _STEPS = 1.1
+_GREATEST = 127  # of eight bits with a sign
 
 
 def judged_by_quantization(
-    logits: Logits, candidate: Candidate, checkpoint: Checkpoint, reference: Reference
+    logits: Logits, candidate: Candidate, weights: Mapping[str, Tensor], checkpoint: Checkpoint, reference: Reference
 ) -> Logits:
-    """The same logits, judged by the noise floor of the candidate's quantised weights.
+    """The same logits, compared with the reference that has the candidate's quantised weights.
 
-    They are returned as they are if they pass already, or if the candidate is no model of another program whose weights
-    are the checkpoint's in a quantised form that this package reads.
+    They are returned as they are if there is no usable noise floor.
 
     Args:
-        logits: the verdict on the candidate.
+        logits: compared with the reference as it is.
         candidate: the model under test.
+        weights: of `quantized_weights`.
         checkpoint: what it should be.
         reference: the same, running.
     """
-    file = candidate.loaded.file if candidate.loaded is not None and candidate.engine else None
-    if file is None or not logits.differ or logits.tolerance is not None:
+    prompts = [result.prompt.ids for result in logits.results]
+    usual = [reference.logits(ids) for ids in prompts]
+
+    def moved_by(numbers: Mapping[str, Tensor]) -> list[Tensor]:
+        with reference.with_weights(numbers):
+            return [distances(reference.logits(ids), expected) for ids, expected in zip(prompts, usual, strict=True)]
+
+    floors = min(moved_by(weights), moved_by(_in_eight_bits(weights, checkpoint)), key=_largest)
+    floor = _largest(floors)
+    if not floor <= USABLE * _largest([expected.abs() for expected in usual]):
         return logits
-    weights = _quantized_weights(file, checkpoint)
-    if weights is None:
-        return logits
-    results, scale = [], 0.0
-    for result in logits.results:
-        usual = reference.logits(result.prompt.ids)
-        scale = max(scale, float(usual.abs().max()))
-        floors = distances(reference.logits_with(weights, result.prompt.ids), usual)
-        results.append(replace(result, floors=floors))
-    floor = max(result.floor for result in results)
-    if not floor <= USABLE * scale:
-        return logits
-    return replace(logits, results=tuple(results), floor=floor, quantized=True, exact=None, inexact="")
+    with reference.with_weights(weights):
+        compared = [
+            measure(result.prompt, candidate.logits(result.prompt.ids), reference.logits(result.prompt.ids))
+            for result in logits.results
+        ]
+    results = tuple(
+        replace(result, comparison=other.comparison, errors=other.errors, worst=other.worst, floors=floors_there)
+        for result, other, floors_there in zip(logits.results, compared, floors, strict=True)
+    )
+    return replace(logits, results=results, floor=floor, quantized=True, exact=None, inexact="")
 
 
-def _quantized_weights(file: Path, checkpoint: Checkpoint) -> Mapping[str, Tensor] | None:
-    """The weights in a candidate's own file; None unless they are the checkpoint's, quantised."""
+def _largest(tensors: Iterable[Tensor]) -> float:
+    return max(float(each.max()) for each in tensors)
+
+
+def _in_eight_bits(weights: Mapping[str, Tensor], checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    """The checkpoint's weights, with eight bits for those that the candidate has quantised: a scale for each output."""
+    rounded = {}
+    for name, read in checkpoint.tensors.items():
+        original = read().float()
+        rounded[name] = original
+        if not torch.equal(original, weights[name]):
+            inputs = 1 if name.startswith(("wte", "wpe", "lm_head")) else 0
+            step = original.abs().amax(inputs, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny) / _GREATEST
+            rounded[name] = (original / step).round() * step
+    return rounded
+
+
+def quantized_weights(candidate: Candidate, checkpoint: Checkpoint) -> Mapping[str, Tensor] | None:
+    """The float32 weights in the file of a model of another program, by canonical name.
+
+    None unless they are the checkpoint's, quantised, in a form that this package reads.
+
+    Args:
+        candidate: the model under test.
+        checkpoint: what it should be.
+    """
+    file = candidate.loaded.file if candidate.loaded is not None else None
+    if file is None:
+        return None
     try:
         stored = open_checkpoint(file)
     except CheckpointError:

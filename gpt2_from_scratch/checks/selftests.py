@@ -315,7 +315,7 @@ def _left_padded(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
         except CandidateError:
             continue
         if not all(bool(each.isfinite().all()) for each in (*answers, *again)):
-            continue  # a mask that is added, and counted: it shows nothing
+            continue  # logits that are not finite do not show what the mask means
         first = first or (answers, again)
         moves = moves or not all(map(torch.equal, answers, padded(0, all_ones(meaning))))
         if all(_agree(candidate, one, two, whole) for one, two in zip(answers, again, strict=True)):

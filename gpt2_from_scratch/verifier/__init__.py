@@ -8,14 +8,14 @@ another, each in a file of `checks`, then the search of `diagnose`; what they fo
 import math
 import platform
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Unpack, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gpt2_from_scratch.arrays import arrays_of
 from gpt2_from_scratch.building import Loaded
@@ -25,7 +25,7 @@ from gpt2_from_scratch.checks.gradients import Gradients, check_gradients
 from gpt2_from_scratch.checks.logits import Logits, check_logits
 from gpt2_from_scratch.checks.parts import PARTS
 from gpt2_from_scratch.checks.prompts import TEXT, Prompt, choose_prompts, special_ids
-from gpt2_from_scratch.checks.quantized import judged_by_quantization
+from gpt2_from_scratch.checks.quantized import judged_by_quantization, quantized_weights
 from gpt2_from_scratch.checks.recording import Recording, read_recording, record
 from gpt2_from_scratch.checks.selftests import SelfTest, SelfTests, check_full_cache, check_itself
 from gpt2_from_scratch.checks.surroundings import kept_as_it_is
@@ -264,6 +264,7 @@ class _Run:
         self.reference: Reference | None = None
         self.prompts: Sequence[Prompt] = ()
         self.traced: Traced | None = None
+        self.quantized: Mapping[str, Tensor] | None = None  # the candidate's weights, where another program rounds them
 
     @property
     def needs_reference(self) -> bool:
@@ -283,6 +284,8 @@ class _Run:
     def _rounded_alike(self) -> AbstractContextManager[None]:
         """The reference's weights go through the precisions that the candidate's went through, each tensor its own."""
         logits, weights = self.verdict.logits, self.verdict.weights
+        if self.quantized is not None:
+            return self._loaded.with_weights(self.quantized)
         rounded = (logits.rounded if logits is not None else None) or (
             weights.roundings if weights is not None else None
         )
@@ -401,7 +404,10 @@ class _Run:
             )
         if weights is not None and weights.roundings and logits.dtype == torch.float32:
             logits = replace(logits, weights_dtype=weights.rounded, rounded=weights.roundings)
-        logits = judged_by_quantization(logits, self.subject, self.checkpoint, self._loaded)
+        if self.subject.engine and logits.differ and self.asked.tolerance is None:
+            self.quantized = quantized_weights(self.subject, self.checkpoint)
+            if self.quantized is not None:
+                logits = judged_by_quantization(logits, self.subject, self.quantized, self.checkpoint, self._loaded)
         self.verdict = replace(self.verdict, logits=logits)
         if logits.quantized:
             self.unchecked["what is smaller than the quantisation of its weights"] = "verify it in float32 to see it"
