@@ -15,7 +15,7 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass, replace
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -95,6 +95,29 @@ class Setting:
 
     def __str__(self) -> str:
         return f"{self.name}={self.value!r} ({self.source})"
+
+
+_CHECKPOINTS = "the checkpoint's "
+
+
+def built_with(settings: Iterable[Setting]) -> str:
+    """What a constructor was given, in one sentence.
+
+    A field of the checkpoint's configuration is named where its name is another one.
+
+    Example:
+        >>> print(built_with([Setting("d_model", 64, "the checkpoint's n_embd"), Setting("p", 0.1, "set by you")]))
+        built with p=0.1 (set by you), and the checkpoint's d_model=64 (n_embd)
+    """
+    others, theirs = [], []
+    for each in settings:
+        field_name = each.source.removeprefix(_CHECKPOINTS)
+        if field_name == each.source:
+            others.append(str(each))
+        else:
+            theirs.append(f"{each.name}={each.value!r}" + (f" ({field_name})" if field_name != each.name else ""))
+    parts = [", ".join(others), _CHECKPOINTS + ", ".join(theirs) if theirs else ""]
+    return "built with " + ", and ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True)
@@ -227,7 +250,7 @@ def settings_of(config: GPTConfig, biases: bool) -> dict[str, tuple[Any, str]]:
         *("vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "layer_norm_epsilon", "activation_function"),
         *("resid_pdrop", "attn_pdrop", "embd_pdrop", "tie_word_embeddings"),
     )
-    settings: dict[str, tuple[Any, str]] = {name: (getattr(config, name), f"the checkpoint's {name}") for name in names}
+    settings: dict[str, tuple[Any, str]] = {name: (getattr(config, name), _CHECKPOINTS + name) for name in names}
     return settings | {
         "head_dim": (config.head_dim, "the checkpoint's n_embd / n_head"),
         "inner_dim": (config.inner_dim, "the checkpoint's feed-forward width"),
@@ -441,7 +464,7 @@ class _Answers:
         if setting is not None and self.config is not None:
             return self._from_checkpoint(name, setting)
         if self.config is not None and not name.startswith("_") and hasattr(self.config, name):
-            return Setting(name, getattr(self.config, name), f"the checkpoint's {name}")
+            return Setting(name, getattr(self.config, name), _CHECKPOINTS + name)
         return self._default_in_file(name)
 
     def _from_checkpoint(self, name: str, setting: str) -> Setting:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch.asking import Way, find_way
-from gpt2_from_scratch.building import Loaded, Setting
+from gpt2_from_scratch.building import Loaded, built_with
 from gpt2_from_scratch.checks.recording import Recording
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError, RankError, crash_place, crash_report
@@ -87,9 +87,8 @@ class Candidate:
 
     def __init__(self, model: Any, config: GPTConfig, ranks: Ranks | None = None) -> None:
         self.loaded = model if isinstance(model, Loaded) else None
-        built_with: tuple[Setting, ...] = ()
         if isinstance(model, Loaded):
-            model, built_with = model.object, model.settings
+            model = model.object
         if not callable(model):
             raise CandidateError(
                 f"the candidate is a {type(model).__name__}, which cannot be called",
@@ -99,9 +98,9 @@ class Candidate:
         self.config = config
         self.ranks = ranks
         self.adaptations: dict[str, None] = {}  # what had to be done to get logits, in words, each once
-        if built_with:
-            self.adaptations["built with " + ", ".join(map(str, built_with))] = None
         if self.loaded is not None:
+            if self.loaded.settings:
+                self.adaptations[built_with(self.loaded.settings)] = None
             self.adaptations |= dict.fromkeys(self.loaded.notes)
         self.full: tuple[Tensor, Tensor] | None = None  # ids [1, C] that fill the context, and the last tokens' logits
         self._way: Way | None = None

@@ -14,7 +14,7 @@ PROVEN, UP_TO, NOT_FOUND = 0, 1, 2
 
 def find(arguments: argparse.Namespace) -> int:
     """Prints the layout on stdout and what is known of it on stderr: 0 proven, 1 proven up to a fault, 2 not found."""
-    from gpt2_from_scratch.building import load_object
+    from gpt2_from_scratch.building import built_with, load_object
     from gpt2_from_scratch.infer_layout import Status, infer_layout, to_python
 
     checkpoint = opened(arguments)
@@ -44,7 +44,7 @@ def find(arguments: argparse.Namespace) -> int:
         print(json.dumps(answer, indent=2))
     elif text is not None:
         print(text, end="")
-    built = ["built with " + ", ".join(map(str, loaded.settings))] if loaded.settings else []
+    built = [built_with(loaded.settings)] if loaded.settings else []
     for line in [*built, *loaded.notes, *(inferred.evidence if arguments.verbose else ()), str(inferred)]:
         print(fitted(printable(line), sys.stderr, 2), file=sys.stderr)
     return {Status.PROVEN: PROVEN, Status.PROVEN_UP_TO: UP_TO, Status.NOT_FOUND: NOT_FOUND}[inferred.status]

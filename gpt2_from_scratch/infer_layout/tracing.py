@@ -283,19 +283,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = dict(kwargs or {})
         name = func._schema.name.removeprefix("aten::")
-        if func.is_view or name in _SHARING:
-            return func(*args, **kwargs)
         base = name.removesuffix("_") if func._schema.is_mutable else name
         leaves, _ = tree_flatten((args, kwargs))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        if all(self.memory.read(tensor) is None for tensor in tensors):
+        if all(self.memory.read(leaf) is None for leaf in leaves if isinstance(leaf, Tensor)):
             return func(*args, **kwargs)
         known = base in _REARRANGING | _PASSING | _REDUCING | _PRODUCTS or torch.Tag.pointwise in func.tags
         if not known and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
-            with self:  # inference mode hands these over whole
+            with self:  # inference mode hands these over whole; `reshape` calls itself a view, and may copy
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
+        if func.is_view or name in _SHARING:
+            return func(*args, **kwargs)
         return self._run(func, base, args, kwargs)
 
     # ------------------------------------------------------------------------------------------------------ rules

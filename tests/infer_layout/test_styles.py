@@ -63,6 +63,14 @@ def test_a_style_is_proven_and_read_as_its_author_meant_it(style: Style, tensors
     assert names["MINE"] == found.layout
 
 
+@in_every_style
+def test_a_forward_in_inference_mode_is_followed(style: Style) -> None:
+    config = CONFIG if style.fixed else CONFIG.replace(n_layer=1)
+    module = style.build(style.python(), config).eval()
+    module.forward = torch.inference_mode()(module.forward)
+    assert infer_layout(module, config).status is Status.PROVEN
+
+
 @pytest.mark.slow
 def test_a_context_longer_than_the_recorded_pass_is_read_token_by_token() -> None:
     style = STYLES["token_by_token"]
