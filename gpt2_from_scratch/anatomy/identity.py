@@ -46,7 +46,6 @@ class Identity:
         error: largest difference, relative to the largest number.
         detail: of a constant, what it is.
         others: entries with the same numbers.
-        repeats: the value repeats the entry along an axis that the entry does not have.
     """
 
     kind: Kind
@@ -57,7 +56,6 @@ class Identity:
     error: float = 0.0
     detail: str = ""
     others: tuple[Entry, ...] = ()
-    repeats: bool = False
 
     @property
     def known(self) -> bool:
@@ -139,16 +137,10 @@ class Table:
             return self._constant(value) or UNKNOWN
         if value.dtype != torch.float64 and (weight := self._weight(value)) is not None:
             return weight
-        compact, repeats = _without_repeats(value)
+        compact = _without_repeats(value)
         found = self._floating(compact)
-        if found.kind == "unknown" and compact.dim() > 0:
-            smaller = _without_equal(compact)
-            if smaller is not None:
-                found, repeats = self._floating(smaller), True
-        if repeats and found.kind == "entry":
-            found = Identity(
-                "entry", found.entry, found.factor, found.order, found.fixed, found.error, "", found.others, True
-            )
+        if found.kind == "unknown" and (smaller := _without_equal(compact)) is not None:
+            return self._floating(smaller)
         return found
 
     def entry_of(self, value: Tensor) -> Identity:
@@ -275,8 +267,7 @@ class Table:
                 return Identity("ids", detail="the token ids of one prompt")
             if value.numel() == self.ids.numel() and bool((value.reshape(-1) == self.ids.reshape(-1)).all()):
                 return Identity("ids", detail="the token ids")
-        compact, _ = _without_repeats(squeezed)
-        compact = compact.squeeze()
+        compact = _without_repeats(squeezed).squeeze()
         while compact.dim() > 1 and _is_equal_along(compact, 0):
             compact = compact[0]
         if compact.dim() == 2 and compact.shape[1] > 1 and _is_equal_along(compact, 1):
@@ -434,13 +425,12 @@ def _slabs(one: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield mine.double(), theirs.double()
 
 
-def _without_repeats(value: Tensor) -> tuple[Tensor, bool]:
+def _without_repeats(value: Tensor) -> Tensor:
     """Expanded axes cut to one index."""
-    repeats = False
     for axis, (size, stride) in enumerate(zip(value.shape, value.stride(), strict=True)):
         if stride == 0 and size > 1:
-            value, repeats = value.narrow(axis, 0, 1), True
-    return value, repeats
+            value = value.narrow(axis, 0, 1)
+    return value
 
 
 def _without_equal(value: Tensor) -> Tensor | None:

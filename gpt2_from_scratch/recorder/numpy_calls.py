@@ -22,16 +22,14 @@ from gpt2_from_scratch.recorder.torch_calls import _plain, name_of
 
 Array = np.ndarray[Any, Any]
 
-_MAKERS_NAMES = (
-    "arange tri zeros ones full eye identity linspace array asarray asanyarray ascontiguousarray "
-    "asfortranarray empty fromfunction indices"
-)
-_MAKERS = _MAKERS_NAMES.split()
-_METHODS_NAMES = (
-    "reshape transpose swapaxes mean sum var std max min prod astype copy flatten ravel dot squeeze "
-    "repeat clip argmax argmin cumsum take round diagonal trace conj"
-)
-_METHODS = _METHODS_NAMES.split()
+_MAKERS = (
+    "arange tri zeros ones full eye identity linspace array asarray asanyarray ascontiguousarray asfortranarray empty "
+    "fromfunction indices"
+).split()
+_METHODS = (
+    "reshape transpose swapaxes mean sum var std max min prod astype copy flatten ravel dot squeeze repeat clip argmax "
+    "argmin cumsum take round diagonal trace conj"
+).split()
 _MOST_OBJECTS = 200_000  # looked at in search of arrays: a model has thousands; more is somebody's data set
 _UFUNCS = {
     "true_divide": "div",

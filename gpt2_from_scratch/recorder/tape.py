@@ -13,6 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.precision import dtype_name
 from gpt2_from_scratch.recorder.frames import Stack
 from gpt2_from_scratch.recorder.graph import Left, Operation, Place, Value
 
@@ -60,19 +61,6 @@ class Holder:
     shadow: object
     storage: int
     stale: tuple[Operation, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Output:
-    """A tensor that a call gave, or wrote to.
-
-    Args:
-        wide: what was computed.
-        holder: where it is an object that was known before and has been written.
-    """
-
-    wide: object
-    holder: Holder | None = None
 
 
 class Tape:
@@ -188,8 +176,7 @@ class Tape:
         return {key: holder.number for key, (reference, holder) in self._holders.items() if reference() is not None}
 
     def _value(self, operation: int | None, position: int, view: Tensor, dtype: torch.dtype | None = None) -> int:
-        name = str(dtype or view.dtype).removeprefix("torch.")
-        value = Value(len(self.values), operation, position, tuple(view.shape), name)
+        value = Value(len(self.values), operation, position, tuple(view.shape), dtype_name(dtype or view.dtype))
         self.values.append(value)
         if self.see is not None:
             with torch._C.DisableTorchFunction():  # what is done with a value is no part of the recording

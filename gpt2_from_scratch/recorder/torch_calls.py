@@ -20,49 +20,34 @@ _NARROW = (torch.float32, torch.float16, torch.bfloat16)
 _WIDENING = {"float", "half", "bfloat16"}  # methods that ask for a narrow type
 
 # They give no tensor: attributes and sizes. Not recorded, for speed.
-_PLAIN_NAMES = (
-    "shape dtype device requires_grad grad grad_fn is_cuda is_meta is_cpu is_mps is_sparse is_quantized "
-    "is_xpu ndim layout itemsize nbytes names is_leaf _version size dim ndimension numel nelement stride "
-    "storage_offset is_floating_point is_complex is_contiguous data_ptr element_size __len__ __hash__ "
-    "__repr__ __str__ __format__ is_inference untyped_storage storage get_device is_same_size "
-    "requires_grad_ retain_grad register_hook is_signed is_pinned _is_view _base is_nested is_mkldnn "
-    "is_neg is_conj name output_nr __dlpack__ __dlpack_device__ is_tensor get_default_dtype finfo "
-    "is_storage result_type broadcast_shapes can_cast typename"
+_PLAIN = frozenset(
+    "shape dtype device requires_grad grad grad_fn is_cuda is_meta is_cpu is_mps is_sparse is_quantized is_xpu ndim "
+    "layout itemsize nbytes names is_leaf _version size dim ndimension numel nelement stride storage_offset "
+    "is_floating_point is_complex is_contiguous data_ptr element_size __len__ __hash__ __repr__ __str__ __format__ "
+    "is_inference untyped_storage storage get_device is_same_size requires_grad_ retain_grad register_hook is_signed "
+    "is_pinned _is_view _base is_nested is_mkldnn is_neg is_conj name output_nr __dlpack__ __dlpack_device__ is_tensor "
+    "get_default_dtype finfo is_storage result_type broadcast_shapes can_cast typename".split()
 )
-_PLAIN = frozenset(_PLAIN_NAMES.split())
 # They take rows of a table. Rows of a narrow table are widened once they were taken, so that the table is not.
 _LOOKING_UP = frozenset(("embedding", "getitem", "index_select"))
 # They give numbers to Python.
-_LEAVING_NAMES = "item tolist __bool__ __int__ __float__ __index__ numpy __array__ __contains__ equal allclose"
-_LEAVING = frozenset(_LEAVING_NAMES.split())
+_LEAVING = frozenset(
+    "item tolist __bool__ __int__ __float__ __index__ numpy __array__ __contains__ equal allclose".split()
+)
 
-_SAME = {
-    "radd": "add",
-    "iadd": "add",
-    "add_": "add",
-    "rmul": "mul",
-    "imul": "mul",
-    "mul_": "mul",
-    "multiply": "mul",
-    "rsub": "rsub",
-    "isub": "sub",
-    "sub_": "sub",
-    "subtract": "sub",
-    "truediv": "div",
-    "itruediv": "div",
-    "div_": "div",
-    "divide": "div",
-    "true_divide": "div",
-    "rtruediv": "rdiv",
-    "rdiv": "rdiv",
-    "rpow": "rpow",
-    "ipow": "pow",
-    "pow_": "pow",
-    "imatmul": "matmul",
-    "rmatmul": "rmatmul",
-    "dropout_": "dropout",
-    "softmax_": "softmax",
+# An operation's name -> its other spellings: reflected and in-place operators, and aliases.
+_SPELLINGS = {
+    "add": "radd iadd add_",
+    "mul": "rmul imul mul_ multiply",
+    "sub": "isub sub_ subtract",
+    "div": "truediv itruediv div_ divide true_divide",
+    "rdiv": "rtruediv",
+    "pow": "ipow pow_",
+    "matmul": "imatmul",
+    "dropout": "dropout_",
+    "softmax": "softmax_",
 }
+_SAME = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings.split()}
 
 
 def name_of(function: Callable[..., object]) -> str:
@@ -82,7 +67,6 @@ class TorchCalls(TorchFunctionMode):
         super().__init__()
         self.tape = tape
         self._saved: list[tuple[Tensor, Tensor]] = []
-        self._storages: dict[int, int] = {}
         self._keep: list[Tensor] = []  # widened buffers: their memory must not be given to another tensor
 
     def restore(self) -> None:

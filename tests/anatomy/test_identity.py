@@ -136,4 +136,3 @@ def test_what_is_repeated_is_recognised(table: Table):
     for repeated in (places.expand(2, -1, -1), places.repeat(2, 1, 1)):
         found = table.identify(repeated)
         assert found.entry.key == "wpe"
-        assert found.repeats
