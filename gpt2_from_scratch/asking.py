@@ -6,7 +6,8 @@ logits in an answer.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -223,6 +224,19 @@ def _parameters(model: Callable[..., Any]) -> list[inspect.Parameter]:
         return []
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [each for each in signature.parameters.values() if each.kind in kinds]
+
+
+@contextmanager
+def in_mode(modules: Iterable[nn.Module], training: bool) -> Iterator[None]:
+    """Inside, modules are in training mode or in eval mode; afterwards each is in the mode it was in."""
+    before = {module: module.training for module in modules}
+    try:
+        for module in before:
+            module.training = training
+        yield
+    finally:
+        for module, mode in before.items():
+            module.training = mode
 
 
 def plain(name: str) -> str:

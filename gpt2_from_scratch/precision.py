@@ -48,6 +48,11 @@ _CUT_TO_FLOAT32 = range(7, 11)
 NUDGES = (1, 2)
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32`` for `torch.float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
 @dataclass
 class InFloat64:
     """What a run in float64 found that it could not make exact. Filled during the run.

@@ -1,8 +1,8 @@
 """GPT-2 from canonical weights, in float64: pure functions, nothing hidden, no modules.
 
 Input: a configuration, tensors under canonical names (Hugging Face's `GPT2Model` names without a prefix, linear weights
-``[in, out]``) and token ids. Output: logits. This is the project's plain statement of what GPT-2 computes;
-`anatomy.values` lists every intermediate of the same run.
+``[in, out]``) and token ids. Output: logits. This is the project's plain statement of what GPT-2 computes; `entries`
+lists every intermediate of the same run. Everything after the embedding is computed in the precision of its input.
 
 Shapes: B prompts, T queries, S keys (as many as T), C width, H heads, D = C / H, F inner width, V vocabulary.
 """
@@ -21,16 +21,17 @@ Weights = Mapping[str, Tensor]
 _ROWS = 1024  # of the vocabulary that are widened at a time: the whole table of GPT-2 is 300 MB in float64
 
 
-def logits(config: GPTConfig, weights: Weights, ids: Tensor) -> Tensor:
-    """GPT-2's logits in float64.
+def logits(config: GPTConfig, weights: Weights, ids: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
+    """GPT-2's logits.
 
     Args:
         config: sizes and options.
         weights: canonical name -> tensor, in any floating-point dtype.
         ids: int64 ``[B, T]``.
+        dtype: in which they are computed.
 
     Returns:
-        float64 ``[B, T, V]``; row ``t`` scores the token after token ``t``.
+        ``[B, T, V]``; row ``t`` scores the token after token ``t``.
 
     Example:
         >>> config = GPTConfig(vocab_size=11, n_positions=8, n_embd=6, n_layer=2, n_head=3)
@@ -38,15 +39,15 @@ def logits(config: GPTConfig, weights: Weights, ids: Tensor) -> Tensor:
         >>> logits(config, weights, torch.tensor([[1, 2, 3]])).shape
         torch.Size([1, 3, 11])
     """
-    x = embedding(weights, ids)
+    x = embedding(weights, ids, dtype)
     for layer in range(config.n_layer):
         x = block(config, weights, layer, x)
     return head(weights, layer_norm(config, weights, "ln_f", x))
 
 
-def embedding(weights: Weights, ids: Tensor) -> Tensor:
+def embedding(weights: Weights, ids: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
     """The token's vector plus the position's: ``[B, T]`` -> ``[B, T, C]``."""
-    return weights["wte.weight"][ids].double() + weights["wpe.weight"][: ids.shape[-1]].double()
+    return weights["wte.weight"][ids].to(dtype) + weights["wpe.weight"][: ids.shape[-1]].to(dtype)
 
 
 def block(config: GPTConfig, weights: Weights, layer: int, x: Tensor) -> Tensor:
@@ -60,12 +61,12 @@ def layer_norm(config: GPTConfig, weights: Weights, name: str, x: Tensor) -> Ten
     """Each token to mean 0 and (biased) variance 1, then gain and bias."""
     centred = x - x.mean(-1, keepdim=True)
     deviation = torch.sqrt(centred.square().mean(-1, keepdim=True) + config.layer_norm_epsilon)
-    return centred / deviation * weights[f"{name}.weight"].double() + weights[f"{name}.bias"].double()
+    return centred / deviation * weights[f"{name}.weight"].to(x.dtype) + weights[f"{name}.bias"].to(x.dtype)
 
 
 def linear(weights: Weights, name: str, x: Tensor) -> Tensor:
     """``x W + b`` with ``W`` stored ``[in, out]``."""
-    return x @ weights[f"{name}.weight"].double() + weights[f"{name}.bias"].double()
+    return x @ weights[f"{name}.weight"].to(x.dtype) + weights[f"{name}.bias"].to(x.dtype)
 
 
 def scale(config: GPTConfig, layer: int) -> float:
@@ -76,13 +77,19 @@ def scale(config: GPTConfig, layer: int) -> float:
 
 def attention(config: GPTConfig, weights: Weights, layer: int, x: Tensor) -> Tensor:
     """Each token's average of the values at itself and before it, weighted by how its query fits their keys."""
-    qkv = linear(weights, f"h.{layer}.attn.c_attn", x).view(*x.shape[:-1], 3, config.n_head, config.head_dim)
-    q, k, v = qkv.movedim(-3, 0).transpose(-3, -2)  # each (B, H, T, D)
+    q, k, v = queries_keys_values(config, weights, layer, x)
     scores = q @ k.transpose(-1, -2) * scale(config, layer)
     hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
     probabilities = torch.softmax(scores.masked_fill(hidden, -math.inf), dim=-1)  # (B, H, T, S)
     merged = (probabilities @ v).transpose(-3, -2).flatten(-2)  # (B, T, C)
     return linear(weights, f"h.{layer}.attn.c_proj", merged)
+
+
+def queries_keys_values(config: GPTConfig, weights: Weights, layer: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What attention makes of its input, each ``[B, H, T, D]``."""
+    qkv = linear(weights, f"h.{layer}.attn.c_attn", x).view(*x.shape[:-1], 3, config.n_head, config.head_dim)
+    q, k, v = qkv.movedim(-3, 0).transpose(-3, -2)
+    return q, k, v
 
 
 def feed_forward(config: GPTConfig, weights: Weights, layer: int, x: Tensor) -> Tensor:
@@ -95,4 +102,4 @@ def head(weights: Weights, x: Tensor) -> Tensor:
     """``x W^T`` with ``W`` the token embedding, or the head's own where it has one: ``[B, T, C]`` -> ``[B, T, V]``."""
     own = weights.get("lm_head.weight")
     table = weights["wte.weight"] if own is None else own
-    return torch.cat([x @ rows.double().T for rows in torch.split(table, _ROWS)], dim=-1)
+    return torch.cat([x @ rows.to(x.dtype).T for rows in torch.split(table, _ROWS)], dim=-1)

@@ -23,8 +23,6 @@ from gpt2_from_scratch.infer_layout.skeleton import Reading
 from gpt2_from_scratch.mapping import Ignore, Layout, Parameter, Row, ignore
 from gpt2_from_scratch.mapping.names import numbered
 
-Axes = tuple[tuple[str, int], ...]  # name and length, outermost first
-
 
 class Inexpressible(Exception):
     """What was read and proven, but no row can say; in words."""
@@ -109,24 +107,8 @@ class _Writer:
         self.firsts = sorted(self.owners)
 
     def layout(self, name: str) -> Layout:
-        rows: list[Row | Ignore] = []
-        block: list[list[Row]] = []  # for each module of a block, its rows
-        for site in _SITES:
-            found = self.rows(site)
-            if "*" in site:
-                block.append(found)
-                continue
-            if block:
-                rows += self._layers(block)
-                block = []
-            rows += found
-        rows += self.leftovers()
-        return Layout(name, tuple(rows), about=f"{name_of(self.module)}, inferred")
-
-    @staticmethod
-    def _layers(block: list[list[Row]]) -> list[Row]:
-        """The rows of all layers: those with a star first, as a run of its own."""
-        return [row for found in block for row in found]
+        rows = [row for site in _SITES for row in self.rows(site)]
+        return Layout(name, (*rows, *self.leftovers()), about=f"{name_of(self.module)}, inferred")
 
     # --------------------------------------------------------------------------------------------------------- rows
 
@@ -153,15 +135,10 @@ class _Writer:
 
     def row(self, site: str, found: Mapping[str, Sequence[list[_Piece]]]) -> Row:
         """One row from the pieces of each of its parameters, layer by layer."""
-        parameters = []
-        for end, layers in found.items():
-            starred = self.starred(site, end, layers)
-            parameters.append((end, starred))
-        modules = self.modules(parameters)
-        result = []
-        for end, pieces in parameters:
-            result.append(self.parameter(site, end, pieces, modules))
-        return idiomatic(Row(site, tuple(modules), tuple(result), compared=self.compared(site, modules, result)))
+        pieces = {end: self.starred(site, end, layers) for end, layers in found.items()}
+        modules = self.modules([[piece.name for piece in each] for each in pieces.values() if each])
+        result = [self.parameter(site, end, each, modules) for end, each in pieces.items()]
+        return idiomatic(Row(site, tuple(modules), tuple(result), compared=self.compared(modules, result)))
 
     def starred(self, site: str, end: str, layers: Sequence[list[_Piece]]) -> list[_Piece]:
         """Pieces of all layers as those of one, with stars in their names; heads with modules of their own as one."""
@@ -193,9 +170,8 @@ class _Writer:
     def whole(self, piece: _Piece) -> str:
         return f"{piece.name}[{','.join(piece.index)}]" if piece.index else piece.name
 
-    def modules(self, parameters: Sequence[tuple[str, list[_Piece]]]) -> list[str]:
-        """Their modules, if each parameter is called by its module's name and one end; otherwise none."""
-        lists = [[piece.name for piece in pieces] for _, pieces in parameters if pieces]
+    def modules(self, lists: Sequence[list[str]]) -> list[str]:
+        """The modules of these names, a list for each parameter, if each is a module's name and one end; else none."""
         if any(not name.rpartition(".")[0] or "[" in name for names in lists for name in names):
             return []
         longest = max(lists, key=len)
@@ -225,25 +201,16 @@ class _Writer:
             }
         if len(rights) > 1:
             raise Inexpressible(f"{site}.{end}: query, key and value are arranged differently")
-        attention = site.endswith("attn.c_attn")
-        names: list[str | None] = [piece.name.rpartition(".")[2] if modules else piece.name for piece in pieces]
+        several: tuple[str | None, ...]
+        several = tuple(piece.name.rpartition(".")[2] if modules else piece.name for piece in pieces)
         parts: tuple[str, ...] = ()
-        if attention:
+        if site.endswith("attn.c_attn"):
             held = ["".join("qkv"[part] for part in piece.parts) for piece in pieces]
-            order = sorted(range(len(pieces)), key=lambda place: "qkv".find(held[place][0]))
-            if all(len(each) == 1 for each in held):
-                order = sorted(range(len(held)), key=lambda place: "qkv".find(held[place]))
-            held, names = [held[place] for place in order], [names[place] for place in order]
-            lacking = [letter for letter in "qkv" if letter not in "".join(held)]
-            if lacking:
-                for letter in lacking:
-                    held.append(letter)
-                    names.append(None)
-                order = sorted(range(len(held)), key=lambda place: "qkv".find(held[place][0]))
-                held, names = [held[place] for place in order], [names[place] for place in order]
-            if held not in (["qkv"], ["q", "k", "v"]):
-                parts = tuple(held)
-        several = tuple(names)
+            lacking = [(letter, None) for letter in "qkv" if letter not in "".join(held)]
+            ordered = sorted([*zip(held, several, strict=True), *lacking], key=lambda pair: "qkv".find(pair[0][0]))
+            parts, several = zip(*ordered, strict=True)
+            if parts in (("qkv",), ("q", "k", "v")):
+                parts = ()
         theirs: str | tuple[str | None, ...] = several if len(several) > 1 else str(several[0])
         if len(modules) == len(several) and len(set(several)) == 1:
             theirs = str(several[0])
@@ -261,7 +228,7 @@ class _Writer:
         groups = tuple(tuple(group.split()) for group in re.findall(r"\(([^)]*)\)", _SITES[key]))
         return groups if end == "weight" else groups[-1:]
 
-    def compared(self, site: str, modules: Sequence[str], parameters: Sequence[Parameter]) -> bool:
+    def compared(self, modules: Sequence[str], parameters: Sequence[Parameter]) -> bool:
         """Whether the module's output can be compared with GPT-2's: it holds this row's parameters and nothing else."""
         if not modules or any(parameter.parts or _moves(parameter) for parameter in parameters):
             return False

@@ -14,18 +14,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.anatomy import forward
 from gpt2_from_scratch.anatomy.activations import FORMULAS
+from gpt2_from_scratch.anatomy.forward import Weights
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.infer_layout.events import Record
 from gpt2_from_scratch.infer_layout.skeleton import Branch, Norm, Reading, Stream
-
-Weights = Mapping[str, Tensor]
 
 # A formula explains a stage if it is no further off than this share of the largest value. Float64 leaves 1e-13, and
 # constants kept in float32 1e-7. Measured on values as in the proof: two of the 22 activations differ by 1.3e-4 at
 # least, or not at all, and a norm with epsilon 1e-5 differs from each of the other norms by 4.7e-5 at least. Epsilons
 # of 1e-7 and less are too small to be told from each other here; whether the first that fits is right, logits decide.
 CLOSE = 3e-7
+
+
+_LOWEST = torch.finfo(torch.float64).min  # unlike -inf, it leaves a token that sees nothing with numbers
 
 
 class Unexplained(Exception):
@@ -57,7 +60,7 @@ class Formulas:
         config: sizes.
         norms: by canonical name.
         scales: of the scores, by layer.
-        masks: by layer, a key of `MASKS`.
+        masks: by layer.
         activations: by layer, a key of `FORMULAS`.
         sums: by canonical name of the norm that reads it: term -> coefficient. Terms are "token", "position", and the
             number of a branch.
@@ -67,36 +70,34 @@ class Formulas:
     config: GPTConfig
     norms: dict[str, NormFormula] = field(default_factory=dict)
     scales: dict[int, float] = field(default_factory=dict)
-    masks: dict[int, str] = field(default_factory=dict)
+    masks: dict[int, "Mask"] = field(default_factory=dict)
     activations: dict[int, str] = field(default_factory=dict)
     sums: dict[str, dict[str | int, float]] = field(default_factory=dict)
     factor: float = 1.0
 
-    def logits(self, weights: Weights, ids: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Logits ``[B, T, V]``, computed in this precision."""
+    def logits(self, weights: Weights, ids: Tensor) -> Tensor:
+        """Logits ``[B, T, V]``, float64."""
         terms: dict[str | int, Tensor] = {
-            "token": weights["wte.weight"][ids].to(dtype),
-            "position": weights["wpe.weight"][: ids.shape[-1]].to(dtype),
+            "token": weights["wte.weight"][ids].double(),
+            "position": weights["wpe.weight"][: ids.shape[-1]].double(),
         }
         for branch in range(2 * self.config.n_layer):
             layer = branch // 2
             x = self.normed(weights, place_of(branch), self._sum(place_of(branch), terms))
             if branch % 2 == 0:
-                inputs = attention(weights, layer, x, self.config.n_head, self.scales[layer], self.masks[layer])
-                terms[branch] = linear(weights, f"h.{layer}.attn.c_proj", inputs)
+                inputs = attention(self.config, weights, layer, x, self.scales[layer], self.masks[layer])
+                terms[branch] = forward.linear(weights, f"h.{layer}.attn.c_proj", inputs)
             else:
-                inputs = FORMULAS[self.activations[layer]](linear(weights, f"h.{layer}.mlp.c_fc", x))
-                terms[branch] = linear(weights, f"h.{layer}.mlp.c_proj", inputs)
-        x = self.normed(weights, "ln_f", self._sum("ln_f", terms))
-        head = weights.get("lm_head.weight", weights["wte.weight"])
-        return self.factor * (x @ head.to(dtype).T)
+                inputs = FORMULAS[self.activations[layer]](forward.linear(weights, f"h.{layer}.mlp.c_fc", x))
+                terms[branch] = forward.linear(weights, f"h.{layer}.mlp.c_proj", inputs)
+        return self.factor * forward.head(weights, self.normed(weights, "ln_f", self._sum("ln_f", terms)))
 
     def normed(self, weights: Weights, name: str, x: Tensor) -> Tensor:
         """A norm with its gain and bias."""
         formula = self.norms[name]
         if not formula.present:
             return x
-        return formula(x) * weights[f"{name}.weight"].to(x.dtype) + weights[f"{name}.bias"].to(x.dtype)
+        return formula(x) * weights[f"{name}.weight"].double() + weights[f"{name}.bias"].double()
 
     def _sum(self, name: str, terms: Mapping[str | int, Tensor]) -> Tensor:
         parts = [coefficient * terms[term] for term, coefficient in self.sums[name].items()]
@@ -106,97 +107,68 @@ class Formulas:
         return total
 
 
-def gpt2_formulas(config: GPTConfig) -> Formulas:
-    """GPT-2's own formula at each place."""
-    norm = NormFormula(config.layer_norm_epsilon)
-    branches = range(2 * config.n_layer)
-    names = [*map(place_of, branches), "ln_f"]
-    own = config.head_dim**-0.5 if config.scale_attn_weights else 1.0
-    by_layer = config.scale_attn_by_inverse_layer_idx
-    return Formulas(
-        config,
-        norms=dict.fromkeys(names, norm),
-        scales={layer: own / (layer + 1 if by_layer else 1) for layer in range(config.n_layer)},
-        masks=dict.fromkeys(range(config.n_layer), "causal"),
-        activations=dict.fromkeys(range(config.n_layer), config.activation_function),
-        sums={
-            name: {"token": 1.0, "position": 1.0, **dict.fromkeys(range(number), 1.0)}
-            for number, name in enumerate(names)
-        },
-    )
-
-
-def linear(weights: Weights, name: str, x: Tensor) -> Tensor:
-    """``x W + b`` in the precision of ``x``."""
-    return x @ weights[f"{name}.weight"].to(x.dtype) + weights[f"{name}.bias"].to(x.dtype)
-
-
 def place_of(branch: int) -> str:
     """The canonical name of the norm that a branch reads through."""
     return f"h.{branch // 2}.{'ln_1' if branch % 2 == 0 else 'ln_2'}"
 
 
-def _causal(scores: Tensor) -> Tensor:
-    return torch.softmax(scores.masked_fill(_future(scores, 1), -math.inf), -1)
+@dataclass(frozen=True)
+class Mask:
+    """A way from scores to the shares in which values are mixed.
+
+    Args:
+        apply: scores ``[..., T, T]`` to shares of the same shape.
+        wrong: what is wrong about it, in words; empty for GPT-2's.
+    """
+
+    apply: Callable[[Tensor], Tensor]
+    wrong: str = ""
 
 
 def _future(scores: Tensor, diagonal: int) -> Tensor:
     return torch.ones(scores.shape[-2:], dtype=torch.bool).triu(diagonal)
 
 
-def _after_softmax(scores: Tensor) -> Tensor:
-    return torch.softmax(scores, -1).masked_fill(_future(scores, 1), 0)
+def _softmax(hidden: Callable[[Tensor], Tensor], fill: float = -math.inf, axis: int = -1) -> Callable[[Tensor], Tensor]:
+    """A softmax of scores, some of which are replaced."""
+    return lambda scores: torch.softmax(scores.masked_fill(hidden(scores), fill), axis)
 
 
-MASKS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "causal": _causal,
-    "there is no causal mask": lambda scores: torch.softmax(scores, -1),
-    "the mask lets each token see the one after it": lambda scores: torch.softmax(
-        scores.masked_fill(_future(scores, 2), -math.inf), -1
+CAUSAL = Mask(_softmax(lambda scores: _future(scores, 1)))
+_MASKS = (
+    CAUSAL,
+    Mask(lambda scores: torch.softmax(scores, -1), "there is no causal mask"),
+    Mask(_softmax(lambda scores: _future(scores, 2)), "the mask lets each token see the one after it"),
+    Mask(_softmax(lambda scores: _future(scores, 0), _LOWEST), "the mask hides a token from itself"),
+    Mask(_softmax(lambda scores: _future(scores, 1).mT), "the mask hides the past instead of the future"),
+    Mask(_softmax(lambda scores: _future(scores, 1), 0), "scores of the future are set to 0, which hides nothing"),
+    Mask(
+        lambda scores: torch.softmax(scores, -1).masked_fill(_future(scores, 1), 0),
+        "the mask is applied after the softmax",
     ),
-    "the mask hides a token from itself": lambda scores: torch.softmax(
-        scores.masked_fill(_future(scores, 0), torch.finfo(scores.dtype).min), -1
-    ),
-    "the mask hides the past instead of the future": lambda scores: torch.softmax(
-        scores.masked_fill(_future(scores, 1).mT, -math.inf), -1
-    ),
-    "scores of the future are set to 0, which hides nothing": lambda scores: torch.softmax(
-        scores.masked_fill(_future(scores, 1), 0), -1
-    ),
-    "the mask is applied after the softmax": _after_softmax,
-    "softmax runs over queries instead of keys": lambda scores: torch.softmax(
-        scores.masked_fill(_future(scores, 1), -math.inf), -2
-    ),
-    "there is no softmax": lambda scores: scores.masked_fill(_future(scores, 1), 0),
-}
+    Mask(_softmax(lambda scores: _future(scores, 1), axis=-2), "softmax runs over queries instead of keys"),
+    Mask(lambda scores: scores.masked_fill(_future(scores, 1), 0), "there is no softmax"),
+)
 
 
-def windowed(width: int) -> str:
-    """The name of a mask that shows each token this many, itself and those before it."""
-    return f"each token sees only itself and the {width - 1} before it"
+def windowed(width: int) -> Mask:
+    """A mask that shows each token this many: itself and those before it."""
+    return Mask(
+        lambda scores: CAUSAL.apply(scores.masked_fill(_future(scores, width).mT, -math.inf)),
+        f"each token sees only itself and the {width - 1} before it",
+    )
 
 
-def _masked(name: str) -> Callable[[Tensor], Tensor]:
-    """The mask and softmax of a name in `MASKS`, or of one that `windowed` made."""
-    if name in MASKS:
-        return MASKS[name]
-    width = int(name.split()[-3]) + 1
-    return lambda scores: _causal(scores.masked_fill(_future(scores, width).mT, -math.inf))
-
-
-def attention(weights: Weights, layer: int, x: Tensor, heads: int, scale: float, mask: str) -> Tensor:
+def attention(config: GPTConfig, weights: Weights, layer: int, x: Tensor, scale: float, mask: Mask) -> Tensor:
     """The merged heads ``[B, T, E]`` before the output projection."""
-    qkv = linear(weights, f"h.{layer}.attn.c_attn", x)
-    qkv = qkv.view(*x.shape[:-1], 3, heads, -1)
-    q, k, v = qkv.movedim(-3, 0).transpose(-3, -2)
-    probabilities = _masked(mask)(q @ k.mT * scale)
-    merged: Tensor = (probabilities @ v).transpose(-3, -2).flatten(-2)
+    q, k, v = forward.queries_keys_values(config, weights, layer, x)
+    merged: Tensor = (mask.apply(q @ k.mT * scale) @ v).transpose(-3, -2).flatten(-2)
     return merged
 
 
 def explain(
     config: GPTConfig, weights: Weights, record: Record, reading: Reading, ids: Tensor, logits: Tensor
-) -> tuple[Formulas | None, list[str]]:
+) -> tuple[Formulas, list[str]]:
     """Finds the formula of every stage.
 
     Args:
@@ -208,7 +180,10 @@ def explain(
         logits: of that pass.
 
     Returns:
-        The formulas, and in words how they differ from GPT-2's. None, and what was not explained, if something was not.
+        The formulas, and in words how they differ from GPT-2's.
+
+    Raises:
+        Unexplained: no formula was found for a stage.
     """
     return _Explaining(config, weights, record, reading, ids).run(logits)
 
@@ -223,7 +198,7 @@ class _Explaining:
         self.formulas = Formulas(config)
         self.said: dict[str, list[str]] = defaultdict(list)  # difference -> places
 
-    def run(self, logits: Tensor) -> tuple[Formulas | None, list[str]]:
+    def run(self, logits: Tensor) -> tuple[Formulas, list[str]]:
         config, formulas = self.config, self.formulas
         terms: dict[str | int, Tensor] = {
             "token": self.weights["wte.weight"][self.ids[0]].double(),
@@ -239,23 +214,22 @@ class _Explaining:
                 self._norm(name, branch.norm, branch.reads, known, terms, x)
                 found = self._branch(branch, layer, x, inputs)
             except Unexplained as error:
-                return None, [f"layer {layer}, {_what(branch)}: {error}"]
+                raise Unexplained(f"layer {layer}, {_what(branch)}: {error}") from None
             projection = "attn.c_proj" if branch.attention else "mlp.c_proj"
-            terms[number] = linear(self.weights, f"h.{layer}.{projection}", found)
+            terms[number] = forward.linear(self.weights, f"h.{layer}.{projection}", found)
         x = self._values(self.reading.head_event)
         final, stream = self.reading.final, self.reading.final_stream
         if x is None or final is None or stream is None:
-            return None, ["what the head reads is not known"]
+            raise Unexplained("what the head reads is not known")
         x = _in_order(x, stream.columns)
         try:
             self._norm("ln_f", final, stream, known, terms, x)
         except Unexplained as error:
-            return None, [f"the final norm: {error}"]
-        head = self.weights.get("lm_head.weight", self.weights["wte.weight"]).double()
-        expected = x[-logits.shape[1] :] @ head.T
+            raise Unexplained(f"the final norm: {error}") from None
+        expected = forward.head(self.weights, x[-logits.shape[1] :])
         factor = float((expected * logits[0]).sum() / expected.square().sum())
         if not _close(factor * expected, logits[0]):
-            return None, ["the logits are not the head's product with what it reads"]
+            raise Unexplained("the logits are not the head's product with what it reads")
         if abs(factor - 1) > CLOSE:
             formulas.factor = factor
             self.said[f"the logits are multiplied by {factor:.6g}"].append("")
@@ -379,7 +353,7 @@ class _Explaining:
             Unexplained: it is not GPT-2's with other numbers in it.
         """
         if not branch.attention:
-            before = linear(self.weights, f"h.{layer}.mlp.c_fc", x)
+            before = forward.linear(self.weights, f"h.{layer}.mlp.c_fc", x)
             expected = self.config.activation_function
             for name in (expected, *FORMULAS):
                 after = FORMULAS[name](before)
@@ -389,17 +363,18 @@ class _Explaining:
                         self.said[f"the activation is {name} instead of {expected}"].append(f"layer {layer}")
                     return after
             raise Unexplained(self._activation(branch, before, output))
-        for mask in MASKS:
+        for mask in _MASKS:
             for scale, words in self._scales(layer).items():
-                after = attention(self.weights, layer, x, self.config.n_head, scale, mask)
+                after = attention(self.config, self.weights, layer, x, scale, mask)
                 if _close(after, output):
-                    self.formulas.scales[layer], self.formulas.masks[layer] = scale, mask
-                    if mask != "causal":
-                        self.said[mask].append(f"layer {layer}")
-                    if words:
-                        self.said[words].append(f"layer {layer}")
+                    self._found_attention(layer, scale, mask, words)
                     return after
         return self._attention(branch, layer, x, output)
+
+    def _found_attention(self, layer: int, scale: float, mask: Mask, scale_wrong: str) -> None:
+        self.formulas.scales[layer], self.formulas.masks[layer] = scale, mask
+        for wrong in filter(None, (mask.wrong, scale_wrong)):
+            self.said[wrong].append(f"layer {layer}")
 
     def _activation(self, branch: Branch, before: Tensor, after: Tensor) -> str:
         """What an unknown activation is like, in words."""
@@ -432,28 +407,25 @@ class _Explaining:
             token = int((visible != banded).any(-1).nonzero()[0])
             others = ", ".join(map(str, visible[token].nonzero().flatten().tolist()))
             raise Unexplained(f"token {token} sees the tokens {others or 'none'}, not those up to itself" + line)
-        qkv = linear(self.weights, f"h.{layer}.attn.c_attn", x).view(tokens, 3, heads, -1)
-        q, k, _ = qkv.movedim(1, 0).transpose(1, 2)
+        q, k, _ = forward.queries_keys_values(self.config, self.weights, layer, x)
         products, logs = (_centred(each, visible) for each in (q @ k.mT, seen.log()))
         scale = float((products * logs).sum() / products.square().sum())
         if not _close(scale * products, logs):
             raise Unexplained("something is added to the scores, or multiplies some of them" + line)
-        mask = "causal" if width == tokens else windowed(width)
-        after = attention(self.weights, layer, x, heads, scale, mask)
+        mask = CAUSAL if width == tokens else windowed(width)
+        after = attention(self.config, self.weights, layer, x, scale, mask)
         if not _close(after, output):
             raise Unexplained("the probabilities are GPT-2's, but not what is done with the values" + line)
-        own = gpt2_formulas(self.config).scales[layer]
-        self.formulas.scales[layer], self.formulas.masks[layer] = scale, mask
-        if mask != "causal":
-            self.said[mask].append(f"layer {layer}")
-        if abs(scale - own) > CLOSE * own:
-            self.said[f"scores are multiplied by {scale:.6g} instead of {own:.6g}"].append(f"layer {layer}")
+        own = forward.scale(self.config, layer)
+        other = abs(scale - own) > CLOSE * own
+        wrong = f"scores are multiplied by {scale:.6g} instead of {own:.6g}" if other else ""
+        self._found_attention(layer, scale, mask, wrong)
         return after
 
     def _scales(self, layer: int) -> dict[float, str]:
         """Factors of the scores, GPT-2's own first, with what is wrong about them."""
         config = self.config
-        own = gpt2_formulas(config).scales[layer]
+        own = forward.scale(config, layer)
         others = (
             (1.0, "scores are not scaled"),
             (config.head_dim**-0.5, "scores are multiplied by 1/sqrt(head width)"),

@@ -1,7 +1,6 @@
 """`infer_layout`: reads a module, proves what was read, and says which of the three answers it is."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -10,17 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt2_from_scratch.anatomy import Anatomy
+from gpt2_from_scratch.anatomy import forward
 from gpt2_from_scratch.arrays import module_of, name_of
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError, crash_report, short_repr
 from gpt2_from_scratch.infer_layout import asking, proof
 from gpt2_from_scratch.infer_layout.arrangement import Inexpressible, layout_of
 from gpt2_from_scratch.infer_layout.asking import Call
-from gpt2_from_scratch.infer_layout.deviations import explain, gpt2_formulas
+from gpt2_from_scratch.infer_layout.deviations import Unexplained, explain
 from gpt2_from_scratch.infer_layout.events import ROWS, Record
+from gpt2_from_scratch.infer_layout.memory import Numbered, numbered
 from gpt2_from_scratch.infer_layout.skeleton import Reading, read
-from gpt2_from_scratch.infer_layout.tracing import Numbered, numbered, trace, trace_tables
+from gpt2_from_scratch.infer_layout.tracing import trace, trace_tables
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.mapping import Layout, collapse, match_module, write_theirs
 
@@ -104,27 +104,20 @@ def infer_layout(
     """
     found = module_of(module)
     if found is None:
-        return _not_found(["the function has no arrays in its closure, its defaults, or the globals that it reads"])
-    module = found
-    if any(parameter.is_meta for parameter in module.parameters()):
-        return _not_found(["parameters are on the meta device, so the module cannot be run"])
-    if any(parameter.device.type != "cpu" for parameter in module.parameters()):
-        return _not_found(["parameters are not on the CPU, where they can be followed: call module.cpu() first"])
-    if not any(True for _ in module.parameters()):
-        return _not_found(["the module has no parameters"])
-    with proof.untouched(module), _quiet_generator():
-        return _Inference(module, config, name or name_of(module)).run(call)
+        reason = "the function has no arrays in its closure, its defaults, or the globals that it reads"
+        return InferredLayout(Status.NOT_FOUND, because=(reason,))
+    devices = {parameter.device.type for parameter in found.parameters()}
+    if devices != {"cpu"}:
+        reason = "parameters are not on the CPU, where they can be followed: call module.cpu() first"
+        if "meta" in devices:
+            reason = "parameters are on the meta device, so the module cannot be run"
+        return InferredLayout(Status.NOT_FOUND, because=(reason if devices else "the module has no parameters",))
+    with proof.untouched(found), torch.random.fork_rng(devices=[]):  # a module may draw random numbers
+        return _Inference(found, config, name or name_of(found)).run(call)
 
 
-@contextmanager
-def _quiet_generator() -> Iterator[None]:
-    """Puts the state of PyTorch's random numbers back; a module may draw some."""
-    with torch.random.fork_rng(devices=[]):
-        yield
-
-
-def _not_found(because: list[str], evidence: tuple[str, ...] = ()) -> InferredLayout:
-    return InferredLayout(Status.NOT_FOUND, None, tuple(dict.fromkeys(because)), (), evidence)
+class _NotFound(Exception):
+    """No layout was found; its arguments say why."""
 
 
 @dataclass
@@ -143,6 +136,25 @@ def _rank(found: _Read) -> tuple[bool, bool]:
     return bool(found.reading.contradictions), found.last_only
 
 
+@dataclass(frozen=True)
+class _Filled:
+    """The module with random weights in it, and what it answers.
+
+    Args:
+        found: how it is called, and what was read of it.
+        config: of the GPT-2 that has these weights: with a head of its own if the module has one.
+        weights: canonical name -> tensor.
+        prompts: ids ``[1, T]``.
+        answer: the module's, to each of them.
+    """
+
+    found: _Read
+    config: GPTConfig
+    weights: Mapping[str, Tensor]
+    prompts: list[Tensor]
+    answer: proof.Answer
+
+
 class _Inference:
     def __init__(self, module: nn.Module, config: GPTConfig, name: str) -> None:
         self.module = module
@@ -151,17 +163,15 @@ class _Inference:
         self.evidence: list[str] = []
 
     def run(self, call: Call | None) -> InferredLayout:
-        found = self._read(call)
-        if isinstance(found, list):
-            return _not_found(found, tuple(self.evidence))
-        if found.reading.contradictions:
-            return _not_found(_collapsed(found.reading.contradictions), tuple(self.evidence))
         try:
+            found = self._read(call)
+            if found.reading.contradictions:
+                raise _NotFound(*_collapsed(found.reading.contradictions))
             return self._proven(found)
-        except asking.Failed as error:
-            return _not_found([str(error)], tuple(self.evidence))
+        except (_NotFound, asking.Failed) as error:
+            return InferredLayout(Status.NOT_FOUND, None, tuple(dict.fromkeys(error.args)), (), tuple(self.evidence))
 
-    def _read(self, call: Call | None) -> _Read | list[str]:
+    def _read(self, call: Call | None) -> _Read:
         """Reads the module, called in the first way that nothing contradicts and that gives all logits, or the best."""
         whole = self._distinct_ids()
         ids = whole[:, :_TRACED]
@@ -183,7 +193,7 @@ class _Inference:
                 break
         if first is None:
             more = f"; {len(failures) - 1} other ways to call it were tried, too" if len(failures) > 1 else ""
-            return [f"the module cannot be run over {whole.shape[1]} tokens: {failures[0]}{more}"]
+            raise _NotFound(f"the module cannot be run over {whole.shape[1]} tokens: {failures[0]}{more}")
         if not first.reading.contradictions:
             what = "the last position's logits" if first.last_only else "logits"
             self.evidence.append(f"called with {first.way}, over the whole context of {whole.shape[1]} tokens: {what}")
@@ -221,8 +231,7 @@ class _Inference:
             self.config if "lm_head.weight" not in reading.canonical else self.config.replace(tie_word_embeddings=False)
         )
         numbers = reading.canonical
-        if used_twice := self._used_twice(record, numbers):
-            return _not_found(used_twice, tuple(self.evidence))
+        self._check_each_used_once(record, numbers)
         absent = {name: each == 0 for name, each in numbers.items() if not bool(each.all())}
         missing = [name for name in config.tensor_shapes() if name not in numbers]
         weights = proof.random_weights(config, absent)
@@ -230,57 +239,42 @@ class _Inference:
             weights["lm_head.weight"] = weights["wte.weight"]
         proof.fill(self.module, record, numbers, weights)
         prompts = proof.prompts(self.config)
-        theirs = proof.answer(self.module, found.call, prompts)
+        filled = _Filled(found, config, weights, prompts, proof.answer(self.module, found.call, prompts))
         because: list[str] = []
-        if missing or reading.deviations:
-            agrees = None
-        else:
-            anatomy = Anatomy(config, weights)
-            ours = [anatomy.logits(each) for each in prompts]
-            agrees = self._compared(found, theirs, ours, prompts, anatomy)
+        agrees: proof.Agreement | None = None
+        if not missing and not reading.deviations:
+            agrees = self._compared(filled, [forward.logits(config, weights, each) for each in prompts])
             self.evidence.append(f"with random weights in the module, {agrees}")
         if not agrees:
-            explained = self._explained(found, config, weights, prompts, theirs)
-            if isinstance(explained, InferredLayout):
-                return explained
-            because = _collapsed(reading.deviations) + explained
+            because = self._explained(filled)
             if not because:
-                return _not_found(
-                    ["the structure is GPT-2's, but not the logits, and no known deviation explains them"],
-                    tuple(self.evidence),
-                )
+                raise _NotFound("the structure is GPT-2's, but not the logits, and no known deviation explains them")
         because += _roundings(record, self.module)
-        conditions = self._conditions(found, config, weights, theirs, prompts)
-        layout: Layout | None = None
-        unsayable: tuple[str, ...] = ()
+        conditions = self._conditions(filled)
         try:
             layout = layout_of(self.module, record, reading, self.config, self.name, self._unused)
             if not missing:
                 self._check(layout, weights)
                 layout = self._built_in(weights) or layout
         except Inexpressible as error:
-            unsayable = (str(error),)
-        if unsayable:
-            return _not_found(
-                [f"which parameter is which is proven, but no table can say it: {each}" for each in unsayable],
-                tuple(self.evidence),
-            )
+            raise _NotFound(f"which parameter is which is proven, but no table can say it: {error}") from None
         status = Status.PROVEN_UP_TO if because else Status.PROVEN
         return InferredLayout(status, layout, tuple(because), tuple(conditions), tuple(self.evidence))
 
-    def _compared(
-        self, found: _Read, theirs: proof.Answer, ours: list[Tensor], prompts: list[Tensor], anatomy: Anatomy
-    ) -> proof.Agreement:
-        """Compares with GPT-2's logits; where they differ a little, finds out what constants in float32 account for."""
-        if not theirs.exact:
-            return proof.agreement(theirs, ours, self._floor(anatomy, prompts, ours))
-        agrees = proof.agreement(theirs, ours)
+    def _compared(self, filled: _Filled, ours: list[Tensor]) -> proof.Agreement:
+        """Compares with our logits; where they differ a little, finds out what constants in float32 account for."""
+        if not filled.answer.exact:
+            rounded = forward.logits(filled.config, filled.weights, filled.prompts[-1], torch.float32)
+            floor = float((rounded - ours[-1]).abs().max() / ours[-1].abs().max())
+            return proof.agreement(filled.answer, ours, floor)
+        agrees = proof.agreement(filled.answer, ours)
         if not agrees and agrees.distance <= proof.CONSTANTS:
-            agrees = proof.agreement(proof.answer(self.module, found.call, prompts, nudge=True), ours)
+            nudged = proof.answer(self.module, filled.found.call, filled.prompts, nudge=True)
+            agrees = proof.agreement(nudged, ours)
         return agrees
 
-    def _used_twice(self, record: Record, numbers: Mapping[str, Tensor]) -> list[str]:
-        """Elements that stand for two of GPT-2's: a block that is used in several layers."""
+    def _check_each_used_once(self, record: Record, numbers: Mapping[str, Tensor]) -> None:
+        """Refuses elements that stand for two of GPT-2's: a block that is used in several layers."""
         twice: dict[tuple[str, str], str] = {}
         ranges: list[tuple[int, int, str]] = []
         for name, each in numbers.items():
@@ -296,59 +290,35 @@ class _Inference:
                 both = torch.isin(mine, numbers[other].flatten()) & (mine > 0)
                 if bool(both.any()):
                     twice[name, other] = record.names_of(mine[both])[0]
-        if not twice:
-            return []
-        (one, other), theirs = next(iter(twice.items()))
-        more = f" ({len(twice) - 1} more parameters serve twice)" if len(twice) > 1 else ""
-        return [f"{theirs} serves as {one} and as {other}, for which GPT-2 has a tensor each{more}"]
+        if twice:
+            (one, other), theirs = next(iter(twice.items()))
+            more = f" ({len(twice) - 1} more parameters serve twice)" if len(twice) > 1 else ""
+            raise _NotFound(f"{theirs} serves as {one} and as {other}, for which GPT-2 has a tensor each{more}")
 
-    def _floor(self, anatomy: Anatomy, prompts: list[Tensor], ours: list[Tensor]) -> float:
-        """How far float32 arithmetic is from float64, over the largest logit."""
-        rounded = gpt2_formulas(anatomy.config).logits(anatomy.weights, prompts[-1], torch.float32)
-        return float((rounded - ours[-1]).abs().max() / ours[-1].abs().max())
-
-    def _explained(
-        self,
-        found: _Read,
-        config: GPTConfig,
-        weights: Mapping[str, Tensor],
-        prompts: list[Tensor],
-        theirs: proof.Answer,
-    ) -> list[str] | InferredLayout:
-        """What the module computes otherwise; or that this was not found out."""
+    def _explained(self, filled: _Filled) -> list[str]:
+        """What the module computes otherwise."""
+        found, config, weights = filled.found, filled.config, filled.weights
         ids = torch.randint(
             config.vocab_size, (1, min(12, config.n_positions)), generator=torch.Generator().manual_seed(4)
         )
         try:
             record, numbers, logits = proof.wide(self.module, lambda: trace(self.module, found.call, ids, values=True))
-        except Exception as error:
-            return _not_found([f"the module cannot be run in float64: {error}"], tuple(self.evidence))
-        again = read(record, numbers, config)
-        formulas, words = explain(config, weights, record, again, ids, logits.double())
-        if formulas is None:
-            structure = _collapsed(found.reading.deviations)
-            return _not_found([*structure, *words], tuple(self.evidence))
-        ours = [formulas.logits(weights, each) for each in prompts]
-        agrees = proof.agreement(theirs, ours)
-        if not agrees and agrees.distance <= proof.CONSTANTS:
-            agrees = proof.agreement(proof.answer(self.module, found.call, prompts, nudge=True), ours)
+        except Exception as error:  # somebody's code may raise anything
+            raise _NotFound(f"the module cannot be run in float64: {error}") from error
+        structure = _collapsed(found.reading.deviations)
+        try:
+            formulas, words = explain(config, weights, record, read(record, numbers, config), ids, logits.double())
+        except Unexplained as error:
+            raise _NotFound(*structure, str(error)) from None
+        agrees = self._compared(filled, [formulas.logits(weights, each) for each in filled.prompts])
         self.evidence.append(f"with {'; '.join([*found.reading.deviations, *words])}: {agrees}")
         if not agrees:
-            return _not_found(
-                [*_collapsed(found.reading.deviations), *words, "and something else"], tuple(self.evidence)
-            )
-        return words
+            raise _NotFound(*structure, *words, "and something else")
+        return structure + words
 
-    def _conditions(
-        self,
-        found: _Read,
-        config: GPTConfig,
-        weights: Mapping[str, Tensor],
-        theirs: proof.Answer,
-        prompts: list[Tensor],
-    ) -> list[str]:
+    def _conditions(self, filled: _Filled) -> list[str]:
         """Perturbs every parameter that was not mapped: it is never used, or GPT-2's only if it is zero."""
-        record, reading = found.record, found.reading
+        record, reading = filled.found.record, filled.found.reading
         mapped = torch.zeros(record.last_element + 1, dtype=torch.bool)
         for each in reading.canonical.values():
             for some in torch.split(each, ROWS):
@@ -362,9 +332,9 @@ class _Inference:
             with torch.no_grad():
                 before = parameter.detach().clone()
                 parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
-                moved = proof.answer(self.module, found.call, prompts[-1:])
+                moved = proof.answer(self.module, filled.found.call, filled.prompts[-1:])
                 parameter.copy_(before)
-            self._unused[name] = torch.equal(moved.logits[0], theirs.logits[-1])
+            self._unused[name] = torch.equal(moved.logits[0], filled.answer.logits[-1])
         used = [name for name, unused in self._unused.items() if not unused]
         never = [name for name, unused in self._unused.items() if unused]
         if never:

@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from gpt2_from_scratch.asking import in_mode
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.infer_layout.asking import Call, Failed
 from gpt2_from_scratch.infer_layout.events import ROWS, Placed, Record
@@ -77,18 +78,14 @@ def prompts(config: GPTConfig, longest: int = 96) -> list[Tensor]:
 @contextmanager
 def untouched(module: nn.Module) -> Iterator[None]:
     """Afterwards the module is as it was: parameters, buffers, and modes, which are evaluation modes inside."""
-    modes = {each: each.training for each in module.modules()}
     tensors = [(each, each.detach()) for each in (*module.parameters(), *module.buffers()) if not each.is_meta]
     # Whole, as `fill` writes to all of it.
     memories = {each.untyped_storage()._cdata: _memory(each) for each, _ in tensors}
     before = {key: memory.clone() for key, memory in memories.items()}
     try:
-        for each in modes:
-            each.training = False
-        yield
+        with in_mode(module.modules(), training=False):
+            yield
     finally:
-        for each, mode in modes.items():
-            each.training = mode
         with torch.no_grad():
             for tensor, data in tensors:
                 if tensor.data_ptr() != data.data_ptr():  # the module's own code has put something in its place

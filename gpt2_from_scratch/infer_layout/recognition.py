@@ -17,8 +17,8 @@ from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.infer_layout.arrangement import Inexpressible, layout_of
 from gpt2_from_scratch.infer_layout.events import Record, numbers_of
+from gpt2_from_scratch.infer_layout.memory import numbered
 from gpt2_from_scratch.infer_layout.skeleton import Reading
-from gpt2_from_scratch.infer_layout.tracing import numbered
 from gpt2_from_scratch.mapping import Layout
 
 # Sums of the same float32 numbers in another order differ by less than this share of the sum of their magnitudes.

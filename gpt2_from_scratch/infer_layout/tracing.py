@@ -13,24 +13,26 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from gpt2_from_scratch.infer_layout.events import Event, Kind, Placed, Record, distinct
+from gpt2_from_scratch.infer_layout.memory import Memory, Numbered, numbered
+from gpt2_from_scratch.precision import dtype_name
 from gpt2_from_scratch.recorder.frames import Stack
 
 Call = Callable[[Tensor], Tensor]
 
 
 def trace(
-    module: nn.Module, call: Call, ids: Tensor, values: bool = False, numbers: "Numbered | None" = None
+    module: nn.Module, call: Call, ids: Tensor, values: bool = False, numbers: Numbered | None = None
 ) -> tuple[Record, Tensor | None, Tensor]:
     """Runs the module once and records what became of its parameters.
 
@@ -61,7 +63,7 @@ class _Enough(Exception):
     """Ends a pass of which only the beginning is wanted."""
 
 
-def trace_tables(call: Call, ids: Tensor, record: Record, numbers: "Numbered") -> bool:
+def trace_tables(call: Call, ids: Tensor, record: Record, numbers: Numbered) -> bool:
     """Completes a record with what a pass over more tokens shows of the tables that are added to the embedding.
 
     The pass ends where the first layer begins, so it takes no time.
@@ -110,156 +112,20 @@ def _unfused() -> Any:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-class Numbered(NamedTuple):
-    """A module's parameters with a number for each element: where they are, the numbers, and the last of them."""
-
-    parameters: Mapping[str, Placed]
-    memory: "Memory"
-    last: int
-
-
-def numbered(module: nn.Module) -> Numbered:
-    """Gives every element of every storage that a parameter lies in a number, from 1 on."""
-    memory = Memory()
-    firsts: dict[int, int] = {}
-    parameters: dict[str, Placed] = {}
-    free = 1
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        storage = parameter.untyped_storage()
-        size = storage.nbytes() // parameter.element_size()
-        key = storage._cdata
-        if key not in firsts:
-            firsts[key] = free
-            numbers = torch.arange(free, free + size, dtype=torch.int32, device=parameter.device)
-            memory.own(parameter, numbers)
-            memory.of_parameters.add(numbers.untyped_storage()._cdata)
-            free += size
-        first = firsts[key] + int(parameter.storage_offset())
-        parameters[name] = Placed(name, int(first), tuple(parameter.shape), tuple(parameter.stride()))
-    return Numbered(parameters, memory, free - 1)
-
-
-class Memory:
-    """The number that each element of each storage shows. Storages that are gone are forgotten."""
-
-    def __init__(self) -> None:
-        self._entries: dict[int, tuple[StorageWeakRef, Tensor]] = {}
-        self._sweep_at = 64
-        self.of_parameters: set[int] = set()  # storages of numbers, all of which are elements
-
-    def copy(self) -> "Memory":
-        """Another one, which shows the same numbers to begin with."""
-        other = Memory()
-        other._entries.update(self._entries)
-        other.of_parameters |= self.of_parameters
-        return other
-
-    def forget(self) -> None:
-        """Lets go of all numbers: a pass that is over leads to them in a circle."""
-        self._entries.clear()
-
-    def own(self, tensor: Tensor, flat: Tensor) -> None:
-        """Sets the numbers of a tensor's whole storage."""
-        storage = tensor.untyped_storage()
-        if len(self._entries) > self._sweep_at:
-            self._entries = {key: entry for key, entry in self._entries.items() if not entry[0].expired()}  # type: ignore[no-untyped-call]
-            self._sweep_at = 2 * len(self._entries) + 64
-        # The weak reference keeps the storage's address from being used again.
-        self._entries[storage._cdata] = (StorageWeakRef(storage), flat)  # type: ignore[no-untyped-call]
-
-    def read(self, tensor: Tensor) -> Tensor | None:
-        """The numbers that a tensor shows, in its shape; None if it shows none."""
-        if tensor.layout is not torch.strided or tensor.is_meta:
-            return None
-        entry = self._entries.get(tensor.untyped_storage()._cdata)
-        if entry is None:
-            return None
-        numbers = entry[1].as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
-        if entry[1].untyped_storage()._cdata in self.of_parameters:
-            return numbers
-        return numbers if bool(numbers.any()) else None
-
-    def write(self, tensor: Tensor, numbers: Tensor | None) -> None:
-        """Sets the numbers that a tensor shows: of a part of its storage, if it is a view."""
-        key = tensor.untyped_storage()._cdata
-        size = tensor.untyped_storage().nbytes() // tensor.element_size()
-        if numbers is None and key not in self._entries:
-            return
-        if numbers is not None and size == tensor.numel() and tensor.is_contiguous():
-            self.own(tensor, numbers.expand(tensor.shape).contiguous().flatten())  # shared: nobody writes into it
-            return
-        if key in self._entries:
-            flat = self._entries[key][1].clone()
-        else:
-            flat = torch.zeros(size, dtype=torch.int32, device=tensor.device)
-        shown = flat.as_strided(tensor.size(), tensor.stride(), tensor.storage_offset())
-        shown.copy_(numbers if numbers is not None else torch.zeros((), dtype=torch.int32))
-        self.own(tensor, flat)
-
-
 _NOT_USERS = ("infer_layout", "arrays", "asking.py", "precision.py")  # rooms below which somebody's code runs
 
+# Operations by name. Rearranging ones are applied to the numbers, too.
 _REARRANGING = frozenset(
-    (
-        "cat",
-        "stack",
-        "index",
-        "index_select",
-        "gather",
-        "take_along_dim",
-        "repeat",
-        "roll",
-        "flip",
-        "constant_pad_nd",
-        "tril",
-        "triu",
-        "select_scatter",
-        "slice_scatter",
-        "index_put",
-        "repeat_interleave",
-        "unfold_copy",
-        "rot90",
-        "diag_embed",
-        "pixel_shuffle",
-    )
+    "cat stack index index_select gather take_along_dim repeat roll flip constant_pad_nd tril triu select_scatter "
+    "slice_scatter index_put repeat_interleave unfold_copy rot90 diag_embed pixel_shuffle".split()
 )
-_SHARING = frozenset(
-    ("_unsafe_view", "_reshape_alias", "lift_fresh", "resize_")
-)  # views that do not call themselves so
+_SHARING = frozenset(("_unsafe_view", "_reshape_alias", "lift_fresh", "resize_"))  # views that are not marked as such
 _PASSING = frozenset(
-    (
-        "_softmax",
-        "_log_softmax",
-        "_safe_softmax",
-        "native_dropout",
-        "dropout",
-        "masked_fill",
-        "where",
-        "clamp",
-        "nan_to_num",
-        "fill",
-        "_to_copy",
-        "zero",
-    )
+    "_softmax _log_softmax _safe_softmax native_dropout dropout masked_fill where clamp nan_to_num fill _to_copy "
+    "zero".split()
 )
 _REDUCING = frozenset(
-    (
-        "mean",
-        "sum",
-        "var",
-        "std",
-        "var_mean",
-        "std_mean",
-        "amax",
-        "amin",
-        "max",
-        "min",
-        "logsumexp",
-        "linalg_vector_norm",
-        "norm",
-        "prod",
-        "median",
-    )
+    "mean sum var std var_mean std_mean amax amin max min logsumexp linalg_vector_norm norm prod median".split()
 )
 _NARROW = frozenset((torch.bfloat16, torch.float16))
 _ADDING = frozenset(("add", "sub", "rsub"))
@@ -324,18 +190,18 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif base in _REDUCING:
             return self._reduced(base, args, kwargs, result)
         elif base in ("native_layer_norm", "_fused_rms_norm", "rms_norm"):
-            numbers = self._layer_norm(base, args, result)
+            numbers = self._layer_norm(base, args)
         elif "scaled_dot_product" in base:
-            numbers = self._attention(base, args, kwargs)
+            numbers = self._attention(base, args)
         elif base in _PASSING or torch.Tag.pointwise in func.tags:
             operands = [leaf for leaf in tree_flatten((args, kwargs.get("other")))[0] if isinstance(leaf, Tensor)]
             how = "add" if base in _ADDING else base
-            numbers = self._combined(how, base, operands, self._first(result), before)
+            numbers = self._combined(how, base, operands, before, self._first(result))
         else:
             numbers = self._unknown(base, [n for n in before if n is not None], self._first(result))
         first = self._first(result)
         if base == "_to_copy" and first is not None and first.dtype in _NARROW and args[0].dtype not in _NARROW:
-            self.record.narrowed_at.setdefault(_line(), str(first.dtype).removeprefix("torch."))
+            self.record.narrowed_at.setdefault(_line(), dtype_name(first.dtype))
         if first is not None and first.is_floating_point():
             self.memory.write(first, None if numbers is None else numbers.expand(first.shape))
         return result
@@ -477,19 +343,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         how: str,
         operation: str,
         tensors: Sequence[Tensor],
+        shown: Sequence[Tensor | None],
         result: Tensor | None,
-        before: list[Tensor | None] | None = None,
     ) -> Tensor | None:
-        """The numbers of an elementwise function of some tensors."""
+        """The numbers of an elementwise function of some tensors, which show these numbers."""
         if result is None or not result.is_floating_point():
             return None
-        shown = before if before is not None else [self.memory.read(tensor) for tensor in tensors]
         numbers: Tensor | None = None
         value: Tensor | None = None
-        for index, each in enumerate(shown):
+        for tensor, each in zip_longest(tensors, shown):
             if each is None:
                 continue
-            tensor = tensors[index] if index < len(tensors) else None
             if numbers is None:
                 numbers, value = each.expand(result.shape), tensor
             else:
@@ -613,7 +477,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self.memory.write(output, made.reshape(output.shape))
         return result
 
-    def _layer_norm(self, base: str, args: Any, result: Any) -> Tensor | None:
+    def _layer_norm(self, base: str, args: Any) -> Tensor | None:
         x = self.memory.read(args[0])
         if x is None:
             return self._unknown(base, [], None)
@@ -628,7 +492,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         made = self._event(kind, base, (rows[0], gain, bias), width, values=values, scrambled=scrambled)
         return made.reshape(tuple(args[1])).expand(x.shape)
 
-    def _attention(self, base: str, args: Any, kwargs: Any) -> Tensor | None:
+    def _attention(self, base: str, args: Any) -> Tensor | None:
         """A fused attention is a score product and a mix."""
         shown = [self.memory.read(each) for each in args[:3]]
         if any(each is None for each in shown):
@@ -646,43 +510,27 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _product(self, func: Any, base: str, args: Any, kwargs: Any) -> Any:
         """Matrix products of every kind, as batches of ``[positions, k] @ [k, n]``."""
-        added: Tensor | None = None
+        convolution = base == "convolution"
         if base in ("addmm", "baddbmm", "addmv"):
             added, left, right = args[:3]
         else:
-            left, right = args[:2]
+            left, right, added = *args[:2], args[2] if convolution else None
         result = self._computed(func, base, args, kwargs, left, right)
-        numbers = self.memory.read(left), self.memory.read(right)
-        if base == "convolution":
-            if left.dim() != 3 or right.shape[2:] != (1,):
-                shown = self._unknown(base, [each for each in numbers if each is not None], result)
-                self.memory.write(result, shown)
-                return result
-            a, b = ((None if each is None else each) for each in numbers)
-            a = None if a is None else a.transpose(1, 2)
-            b = None if b is None else b[:, :, 0].t()[None].expand(len(left), -1, -1)
-            made = self._multiplied(base, (a, b), (left.transpose(1, 2), right[:, :, 0].t()[None]))
-            made = None if made is None else made.transpose(1, 2)
-            bias = self.memory.read(args[2]) if isinstance(args[2], Tensor) else None
-            bias = None if bias is None else bias[:, None]
-        else:
-            column = base in ("mv", "addmv", "dot")
-            if column:
-                left_matrix = left[None] if base == "dot" else left
-                pair = left_matrix[None], right[:, None][None]
-                shown_pair = (
-                    None if numbers[0] is None else (numbers[0][None] if base == "dot" else numbers[0])[None],
-                    None if numbers[1] is None else numbers[1][:, None][None],
-                )
-            else:
-                pair = tuple(each if each.dim() == 3 else each[None] for each in (left, right))
-                shown_pair = tuple(  # type: ignore[assignment]
-                    None if each is None else each if each.dim() == 3 else each[None] for each in numbers
-                )
-            made = self._multiplied(base, shown_pair, pair)
-            made = None if made is None else made.reshape(result.shape)
-            bias = self.memory.read(added) if added is not None else None
+        a, b = self.memory.read(left), self.memory.read(right)
+        if convolution and (left.dim() != 3 or right.shape[2:] != (1,)):
+            self.memory.write(result, self._unknown(base, [each for each in (a, b) if each is not None], result))
+            return result
+        rows = None if a is None else _rows(a, convolution)
+        columns = None if b is None else _columns(b, convolution)
+        tensors = _rows(left, convolution), _columns(right, convolution)
+        if columns is not None:
+            columns = columns.expand(len(tensors[0]), -1, -1)
+        made = self._multiplied(base, (rows, columns), tensors)
+        if made is not None:
+            made = made.transpose(1, 2) if convolution else made.reshape(result.shape)
+        bias = self.memory.read(added) if isinstance(added, Tensor) else None
         if bias is not None and kwargs.get("beta", 1) != 0:
+            bias = bias[:, None] if convolution else bias
             made = self._combined_numbers("add", base, made, bias.expand(result.shape), result)
         self.memory.write(result, made)
         return result
@@ -786,6 +634,17 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 # --------------------------------------------------------------------------------------------------------- arrays
+
+
+def _rows(left: Tensor, convolution: bool) -> Tensor:
+    """The left operand of a product as ``[b, positions, k]``."""
+    return left.transpose(1, 2) if convolution else left[(None,) * (3 - left.dim())]
+
+
+def _columns(right: Tensor, convolution: bool) -> Tensor:
+    """The right operand of a product as ``[b, k, n]``."""
+    matrix = right[:, :, 0].t() if convolution else right[:, None] if right.dim() == 1 else right
+    return matrix[(None,) * (3 - matrix.dim())]
 
 
 def varying(numbers: Tensor) -> list[int]:
