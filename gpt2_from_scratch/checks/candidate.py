@@ -7,7 +7,7 @@ returns last-position logits or a padded vocabulary is named as such. Nothing is
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gpt2_from_scratch.asking import Way, find_way
+from gpt2_from_scratch.asking import Way, find_way, in_mode
 from gpt2_from_scratch.building import Loaded, built_with
 from gpt2_from_scratch.checks.recording import Recording
 from gpt2_from_scratch.config import GPTConfig
@@ -187,15 +187,9 @@ class Candidate:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """In eval mode for the check; every submodule is given back in the mode it was in."""
-        modes = {module: module.training for module in self.model.modules()} if self.module else {}
-        for module in modes:
-            module.training = False
-        try:
+        with in_mode(self.model.modules() if self.module else (), training=False):
             self.settle()
             yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
 
     def logits(self, input_ids: Tensor, **options: Any) -> Tensor:
         """Logits ``[B, T, V]`` on the CPU, in the candidate's dtype.
@@ -271,6 +265,27 @@ class Candidate:
             Exception: whatever it raised.
         """
         return self._found_in(self.way.ask(self._copy(input_ids)), input_ids)
+
+    @contextmanager
+    def differentiating(self, parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+        """Inside, gradients of all these parameters can be taken; afterwards each requires them as before.
+
+        Raises:
+            CandidateError: it cannot be differentiated, or what it raises itself.
+        """
+        required = [parameter.requires_grad for parameter in parameters]
+        try:
+            for parameter in parameters:
+                parameter.requires_grad_(True)
+            with torch.enable_grad():
+                yield
+        except CandidateError:
+            raise
+        except Exception as error:  # somebody's code may raise anything
+            raise CandidateError(f"{self.name} cannot be differentiated: {crash_report(error)}") from error
+        finally:
+            for parameter, before in zip(parameters, required, strict=True):
+                parameter.requires_grad_(before)
 
     def settle(self) -> None:
         """Finds out now how it is asked, so that nobody who watches it run sees the attempts."""

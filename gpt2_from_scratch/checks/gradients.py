@@ -26,7 +26,7 @@ from gpt2_from_scratch.compare import (
     scientific,
     times,
 )
-from gpt2_from_scratch.errors import CandidateError, crash_report
+from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.precision import parameters_in_float64, run_in_float64
 from gpt2_from_scratch.reference import Reference
 
@@ -144,21 +144,10 @@ def _in_float64(candidate: Candidate, ids: Tensor, fitted: Fitted, exact: Mappin
 def _gradients(candidate: Candidate, ids: Tensor, fitted: Fitted) -> tuple[float, Mapping[str, Tensor]]:
     parameters, config = fitted.parameters, fitted.config
     unique = {id(parameter): parameter for parameter in parameters.values()}
-    required = {parameter: parameter.requires_grad for parameter in unique.values()}
-    try:
-        for parameter in required:
-            parameter.requires_grad_(True)
-        with torch.enable_grad():
-            logits = candidate.differentiable(ids)
-            loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten().to(logits.device))
-            gradients = torch.autograd.grad(loss, list(unique.values()), materialize_grads=True)
-    except CandidateError:
-        raise
-    except Exception as error:
-        raise CandidateError(f"{candidate.name} cannot be differentiated: {crash_report(error)}") from error
-    finally:
-        for parameter, before in required.items():
-            parameter.requires_grad_(before)
+    with candidate.differentiating(list(unique.values())):
+        logits = candidate.differentiable(ids)
+        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), ids[:, 1:].flatten().to(logits.device))
+        gradients = torch.autograd.grad(loss, list(unique.values()), materialize_grads=True)
     found = dict(zip(unique, gradients, strict=True))
     total: dict[str, Tensor] = {}
     counted = set()

@@ -31,6 +31,7 @@ from gpt2_from_scratch.compare import (
     times,
 )
 from gpt2_from_scratch.errors import CandidateError
+from gpt2_from_scratch.precision import dtype_name
 from gpt2_from_scratch.ranks import local
 from gpt2_from_scratch.reference import Reference
 
@@ -276,9 +277,9 @@ class Logits(Result):
             judged = f"judged by atol {self.tolerance[0]:g}, rtol {self.tolerance[1]:g}"
         elif self.exact is not None:
             judged = f"judged by {self.exact}"
-        precision = "" if self.dtype == torch.float32 else f" of {_name(self.dtype)}"
+        precision = "" if self.dtype == torch.float32 else f" of {dtype_name(self.dtype)}"
         if self.weights_dtype is not None:
-            precision += f" with weights in {_name(self.weights_dtype)}"
+            precision += f" with weights in {dtype_name(self.weights_dtype)}"
         if self.quantized:
             same, precision = f"{same} from GPT-2 with the same quantised weights", " of quantised weights"
         return f"{same} = {times(self.multiple)} the noise floor{precision} ({scientific(self.floor)}; {judged})"
@@ -397,13 +398,13 @@ def _check_floor(logits: Logits, scale: float) -> None:
     """Raises CandidateError where the reference is so far from itself that the noise floor says nothing."""
     if not math.isfinite(logits.floor):  # every distance would be within it
         raise CandidateError(
-            f"there is no floor to judge {_name(logits.dtype)} by: the reference itself overflows in it",
+            f"there is no floor to judge {dtype_name(logits.dtype)} by: the reference itself overflows in it",
             hint="verify it in float32 or bfloat16",
         )
     if logits.tolerance is None and not logits.floor <= USABLE * scale and scale > 0:
         raise CandidateError(
-            f"there is no floor to judge {_name(logits.dtype)} by: the reference is {scientific(logits.floor)} from "
-            f"itself where the largest logit is {scientific(scale)}",
+            f"there is no floor to judge {dtype_name(logits.dtype)} by: the reference is {scientific(logits.floor)} "
+            f"from itself where the largest logit is {scientific(scale)}",
             hint="verify it in float32, or give --atol and --rtol",
         )
 
@@ -643,7 +644,3 @@ def _with_rounded_weights(logits: Logits, candidate: Candidate, reference: Refer
                 if not rounded.differ:
                     return rounded
     return None
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

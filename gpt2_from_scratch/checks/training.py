@@ -4,8 +4,7 @@ A mask that is missing in training, dropout in a wrong place or at a wrong rate,
 no logit of a model in eval mode. Dropout itself is random, so it is watched and answered with its input.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -14,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from gpt2_from_scratch.asking import in_mode
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.selftests import SelfTest
 from gpt2_from_scratch.compare import SELF_RTOL
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.precision import parameters_in_float64
 
 _LENGTH = 96  # tokens: beyond 64, where some code takes another way
@@ -51,7 +50,7 @@ def check_training(candidate: Candidate) -> tuple[SelfTest, ...]:
     ids = torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(29))
     with _Dropout(length, config.n_embd) as evaluating:
         expected = candidate.logits(ids)
-    with _training(module), _Dropout(length, config.n_embd) as dropout:
+    with in_mode(module.modules(), training=True), _Dropout(length, config.n_embd) as dropout:
         actual = candidate.logits(ids)
         again = candidate.logits(ids)
     limit = SELF_RTOL[candidate.precision]
@@ -126,30 +125,26 @@ def _slopes(candidate: Candidate, ids: Tensor) -> SelfTest:
     assert module is not None
     parameters = list({id(each): each for each in module.parameters() if each.is_floating_point()}.values())
     generator = torch.Generator().manual_seed(31)
-    required = [parameter.requires_grad for parameter in parameters]
 
     def loss() -> Tensor:
         logits = candidate.differentiable(ids)
         return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten().to(logits.device))
 
-    try:
-        with _training(module), parameters_in_float64(module), torch.inference_mode(False), torch.enable_grad():
-            for parameter in parameters:
-                parameter.requires_grad_(True)
-            with _Dropout(ids.size(1), candidate.config.n_embd):
-                slopes = torch.autograd.grad(loss(), parameters, materialize_grads=True)
-                steps = [_direction(each, generator) for each in parameters]
-                sides = []
-                for sign in (1, -1):
-                    with torch.no_grad():
-                        _move(parameters, steps, sign * _STEP)
-                        sides.append(float(loss()))
-                        _move(parameters, steps, -sign * _STEP)
-    except Exception as error:  # whatever the user's code raises
-        raise CandidateError(f"{candidate.name} cannot be differentiated: {type(error).__name__}: {error}") from error
-    finally:
-        for parameter, before in zip(parameters, required, strict=True):
-            parameter.requires_grad_(before)
+    with (
+        candidate.differentiating(parameters),
+        in_mode(module.modules(), training=True),
+        parameters_in_float64(module),
+        torch.inference_mode(False),
+        _Dropout(ids.size(1), candidate.config.n_embd),
+    ):
+        slopes = torch.autograd.grad(loss(), parameters, materialize_grads=True)
+        steps = [_direction(each, generator) for each in parameters]
+        sides = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                _move(parameters, steps, sign * _STEP)
+                sides.append(float(loss()))
+                _move(parameters, steps, -sign * _STEP)
     numeric = (sides[0] - sides[1]) / (2 * _STEP)
     analytic = sum(float((slope * step).sum()) for slope, step in zip(slopes, steps, strict=True))
     scale = max(abs(numeric), abs(analytic), 1e-30)
@@ -164,18 +159,6 @@ def _direction(parameter: nn.Parameter, generator: torch.Generator) -> Tensor:
 def _move(parameters: Sequence[nn.Parameter], steps: Sequence[Tensor], by: float) -> None:
     for parameter, step in zip(parameters, steps, strict=True):
         parameter.data = parameter.data + by * step
-
-
-@contextmanager
-def _training(module: nn.Module) -> Iterator[None]:
-    modes = {each: each.training for each in module.modules()}
-    for each in modes:
-        each.training = True
-    try:
-        yield
-    finally:
-        for each, mode in modes.items():
-            each.training = mode
 
 
 class _Dropout(TorchFunctionMode):

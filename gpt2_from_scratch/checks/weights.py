@@ -20,6 +20,7 @@ from gpt2_from_scratch.inspecting import OfficialWeights, identify, is_official_
 from gpt2_from_scratch.layouts import fitting_layout
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout, Link, match_module
+from gpt2_from_scratch.precision import dtype_name
 from gpt2_from_scratch.ranks import Ranks, is_sharded, local, own_part, reshard
 from gpt2_from_scratch.streaming import Units
 
@@ -121,7 +122,7 @@ class Weights(Result):
     def __str__(self) -> str:
         if not self:
             return f"{len(self.differing)} of {self.equal + len(self.differing)} tensors differ"
-        rounding = f", rounded to {str(self.rounded).removeprefix('torch.')}" if self.rounded is not None else ""
+        rounding = f", rounded to {dtype_name(self.rounded)}" if self.rounded is not None else ""
         return f"{self.equal} of {self.equal} tensors equal{rounding}"
 
 

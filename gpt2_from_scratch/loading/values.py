@@ -11,6 +11,7 @@ from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.loading.configuration import same, stored_head
 from gpt2_from_scratch.loading.hints import PROCESSED
 from gpt2_from_scratch.mapping import Matching, listed
+from gpt2_from_scratch.precision import dtype_name
 
 
 def floating_dtype(matching: Matching, container: Container, source: str) -> tuple[torch.dtype, tuple[str, ...]]:
@@ -105,8 +106,3 @@ def check_values(source: str, name: str, tensor: Tensor, dtype: torch.dtype, ver
         f"{source}: {name} has {bad:,} of {tensor.numel():,} values that are NaN or infinite",
         hint="training diverged or the file is damaged: use an earlier checkpoint, or fetch it again",
     )
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """``float32`` for `torch.float32`."""
-    return str(dtype).removeprefix("torch.")

@@ -46,6 +46,7 @@ from gpt2_from_scratch.loading import (
     open_checkpoint,
 )
 from gpt2_from_scratch.mapping import Layout
+from gpt2_from_scratch.precision import dtype_name
 from gpt2_from_scratch.ranks import Ranks
 from gpt2_from_scratch.reference import Reference, can_stream, load_reference
 from gpt2_from_scratch.reports.results import Fact, Part
@@ -412,8 +413,9 @@ class _Run:
         if logits.quantized:
             self.unchecked["what is smaller than the quantisation of its weights"] = "verify it in float32 to see it"
         elif torch.finfo(logits.dtype).bits < 32 and logits.exact is None:
-            name = str(logits.dtype).removeprefix("torch.")
-            self.unchecked[f"what is smaller than the rounding of {name}"] = "verify in float32 to see it"
+            self.unchecked[f"what is smaller than the rounding of {dtype_name(logits.dtype)}"] = (
+                "verify in float32 to see it"
+            )
 
     def check_full_cache(self) -> None:
         tests = self.verdict.self_tests
@@ -603,7 +605,7 @@ def _environment(subject: Candidate) -> dict[str, Fact]:
     return environment | {
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "dtype": str(subject.dtype).removeprefix("torch."),
+        "dtype": dtype_name(subject.dtype),
         "threads": torch.get_num_threads(),
         "tf32": False,
     }
