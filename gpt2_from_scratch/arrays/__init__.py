@@ -13,7 +13,8 @@ from typing import Any
 import numpy
 from torch import Tensor, nn
 
-from gpt2_from_scratch.arrays.finding import Found, Slot, exchanged, found_in, slots
+from gpt2_from_scratch.arrays.exchange import exchanged
+from gpt2_from_scratch.arrays.finding import Found, found_in, is_users, slots
 from gpt2_from_scratch.errors import MappingError
 
 
@@ -27,7 +28,6 @@ class Arrays(nn.Module):
         function: from ids to logits.
         found: its arrays, by name.
         tensors: for each numpy array, by its id, a tensor with the same memory.
-        places: where they are, to put others there.
     """
 
     def __init__(
@@ -35,13 +35,11 @@ class Arrays(nn.Module):
         function: Callable[..., Any],
         found: Mapping[str, Found],
         tensors: Mapping[int, Tensor],
-        places: list[Slot],
     ) -> None:
         super().__init__()
         self.name = getattr(function, "__name__", type(function).__name__)
         self.function = (function,)  # in a tuple: if it is an object with modules in it, they are no part of this one
         self.where = _listed(found)
-        self._places = places
         self._numpy = tensors
         for name, each in found.items():
             owner: nn.Module = self
@@ -68,7 +66,7 @@ class Arrays(nn.Module):
             known = self._numpy.get(id(array))
             return array if known is None else Followed(known)
 
-        with following(), exchanged(self._places, stand_in):
+        with following(), exchanged(function, stand_in, is_users):
             return unwrapped(function(*args, **kwargs))
 
 
@@ -97,15 +95,14 @@ def arrays_of(function: Callable[..., Any]) -> Arrays | None:
         >>> weights["w"].sum().item()
         0.0
     """
-    places = list(slots(function))
-    found, tensors = found_in(places)
+    found, tensors = found_in(list(slots(function)))
     for name, each in found.items():
         if isinstance(each.array, numpy.ndarray) and not numpy.shares_memory(each.array, each.tensor.numpy()):
             raise MappingError(
                 f"the array {name} ({each.variable} {each.where}) is read-only, so no weights can be written into it",
                 hint="make a copy of it where your code makes it: np.array(x)",
             )
-    return Arrays(function, found, tensors, places) if found else None
+    return Arrays(function, found, tensors) if found else None
 
 
 def _listed(found: Mapping[str, Found]) -> str:

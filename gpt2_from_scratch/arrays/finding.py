@@ -1,11 +1,10 @@
 """Where a function keeps its arrays: every place that its code reaches, and a way to put something else there."""
 
-import copy
 import functools
+import sys
 import sysconfig
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,11 @@ class Slot:
         name: of the variable.
         where: in words.
         value: what is there, with arrays in it.
-        put: puts something else there.
     """
 
     name: str
     where: str
     value: Any
-    put: Callable[[Any], None]
 
 
 @dataclass(frozen=True)
@@ -81,83 +78,70 @@ def _is_code(value: Any) -> bool:
     if isinstance(value, functools.partial | types.MethodType):
         return True
     if isinstance(value, types.FunctionType):
-        return _is_users(value.__code__.co_filename)
+        return is_users(value.__code__.co_filename)
     return callable(value) and not isinstance(value, nn.Module | type) and _is_users_class(type(value))
 
 
 def _places(each: Any) -> Iterator[Slot]:
     if isinstance(each, functools.partial):
         for place, value in enumerate(each.args):
-            yield Slot(f"arg{place}", "bound to it", value, functools.partial(_put_arg, each, place))
+            yield Slot(f"arg{place}", "bound to it", value)
         for name, value in each.keywords.items():
-            yield Slot(name, "bound to it", value, functools.partial(_put_item, each.keywords, name))
+            yield Slot(name, "bound to it", value)
     elif isinstance(each, types.FunctionType):
         yield from _places_of_function(each)
     elif isinstance(each, types.MethodType | type | types.ModuleType):
         return
     elif hasattr(each, "__dict__") and _is_users_class(type(each)):
         for name, value in vars(each).items():
-            yield Slot(name, f"in its {type(each).__name__}", value, functools.partial(_put_item, vars(each), name))
+            yield Slot(name, f"in its {type(each).__name__}", value)
 
 
 def _places_of_function(function: types.FunctionType) -> Iterator[Slot]:
     code = function.__code__
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         try:
-            yield Slot(name, "in its closure", cell.cell_contents, functools.partial(setattr, cell, "cell_contents"))
+            yield Slot(name, "in its closure", cell.cell_contents)
         except ValueError:  # a cell that is still empty
             continue
     positional = code.co_varnames[: code.co_argcount]
     defaults = function.__defaults__ or ()
-    for place, (name, value) in enumerate(zip(positional[len(positional) - len(defaults) :], defaults, strict=True)):
-        yield Slot(name, "in its defaults", value, functools.partial(_put_default, function, place))
-    keywords = function.__kwdefaults__ or {}
-    for name, value in keywords.items():
-        yield Slot(name, "in its defaults", value, functools.partial(_put_item, keywords, name))
-    names = dict.fromkeys(_names(code))
+    defaulted = zip(positional[len(positional) - len(defaults) :], defaults, strict=True)
+    for name, value in (*defaulted, *(function.__kwdefaults__ or {}).items()):
+        yield Slot(name, "in its defaults", value)
+    names = dict.fromkeys(names_in(code))
     scope = function.__globals__
     for name in names:
         value = scope.get(name)
-        yield Slot(name, "in the globals of its file", value, functools.partial(_put_item, scope, name))
-        if isinstance(value, types.ModuleType) and _is_users(getattr(value, "__file__", None) or "<frozen"):
+        yield Slot(name, "in the globals of its file", value)
+        if isinstance(value, types.ModuleType) and is_users(getattr(value, "__file__", None) or "<frozen"):
             for attribute in names:
                 if attribute in vars(value):
-                    put = functools.partial(_put_item, vars(value), attribute)
-                    yield Slot(attribute, f"in the globals of {value.__name__}", vars(value)[attribute], put)
+                    yield Slot(attribute, f"in the globals of {value.__name__}", vars(value)[attribute])
 
 
-def _put_item(mapping: Any, name: str, value: Any) -> None:
-    mapping[name] = value
-
-
-def _put_arg(partial: "functools.partial[Any]", place: int, value: Any) -> None:
-    args = (*partial.args[:place], value, *partial.args[place + 1 :])
-    partial.__setstate__((partial.func, args, partial.keywords, partial.__dict__))  # type: ignore[attr-defined]
-
-
-def _put_default(function: types.FunctionType, place: int, value: Any) -> None:
-    defaults = function.__defaults__ or ()
-    function.__defaults__ = (*defaults[:place], value, *defaults[place + 1 :])
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
+def names_in(code: types.CodeType) -> Iterator[str]:
+    """The global names and attributes that code reads, that of functions inside it included."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _names(constant)
+            yield from names_in(constant)
 
 
-def _is_users(file: str) -> bool:
+def defining_file(kind: type) -> str | None:
+    """The file that a class is defined in; None where that is not known."""
+    return getattr(sys.modules.get(kind.__module__), "__file__", None)
+
+
+def is_users(file: str) -> bool:
+    """Whether a source file is somebody's own: of no installed package, and not Python's."""
     path = Path(file)
     return not file.startswith("<frozen") and "site-packages" not in path.parts and not path.is_relative_to(_STANDARD)
 
 
 def _is_users_class(kind: type) -> bool:
-    import sys
-
-    module = sys.modules.get(kind.__module__)
-    file = getattr(module, "__file__", None)
-    return kind.__module__ != "builtins" and (file is None or _is_users(file)) and not issubclass(kind, Tensor)
+    file = defining_file(kind)
+    return kind.__module__ != "builtins" and (file is None or is_users(file)) and not issubclass(kind, Tensor)
 
 
 # ------------------------------------------------------------------------------------------------------- containers
@@ -266,46 +250,3 @@ def _span(tensor: Tensor) -> tuple[int, int]:
     first = tensor.data_ptr()
     steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size)
     return first, first + steps * tensor.element_size()
-
-
-# --------------------------------------------------------------------------------------------------------- exchange
-
-
-@contextmanager
-def exchanged(places: Sequence[Slot], stand_in: Callable[[Any], Any]) -> Iterator[None]:
-    """Inside, each array in these places is what `stand_in` says; afterwards it is itself again."""
-    with ExitStack() as undo:
-        for place in places:
-            undo.callback(place.put, place.value)
-            place.put(_replaced(place.value, stand_in, {}))
-        yield
-
-
-def _replaced(value: Any, stand_in: Callable[[Any], Any], done: dict[int, Any], depth: int = 0) -> Any:
-    """A container with other arrays in it: containers are copied, everything else stays what it is."""
-    if isinstance(value, numpy.ndarray):
-        return stand_in(value)
-    if depth > _DEEPEST or isinstance(value, nn.Module) or next(_leaves(value), None) is None:
-        return value
-    if id(value) in done:
-        return done[id(value)]
-
-    def inner(each: Any) -> Any:
-        return _replaced(each, stand_in, done, depth + 1)
-
-    result: Any
-    if isinstance(value, tuple):
-        items = [inner(each) for each in value]
-        result = type(value)(*items) if hasattr(value, "_fields") else tuple(items)
-    elif isinstance(value, list):
-        result = [inner(each) for each in value]
-    elif isinstance(value, dict):
-        result = copy.copy(value)
-        for key, each in value.items():
-            result[key] = inner(each)
-    else:
-        result = copy.copy(value)
-        for key, each in vars(value).items():
-            object.__setattr__(result, key, inner(each))
-    done[id(value)] = result
-    return result

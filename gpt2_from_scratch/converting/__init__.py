@@ -33,7 +33,8 @@ from gpt2_from_scratch.converting.directory import CONFIG, config_json, shards_o
 from gpt2_from_scratch.converting.targets import HUGGING_FACE, TARGETS, Target
 from gpt2_from_scratch.converting.writing import Progress, Rounding, Weights, prepare, write
 from gpt2_from_scratch.errors import CheckpointError, TokenizerError, short_repr
-from gpt2_from_scratch.loading import Checkpoint, OpenOptions, Source, dtype_name, open_checkpoint
+from gpt2_from_scratch.loading import Checkpoint, OpenOptions, Source, open_checkpoint
+from gpt2_from_scratch.precision import dtype_name
 from gpt2_from_scratch.tokenizer import FILES, tokenizer_at, tokenizer_files
 
 __all__ = ["TARGETS", "ConvertOptions", "ConvertReport", "Progress", "Saved", "Target", "Weights", "convert", "save"]

@@ -11,7 +11,7 @@ import torch
 from gpt2_from_scratch.checkpoint import StoredTensor, safetensors
 from gpt2_from_scratch.checkpoint.atomic import replacing_all
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.loading import dtype_name
+from gpt2_from_scratch.precision import dtype_name
 
 CONFIG = "config.json"
 

@@ -514,7 +514,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if base in ("addmm", "baddbmm", "addmv"):
             added, left, right = args[:3]
         else:
-            left, right, added = *args[:2], args[2] if convolution else None
+            (left, right), added = args[:2], args[2] if convolution else None
         result = self._computed(func, base, args, kwargs, left, right)
         a, b = self.memory.read(left), self.memory.read(right)
         if convolution and (left.dim() != 3 or right.shape[2:] != (1,)):

@@ -7,8 +7,8 @@ from typing import Any
 
 from gpt2_from_scratch.checkpoint import Container, open_container
 from gpt2_from_scratch.errors import CheckpointError, short_repr
-from gpt2_from_scratch.loading import dtype_name
 from gpt2_from_scratch.mapping import collapse
+from gpt2_from_scratch.precision import dtype_name
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Any
 from gpt2_from_scratch.errors import short_repr
 from gpt2_from_scratch.inspecting.official import compare_checksums, crc32c, identify_file, is_official_size
 from gpt2_from_scratch.inspecting.statistics import Statistics, repeated_layers, statistics_of, strange_values
-from gpt2_from_scratch.loading import Checkpoint, dtype_name
+from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import collapse
+from gpt2_from_scratch.precision import dtype_name
 from gpt2_from_scratch.tokenizer import tokenizer_files
 
 VERSION = 1  # of `to_dict`: raised when a field changes its meaning or goes

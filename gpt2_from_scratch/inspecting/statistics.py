@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.checkpoint.binary import pieces
-from gpt2_from_scratch.loading import Checkpoint, dtype_name
+from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import listed
+from gpt2_from_scratch.precision import dtype_name
 
 
 @dataclass(frozen=True)

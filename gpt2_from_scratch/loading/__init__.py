@@ -15,7 +15,7 @@ from gpt2_from_scratch.loading.facts import Fact, Origin
 from gpt2_from_scratch.loading.into_module import load_into
 from gpt2_from_scratch.loading.opening import Checkpoint, OpenOptions, Source, hub_options, open_anew, open_checkpoint
 from gpt2_from_scratch.loading.report import LoadReport, report_of
-from gpt2_from_scratch.loading.values import check_values, dtype_name
+from gpt2_from_scratch.loading.values import check_values
 
 __all__ = [
     "TINY",
@@ -26,7 +26,6 @@ __all__ = [
     "Origin",
     "Source",
     "check_values",
-    "dtype_name",
     "hub_options",
     "load_into",
     "open_anew",

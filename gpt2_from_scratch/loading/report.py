@@ -10,8 +10,8 @@ import torch
 from gpt2_from_scratch.checkpoint import Located
 from gpt2_from_scratch.errors import printable, short_repr
 from gpt2_from_scratch.loading.opening import Checkpoint
-from gpt2_from_scratch.loading.values import dtype_name
 from gpt2_from_scratch.mapping import Layout, listed
+from gpt2_from_scratch.precision import dtype_name
 
 if TYPE_CHECKING:
     from gpt2_from_scratch.infer_layout import FoundLayout

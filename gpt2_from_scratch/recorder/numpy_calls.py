@@ -7,8 +7,7 @@ All is put back in the end.
 """
 
 import functools
-import types
-from collections.abc import Callable, Iterator, MutableMapping, MutableSequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Self
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.arrays.exchange import exchanged
 from gpt2_from_scratch.recorder.graph import Operation, Place
 from gpt2_from_scratch.recorder.tape import Again, Holder, Tape
 from gpt2_from_scratch.recorder.torch_calls import _plain, name_of
@@ -30,7 +30,6 @@ _METHODS = (
     "reshape transpose swapaxes mean sum var std max min prod astype copy flatten ravel dot squeeze repeat clip argmax "
     "argmin cumsum take round diagonal trace conj"
 ).split()
-_MOST_OBJECTS = 200_000  # looked at in search of arrays: a model has thousands; more is somebody's data set
 _UFUNCS = {
     "true_divide": "div",
     "divide": "div",
@@ -110,14 +109,16 @@ class NumpyCalls(AbstractContextManager["NumpyCalls"]):
             original = getattr(np, name)
             setattr(np, name, self._maker(name, original))
             self._undo.callback(setattr, np, name, original)
-        _Exchange(self, self._undo).run(self.function)
+        self._undo.enter_context(exchanged(self.function, self.wrap, self.tape.stack.is_users))
         return self
 
     def __exit__(self, *error: object) -> None:
         self._undo.close()
 
-    def wrap(self, array: Array) -> "RecordedArray":
+    def wrap(self, array: Array) -> Array:
         """The recorded array that stands for a plain one: a wide copy, the same one each time."""
+        if isinstance(array, RecordedArray) or array.dtype.kind not in "fbiu":
+            return array
         known = self._wrapped.get(id(array))
         if known is None:
             wide = np.array(array, dtype=_wide(array.dtype)).view(RecordedArray)
@@ -343,121 +344,6 @@ def _stripped(value: Any) -> Any:
         items = [_stripped(item) for item in value]
         return type(value)(items) if type(value) in (tuple, list) else tuple(items)
     return value
-
-
-class _Exchange:
-    """Puts recorded arrays in the place of plain ones, wherever the code can reach them, and notes how to undo it."""
-
-    def __init__(self, calls: NumpyCalls, undo: ExitStack) -> None:
-        self.calls, self.undo = calls, undo
-        self.seen: set[int] = set()
-        self.keep: list[object] = []
-
-    def run(self, start: object) -> None:
-        waiting = [start]
-        while waiting and len(self.seen) < _MOST_OBJECTS:
-            thing = waiting.pop()
-            if id(thing) in self.seen:
-                continue
-            self.seen.add(id(thing))
-            self.keep.append(thing)
-            waiting.extend(self._inside(thing))
-
-    def _inside(self, thing: Any) -> Iterator[object]:
-        if isinstance(thing, functools.partial):
-            yield thing.func
-            yield from thing.args
-            yield from thing.keywords.values()
-            yield from self._mapping(thing.keywords)
-        elif isinstance(thing, types.MethodType):
-            yield thing.__func__
-            yield thing.__self__
-        elif isinstance(thing, types.FunctionType):
-            yield from self._function(thing)
-        elif isinstance(thing, MutableMapping):
-            yield from self._mapping(thing)
-        elif isinstance(thing, MutableSequence):
-            yield from self._sequence(thing)
-        elif isinstance(thing, tuple):
-            yield from thing
-        elif isinstance(thing, type):
-            if self._users(thing):
-                yield from (value for value in vars(thing).values() if isinstance(value, types.FunctionType))
-        elif isinstance(thing, types.ModuleType):
-            if self.calls.tape.stack.is_users(getattr(thing, "__file__", None) or "<"):
-                yield from self._mapping(vars(thing))
-        elif (hasattr(thing, "__dict__") and self._users(type(thing))) or isinstance(thing, types.SimpleNamespace):
-            yield type(thing)
-            yield from self._mapping(vars(thing))
-
-    def _users(self, kind: type) -> bool:
-        import sys
-
-        module = sys.modules.get(kind.__module__)
-        file = getattr(module, "__file__", None)
-        return file is None or self.calls.tape.stack.is_users(file)
-
-    def _function(self, function: types.FunctionType) -> Iterator[object]:
-        if not self.calls.tape.stack.is_users(function.__code__.co_filename):
-            return
-        for cell in function.__closure__ or ():
-            try:
-                content = cell.cell_contents
-            except ValueError:
-                continue
-            new = self._exchanged(content)
-            if new is not content:
-                cell.cell_contents = new
-                self.undo.callback(setattr, cell, "cell_contents", content)
-            yield new
-        yield from function.__defaults__ or ()
-        names = set(_names(function.__code__))
-        scope = function.__globals__
-        for name in names & scope.keys():
-            content = scope[name]
-            new = self._exchanged(content)
-            if new is not content:
-                scope[name] = new
-                self.undo.callback(scope.__setitem__, name, content)
-            yield new
-
-    def _mapping(self, mapping: Any) -> Iterator[object]:
-        for key, content in list(mapping.items()):
-            new = self._exchanged(content)
-            if new is not content:
-                try:
-                    mapping[key] = new
-                except TypeError:
-                    continue
-                self.undo.callback(mapping.__setitem__, key, content)
-            yield new
-
-    def _sequence(self, sequence: Any) -> Iterator[object]:
-        if isinstance(sequence, bytearray | memoryview) or len(sequence) > _MOST_OBJECTS:
-            return
-        for position, content in enumerate(list(sequence)):
-            new = self._exchanged(content)
-            if new is not content:
-                sequence[position] = new
-                self.undo.callback(sequence.__setitem__, position, content)
-            yield new
-
-    def _exchanged(self, content: Any) -> Any:
-        if isinstance(content, RecordedArray):
-            return content
-        if isinstance(content, np.ndarray) and content.dtype.kind in "fbiu":
-            return self.calls.wrap(content)
-        if type(content) is tuple and any(isinstance(item, np.ndarray | tuple) for item in content):
-            items = tuple(self._exchanged(item) for item in content)
-            return items if any(new is not old for new, old in zip(items, content, strict=True)) else content
-        return content
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)
 
 
 __all__ = ["NumpyCalls", "RecordedArray", "name_of"]
