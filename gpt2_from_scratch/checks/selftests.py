@@ -24,7 +24,7 @@ from gpt2_from_scratch.errors import CandidateError
 
 _LENGTH = 17
 _PAD = 5  # tokens of padding
-_IN_CHUNKS = "cache in chunks"
+_FULL_CONTEXT, _CACHE, _IN_CHUNKS = "full context", "cache", "cache in chunks"
 _PIECE = 128  # tokens of a full context that a cache is fed at once, if it takes several: their logits are 25 MB
 _SPANS = ((1, 6), (36, 40))  # single steps: the first ones, and beyond the first sizes at which tables and windows end
 
@@ -147,14 +147,11 @@ def check_itself(candidate: Candidate, full_context: bool = True) -> SelfTests:
     except CandidateError as error:
         return _crashed(candidate, ids, error)
     results: list[SelfTest] = []
-    for name, what, fault, ask in _TESTS:
-        if ask is _full_context and not full_context:
-            continue
+    for test in _TESTS if full_context else [each for each in _TESTS if each.name != _FULL_CONTEXT]:
         if not all(results[:2]):  # noise would be the answer
-            why = "the model returns non-finite or non-deterministic logits"
-            results.append(SelfTest(name, what, None, results[0].limit, fault, unasked=why))
+            results.append(test.not_asked(candidate, "the model returns non-finite or non-deterministic logits"))
         else:
-            results.append(_result(name, what, fault, ask, candidate, ids, whole))
+            results.append(_result(test, candidate, ids, whole))
     tests = SelfTests(tuple(results))
     return check_full_cache(candidate, tests) if full_context else tests
 
@@ -169,14 +166,14 @@ def check_full_cache(candidate: Candidate, tests: SelfTests) -> SelfTests:
         candidate: the model under test, in eval mode.
         tests: what `check_itself` found.
     """
-    name, what, fault, _ = next(row for row in _TESTS if row[3] is _cached)
-    before = next((test for test in tests.results if test.name == name), None)
+    of_cache = next(each for each in _TESTS if each.name == _CACHE)
+    before = next((test for test in tests.results if test.name == _CACHE), None)
     if before is None or before.difference is None or not before:
         return tests
     ids = _prompt(candidate.config)
     chunks = any(test.difference is not None and test.agrees for test in tests.results if test.name == _IN_CHUNKS)
     ask = partial(_cached_at_the_end, piece=_PIECE if chunks else candidate.config.n_positions)
-    late = _result(name, what, fault, ask, candidate, ids, candidate.logits(ids))
+    late = _result(of_cache._replace(ask=ask), candidate, ids, candidate.logits(ids))
     if late.difference is None or late.difference <= before.difference:
         return tests
     return SelfTests(tuple(late if test is before else test for test in tests.results))
@@ -190,12 +187,10 @@ def _crashed(candidate: Candidate, ids: Tensor, error: CandidateError) -> SelfTe
         candidate.logits(ids[:, :1])
     except CandidateError:
         raise error from error.__cause__
-    limit = SELF_RTOL[candidate.precision]
-    name, what, *_ = _TESTS[0]
+    first, *others = _TESTS
     fault = f"it takes 1 token and not {ids.size(1)}, where GPT-2 takes {candidate.config.n_positions}"
-    first = SelfTest(name, what, math.inf, limit, fault, crash=error.message)
-    why = f"it crashes on {ids.size(1)} tokens"
-    return SelfTests((first, *(SelfTest(each[0], each[1], None, limit, each[2], unasked=why) for each in _TESTS[1:])))
+    failed = SelfTest(first.name, first.what, math.inf, SELF_RTOL[candidate.precision], fault, crash=error.message)
+    return SelfTests((failed, *(each.not_asked(candidate, f"it crashes on {ids.size(1)} tokens") for each in others)))
 
 
 class Pair(NamedTuple):
@@ -210,24 +205,37 @@ Pairs = Iterator[Pair]
 _Ask = Callable[[Candidate, Tensor, Tensor], Pairs]
 
 
-def _result(name: str, what: str, fault: str, ask: _Ask, candidate: Candidate, ids: Tensor, whole: Tensor) -> SelfTest:
+class _Test(NamedTuple):
+    """What is tested, how, what a failure means, and how to ask; the others are those of `SelfTest`."""
+
+    name: str
+    what: str
+    fault: str
+    ask: _Ask
+    differs: bool = False
+    advisory: bool = False
+
+    def not_asked(self, candidate: Candidate, why: str) -> SelfTest:
+        return SelfTest(self.name, self.what, None, SELF_RTOL[candidate.precision], self.fault, unasked=why)
+
+
+def _result(test: _Test, candidate: Candidate, ids: Tensor, whole: Tensor) -> SelfTest:
     """Asks one test; the largest difference counts, and the first that is too large says where."""
     scale = float(whole.abs().max())
-    differs, advisory = ask is _one_token_repeated, ask is _cached_in_chunks
     limit = SELF_RTOL[candidate.precision]
-    largest, wrong = 0.0, ""
+    largest, wrong, crash = 0.0, "", ""
     try:
-        for pair in ask(candidate, ids, whole):
+        for pair in test.ask(candidate, ids, whole):
             share = _share(pair.actual, pair.expected, scale)
             wrong = wrong or (pair.where if not share <= limit else "")
             largest = max(largest, share)
     except NotImplementedError as error:  # it cannot be asked so
-        return SelfTest(name, what, None, limit, fault, unasked=str(error))
-    except CandidateError as error:  # it answered before, so it is this way of asking that it cannot bear
+        return test.not_asked(candidate, str(error))
+    except CandidateError as error:  # the plain call worked, so this variant of the call is what fails
         if not wrong:
-            return SelfTest(name, what, math.inf, limit, fault, differs, error.message, advisory=advisory)
-    fault += f": wrong {wrong}" if wrong else ""
-    return SelfTest(name, what, largest, limit, fault, differs, advisory=advisory)
+            largest, crash = math.inf, error.message
+    fault = f"{test.fault}: wrong {wrong}" if wrong else test.fault
+    return SelfTest(test.name, test.what, largest, limit, fault, test.differs, crash, advisory=test.advisory)
 
 
 def _share(actual: Tensor, expected: Tensor, scale: float) -> float:
@@ -346,8 +354,6 @@ def _agree(candidate: Candidate, one: Tensor, other: Tensor, whole: Tensor) -> b
 def _cached(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
     """Token by token, two rows that differ: a cache may keep only the first one's keys."""
     feed = stepper(candidate)
-    _need(feed is not None, "it has no cache that is known here")
-    assert feed is not None
     rows = _rows(candidate.config, ids)[:, : _SPANS[-1][1]]
     try:
         candidate.logits(rows[:, :1])
@@ -362,7 +368,6 @@ def _cached(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
 def _cached_at_the_end(candidate: Candidate, ids: Tensor, whole: Tensor, piece: int) -> Pairs:
     """The last tokens of a full context: positions may be misread, or a window end, late."""
     feed = stepper(candidate)
-    assert feed is not None, "the test of the cache has passed"
     if candidate.full is None:
         candidate.logits_until_asked_again(_rows(candidate.config, ids)[:1])
     assert candidate.full is not None
@@ -374,8 +379,12 @@ def _cached_at_the_end(candidate: Candidate, ids: Tensor, whole: Tensor, piece: 
 def _step_by_step(feed: Feed, asked: Tensor, expected: Tensor, start: int, piece: int) -> Pairs:
     """The first `start` tokens in pieces, the others one by one. `expected` may lack the logits of the first tokens."""
     list(feed(without_options([asked[:, :1]])))  # to be forgotten
+    yield from _in_pieces(feed, asked, expected, [*range(0, start, piece), *range(start, asked.size(1) + 1)])
+
+
+def _in_pieces(feed: Feed, asked: Tensor, expected: Tensor, cuts: Sequence[int]) -> Pairs:
+    """What lies between these cuts, one piece after another; `expected` as in `_step_by_step`."""
     known = asked.size(1) - expected.size(1)
-    cuts = [*range(0, start, piece), *range(start, asked.size(1) + 1)]
     spans = list(pairwise(cuts))
     pieces = without_options(asked[:, b:e] for b, e in spans)
     for (begin, stop), logits in zip(spans, feed(pieces), strict=True):
@@ -388,16 +397,9 @@ def _step_by_step(feed: Feed, asked: Tensor, expected: Tensor, start: int, piece
 
 def _cached_in_chunks(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
     """Several tokens at once after others: no GPT-2 needs that, and some caches do not bear it."""
-    feed = stepper(candidate)
-    _need(feed is not None, "it has no cache that is known here")
-    _need(ids.size(1) > 3, "the context is too short")
-    assert feed is not None
-    cuts = (0, ids.size(1) // 2, ids.size(1) - 1, ids.size(1))
-    spans = list(pairwise(cuts))
-    pieces = without_options(ids[:, start:end] for start, end in spans)
-    for (start, end), logits in zip(spans, feed(pieces), strict=True):
-        where = f"in a step of {end - start} after {start}" if start else f"in a first step of {end}"
-        yield Pair(logits, whole[:, start:end][:, -logits.size(1) :], where)
+    feed, length = stepper(candidate), ids.size(1)
+    _need(length > 3, "the context is too short")
+    yield from _in_pieces(feed, ids, whole, (0, length // 2, length - 1, length))
 
 
 def _padded_steps(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
@@ -409,8 +411,6 @@ def _padded_steps(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
     takes = candidate.parameters
     _need("attention_mask" in takes, "it takes no attention_mask")
     feed = stepper(candidate)
-    _need(feed is not None, "it has no cache that is known here")
-    assert feed is not None
     long = min(_PAD, candidate.config.n_positions - _PAD - 1)
     _need(long > 1, "the context has no room for padding")
     filled = _rows(candidate.config, ids)[:, : _PAD + 1]
@@ -492,19 +492,19 @@ def _rows(config: GPTConfig, ids: Tensor) -> Tensor:
     return torch.stack([row, (row * 3 + 1) % config.vocab_size])
 
 
-# What is tested, how, what a failure means, and how to ask.
-_TESTS: Sequence[tuple[str, str, str, _Ask]] = (
-    ("finite", "every logit", "a mask hides every token, or numbers overflow", _alone),
-    ("deterministic", "the same ids twice", "dropout acts in eval mode, or something is random", _twice),
-    ("causal", "other tokens later on", "tokens see later ones: the mask is missing or wrong", _other_future),
-    ("length", "a prompt cut short", "positions or scores depend on the prompt's length", _prefix),
-    ("positions", "one token, repeated", "position embeddings are not added", _one_token_repeated),
-    ("full context", "as many tokens as positions", "positions are misread", _full_context),
-    ("batch", "alone and in a batch", "rows of a batch mix: look at views and transposes", _in_a_batch),
-    ("padding", "padded on the left", "padding is attended to, or shifts positions", _left_padded),
-    ("cache", "with and without its cache", "a cached step misplaces tokens, positions or mask", _cached),
-    ("padding in steps", "padded, with its cache", "a cached step attends to padding", _padded_steps),
-    (_IN_CHUNKS, "several tokens after others", "its cache takes one token at a time", _cached_in_chunks),
+_TESTS = (
+    _Test("finite", "every logit", "a mask hides every token, or numbers overflow", _alone),
+    _Test("deterministic", "the same ids twice", "dropout acts in eval mode, or something is random", _twice),
+    _Test("causal", "other tokens later on", "tokens see later ones: the mask is missing or wrong", _other_future),
+    _Test("length", "a prompt cut short", "positions or scores depend on the prompt's length", _prefix),
+    _Test("positions", "one token, repeated", "position embeddings are not added", _one_token_repeated, differs=True),
+    _Test(_FULL_CONTEXT, "as many tokens as positions", "positions are misread", _full_context),
+    _Test("batch", "alone and in a batch", "rows of a batch mix: look at views and transposes", _in_a_batch),
+    _Test("padding", "padded on the left", "padding is attended to, or shifts positions", _left_padded),
+    _Test(_CACHE, "with and without its cache", "a cached step misplaces tokens, positions or mask", _cached),
+    _Test("padding in steps", "padded, with its cache", "a cached step attends to padding", _padded_steps),
+    _Test(_IN_CHUNKS, "several tokens after others", "its cache takes one token at a time", _cached_in_chunks,
+          advisory=True),
 )  # fmt: skip
 
 

@@ -16,14 +16,14 @@ Piece: TypeAlias = tuple[Tensor, Mapping[str, Any]]  # ids [B, T_i], and what go
 Feed: TypeAlias = Callable[[Iterable[Piece]], Iterator[Tensor]]
 
 
-def stepper(candidate: Candidate) -> Feed | None:
-    """The way to run a candidate with its cache, or None where it has none that is known here.
+def stepper(candidate: Candidate) -> Feed:
+    """The way to run a candidate with its cache.
 
     Known are: a model with `new_cache` that takes ``cache`` (this package), ``past_key_values`` (transformers),
     `reset_kv_cache` with ``use_cache`` (the book), and ``past``, ``kv_cache`` or ``cache`` given back beside logits.
 
     Raises:
-        NotImplementedError: it runs on several ranks.
+        NotImplementedError: it has no cache that is known here, or it runs on several ranks.
     """
     if candidate.ranks is not None:  # each rank has a cache of its own, which cannot be sent
         raise NotImplementedError("the model runs on several ranks")
@@ -38,7 +38,7 @@ def stepper(candidate: Candidate) -> Feed | None:
         if name in takes:
             always = {"use_cache": True} if "use_cache" in takes else {}
             return lambda pieces, name=name, always=always: _handed_around(candidate, pieces, name, always)  # type: ignore[misc]
-    return None
+    raise NotImplementedError("it has no cache that is known here")
 
 
 def without_options(pieces: Iterable[Tensor]) -> Iterator[Piece]:
