@@ -64,13 +64,16 @@ def fetch(repo_id: str, names: Iterable[str], *, first: bool = False, **options:
         RevisionNotFoundError,
     )
 
-    found, absent, offline = {}, None, options.get("local_files_only")
-    for name in names:
+    wanted, found, offline = list(names), {}, options.get("local_files_only")
+    absent = None if offline or not wanted else _unreachable(repo_id, wanted[0], options)
+    if absent is not None:
+        options["local_files_only"] = True
+    for name in wanted:
         try:
             path = hf_hub_download(repo_id, name, **options)
         except LocalEntryNotFoundError as error:
             absent = absent or error  # not in the cache, and not asked for or not reachable on the network
-            options["local_files_only"] = True  # where nobody answered once, each further question takes half a minute
+            options["local_files_only"] = True  # nobody answered: only the cache is asked for the others
         except EntryNotFoundError:
             continue
         except GatedRepoError:
@@ -105,6 +108,23 @@ def fetch(repo_id: str, names: Iterable[str], *, first: bool = False, **options:
             "spelling, or HF_ENDPOINT",
         )
     return found
+
+
+def _unreachable(repo_id: str, name: str, options: HubOptions) -> Exception | None:
+    """Why the Hub cannot be reached; None if it answers, be it with a refusal, which `hf_hub_download` explains.
+
+    This asks once. `hf_hub_download` asks six times, with 23 seconds of pauses, before it gives up.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        get_hf_file_metadata(hf_hub_url(repo_id, name, revision=options.get("revision")), token=options.get("token"))
+    except (HfHubHTTPError, HFValidationError):
+        return None
+    except Exception as error:  # their classes differ between versions
+        return error
+    return None
 
 
 def unknown(repo_id: str, names: Iterable[str], **options: Unpack[HubOptions]) -> list[str]:
