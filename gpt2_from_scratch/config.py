@@ -183,9 +183,9 @@ class GPTConfig:
             object.__setattr__(self, "eos_token_id", tuple(self.eos_token_id))
         for name in ("bos_token_id", "pad_token_id"):
             if getattr(self, name) is not None:
-                _check_int(name, getattr(self, name), minimum=-1)  # -1: "none" in files of transformers 2 and 3
+                _check_token_id(name, getattr(self, name))
         for token in self.eos_token_ids:
-            _check_int("eos_token_id", token, minimum=-1)
+            _check_token_id("eos_token_id", token)
 
     @property
     def head_dim(self) -> int:
@@ -300,7 +300,7 @@ class GPTConfig:
         given: dict[str, Any] = {}
         extra: dict[str, Any] = {}
         for key, value in data.items():
-            name = _ALIASES.get(key, key)
+            name = field_of(key)
             if name not in _FIELDS:
                 extra[key] = value
             elif name in given and given[name] != value:
@@ -359,7 +359,12 @@ def gives_a_size(data: Mapping[str, Any]) -> bool:
         >>> gives_a_size({"hidden_size": 768}), gives_a_size({"batch_size": 12})
         (True, False)
     """
-    return any(_ALIASES.get(key, key) in _SIZE_FIELDS for key in data)
+    return any(field_of(key) in _SIZE_FIELDS for key in data)
+
+
+def field_of(key: str) -> str:
+    """The field that a key of a `config.json` means: ``hidden_size`` is transformers' other name of ``n_embd``."""
+    return _ALIASES.get(key, key)
 
 
 def check_fields(names: Iterable[str]) -> None:
@@ -471,6 +476,15 @@ def _check_int(name: str, value: object, minimum: int) -> None:
         raise ConfigError(f"{name} is a number of more than {len(str(_LARGEST)) - 1} digits, which no size or id is")
     if value < minimum:
         raise ConfigError(f"{name} is {value}; it must be at least {minimum}")
+
+
+LARGEST_ID = 2**63 - 1  # token ids are int64
+
+
+def _check_token_id(name: str, value: object) -> None:
+    _check_int(name, value, minimum=-1)  # -1: "none" in files of transformers 2 and 3
+    if isinstance(value, int) and value > LARGEST_ID:
+        raise ConfigError(f"{name} is {str(value)[:40]}; an id is at most {LARGEST_ID}")
 
 
 _LARGEST = 10**1000  # what is larger cannot be read in an error, and from 4,300 digits on Python does not print it

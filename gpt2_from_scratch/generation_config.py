@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gpt2_from_scratch.config import read_json
+from gpt2_from_scratch.config import LARGEST_ID, read_json
 from gpt2_from_scratch.errors import ConfigError
 
 FILE = "generation_config.json"
@@ -97,15 +97,15 @@ def read_generation_config(directory: Path) -> GenerationConfig | None:
 
 
 def _token_id(path: Path, name: str, value: Any) -> int:
-    if type(value) is not int:  # a bool is an int in Python
-        raise ConfigError(f"{path}: {name} is {str(value)[:40]!r}, not a token id", hint="correct it, or delete it")
+    if type(value) is not int or abs(value) > LARGEST_ID:  # a bool is an int in Python
+        raise ConfigError(f"{path}: {name} is {repr(value)[:40]}, not a token id", hint="correct it, or delete it")
     return value
 
 
 def _penalty(path: Path, value: Any) -> float:
     if type(value) not in (int, float) or not 0 < value < math.inf:
         raise ConfigError(
-            f"{path}: repetition_penalty is {str(value)[:40]!r}, not a number above 0", hint="correct it, or delete it"
+            f"{path}: repetition_penalty is {repr(value)[:40]}, not a number above 0", hint="correct it, or delete it"
         )
     return float(value)
 

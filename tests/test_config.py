@@ -287,6 +287,7 @@ def test_a_refusal_names_the_field_the_value_and_the_remedy(fields: dict[str, An
         ({"initializer_range": float("nan")}, "initializer_range is nan; it must be finite"),
         ({"attn_pdrop": 1.5}, "attn_pdrop is 1.5; it must be in [0, 1)"),
         ({"attn_pdrop": 10**400}, "attn_pdrop"),  # a JSON integer may be larger than any float
+        ({"bos_token_id": 2**63}, "bos_token_id is 9223372036854775808; an id is at most 9223372036854775807"),
         ({"eos_token_id": [3, -2]}, "eos_token_id is -2; it must be at least -1"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",

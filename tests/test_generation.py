@@ -386,9 +386,10 @@ def test_what_is_not_followed_is_named(published):
     [
         ([1], r"holds \[1\], not a JSON object"),
         ({"eos_token_id": "13"}, "eos_token_id is '13', not a token id"),
-        ({"eos_token_id": [1, None]}, "eos_token_id is 'None', not a token id"),
-        ({"pad_token_id": True}, "pad_token_id is 'True', not a token id"),
-        ({"repetition_penalty": 0}, "repetition_penalty is '0', not a number above 0"),
+        ({"eos_token_id": [1, None]}, "eos_token_id is None, not a token id"),
+        ({"eos_token_id": 2**63}, "eos_token_id is 9223372036854775808, not a token id"),
+        ({"pad_token_id": True}, "pad_token_id is True, not a token id"),
+        ({"repetition_penalty": 0}, "repetition_penalty is 0, not a number above 0"),
         ({"repetition_penalty": "1.2"}, "repetition_penalty is '1.2', not a number above 0"),
     ],
 )

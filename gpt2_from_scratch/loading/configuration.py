@@ -17,7 +17,7 @@ from torch import Tensor
 from gpt2_from_scratch.checkpoint import Container, Located
 from gpt2_from_scratch.checkpoint.other_settings import OTHER_PROGRAMS
 from gpt2_from_scratch.checkpoint.programs import gpt2_config
-from gpt2_from_scratch.config import GPTConfig, check_fields, gives_a_size, official_size, read_json
+from gpt2_from_scratch.config import GPTConfig, check_fields, field_of, gives_a_size, official_size, read_json
 from gpt2_from_scratch.errors import ConfigError
 from gpt2_from_scratch.loading.facts import Fact, Origin
 from gpt2_from_scratch.loading.hints import Misfit, MissingFields, what_it_is
@@ -38,6 +38,8 @@ _ACTIVATIONS = {
     "mingpt": ("gelu_new", "minGPT's and makemore's"),
 }
 _GPT2S_ACTIVATION = ("gelu_new", "GPT-2's")
+# The fields that weights do not show. Where a config.json leaves one out, GPT2Config's default is an assumption.
+_UNSEEN = ("n_head", "activation_function", "layer_norm_epsilon")
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,14 @@ def infer_config(
         MappingError: there is no configuration, and the tensors are of no known layout.
     """
     check_fields(given)
-    found = _config_json(located.config, trusted=not given and not layout_given) if located.config else _ConfigJson()
-    if found.config is not None:
-        config = _agreeing(found.config, container, given, located)
+    trusted = not given and not layout_given
+    found = _config_json(located.config, given, trusted=trusted) if located.config else _ConfigJson()
+    if (config := found.config) is not None:
+        if "n_head" not in given:
+            _check_heads(config, container, located)
         facts = {name: Fact(getattr(config, name), Origin.CONFIG_JSON) for name in MATHS}
+        for name in found.left_out:
+            facts[name] = Fact(getattr(config, name), Origin.ASSUMED, "config.json leaves it out")
         set_by_user = {name: Fact(value, Origin.USER) for name, value in given.items() if name in MATHS}
         return Configuration(config, facts | set_by_user, found.notes)
     known = _Known()
@@ -145,15 +151,17 @@ class _ConfigJson:
     """The config.json beside the weights: a whole configuration, some fields of one, or another model's, not used."""
 
     config: GPTConfig | None = None
+    left_out: tuple[str, ...] = ()  # of the configuration's fields that weights do not show
     partly: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def _config_json(path: Path, *, trusted: bool) -> _ConfigJson:
+def _config_json(path: Path, given: Mapping[str, Any], *, trusted: bool) -> _ConfigJson:
     """Reads a config.json.
 
     Args:
         path: the file.
+        given: fields that the user has set; what the file says of them is not looked at.
         trusted: whether it is an error if the file names another architecture; otherwise the file is not used.
     """
     try:
@@ -175,18 +183,22 @@ def _config_json(path: Path, *, trusted: bool) -> _ConfigJson:
         says = ", ".join(map(str, content))[:80]
         what = f"of a {kind!r} model" if kind is not None else f"no GPT-2's: it says {says}"
         return _ConfigJson(notes=(f"{path.name} beside the weights was not used, as it is {what}",))
-    return _ConfigJson(GPTConfig.from_hf(content, where=str(path)))
+    if not gives_a_size(content):  # GPT2Config's defaults are no sizes of these weights
+        return _ConfigJson(partly={field_of(key): value for key, value in content.items()})
+    where = f"{path}, with what you have set" if given else str(path)
+    said = {key: value for key, value in content.items() if field_of(key) not in given} | {**given}
+    left_out = tuple(name for name in _UNSEEN if name not in map(field_of, said))
+    return _ConfigJson(GPTConfig.from_hf(said, where=where), left_out)
 
 
-def _agreeing(config: GPTConfig, container: Container, given: Mapping[str, Any], located: Located) -> GPTConfig:
-    """The config.json with the user's fields; it must not contradict the file's own number of heads."""
+def _check_heads(config: GPTConfig, container: Container, located: Located) -> None:
+    """The config.json must not contradict the file's own number of heads."""
     heads = (container.config or {}).get("n_head", config.n_head)
-    if "n_head" not in given and heads != config.n_head:
+    if heads != config.n_head:
         raise ConfigError(
             f"{located.config} says n_head {config.n_head}, and {located.weights.name} itself {heads}",
             hint="if the config.json is of another model, move it away; an override of n_head decides, too",
         )
-    return config.replace(**given)
 
 
 # ------------------------------------------------------------------------------------ what the tensors' shapes show

@@ -70,6 +70,53 @@ def test_of_a_config_json_everything_is_said(perturbed_checkpoint: Path) -> None
     assert checkpoint.assumed == ()
 
 
+def _rewritten(checkpoint: Path, folder: Path, change: dict[str, object], dropped: tuple[str, ...] = ()) -> Path:
+    """A copy of a checkpoint with another config.json."""
+    shutil.copytree(checkpoint, folder, dirs_exist_ok=True)
+    content = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in content.items() if k not in dropped}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ({"activation_function": "NewGELU"}, {"activation_function": "gelu"}),
+        ({"n_layer": "12"}, {"n_layer": 12}),
+        ({"hidden_size": 7}, {"n_embd": 44}),
+        ({"tie_word_embeddings": None}, {"tie_word_embeddings": True}),
+        ({"layer_norm_epsilon": 0}, {"layer_norm_epsilon": 1e-6}),
+    ],
+)
+def test_what_the_user_sets_is_not_read_in_the_file(
+    perturbed_checkpoint: Path, tmp_path: Path, wrong: dict[str, object], right: dict[str, object]
+) -> None:
+    folder = _rewritten(perturbed_checkpoint, tmp_path, wrong)
+    with pytest.raises(ConfigError):
+        open_checkpoint(folder)
+    ((name, value),) = right.items()
+    assert getattr(open_checkpoint(folder, overrides=right).config, name) == value
+
+
+def test_what_a_config_json_leaves_out_is_assumed(perturbed_checkpoint: Path, tmp_path: Path) -> None:
+    folder = _rewritten(perturbed_checkpoint, tmp_path, {}, ("n_head", "activation_function"))
+    with pytest.raises(ConfigError, match="not divisible by n_head 12"):  # GPT2Config's default
+        open_checkpoint(folder)
+    checkpoint = open_checkpoint(folder, overrides={"n_head": 4})
+    assert checkpoint.assumed == ("activation_function gelu_new (config.json leaves it out)",)
+
+
+def test_a_config_json_without_a_size_leaves_sizes_to_the_tensors(perturbed_checkpoint: Path, tmp_path: Path) -> None:
+    folder = _rewritten(perturbed_checkpoint, tmp_path, {})
+    (folder / "config.json").write_text('{"model_type": "gpt2", "activation_function": "relu"}')
+    with pytest.raises(ConfigError, match="does not say its n_head"):
+        open_checkpoint(folder)
+    right, opened = open_checkpoint(perturbed_checkpoint).config, open_checkpoint(folder, overrides={"n_head": 4})
+    assert (opened.config.n_layer, opened.config.n_embd) == (right.n_layer, right.n_embd)
+    assert opened.config.activation_function == "relu"
+    assert opened.facts["activation_function"].origin is Origin.CONFIG_JSON
+
+
 @pytest.fixture
 def by_hand(shared_checkpoints: Path) -> tuple[Path, Layout]:
     folder = shared_checkpoints / "gpt-by-hand-sqtian"
