@@ -1,6 +1,8 @@
 """The recorder notes what was computed, where, and leaves everything as it was."""
 
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -247,6 +249,38 @@ def test_numpy_is_recorded_line_by_line_and_put_back():
     assert np.tri is maker
     assert type(model(ids)) is np.ndarray
     np.testing.assert_array_equal(model(ids), plain)
+
+
+class Pair(NamedTuple):
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+@pytest.mark.parametrize("where", ["in a default", "bound", "bound by name", "in a named tuple", "under two names"])
+def test_arrays_are_recorded_wherever_the_code_has_them(where: str):
+    weight, bias = np.arange(6, dtype=np.float32).reshape(2, 3), np.ones(3, dtype=np.float32)
+    pair, again = Pair(weight, bias), [weight]
+
+    def with_default(rows=weight):
+        return rows * 2
+
+    def of_argument(rows):
+        return rows * 2
+
+    codes = {
+        "in a default": with_default,
+        "bound": partial(of_argument, weight),
+        "bound by name": partial(of_argument, rows=weight),
+        "in a named tuple": lambda: pair.weight * 2,
+        "under two names": lambda: again[0] * 2 + weight,
+    }
+    code = codes[where]
+    recording, seen = values_of(code, arrays=code)
+    assert names(recording)[0] == "mul"
+    assert_close(seen[recording.operations[0].outputs[0]], 2.0 * torch.arange(6.0, dtype=torch.float64).view(2, 3))
+    assert with_default.__defaults__ == (weight,)
+    assert pair.weight is again[0] is weight
+    assert type(code()) is np.ndarray
 
 
 def test_numpy_values_can_be_replaced():
