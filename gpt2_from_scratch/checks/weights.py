@@ -100,6 +100,7 @@ class Weights(Result):
         rounded: the lowest precision through which the equal ones went, or None.
         roundings: canonical name -> the lower precision that this tensor went through; files mix them.
         theirs: canonical name -> the candidate's own, where it is another.
+        lacking: canonical names of what the candidate has no parameter for, and which is not zero: a key's bias.
         ranks: canonical name -> the ranks whose part of it differs, where the candidate runs on several.
         untied: copies of a parameter that GPT-2 has once, as (name of the copy, name of the original). Equal now;
             training would part them.

@@ -73,12 +73,8 @@ class Link:
         """The part of GPT-2's tensor that a piece of theirs holds: a view where strides allow."""
         return tensor if self.pattern is None else self.pattern.forward(tensor, self.sizes, piece.choice)
 
-    def to_theirs(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        """GPT-2's tensor as their pieces, in order. An indexed piece is returned alone, without what surrounds it."""
-        return tuple(self.piece(tensor, piece) for piece in self.pieces)
-
     def to_canonical(self, tensors: Sequence[Tensor]) -> Tensor:
-        """The inverse of `to_theirs`.
+        """GPT-2's tensor from theirs: the inverse of `piece`.
 
         Args:
             tensors: their whole tensors, one for each piece.

@@ -158,6 +158,20 @@ class _Asked:
     progress: Callable[[str], None] = lambda phase: None
     ranks: Ranks | None = None
 
+    def __post_init__(self) -> None:
+        if unknown := sorted(set(self.skip) - set(PARTS)):
+            raise ValueError(f"cannot skip {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
+        if not self.threshold > 0 or not math.isfinite(self.threshold):
+            raise CandidateError(f"the threshold must be a positive number of noise floors, not {self.threshold}")
+        if self.tolerance is not None and not all(math.isfinite(each) and each >= 0 for each in self.tolerance):
+            atol, rtol = self.tolerance
+            raise CandidateError(f"a tolerance must be a number that is not negative: atol {atol}, rtol {rtol}")
+        if not self.diagnose_seconds >= 0:
+            seconds = self.diagnose_seconds
+            raise CandidateError(f"the diagnosis may take a number of seconds that is not negative, not {seconds}")
+        if self.thorough and self.prompts is not None:
+            raise ValueError("thorough adds to the standard prompts, so give either thorough=True or prompts")
+
 
 def verify(
     candidate: "nn.Module | Callable[..., Any] | Recording | Loaded",
@@ -191,19 +205,6 @@ def verify(
     """
     given = dict(options)
     asked = _Asked(**{each.name: given.pop(each.name) for each in fields(_Asked) if each.name in given})  # type: ignore[arg-type]
-    if unknown := sorted(set(asked.skip) - set(PARTS)):
-        raise ValueError(f"cannot skip {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
-    if not asked.threshold > 0 or not math.isfinite(asked.threshold):
-        raise CandidateError(f"the threshold must be a positive number of noise floors, not {asked.threshold}")
-    if asked.tolerance is not None and not all(math.isfinite(each) and each >= 0 for each in asked.tolerance):
-        atol, rtol = asked.tolerance
-        raise CandidateError(f"a tolerance must be a number that is not negative: atol {atol}, rtol {rtol}")
-    if not asked.diagnose_seconds >= 0:
-        raise CandidateError(
-            f"the diagnosis may take a number of seconds that is not negative, not {asked.diagnose_seconds}"
-        )
-    if asked.thorough and asked.prompts is not None:
-        raise ValueError("thorough adds to the standard prompts, so give either thorough=True or prompts")
     opened = open_checkpoint(checkpoint, **cast(OpenOptions, given))
     if asked.stream is None:
         asked = replace(asked, stream=can_stream(opened) and larger_than_memory(opened.config.num_parameters))
