@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +130,13 @@ _REDUCING = frozenset(
 _NARROW = frozenset((torch.bfloat16, torch.float16))
 _ADDING = frozenset(("add", "sub", "rsub"))
 _PRODUCTS = frozenset(("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "convolution"))
+
+
+class _Operand(NamedTuple):
+    """What goes into an elementwise function: the numbers, in the result's shape, and the tensor that shows them."""
+
+    numbers: Tensor
+    tensor: Tensor | None
 
 
 class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -371,68 +378,82 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result: Tensor | None,
         tensors: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> Tensor | None:
+        """The numbers of a function of two tensors; `tensors`: what they hold, for the record."""
         if left is None or right is None or result is None:
             return left if right is None else right
-        a, b = left.expand(result.shape), right.expand(result.shape)
-        if torch.equal(a, b):
-            return a
-        a_elements, b_elements = self._are_elements(a), self._are_elements(b)
-        if a_elements and b_elements:
-            return self._unknown(operation, [a, b], result)
-        if a_elements:
-            a, b, tensors, b_elements = b, a, tensors[::-1], True
-            swapped = True
-        else:
-            swapped = False
-        axes = varying(a)
-        value = self._value(tensors[0], result, axes)
-        if b_elements and self._kind(a) == "statistic" and (how == "mul" or (how == "div" and swapped)):
-            axes = varying(b)  # ``gain / s``, to be multiplied by what is normalised
-            operands = features(a, axes), table(b, axes)
-            made = self._event("gain_over_statistic", operation, operands, _size(b, axes))
-            return spread(made, axes, result.shape)
-        if b_elements and self._kind(a) == "scores":
-            made = self._event("changed_scores", operation, (features(a, axes), distinct(b.flatten())), _size(a, axes))
-            return spread(made, axes, result.shape)
-        if b_elements:
-            kind: Kind = "sum" if how == "add" else "gain" if how == "mul" else "function"
-            made = self._event(kind, operation, (features(a, axes), table(b, axes)), _size(a, axes), values=value)
-            return spread(made, axes, result.shape)
-        owners = self._owner(a), self._owner(b)
-        if owners[0] is not None and owners[0] is owners[1] and owners[0].kind == "scores":
-            return a if len(axes) >= len(varying(b)) else b
-        kinds = tuple(None if owner is None else owner.kind for owner in owners)
-        if "gain_over_statistic" in kinds and kinds != ("gain_over_statistic",) * 2 and how == "mul":
-            if kinds[0] == "gain_over_statistic":
-                a, b, owners, tensors = b, a, owners[::-1], tensors[::-1]
-                axes = varying(a)
-            assert owners[1] is not None
-            value = self._value(tensors[0], result, axes)
-            normalised = self._event("normalised", operation, (features(a, axes),), _size(a, axes), values=value)
-            columns = (features(b.expand(result.shape), axes) - owners[1].first).long()
-            gains = owners[1].operands[1][:, columns]
-            return spread(self._event("gain", operation, (normalised, gains), len(normalised)), axes, result.shape)
-        if kinds == ("statistic", "statistic"):
-            operands = (distinct(a.flatten()), distinct(b.flatten()))
-            both = sorted({*axes, *varying(b)})
-            return spread(self._event("statistic", operation, operands, _size(a, both)), both, result.shape)
-        if kinds[0] == "statistic" and (how != "div" or swapped):
-            a, b, kinds, tensors = b, a, kinds[::-1], tensors[::-1]
-            axes = varying(a)
-            value = self._value(tensors[0], result, axes)
-        if kinds[1] == "statistic" and how in ("add", "mul", "div"):
-            kind = "centred" if how == "add" else "normalised"
-            made = self._event(kind, operation, (features(a, axes),), _size(a, axes), values=value)
-            return spread(made, axes, result.shape)
-        both = sorted({*axes, *varying(b)})
-        operands = features(a, both), features(b, both)
-        kind = "sum" if how == "add" else "function"
-        return spread(self._event(kind, operation, operands, len(operands[0])), both, result.shape)
+        a = _Operand(left.expand(result.shape), tensors[0])
+        b = _Operand(right.expand(result.shape), tensors[1])
+        if torch.equal(a.numbers, b.numbers):
+            return a.numbers
+        a_is, b_is = self._are_elements(a.numbers), self._are_elements(b.numbers)
+        if a_is and b_is:
+            return self._unknown(operation, [a.numbers, b.numbers], result)
+        if a_is:
+            return self._with_parameter(how, operation, b, a.numbers, divided=how == "div")
+        return self._with_parameter(how, operation, a, b.numbers) if b_is else self._of_features(how, operation, a, b)
 
-    def _value(self, tensor: Tensor | None, result: Tensor, axes: list[int]) -> tuple[Tensor, ...]:
-        if not self.values or tensor is None:
+    def _with_parameter(
+        self, how: str, operation: str, a: _Operand, parameter: Tensor, divided: bool = False
+    ) -> Tensor:
+        """Features and a parameter; `divided`: the parameter is divided by the features."""
+        axes, kind = varying(a.numbers), self._kind(a.numbers)
+        if kind == "statistic" and (how == "mul" or divided):
+            axes = varying(parameter)  # ``gain / s``, to be multiplied by what is normalised
+            operands = features(a.numbers, axes), table(parameter, axes)
+            return self._laid("gain_over_statistic", operation, operands, axes, parameter.shape)
+        if kind == "scores":
+            operands = features(a.numbers, axes), distinct(parameter.flatten())
+            return self._laid("changed_scores", operation, operands, axes, parameter.shape)
+        made: Kind = "sum" if how == "add" else "gain" if how == "mul" else "function"
+        operands = features(a.numbers, axes), table(parameter, axes)
+        return self._laid(made, operation, operands, axes, parameter.shape, self._value(a, axes))
+
+    def _of_features(self, how: str, operation: str, a: _Operand, b: _Operand) -> Tensor:
+        shape = a.numbers.shape
+        first, second = self._owner(a.numbers), self._owner(b.numbers)
+        kinds = tuple(None if owner is None else owner.kind for owner in (first, second))
+        if first is not None and first is second and first.kind == "scores":
+            return max(a.numbers, b.numbers, key=lambda numbers: len(varying(numbers)))
+        if how == "mul" and kinds[0] != kinds[1] and "gain_over_statistic" in kinds:
+            (x, gain), owner = ((b, a), first) if kinds[0] == "gain_over_statistic" else ((a, b), second)
+            assert owner is not None
+            axes = varying(x.numbers)
+            operand, value = features(x.numbers, axes), self._value(x, axes)
+            normalised = self._event("normalised", operation, (operand,), len(operand), values=value)
+            columns = (features(gain.numbers, axes) - owner.first).long()
+            return self._laid("gain", operation, (normalised, owner.operands[1][:, columns]), axes, shape)
+        axes = varying(a.numbers)
+        if kinds == ("statistic", "statistic"):
+            operands = distinct(a.numbers.flatten()), distinct(b.numbers.flatten())
+            return self._laid("statistic", operation, operands, sorted({*axes, *varying(b.numbers)}), shape)
+        if kinds[0] == "statistic" and how != "div":
+            a, b, kinds = b, a, kinds[::-1]
+            axes = varying(a.numbers)
+        if kinds[1] == "statistic" and how in ("add", "mul", "div"):
+            made: Kind = "centred" if how == "add" else "normalised"
+            return self._laid(made, operation, (features(a.numbers, axes),), axes, shape, self._value(a, axes))
+        both = sorted({*axes, *varying(b.numbers)})
+        operands = features(a.numbers, both), features(b.numbers, both)
+        return self._laid("sum" if how == "add" else "function", operation, operands, both, shape)
+
+    def _laid(
+        self,
+        kind: Kind,
+        operation: str,
+        operands: tuple[Tensor, ...],
+        axes: Sequence[int],
+        shape: Sequence[int],
+        values: tuple[Tensor, ...] = (),
+    ) -> Tensor:
+        """A new event, with its features along some axes of a shape."""
+        count = math.prod(shape[axis] for axis in axes)
+        made = self._event(kind, operation, operands, count, values=values)
+        return made.reshape([size if axis in axes else 1 for axis, size in enumerate(shape)]).expand(*shape)
+
+    def _value(self, operand: _Operand, axes: list[int]) -> tuple[Tensor, ...]:
+        if not self.values or operand.tensor is None:
             return ()
-        return (table(tensor.expand(result.shape), axes, all_positions=True),)
+        return (table(operand.tensor.expand(operand.numbers.shape), axes, all_positions=True),)
 
     def _kind(self, numbers: Tensor) -> Kind | None:
         owner = self._owner(numbers)
@@ -468,10 +489,9 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             made = self._event("unknown", base, (distinct(numbers.flatten()),), 1).expand(first.shape)
         elif base == "sum" and left:
             operands = tuple(features(each, left) for each in _slices(numbers, sorted(dims & set(axes))))
-            made = spread(self._event("sum", base, operands, _size(numbers, left)), left, first.shape)
+            made = self._laid("sum", base, operands, left, first.shape)
         else:
-            event = self._event("statistic", base, (features(numbers, axes),), max(1, _size(numbers, left)))
-            made = spread(event, left, first.shape)
+            made = self._laid("statistic", base, (features(numbers, axes),), left, first.shape)
         for output in outputs:
             if output.is_floating_point():
                 self.memory.write(output, made.reshape(output.shape))
@@ -674,12 +694,6 @@ def table(numbers: Tensor, axes: Sequence[int], all_positions: bool = False) -> 
     return shown.reshape(math.prod(numbers.shape[axis] for axis in changing), -1)
 
 
-def spread(made: Tensor, axes: Sequence[int], shape: Sequence[int]) -> Tensor:
-    """New features laid along some axes of a shape."""
-    ones = [size if axis in axes else 1 for axis, size in enumerate(shape)]
-    return made.reshape(ones).expand(*shape)
-
-
 _STACK = Stack(skip=[str(Path(__file__).parents[1] / room) for room in _NOT_USERS])
 
 
@@ -702,10 +716,6 @@ def _holds(placed: Placed, numbers: Tensor) -> bool:
     """Whether a parameter is where all of these elements are."""
     last = placed.first + sum((size - 1) * stride for size, stride in zip(placed.shape, placed.strides, strict=True))
     return placed.first <= int(numbers.min()) and int(numbers.max()) <= last
-
-
-def _size(numbers: Tensor, axes: Sequence[int]) -> int:
-    return math.prod(numbers.shape[axis] for axis in axes)
 
 
 def _slices(numbers: Tensor, axes: list[int]) -> list[Tensor]:
