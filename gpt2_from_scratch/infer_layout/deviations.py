@@ -196,34 +196,35 @@ class _Explaining:
         self.reading = reading
         self.ids = ids
         self.formulas = Formulas(config)
+        self.terms: dict[str | int, Tensor] = {  # of the residual stream: "token", "position", a branch's number
+            "token": weights["wte.weight"][ids[0]].double(),
+            "position": weights["wpe.weight"][: ids.shape[1]].double(),
+        }
+        branches = enumerate(reading.branches)
+        self.numbers = {event: number for number, branch in branches for event in branch.all_events}
         self.said: dict[str, list[str]] = defaultdict(list)  # difference -> places
 
     def run(self, logits: Tensor) -> tuple[Formulas, list[str]]:
         config, formulas = self.config, self.formulas
-        terms: dict[str | int, Tensor] = {
-            "token": self.weights["wte.weight"][self.ids[0]].double(),
-            "position": self.weights["wpe.weight"][: self.ids.shape[1]].double(),
-        }
-        known = {event: number for number, branch in enumerate(self.reading.branches) for event in branch.all_events}
         for number, branch in enumerate(self.reading.branches):
             layer, name = number // 2, place_of(number)
             x, inputs = self._input(branch), self._projected(branch)
             try:
                 if x is None or inputs is None:
                     raise Unexplained("its activations were not recorded position by position")
-                self._norm(name, branch.norm, branch.reads, known, terms, x)
+                self._norm(name, branch.norm, branch.reads, x)
                 found = self._branch(branch, layer, x, inputs)
             except Unexplained as error:
                 raise Unexplained(f"layer {layer}, {_what(branch)}: {error}") from None
             projection = "attn.c_proj" if branch.attention else "mlp.c_proj"
-            terms[number] = forward.linear(self.weights, f"h.{layer}.{projection}", found)
+            self.terms[number] = forward.linear(self.weights, f"h.{layer}.{projection}", found)
         x = self._values(self.reading.head_event)
         final, stream = self.reading.final, self.reading.final_stream
         if x is None or final is None or stream is None:
             raise Unexplained("what the head reads is not known")
         x = _in_order(x, stream.columns)
         try:
-            self._norm("ln_f", final, stream, known, terms, x)
+            self._norm("ln_f", final, stream, x)
         except Unexplained as error:
             raise Unexplained(f"the final norm: {error}") from None
         expected = forward.head(self.weights, x[-logits.shape[1] :])
@@ -259,51 +260,21 @@ class _Explaining:
 
     # ------------------------------------------------------------------------------------------------------ stages
 
-    def _norm(
-        self,
-        name: str,
-        norm: Norm,
-        stream: Stream,
-        known: Mapping[int, int],
-        terms: Mapping[str | int, Tensor],
-        output: Tensor,
-    ) -> None:
+    def _norm(self, name: str, norm: Norm, stream: Stream, output: Tensor) -> None:
         """The sum that a norm reads, and the norm itself.
 
         Raises:
             Unexplained: one of them is not GPT-2's with other numbers in it.
         """
-        parts: list[str | int] = []
-        if stream.tokens is not None:
-            parts.append("token")
-        if stream.positions is not None:
-            parts.append("position")
-        parts += sorted({known[event] for event, _ in stream.products if event in known})
-        if any(part not in terms for part in parts):
-            raise Unexplained("it reads what is computed later")
+        x, at = output, self._at(norm.event)
         if norm.normalised and norm.columns is not None and norm.event >= 0:
             values = self.record.events[norm.event].values
             if not values:
-                raise Unexplained(f"what its norm reads was not recorded{self._at(norm.event)}")
+                raise Unexplained(f"what its norm reads was not recorded{at}")
             x = _in_order(values[0][:, norm.columns], stream.columns)[-len(output) :]
-        else:
-            x = output
-        if x.shape != output.shape or not parts:
-            raise Unexplained(f"what its norm reads is no sum of known terms{self._at(norm.event)}")
-        matrix = torch.stack([terms[part][-len(output) :].flatten() for part in parts], 1)
-        if len(matrix) < 2 * len(parts):  # the head may read one position alone: too little to tell coefficients from
-            solved = torch.ones(len(parts), dtype=matrix.dtype)
-        else:
-            solved = torch.linalg.lstsq(matrix, x.flatten()[:, None]).solution[:, 0]
-        if not _close((matrix @ solved).view_as(x), x):
-            raise Unexplained(f"something else is in the sum that its norm reads{self._at(norm.event)}")
-        found: dict[str | int, float] = {}
-        for part, coefficient in zip(parts, solved.tolist(), strict=True):
-            exact = abs(coefficient - 1) <= 10 * CLOSE
-            found[part] = 1.0 if exact else coefficient
-            if not exact:
-                self.said[f"{_term(part)} is multiplied by {coefficient:.6g} in the sum"].append(name)
-        self.formulas.sums[name] = found
+        if x.shape != output.shape:
+            raise Unexplained(f"what its norm reads is no sum of known terms{at}")
+        self.formulas.sums[name] = self._sum(name, stream, x, at)
         if not norm.normalised:
             self.formulas.norms[name] = NormFormula(0.0, present=False)
             if not _close(x, output):
@@ -319,6 +290,30 @@ class _Explaining:
             self.said["epsilon is added to the deviation instead of the variance"].append(name)
         if formula.epsilon != expected:
             self.said[f"epsilon is {formula.epsilon:.3g} instead of {expected:.3g}"].append(name)
+
+    def _sum(self, name: str, stream: Stream, x: Tensor, at: str) -> dict[str | int, float]:
+        """The coefficients of the sum that a norm reads; `x`: its values, of the last positions."""
+        parts: list[str | int] = [] if stream.tokens is None else ["token"]
+        parts += [] if stream.positions is None else ["position"]
+        parts += sorted({self.numbers[event] for event, _ in stream.products if event in self.numbers})
+        if any(part not in self.terms for part in parts):
+            raise Unexplained("it reads what is computed later")
+        if not parts:
+            raise Unexplained(f"what its norm reads is no sum of known terms{at}")
+        matrix = torch.stack([self.terms[part][-len(x) :].flatten() for part in parts], 1)
+        if len(matrix) < 2 * len(parts):  # the head may read one position alone: too little to tell coefficients from
+            solved = torch.ones(len(parts), dtype=matrix.dtype)
+        else:
+            solved = torch.linalg.lstsq(matrix, x.flatten()[:, None]).solution[:, 0]
+        if not _close((matrix @ solved).view_as(x), x):
+            raise Unexplained(f"something else is in the sum that its norm reads{at}")
+        found: dict[str | int, float] = {}
+        for part, coefficient in zip(parts, solved.tolist(), strict=True):
+            exact = abs(coefficient - 1) <= 10 * CLOSE
+            found[part] = 1.0 if exact else coefficient
+            if not exact:
+                self.said[f"{_term(part)} is multiplied by {coefficient:.6g} in the sum"].append(name)
+        return found
 
     def _at(self, event: int) -> str:
         line = self.record.events[event].line if event >= 0 else ""
