@@ -40,7 +40,24 @@ class Way:
         found = logits_in(output, tuple(reversed(shape)) if self.tokens_first else shape)
         return found.transpose(0, 1) if found is not None and self.tokens_first and found.dim() == 3 else found
 
+    def call(self, ids: Tensor) -> Tensor:
+        """Logits ``[B, n, V]`` for ids ``[B, T]``: of all T positions, or of the last one.
 
+        Raises:
+            ValueError: the model returned something else.
+            Exception: whatever it raised.
+        """
+        output = self.ask(ids)
+        found = self.logits(output, tuple(ids.shape))
+        if found is None or not found.is_floating_point():
+            raise ValueError(f"the module returned a {type(output).__name__} without logits")
+        found = found[:, None] if found.dim() == 2 else found
+        if found.dim() != 3 or found.shape[0] != ids.shape[0] or found.shape[1] not in (1, ids.shape[1]):
+            raise ValueError(f"the module returned {list(found.shape)} for ids {list(ids.shape)}, which are no logits")
+        return found
+
+
+Call: TypeAlias = Callable[[Tensor], Tensor]  # from ids to logits, as `Way.call`
 _Filling: TypeAlias = tuple[str, Callable[[Tensor], Any]]
 _IDS: _Filling = ("the ids", torch.clone)
 _ONES: _Filling = ("a mask of ones", torch.ones_like)

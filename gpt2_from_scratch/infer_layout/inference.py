@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from gpt2_from_scratch.anatomy import forward
 from gpt2_from_scratch.arrays import module_of, name_of
+from gpt2_from_scratch.asking import Call, ways
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError, crash_report, short_repr
-from gpt2_from_scratch.infer_layout import asking, proof
+from gpt2_from_scratch.infer_layout import proof
 from gpt2_from_scratch.infer_layout.arrangement import Inexpressible, layout_of
-from gpt2_from_scratch.infer_layout.asking import Call
 from gpt2_from_scratch.infer_layout.deviations import Unexplained, explain
 from gpt2_from_scratch.infer_layout.events import ROWS, Record
 from gpt2_from_scratch.infer_layout.memory import Numbered, numbered
@@ -168,18 +168,19 @@ class _Inference:
             if found.reading.contradictions:
                 raise _NotFound(*_collapsed(found.reading.contradictions))
             return self._proven(found)
-        except (_NotFound, asking.Failed) as error:
+        except (_NotFound, proof.Failed) as error:
             return InferredLayout(Status.NOT_FOUND, None, tuple(dict.fromkeys(error.args)), (), tuple(self.evidence))
 
     def _read(self, call: Call | None) -> _Read:
         """Reads the module, called in the first way that nothing contradicts and that gives all logits, or the best."""
         whole = self._distinct_ids()
         ids = whole[:, :_TRACED]
-        ways = asking.ways(self.module) if call is None else iter([("as told", call)])
+        calls: list[tuple[str, Call]] = [] if call is None else [("as told", call)]
+        calls = calls or [(way.about or "ids [batch, tokens]", way.call) for way in ways(self.module)]
         numbers = numbered(self.module)
         first: _Read | None = None
         failures: list[str] = []
-        for way, each in ways:
+        for way, each in calls:
             try:
                 record, logits, given = self._traced(each, ids, whole, numbers)
             except Exception as error:  # somebody's code may raise anything

@@ -14,13 +14,17 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from gpt2_from_scratch.asking import in_mode
+from gpt2_from_scratch.asking import Call, in_mode
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.infer_layout.asking import Call, Failed
 from gpt2_from_scratch.infer_layout.events import ROWS, Placed, Record
 from gpt2_from_scratch.precision import in_float64, parameters_in_float64, run_in_float64
 
 Weights = Mapping[str, Tensor]
+
+
+class Failed(Exception):
+    """The module ran once, and failed when it was asked again; in words."""
+
 
 # In float64, correct code agrees with GPT-2 within this share of the largest logit. The styles in tests/foreign agree
 # to about 1e-15. A constant with ten digits (0.7978845608 for sqrt(2/pi)) shows at 1e-11 and is no fault.

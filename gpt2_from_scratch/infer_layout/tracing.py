@@ -10,7 +10,7 @@ numbered tensors is an event. Nothing depends on a name.
 import hashlib
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import zip_longest
@@ -23,12 +23,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from gpt2_from_scratch.asking import Call
 from gpt2_from_scratch.infer_layout.events import Event, Kind, Placed, Record, distinct
 from gpt2_from_scratch.infer_layout.memory import Memory, Numbered, numbered
 from gpt2_from_scratch.precision import dtype_name
 from gpt2_from_scratch.recorder.frames import Stack
-
-Call = Callable[[Tensor], Tensor]
 
 
 def trace(
