@@ -267,7 +267,7 @@ class _Explaining:
             Unexplained: one of them is not GPT-2's with other numbers in it.
         """
         x, at = output, self._at(norm.event)
-        if norm.normalised and norm.columns is not None and norm.event >= 0:
+        if norm.normalised:
             values = self.record.events[norm.event].values
             if not values:
                 raise Unexplained(f"what its norm reads was not recorded{at}")

@@ -25,27 +25,30 @@ class Contradiction(Exception):
 
 @dataclass(frozen=True)
 class Norm:
-    """A layer norm as read: numbers of gain and bias ``[E]`` (zeros where there is none), and what it reads.
+    """A layer norm as read, or that there is none.
 
     Args:
-        gain: numbers, None without a norm.
-        bias: numbers, None without a norm.
         stream: the features that are normalised.
-        event: the index of the event that read the stream, or -1.
+        gain: numbers ``[E]``, zeros where it has none.
+        bias: the same.
+        event: the index of the event that read the stream; -1 without a norm.
         columns: which of that event's features they are.
         centred: whether a mean is subtracted.
-        normalised: whether there is a norm at all.
         divides: the index of the event that divides, or -1.
     """
 
-    gain: Tensor | None
-    bias: Tensor | None
     stream: Tensor
+    gain: Tensor
+    bias: Tensor
+    columns: Tensor
     event: int = -1
-    columns: Tensor | None = None
     centred: bool = False
-    normalised: bool = False
     divides: int = -1
+
+    @property
+    def normalised(self) -> bool:
+        """Whether there is a norm at all."""
+        return self.event >= 0
 
 
 @dataclass(frozen=True)
@@ -218,8 +221,9 @@ class _Reader:
         for time, bias in sorted(vectors.items(), key=lambda item: item[0]):
             before = [branch for branch in ordered if min(branch.all_events) < time]
             if not before or bool(before[-1].bias.any()):
-                names = ", ".join(self.record.names_of(bias))
-                raise Contradiction(f"{names} is added to the residual stream, where GPT-2 has no bias left to add")
+                raise Contradiction(
+                    f"{self.names(bias)} is added to the residual stream, where GPT-2 has no bias left to add"
+                )
             before[-1].bias = bias
         return ordered
 
@@ -239,10 +243,8 @@ class _Reader:
                     f"(sinusoidal, for example), or there are none"
                 )
             elif tuple(table.shape) != expected[what]:
-                names = ", ".join(self.record.names_of(table[:1]))
-                contradictions.append(
-                    f"the {what} table ({names}) is {list(table.shape)}, expected {list(expected[what])}"
-                )
+                found = f"the {what} table ({self.names(table[:1])}) is {list(table.shape)}"
+                contradictions.append(f"{found}, expected {list(expected[what])}")
         return tokens, positions
 
     def place(self, branches: list[Branch]) -> None:
@@ -298,8 +300,9 @@ class _Reader:
         for letter, what in (("q", "query"), ("k", "key"), ("v", "value")):
             weight = branch.parts[letter][0]
             if len(distinct(weight[:, 0])) < len(weight):
-                names = ", ".join(self.record.names_of(weight))
-                raise Contradiction(f"{where}: several heads share {what} columns of {names} (grouped queries)")
+                raise Contradiction(
+                    f"{where}: several heads share {what} columns of {self.names(weight)} (grouped queries)"
+                )
 
     def wiring(self, branches: list[Branch], index: int, where: str) -> None:
         """Notes what a branch's norm should read and does not, or reads and should not."""
@@ -319,8 +322,6 @@ class _Reader:
         self.reading.deviations.append(f"{where}: " + ", ".join(parts))
 
     def gain_and_bias(self, norm: Norm, stream: Stream, what: str) -> tuple[Tensor, Tensor]:
-        assert norm.gain is not None
-        assert norm.bias is not None
         if not norm.centred:
             raise Contradiction(f"{what} does not subtract the mean (RMSNorm{_at(self.record.events[norm.event])})")
         if not bool(norm.gain.all()):
@@ -421,9 +422,8 @@ class _Reader:
 
     def norm(self, x: Tensor) -> Norm:
         """Peels gain, bias and normalising off; gives `x` itself back where there is no norm."""
-        stream, nothing = x, torch.zeros_like(x)
-        gain, bias, centred, normalised, first, read = nothing, nothing, False, False, -1, None
-        divides = -1
+        nothing = torch.zeros_like(x)
+        stream, gain, bias, read, centred, first, divides = x, nothing, nothing, nothing, False, -1, -1
         while True:
             segments = self.segments(stream, "what a norm reads")
             if len(segments) != 1:
@@ -436,24 +436,24 @@ class _Reader:
                     raise Contradiction(f"{self.say(event)}: columns change their meaning along positions")
                 gain = event.operands[1][columns] if bool(event.operands[1].any()) else gain
                 bias = event.operands[2][columns] if bool(event.operands[2].any()) else bias
-                centred, normalised, first, read = event.kind == "norm", True, index, columns
-                divides = index
+                centred, first, read, divides = event.kind == "norm", index, columns, index
                 stream = event.operands[0][columns]
                 break
-            if event.kind == "sum" and not normalised and event.operands[-1].dim() == 2 and not bool(bias.any()):
+            if event.kind == "sum" and divides < 0 and event.operands[-1].dim() == 2 and not bool(bias.any()):
                 if len(event.operands[-1]) != 1:
                     break
                 bias = event.operands[-1][0][columns]
             elif event.kind == "gain" and not bool(gain.any()) and len(event.operands[1]) == 1:
                 gain = event.operands[1][0][columns]
             elif event.kind in ("centred", "normalised"):
-                centred, normalised = centred or event.kind == "centred", normalised or event.kind == "normalised"
-                first, read = index, columns
+                centred, first, read = centred or event.kind == "centred", index, columns
                 divides = index if event.kind == "normalised" else divides
             else:
                 break
             stream = event.operands[0][columns]
-        return Norm(gain, bias, stream, first, read, centred, True, divides) if normalised else Norm(None, None, x)
+        if divides < 0:
+            return Norm(x, nothing, nothing, nothing)
+        return Norm(stream, gain, bias, read, first, centred, divides)
 
     def stream(self, features: Tensor) -> Stream:
         """Reads a residual stream: everything that was summed."""
@@ -488,8 +488,7 @@ class _Reader:
             if len(table) > 1 and positions is None:
                 positions = _ordered(table, columns, 1)
             elif len(table) > 1:
-                names = ", ".join(self.record.names_of(table))
-                raise Contradiction(f"a second table is added to the residual stream: {names}")
+                raise Contradiction(f"a second table is added to the residual stream: {self.names(table)}")
             else:
                 biases.append((time, _ordered(table[0], columns, 0)))
         result = Stream(columns, tokens, positions, tuple(products), tuple(biases))
@@ -534,8 +533,9 @@ class _Reader:
                             f"{what}: its columns are mixed with each other before the scores, as rotary positions do"
                             f"{_at(outer)}"
                         )
-                    names = ", ".join(self.record.names_of(event.operands[1]))
-                    raise Contradiction(f"{what}: a second product is added to the first ({names})")
+                    raise Contradiction(
+                        f"{what}: a second product is added to the first ({self.names(event.operands[1])})"
+                    )
                 weight[places] = event.operands[1][columns // width, :, columns % width]
                 inputs[places] = event.operands[0][columns // width]
                 made[places] = index
@@ -544,8 +544,7 @@ class _Reader:
         bias = torch.zeros(len(numbers), dtype=torch.int32)
         for _, table in vectors:
             if len(table) > 1 or bool((bias[table[0] != 0]).any()):
-                names = ", ".join(self.record.names_of(table))
-                raise Contradiction(f"{what}: {names} is added, where GPT-2 adds one bias")
+                raise Contradiction(f"{what}: {self.names(table)} is added, where GPT-2 adds one bias")
             bias = torch.where(table[0] != 0, table[0], bias)
         return Linear(weight, inputs, bias, first_event)
 
@@ -603,9 +602,11 @@ class _Reader:
         if low == 0:
             raise Contradiction(f"{what}: some of it does not depend on any parameter")
         if low <= self.record.last_element:
-            names = ", ".join(self.record.names_of(numbers))
-            raise Contradiction(f"{what}: {names} itself, not a function of the tokens")
+            raise Contradiction(f"{what}: {self.names(numbers)} itself, not a function of the tokens")
         return self.record.segments(numbers)
+
+    def names(self, numbers: Tensor) -> str:
+        return ", ".join(self.record.names_of(numbers))
 
     def say(self, event: Event) -> str:
         """What an event is, and the parameters in it, in words."""
