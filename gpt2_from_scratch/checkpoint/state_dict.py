@@ -16,8 +16,6 @@ from gpt2_from_scratch.errors import FormatError
 
 # Where training scripts keep their weights. One under another key is taken, too, if it is the only one.
 _KEYS = ("model", "model_state_dict", "state_dict")  # nanoGPT and build-nanogpt; the book; Lightning and many more
-# What `torch.compile` and DistributedDataParallel put before every name.
-_WRAPPERS = ("module._orig_mod.", "_orig_mod.module.", "_orig_mod.", "module.")
 
 # nanoGPT's and build-nanogpt's settings -> config.json's; `bias` shows in the tensors.
 _SIZES = {
@@ -163,16 +161,13 @@ def _trained(
     tensors: Mapping[str, Tensor], arguments: Mapping[str, Any], notes: tuple[str, ...], where: str
 ) -> FoundStateDict:
     """A checkpoint of nanoGPT's family, which names its settings all alike."""
-    prefix = next((prefix for prefix in _WRAPPERS if all(name.startswith(prefix) for name in tensors)), "")
-    if prefix:
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-        notes = (*notes, f"the wrapper's prefix {prefix!r} taken off every name")
     config: dict[str, Any] = {}
     for theirs, ours in _SIZES.items():
         value = arguments[theirs]
         if type(value) is not int:
             raise FormatError(f"{where}: {theirs} is a {type(value).__name__}, not a number of anything")
-        table = tensors.get(_RESIZED.get(theirs, ""))
+        resized = _RESIZED.get(theirs)
+        table = next((each for name, each in tensors.items() if resized and name.endswith(resized)), None)
         if table is not None and table.dim() == 2 and len(table) != value:
             notes = (*notes, f"{theirs} is {value} in the settings, and {len(table)} in the tensors, which count")
             value = len(table)
