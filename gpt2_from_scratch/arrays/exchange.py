@@ -14,6 +14,7 @@ import numpy
 
 from gpt2_from_scratch.arrays.finding import defining_file, names_in
 
+_PLAIN = (str, bytes, int, float, type(None))  # passed over at once: a vocabulary has 50,000 of them
 _MOST_OBJECTS = 200_000  # looked at in search of arrays: a model has thousands; more is somebody's data set
 
 
@@ -95,6 +96,8 @@ class _Exchange:
 
     def _items(self, container: Any, items: list[tuple[Any, Any]]) -> Iterator[object]:
         for key, content in items:
+            if isinstance(content, _PLAIN):
+                continue
             yield from self._whole(content, functools.partial(container.__setitem__, key))
 
     def _whole(self, content: Any, put: Callable[[Any], object]) -> Iterator[object]:
