@@ -14,7 +14,7 @@ from gpt2_from_scratch.diagnose.lines.own_code import own_code
 from gpt2_from_scratch.layers import EXACT, EXACT_EAGER, FUSED, TEXTBOOK, Compute
 from gpt2_from_scratch.recorder import Frame
 from gpt2_from_scratch.reports import to_annotations, to_html
-from tests.bugs import Bug, more_styles
+from tests.bugs import Bug, more_styles, unseen
 from tests.bugs.development import COMBINED, SINGLE
 from tests.foreign import STYLES
 from tests.perturbed import ours, perturbed, save
@@ -126,10 +126,20 @@ CALLS = {  # the rules that look at more than the operation's own line: a bug, a
     "one_norm_tensor/layer_before": 1,  # a computed index
     "wants_tokenizer/one_block_too_few": 1,  # a loop
     "one_norm_tensor/position_offset": 1,  # supposed, not explained
+    "head_list/one_head_many_times": 2,  # a list that is multiplied
+    "head_sum/biases_in_another_order": 1,  # an unpacking
+    "mingpt/result_of_the_layers_not_used": 1,  # a result that nothing takes
+    "bert_names/tiny_instead_of_min": 1,  # the numbers of a mask that is added
+    "pre_norm/largest_number_without_sign": 1,  # what a function returns
+    "own_layers/sum_of_everything": 1,  # a step that was taken, wrongly
+    "research_decoder/logits_of_the_last_inner_state": 1,  # the right value is there, and another is taken
+    "token_by_token/whole_root": 1,  # keys of some tokens only
 }
 
 
-@pytest.mark.parametrize("bug", [bug for bug in more_styles.SINGLE if bug.id in CALLS], ids=lambda bug: bug.id)
+@pytest.mark.parametrize(
+    "bug", [bug for bug in (*more_styles.SINGLE, *unseen.SINGLE) if bug.id in CALLS], ids=lambda bug: bug.id
+)
 def test_lines_away_from_the_operation_are_named(bug: Bug, tmp_path: Path):
     generator = torch.Generator().manual_seed(0)
     shapes = SMALL.tensor_shapes().items()

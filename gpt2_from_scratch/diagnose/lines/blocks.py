@@ -16,6 +16,8 @@ from gpt2_from_scratch.diagnose.lines.places import (
     Observed,
     Spots,
     blamed_depth,
+    function_of,
+    source_of,
     spot_of,
     use_of,
 )
@@ -38,11 +40,14 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
     ended = blocks_end(observed, operation, label, wanted)
     if ended is not None:
         return [(ended, "used here"), (use, "used here")]
+    unpacked = _unpacked(observed, operation, explained.position, wanted)
+    if unpacked is not None:
+        return [(unpacked, "made here"), (use, "used here")]
     if label.entry.layer != wanted.entry.layer and None not in (label.entry.layer, wanted.entry.layer):
         index = _arithmetic(frames) or _bound_late(frames) or _dropped(observed, wanted.entry.layer)
         if index is not None:
             return [(index, "used here"), (use, "used here")]
-        shared = _shared_blocks(observed)
+        shared = shared_modules(observed)
         if shared is not None:
             return [(shared, "made here"), (use, "used here")]
         loop = loop_line(frames)
@@ -66,6 +71,7 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
         for depth in range(len(frames)):
             if argument is None:
                 break
+            argument = source.handed_on(argument)
             if (
                 isinstance(argument.node, ast.Attribute)
                 and source.is_self(argument.node.value)
@@ -81,20 +87,55 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
     return [(use, "used here")]
 
 
+def _unpacked(observed: Observed, operation: Operation, position: int, wanted: Identity) -> Spot | None:
+    """The statement that unpacks several weights, if the wanted one is used wrongly in the same call, too.
+
+    Then two names are exchanged. If both stand in one line as arguments, that line is wrong, unless the names are like
+    those of the parameters.
+    """
+    frames, alike = operation.frames, False
+    argument = source_of(operation, position)
+    while argument is not None:
+        argument = source.moved(argument)
+        if isinstance(argument.node, ast.Subscript):  # a part of it
+            argument = Expression(argument.file, argument.node.value, argument.depth)
+        bound = source.bindings(argument)
+        if bound:
+            break
+        parameter, argument = source.is_parameter(argument), source.caller(argument, frames)
+        name = argument.node if argument is not None else None
+        alike = isinstance(name, ast.Name) and parameter is not None and name.id.startswith(parameter)
+    if argument is None or argument.depth is None or not isinstance(bound[0][0], ast.Assign):
+        return None
+    if not isinstance(bound[0][0].targets[0], ast.Tuple):
+        return None
+    around = frames[argument.depth :]
+    for other in observed.before.recording.operations:
+        there = other.frames[len(other.frames) - len(around) :]
+        if len(there) < len(around) or there[1:] != around[1:] or function_of(there[0]) != function_of(around[0]):
+            continue
+        labels = observed.before.labels
+        takes = any(labels[each].entry is wanted.entry and labels[each].fixed == wanted.fixed for each in other.inputs)
+        if takes and not labels[other.outputs[0]].known and (alike or there[0].line != around[0].line):
+            return Spot(argument.file, bound[0][1].lineno, bound[0][1].col_offset, around[0].function)
+    return None
+
+
 def _handed_out(frames: Sequence[Frame], inside: Spot) -> Spot | None:
-    """The head of the loop whose variable is called in a line: ``for norm, other in zip(self.norms, self.others)``."""
+    """What the loop runs over whose variable is called in a line: ``for norm, x in zip(self.norms, streams)``."""
     for depth, frame in enumerate(frames):
         here = source.at(frame, depth)
-        loop = source.loop_around(here.node) if here is not None and spot_of(frame) == inside else None
-        if here is None or loop is None or not isinstance(here.node, ast.Call):
+        if here is None or spot_of(frame) != inside or not isinstance(here.node, ast.Call):
             continue
-        names = loop.target.elts if isinstance(loop.target, ast.Tuple) else []
-        for position, name in enumerate(names):
-            if isinstance(name, ast.Name) and isinstance(here.node.func, ast.Name) and name.id == here.node.func.id:
-                over = loop.iter
-                if isinstance(over, ast.Call) and source.last_name(over.func) == "zip" and len(over.args) == len(names):
-                    over = over.args[position]
-                return Spot(frame.file, over.lineno, over.col_offset, frame.function)
+        for loop in source.loops_around(here.node):
+            names = loop.target.elts if isinstance(loop.target, ast.Tuple) else [loop.target]
+            for position, name in enumerate(names):
+                if isinstance(name, ast.Name) and isinstance(here.node.func, ast.Name) and name.id == here.node.func.id:
+                    over = loop.iter
+                    zipped = isinstance(over, ast.Call) and source.last_name(over.func) == "zip"
+                    if isinstance(over, ast.Call) and zipped and len(over.args) == len(names):
+                        over = over.args[position]
+                    return Spot(frame.file, over.lineno, over.col_offset, frame.function)
     return None
 
 
@@ -129,10 +170,12 @@ def _owner_of_both(observed: Observed, one: str, other: str) -> list[str] | None
     return None
 
 
-def _shared_blocks(observed: Observed) -> Spot | None:
-    """Where a list of blocks is built that holds one block several times."""
+def shared_modules(observed: Observed) -> Spot | None:
+    """Where a list of modules is built that holds one module with weights several times."""
     for name, module in observed.root.named_modules() if observed.root is not None else ():
-        inside = list(module._modules.values())
+        inside = [
+            each for each in module._modules.values() if each is not None and any(True for _ in each.parameters())
+        ]
         if len(inside) < 2 or len({id(each) for each in inside}) == len(inside) or observed.root is None:
             continue
         parent, _, attribute = name.rpartition(".")
@@ -155,13 +198,26 @@ def blocks_end(observed: Observed, operation: Operation, label: Identity, wanted
         count = too_few_blocks(observed.root, *pair)
         if count is not None:
             return count.spot
+    dropped = _dropped(observed, 0)  # the blocks run, and what they give is not used
+    if dropped is not None:
+        return dropped
     for each in observed.before.recording.operations[: operation.index]:
         for number in each.inputs:
             entry = observed.before.labels[number].entry
             norm = entry is not None and entry.weight and entry.place.startswith("h.*.ln_1.")
             header = _header(each.frames) if norm else None
             if header is not None:
-                return header
+                return _in_loop_at(operation.frames, header) or header
+    return None
+
+
+def _in_loop_at(frames: Sequence[Frame], header: Spot) -> Spot | None:
+    """The line of an operation in the body of the loop with this head, None if it is behind the loop."""
+    for depth, frame in enumerate(frames):
+        here = source.at(frame, depth)
+        loop = source.loop_around(here.node) if here is not None else None
+        if loop is not None and (frame.file, loop.lineno) == (header.file, header.line):
+            return spot_of(frame)
     return None
 
 

@@ -45,7 +45,7 @@ def constant_spots(observed: Observed, explained: Explanation) -> Spots:
     place = explained.place
     written: Spot | None = None
     if here is not None and place is not None:
-        argument = _argument(here, operation, place)
+        argument = _argument(here, operation, place, explained.wanted)
         if argument is not None:
             literal = origins.written_as(argument, operation.frames, explained.found)
             givers = number_givers(observed.root, argument, explained.found) if literal is None else []
@@ -57,9 +57,15 @@ def constant_spots(observed: Observed, explained: Explanation) -> Spots:
     return [(written, "made here"), (use, "used here")] if written else [(use, "made here")]
 
 
-def _argument(here: Expression, operation: Operation, place: int | str) -> Expression | None:
+def _argument(here: Expression, operation: Operation, place: int | str, wanted: object) -> Expression | None:
     """The source of a constant; through the wrappers of torch's own the names of keywords change."""
     found = source.operand(here, place)
+    index = operation.constants.get(place)
+    if found is not None and isinstance(found.node, ast.Tuple) and isinstance(index, tuple):
+        others = wanted if isinstance(wanted, tuple) else ()
+        differ = [at for at, (one, other) in enumerate(zip(index, others, strict=False)) if one != other]
+        if differ and len(found.node.elts) == len(index):
+            return Expression(found.file, found.node.elts[differ[0]], found.depth)
     if found is None and isinstance(here.node, ast.Call):
         value = operation.constants.get(place)
         literals = [each for each in here.node.args if isinstance(each, ast.Constant) and each.value == value]

@@ -121,7 +121,10 @@ class Explainer:
                 return repaired
         best: Found | None = None
         for found in _SEARCHES[kind](self.case, operation, again, inputs, output, known.position):
-            if kind == "constant" and (found.place != known.place or not _equal(found.wanted, known.wanted)):
+            sliced = operation.name == "getitem"  # of another head other columns
+            if kind == "constant" and (
+                found.place != known.place or not (sliced or _equal(found.wanted, known.wanted))
+            ):
                 continue
             if kind == "operation" and found.wanted != known.wanted:
                 continue

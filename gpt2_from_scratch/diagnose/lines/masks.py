@@ -24,7 +24,8 @@ from gpt2_from_scratch.diagnose.lines.source import Spot
 from gpt2_from_scratch.diagnose.lines.trial import VIEWS
 from gpt2_from_scratch.recorder import Frame, Operation
 
-_MASKING = ("masked_fill", "masked_fill_", "where", "add", "sub", "copyto")  # what puts a mask into the scores
+_MASKING = ("masked_fill", "masked_fill_", "where", "add", "sub", "mul", "copyto")  # what puts a mask into the scores
+_IN_ONE_CALL = ("multi_head_attention_forward", "scaled_dot_product_attention")
 
 
 def mask_spots(observed: Observed, explained: Explanation) -> Spots:
@@ -32,7 +33,8 @@ def mask_spots(observed: Observed, explained: Explanation) -> Spots:
     operation = explained.operation
     use = use_of(observed, operation)
     if explained.position is None:  # it writes to its first operand
-        return [(use, "made here")]
+        fill = _fill(operation) if isinstance(explained.found, float) else None
+        return [(fill, "made here"), (use, "used here" if fill else "made here")]
     number = operation.inputs[explained.position]
     label = observed.trial.labels[number]
     right = _is_right(label)
@@ -41,26 +43,41 @@ def mask_spots(observed: Observed, explained: Explanation) -> Spots:
         pattern = _pattern(observed, number)
         if pattern is not None:
             spots.append((pattern, "made here"))
+        last = observed.trial.recording.maker(number)
+        steps = _makers(observed, last) if last is not None else []
+        return [*spots, (use, "used here"), *((use_of(observed, each), "made here") for each in steps)]
     else:
-        maker = observed.trial.recording.maker(number)
-        while maker is not None and (maker.name in VIEWS or maker.name == "bool") and maker.inputs:
-            maker = observed.trial.recording.maker(maker.inputs[0])
+        maker = _behind_views(observed, number)
         if maker is not None and maker.frames:
             made: tuple[Spot | None, Role] = (use_of(observed, maker), "made here")
-            usual = maker.name in ("tril", "triu", "tri")
+            # Attention in one call is torch's own code: then it is not the use that is wrong.
+            usual = maker.name in ("tril", "triu", "tri") and operation.name not in _IN_ONE_CALL
             earlier: Spots = [(use_of(observed, each), "made here") for each in _makers(observed, maker)]
             return [(use, "used here"), made] if usual else [made, (use, "used here"), *earlier]
-    return [*spots, (use, "used here")]
+    return [(use, "used here")]
+
+
+def _behind_views(observed: Observed, number: int) -> Operation | None:
+    """What made a mask's numbers; that may be a cast of true and false to numbers."""
+    values = observed.trial.recording.values
+    maker = observed.trial.recording.maker(number)
+    while maker is not None and (maker.name in VIEWS or maker.name == "bool") and maker.inputs:
+        if values[maker.outputs[0]].is_floating_point and values[maker.inputs[0]].dtype == "bool":
+            return maker
+        maker = observed.trial.recording.maker(maker.inputs[0])
+    return maker
 
 
 def _makers(observed: Observed, maker: Operation) -> list[Operation]:
     """What made the mask that an operation takes, the last step first."""
-    found: list[Operation] = []
-    inside: list[int] = [maker.outputs[0]]
-    while inside and (before := observed.trial.recording.maker(inside[0])) is not None:
-        found.append(before)
-        inside = [each for each in before.inputs if observed.trial.labels[each].kind == "mask"]
-    return found
+    found = {maker.index: maker}
+    waiting = list(maker.inputs)
+    while waiting:
+        before = observed.trial.recording.maker(waiting.pop())
+        if before is not None and before.index not in found:
+            found[before.index] = before
+            waiting += before.inputs
+    return [found[index] for index in sorted(found, reverse=True)]
 
 
 def _pattern(observed: Observed, number: int) -> Spot | None:
@@ -124,11 +141,14 @@ def _fill(operation: Operation) -> Spot | None:
 
 
 def _wrong_pattern(observed: Observed, operation: Operation) -> Spot | None:
-    """Where the mask got its pattern, if it hides nothing or everything."""
+    """Where the mask got its pattern, if it hides nothing or everything; where it got its numbers, if it is added."""
     for number in operation.inputs:
         value, label = observed.trial.recording.values[number], observed.trial.labels[number]
         if not value.is_floating_point and label.kind == "uniform" and math.prod(value.shape) > 1:
             return _pattern(observed, number)
+        if value.is_floating_point and label.kind == "mask" and _is_right(label):
+            maker = _behind_views(observed, number)
+            return use_of(observed, maker) if maker is not None else owner_of(observed, number)
     return None
 
 

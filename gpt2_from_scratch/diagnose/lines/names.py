@@ -31,7 +31,7 @@ def order_spots(observed: Observed, explained: Explanation) -> Spots:
         return [(use, "used here")]
     number = operation.inputs[explained.position]
     label = observed.trial.labels[number]
-    if label.kind == "entry" and label.entry is not None and label.order.replace(" ", "") == label.entry.axes:
+    if label.kind == "entry" and _in_usual_order(label):
         return [(use, "used here")]  # it is made in its usual order
     maker = observed.trial.recording.maker(number)
     made: Spot | None = None
@@ -40,7 +40,7 @@ def order_spots(observed: Observed, explained: Explanation) -> Spots:
             maker = observed.trial.recording.maker(maker.inputs[0])
     while maker is not None and label.entry is not None and role_of(label) == "":
         same = [each for each in maker.inputs if observed.trial.labels[each].entry is label.entry]
-        if not same or observed.trial.labels[same[0]].order.replace(" ", "") == label.entry.axes:
+        if not same or _in_usual_order(observed.trial.labels[same[0]]):
             break
         maker = observed.trial.recording.maker(same[0])
     if maker is not None and maker.frames:
@@ -49,6 +49,13 @@ def order_spots(observed: Observed, explained: Explanation) -> Spots:
         if roles == ["k", "q"]:
             return [*_bound(observed, maker, 0, "q", made), (made, "used here"), (use, "used here")]
     return [(made, "made here"), (use, "used here")] if made else [(use, "used here")]
+
+
+def _in_usual_order(label: Identity) -> bool:
+    """Whether a value has the axes of its entry that are left in it in the entry's own order."""
+    cut = {letter for letter, _ in label.fixed}
+    left = [letter for letter in label.entry.axes if letter not in cut] if label.entry is not None else []
+    return label.order.replace(" ", "") == "".join(left)
 
 
 def exchange_spots(observed: Observed, explained: Explanation) -> Spots:

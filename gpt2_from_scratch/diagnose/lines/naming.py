@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from gpt2_from_scratch.anatomy.identity import ROUNDED
 from gpt2_from_scratch.diagnose.lines import classes, source
+from gpt2_from_scratch.diagnose.lines.blocks import shared_modules
 from gpt2_from_scratch.diagnose.lines.constants import constant_spots, factor_maker, factor_spots
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.masks import mask_spots
@@ -45,7 +46,7 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
     operation = explained.operation
     if not operation.frames:
         return []
-    spots = _WAYS[explained.kind](observed, explained)
+    spots = [each for each in _WAYS[explained.kind](observed, explained) if each[0] is not None]
     if culprit.index != operation.index:
         spots = [*_WAYS[explained.kind](observed, replace(explained, operation=culprit)), *spots]
     if blamed_depth(observed, operation):  # a function that other calls use rightly may still do this one wrong
@@ -54,7 +55,10 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
     if dead is not None:
         # Where the value still has a name, that it is not used is the fault of the use.
         at_hand = any((frame.file, frame.function) == (dead.file, dead.function) for frame in operation.frames)
-        first = 1 if at_hand and not source.is_dropped(dead) else 0
+        at_hand = (
+            at_hand and not source.is_dropped(dead) and bool(spots and spots[0][0] and spots[0][0].line > dead.line)
+        )
+        first = 1 if at_hand or source.is_returned(dead) else 0
         spots = [*spots[:first], (dead, "made here"), *spots[first:]]
     spots = [(_at_operand(explained, spot), role) for spot, role in spots]
     spots += passed_on(explained, [spot for spot, _ in spots if spot is not None])
@@ -125,7 +129,7 @@ def _value_spots(observed: Observed, explained: Explanation) -> Spots:
     operation, use = explained.operation, use_of(observed, explained.operation)
     labels = [observed.trial.labels[number] for number in operation.inputs]
     table = any(each.entry is not None and each.entry.key in ("wte.weight", "wpe.weight") for each in labels)
-    spots: Spots = []
+    spots: Spots = [(shared_modules(observed), "made here")]
     for number, label in zip(operation.inputs, labels, strict=True):
         if table and label.entry is None:  # which row it takes
             first = first_maker(observed, number)

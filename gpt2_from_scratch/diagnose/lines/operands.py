@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
 from gpt2_from_scratch.diagnose.lines import origins, source
 from gpt2_from_scratch.diagnose.lines.blocks import blocks_end, loop_line, weight_spots
+from gpt2_from_scratch.diagnose.lines.constants import factor_maker
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.masks import scores_of, unmasked_spots
 from gpt2_from_scratch.diagnose.lines.missing import not_built, not_called
@@ -102,6 +103,9 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
             return spots
     if _lacks(there, place):
         return _without_bias(observed, explained, maker)
+    giver = factor_maker(observed, number) if abs(label.factor - 1) > ROUNDED else None
+    if giver is not None and giver.frames and any(trial.labels[each].factor == 1 for each in giver.inputs):
+        return [(use_of(observed, giver), "made here"), (use, "used here")]  # the step was taken, wrongly
     return _without_step(observed, explained, maker, wanted)
 
 
@@ -266,14 +270,17 @@ def _is_bare(label: Identity) -> bool:
 
 
 def _handed_on(observed: Observed, maker: Operation, line: Spot | None) -> Spot | None:
-    """The next statement that takes what a line made, if it calls something with it and computes nothing."""
+    """The next statement that takes what a line made, if it gives it on and computes nothing."""
     for depth, frame in enumerate(maker.frames):
         here = source.at(frame, depth)
         if line is None or here is None or (frame.file, frame.line) != (line.file, line.line):
             continue
         following = source.next_with(here)
         run = {(each.frame.file, each.frame.line) for each in observed.trial.recording.operations if each.frame}
-        if following is None or not isinstance(following.node, ast.Call) or len(following.node.args) != 1:
+        if following is None:
+            return None
+        calls = isinstance(following.node, ast.Call) and len(following.node.args) == 1
+        if not calls and not (isinstance(following.node, ast.Name) and source.is_assigned(following.node)):
             return None
         return None if (following.file, following.node.lineno) in run else following.spot
     return None

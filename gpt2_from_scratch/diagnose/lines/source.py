@@ -98,19 +98,43 @@ def is_dropped(spot: Spot) -> bool:
     )
 
 
+def is_assigned(node: ast.expr) -> bool:
+    """Whether an expression is the whole right side of an assignment."""
+    statement = statement_of(node)
+    return isinstance(statement, ast.Assign) and statement.value is node
+
+
+def is_returned(spot: Spot) -> bool:
+    """Whether a place assigns to a name that its function returns."""
+    module = tree(spot.file)
+    for each in ast.walk(module) if module is not None else ():
+        scope = enclosing(spot.file, each) if isinstance(each, ast.Assign) and each.lineno == spot.line else None
+        if isinstance(each, ast.Assign) and scope is not None:
+            names = {name for target in each.targets for name in assigned_names(target)}
+            ends = [part for part in ast.walk(scope) if isinstance(part, ast.Return) and part.lineno > spot.line]
+            return any(isinstance(part, ast.Name) and part.id in names for end in ends for part in ast.walk(end))
+    return False
+
+
 def enclosing(file: str, node: ast.AST) -> Function | None:
     """The function around a node."""
     return next((each for each in parents(node) if isinstance(each, Function)), None)
 
 
-def loop_around(node: ast.AST) -> ast.For | None:
-    """The innermost loop around a node, in the same function."""
+def loops_around(node: ast.AST) -> Iterator[ast.For | ast.comprehension]:
+    """The loops around a node, in the same function, from the inside out; those of comprehensions, too."""
     for each in parents(node):
         if isinstance(each, ast.For):
-            return each
-        if isinstance(each, Function | ast.Lambda):
-            return None
-    return None
+            yield each
+        elif isinstance(each, ast.GeneratorExp | ast.ListComp | ast.SetComp | ast.DictComp):
+            yield from reversed(each.generators)
+        elif isinstance(each, Function | ast.Lambda):
+            return
+
+
+def loop_around(node: ast.AST) -> ast.For | None:
+    """The innermost loop around a node, in the same function."""
+    return next((each for each in loops_around(node) if isinstance(each, ast.For)), None)
 
 
 def scope_of(node: ast.AST) -> ast.AST | None:
@@ -265,6 +289,14 @@ def bindings(expression: Expression) -> list[tuple[ast.stmt | ast.comprehension 
 
     earlier = sorted((pair for pair in found if before(pair)), key=lambda pair: -pair[1].lineno)
     return earlier + [pair for pair in found if pair not in earlier]
+
+
+def handed_on(expression: Expression) -> Expression:
+    """The expression that a name has its value from, if only names and parts are between: ``gain, shift = both``."""
+    for _, value in bindings(expression)[:1]:
+        if isinstance(value, ast.Name) and value.lineno < expression.node.lineno:
+            return handed_on(Expression(expression.file, value, expression.depth))
+    return expression
 
 
 def assigned_names(node: ast.expr) -> set[str]:

@@ -53,8 +53,10 @@ class Case:
         if not outputs or not outputs[0].is_floating_point():
             return None
         label = self.table.entry_of(outputs[0])
-        if label.kind != "entry" or not label.known or label.entry is None or label.entry.weight:
+        if label.kind != "entry" or not label.known or label.entry is None:
             return None
+        if label.entry.weight:
+            return label if same and any(each.entry is label.entry for each in inputs) else None
         for each in inputs:
             if each.entry is None or each.entry.weight:
                 continue

@@ -10,7 +10,7 @@ from torch import Tensor
 from gpt2_from_scratch.anatomy.activations import CUBIC, ROOT
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.diagnose.lines.tried import MOVING, Case, Found, again_with, is_turned
+from gpt2_from_scratch.diagnose.lines.tried import HIDDEN, MOVING, Case, Found, again_with, is_turned
 from gpt2_from_scratch.recorder import Again, Operation
 
 _FILLING_NAMES = "setitem masked_fill masked_fill_ where copyto putmask index_put_ index_put tril triu"
@@ -96,8 +96,11 @@ def _filled(case: Case, operation: Operation, inputs: Sequence[Identity], output
     for content, order, cut in case.arranged(entry, tuple(output.shape), dict(label.fixed), label.order):
         if order == label.order and cut == label.fixed:
             became = Identity("entry", entry, 1.0, order, cut)
-            wanted = "only the later keys hidden"
-            yield Found((10.0,), None, None, "the pattern of what is hidden", wanted, became, content.clone())
+            seen = content != HIDDEN
+            fill = output[~seen]
+            only_fill = bool(torch.isclose(output, content)[seen].all() and (fill == fill[0]).all())
+            was: object = float(fill[0]) if only_fill else "others than later keys"
+            yield Found((10.0,), None, None, was, "only later keys hidden", became, content.clone())
 
 
 def factors(
@@ -120,6 +123,20 @@ def factors(
 def _factors_of(config: GPTConfig) -> tuple[float, ...]:
     d = config.head_dim
     return (d**-0.5, d**0.5, d**-0.25, 0.5, 2.0, CUBIC, ROOT, ROOT * CUBIC)
+
+
+def _other_slices(index: object, config: GPTConfig) -> Iterator[object]:
+    """An index with the columns of one head, or of queries, keys or values, in a slice's place; the nearest first."""
+    parts = index if isinstance(index, tuple) else (index,)
+    for at, part in enumerate(parts):
+        start = part.start if isinstance(part, slice) else None
+        if not isinstance(start, int):
+            continue
+        for width, count in ((config.head_dim, config.n_head), (config.n_embd, 3)):
+            for first in sorted(range(0, width * count, width), key=lambda each: abs(each - start)):
+                other = slice(first, first + width)
+                if other != part:
+                    yield (*parts[:at], other, *parts[at + 1 :]) if isinstance(index, tuple) else other
 
 
 def _other_constants(
@@ -159,6 +176,9 @@ def _other_constants(
                 yield place, was, order
         elif isinstance(was, tuple) and name in ("mean", "var", "std", "sum", "softmax", "amax", "layer_norm"):
             yield place, was, (-1,)
+        elif name == "getitem" and place == 1:
+            for index in _other_slices(was, config):
+                yield place, was, index
         elif was is None and place == "scale":
             yield place, was, scale
     for place, wanted in _ABSENT.get(name, ()):

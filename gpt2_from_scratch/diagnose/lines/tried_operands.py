@@ -1,9 +1,10 @@
 """Other operands for an operation that gives something wrong: another value of GPT-2's, or another order of axes."""
 
 import contextlib
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import permutations
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def orders(
                 same = Identity("entry", label.entry, label.factor, shown, cut)
                 yield Found((9.0,), position, None, label, shown, same, label.factor * content)
         axes = tuple(range(value.dim()))
-        for order in permutations(axes):
+        for order in itertools.permutations(axes):
             if order == axes:
                 continue
             for outputs in again_with(again, {position: value.permute(order).contiguous()}, {}, output.shape):
@@ -55,30 +56,29 @@ def modules(
     entry = mine[first].entry
     assert entry is not None
     for other in case.table.entries:
-        if not other.weight or other is entry or other.axes != entry.axes or other.shape != entry.shape:
-            continue
-        if other.key.rsplit(".", 1)[1] != entry.key.rsplit(".", 1)[1]:
+        if not other.weight or other is entry or other.key.rsplit(".", 1)[1] != entry.key.rsplit(".", 1)[1]:
             continue
         module = other.key.rsplit(".", 1)[0]
-        contents: dict[int, Tensor] = {}
+        found: dict[int, list[tuple[Tensor, str, tuple[tuple[str, int], ...]]]] = {}
         for position, label in mine.items():
             assert label.entry is not None
             there = case.table.by_key.get(f"{module}.{label.entry.key.rsplit('.', 1)[1]}")
-            if there is None or there.axes != label.entry.axes:
+            if there is None:
                 break
-            for content, order, _ in case.arranged(
-                there, tuple(again.inputs[position].shape), dict(label.fixed), label.order
-            ):
-                if order == label.order:
-                    contents[position] = content
-                    break
-        if len(contents) < len(mine):
+            shape = tuple(again.inputs[position].shape)
+            ways = _of_any_third(case, there, shape, dict(label.fixed), label.order)
+            found[position] = [way for way in ways if there.axes != label.entry.axes or way[1] == label.order]
+        if len(found) < len(mine):
             continue
-        for outputs in again_with(again, contents, {}):
-            became = case.accepted(outputs, inputs)
-            if became is not None:
-                identity = Identity("entry", other, 1.0, mine[first].order, mine[first].fixed)
-                yield Found(case.score(became, inputs), first, None, mine[first], identity, became, outputs[0])
+        for cut in dict.fromkeys(way[2] for way in found[first]):
+            ways_there = {at: [way for way in ways if way[2] == cut] for at, ways in found.items()}
+            for chosen in itertools.product(*ways_there.values()):
+                contents = {at: way[0] for at, way in zip(ways_there, chosen, strict=True)}
+                for outputs in again_with(again, contents, {}):
+                    became = case.accepted(outputs, inputs)
+                    if became is not None:
+                        identity = Identity("entry", other, 1.0, chosen[0][1], cut)
+                        yield Found(case.score(became, inputs), first, None, mine[first], identity, became, outputs[0])
 
 
 def exchanges(
@@ -90,7 +90,7 @@ def exchanges(
         [position for position, entry in entries.items() if entry is not None and entry.weight == weight]
         for weight in (False, True)
     ]
-    orders = [(data, order) for data in groups if 2 <= len(data) <= 3 for order in permutations(data)]
+    orders = [(data, order) for data in groups if 2 <= len(data) <= 3 for order in itertools.permutations(data)]
     for data, order in orders:
         if order == tuple(data):
             continue
@@ -202,7 +202,7 @@ def _candidates(
             continue
         if case.place is not None and entry.place != case.place:
             continue
-        for content, order, cut in case.arranged(entry, tuple(value.shape), fixed, label.order):
+        for content, order, cut in _of_any_third(case, entry, tuple(value.shape), fixed, label.order):
             if weight and label.entry is entry and "DH" in order.replace(" ", ""):
                 continue  # rows of a weight in another order: then its operand is in the wrong one
             if label.entry is entry and order == label.order and abs(label.factor - 1) < ROUNDED and cut == label.fixed:
@@ -211,6 +211,15 @@ def _candidates(
             if count > _MOST_TRIED:
                 return
             yield entry, Identity("entry", entry, 1.0, order, cut), content
+
+
+def _of_any_third(
+    case: Case, entry: Entry, shape: tuple[int, ...], fixed: dict[str, int], like: str
+) -> Iterator[tuple[Tensor, str, tuple[tuple[str, int], ...]]]:
+    """An entry in a shape; of a weight of queries, keys and values together each of the three, where one fits."""
+    parts = range(3) if entry.weight and "3" in entry.axes and entry.size != math.prod(shape) else range(1)
+    for part in parts:
+        yield from case.arranged(entry, shape, fixed | ({"3": part} if len(parts) > 1 else {}), like)
 
 
 def _also_times(

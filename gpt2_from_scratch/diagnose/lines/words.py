@@ -59,6 +59,8 @@ def words(explained: Explanation, trial: Trial) -> tuple[str, str]:
         has = "is not given" if found is None else f"is {_shown(found)}"
         return f"{place} {has}", f"GPT-2 has {_shown(wanted)}"
     if explained.kind == "mask" and explained.position is None:
+        if isinstance(found, float):
+            return f"later keys are hidden with {found:g}", "GPT-2 hides them with a very negative number"
         return "other scores are hidden here than those of later keys", "GPT-2 hides the keys after each query"
     if explained.kind == "mask":
         return f"the mask is {found}", "GPT-2 hides the keys after each query"
@@ -92,4 +94,8 @@ def words(explained: Explanation, trial: Trial) -> tuple[str, str]:
 def _shown(value: object) -> str:
     if isinstance(value, Tensor):
         return "a mask that hides later keys"
+    if isinstance(value, tuple):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, slice):
+        return ":".join("" if each is None else str(each) for each in (value.start, value.stop))
     return f"{value:.8g}" if isinstance(value, float) else str(value)
