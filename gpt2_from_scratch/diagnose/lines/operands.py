@@ -104,7 +104,14 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     if _lacks(there, place):
         return _without_bias(observed, explained, maker)
     giver = factor_maker(observed, number) if abs(label.factor - 1) > ROUNDED else None
-    if giver is not None and giver.frames and any(trial.labels[each].factor == 1 for each in giver.inputs):
+    if (
+        giver is not None
+        and giver.frames
+        and any(
+            trial.labels[each].entry is label.entry and abs(trial.labels[each].factor - 1) <= ROUNDED
+            for each in giver.inputs
+        )
+    ):
         return [(use_of(observed, giver), "made here"), (use, "used here")]  # the step was taken, wrongly
     return _without_step(observed, explained, maker, wanted)
 
