@@ -115,7 +115,7 @@ def ways(model: Callable[..., Any]) -> Iterator[Way]:
     for name in [each.name for each in others]:
         if plain(name) in _TARGETS and name not in required:
             yield Way(
-                f"it is called with {name}: without, it did not give logits at every position",
+                f"the ids are also given as {name}: without, it did not give logits at every position",
                 lambda ids, name=name, **options: model(ids, **{name: ids.clone()} | options),
             )
     yield Way("it is called with {'input_ids': ids}", lambda ids, **options: model({"input_ids": ids}, **options))

@@ -88,17 +88,17 @@ def scientific(value: float) -> str:
 
 
 def times(value: float) -> str:
-    """A multiple of the noise floor.
+    """A multiple of the noise floor, as a number.
 
     Example:
         >>> times(0.937), times(516.94), times(703129.0), times(1e-5)
-        ('0.937 x', '517 x', '7e5 x', '1e-5 x')
+        ('0.937', '517', '7e5', '1e-5')
     """
     if not math.isfinite(value):
         return "not finite"
     if value >= 1e5 or 0 < value < 1e-3:
-        return f"{scientific(value)} x"
-    return f"{value:,.0f} x" if value >= 100 else f"{value:.3g} x"
+        return scientific(value)
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def percent(share: float) -> str:

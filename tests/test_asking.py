@@ -151,5 +151,5 @@ def test_logits_of_the_last_position_only_are_asked_for_again_with_targets():
         return logits if labels is not None else logits[:, -1:]
 
     way = way_of(model)
-    assert way.about == "it is called with labels: without, it did not give logits at every position"
+    assert way.about == "the ids are also given as labels: without, it did not give logits at every position"
     assert way.ask(IDS).shape == (2, 5, 31)

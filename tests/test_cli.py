@@ -25,7 +25,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, st
 def test_verify_ends_with_passed(capsys: pytest.CaptureFixture[str], perturbed_checkpoint: Path) -> None:
     code, out, err = run(capsys, "verify", perturbed_checkpoint)
     assert code == 0 and out.splitlines()[-1].startswith("PASSED") and err == ""
-    assert "149 of 149 tensors equal" in out and "identical = 0 x the noise floor" in out
+    assert "149 of 149 tensors equal" in out and "tokens: identical\n" in out
 
 
 @pytest.fixture
@@ -133,10 +133,10 @@ def test_script_and_command_are_the_same_program(capsys: pytest.CaptureFixture[s
 
 
 REPORT = """  line        my.py:3  x = self.norm(x) + 1
-              this is twice the output of block 0; GPT-2 has the output of block 0
+              this is twice the output of block 0; in GPT-2 the factor is 1
                   passed on here: my.py:4  return self.norm(x + 1) * 3 + 4 + 5
               -        scores = q @ k.transpose(-2, -1) / C**0.5 and so on beyond the edge
-FAILED  GPT differs from GPT-2 with the weights of the model: logits: 8.1e5 x the noise floor (threshold 4 x)"""
+FAILED  GPT differs from GPT-2 with the weights of the model: logits: 8.1e5 noise floors (threshold 4)"""
 
 
 def test_on_a_terminal_lines_fit_and_the_verdict_has_a_colour(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,14 +149,14 @@ def test_on_a_terminal_lines_fit_and_the_verdict_has_a_colour(monkeypatch: pytes
     monkeypatch.delenv("NO_COLOR", raising=False)
     lines = for_terminal(REPORT).splitlines()
     assert lines[1:3] == [
-        "              this is twice the output of block 0; GPT-2 has",
-        "              the output of block 0",
+        "              this is twice the output of block 0; in GPT-2",
+        "              the factor is 1",
     ]
     assert lines[3:5] == [
         "                  passed on here: my.py:4  return",
         "                    self.norm(x + 1) * 3 + 4 + 5",
     ]
-    assert lines[5].endswith("beyond the edge"), "what a patch changes is not broken"
+    assert lines[5].endswith("\x1b[31m" + REPORT.splitlines()[3].strip() + "\x1b[0m"), "a patch's rows are not broken"
     assert lines[6].startswith("\x1b[1;31mFAILED\x1b[0m  GPT differs from")
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in for_terminal(REPORT)

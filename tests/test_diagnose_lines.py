@@ -175,7 +175,7 @@ def test_the_line_of_a_bug_is_named_and_proven(bug: Bug, config: GPTConfig, tens
         (
             "head_list/scale_by_model_width",
             "this is 0.5 times the attention scores",
-            "the attention scores",
+            "in GPT-2 the factor is 1",
             "made here",
         ),
     ],
@@ -316,7 +316,7 @@ def test_no_line_is_named_while_weights_differ(shallow_checkpoint: Path):
     line = right.diagnosis.lines.lines[0]
     (annotation,) = [each for each in to_annotations(right).splitlines() if f"line={line.line}," in each]
     assert annotation.startswith("::error file=")
-    assert annotation.count("GPT-2 has") == 1
+    assert annotation.count("in GPT-2 the factor is") == 1
     assert f'<span class="marked">{line.line:4d}  ' in to_html(right)
     with torch.no_grad():
         model.get_parameter("trf_blocks.0.att.W_key.weight").mul_(1.1)

@@ -445,12 +445,12 @@ def test_a_wrong_row_that_no_prompt_meets_is_told_of_and_seen_by_thorough(tmp_pa
 
     blind = undiagnosed(wrong, path)
     assert blind and blind.logits is not None and blind.logits.ids_met == len(met)
-    assert f"{len(met)} of 700 rows of the embedding (--thorough asks all)" in blind.report()
+    assert f"{len(met)} of 700 token ids (--thorough: all)" in blind.report()
     seen = undiagnosed(wrong, path, thorough=True)
     assert not seen and seen.logits is not None and seen.logits.ids_met == 700
     assert row in seen.logits.worst.prompt.ids
     passed = undiagnosed(right.forward, path, thorough=True)
-    assert passed and "700 of 700 rows of the embedding;" in passed.report()
+    assert passed and "700 of 700 token ids;" in passed.report()
     with pytest.raises(ValueError, match="either thorough=True or prompts"):
         undiagnosed(wrong, path, thorough=True, prompts=choose_prompts(right.config))
 

@@ -225,12 +225,12 @@ def test_a_crash_where_gpt2_does_not_is_a_failure_with_the_users_line(verdicts: 
 
 def test_every_report_says_what_was_asked(verdicts: dict[str, Verdict]) -> None:
     verdict = verdicts["recording"]  # of 1, 2 and 17 tokens
-    said = "of 211 rows of the embedding"
+    said = "of 211 token ids"
     met = len(torch.unique(torch.cat([prompt.ids.flatten() for prompt in choose_prompts(GPTConfig(**SIZES))[:3]])))
     numbers = to_dict(verdict)["parts"]["logits"]["numbers"]["coverage"]
     assert numbers == {"ids": 211, "ids_met": met, "lengths": [1, 2, 17], "batches": [1]}
-    assert f"asked       {met} {said} (--thorough asks all)" in verdict.report()
-    assert f"Asked: {met} {said}" in to_html(verdict) and f"Asked: {met} {said}" in to_summary(verdict)
+    assert f"covered     {met} {said} (--thorough: all)" in verdict.report()
+    assert f"Covered: {met} {said}" in to_html(verdict) and f"Covered: {met} {said}" in to_summary(verdict)
     assert f"{met} {said}" in to_junit(verdict)
 
 
@@ -387,7 +387,7 @@ def test_junit_says_what_and_where(verdicts: dict[str, Verdict]) -> None:
     (where,) = cases["gpt2_verify.where", "where"]
     assert "h.1.mlp.act" in where.message and "GELU uses erf" in where.text and "fix: use" in where.text
     (prompt,) = cases["gpt2_verify.logits", "17 tokens"]
-    assert "x the noise floor" in prompt.message
+    assert "noise floors" in prompt.message
     (suite,) = JUnitXml.fromstring(to_junit(verdicts["interrupted"]).encode())
     assert [case.name for case in suite if case.result and case.result[0]._tag == "error"] == ["complete"]
 

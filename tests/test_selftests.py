@@ -497,7 +497,7 @@ def test_contexts_that_are_too_short_for_a_test(context: int) -> None:
 
 def test_what_was_not_asked_is_not_passed() -> None:
     asked_, not_asked = SelfTest("one", "a", 0.0, 1.0, "f"), SelfTest("two", "b", None, 1.0, "it has no cache")
-    assert str(SelfTests((asked_, not_asked))) == "one"
+    assert str(SelfTests((asked_, not_asked))) == "1 passed: one"
     assert not SelfTest("three", "c", float("nan"), 1.0, "f")
 
 

@@ -180,7 +180,7 @@ def test_verify_says_whether_it_looked(book_checkpoint: Path, book_reference: Re
     skip = ("logits", "generation")
     assert (
         verify(model, book_checkpoint, skip=skip, reference=book_reference).unchecked["training mode"]
-        == "not asked for"
+        == "not asked for (--train)"
     )
     verdict = verify(model, book_checkpoint, skip=skip, train=True, reference=book_reference)
     assert verdict and "training mode" not in verdict.unchecked and "slopes" in str(verdict.self_tests)

@@ -72,17 +72,18 @@ class Gradients(Result):
 
     def __str__(self) -> str:
         name, error = self.worst
-        judged = f"threshold {self.threshold:g} x" + (f", as {self.inexact}" if self.inexact else "")
+        judged = f"; threshold {self.threshold:g}" + (f", as {self.inexact}" if self.inexact else "") + ")"
         if self.exact is not None:
             judged = (
-                f"judged by {times(self.exact)} the noise floor in float64 (threshold {times(self.exact_threshold)})"
+                f"); in float64, which decides, {times(self.exact)} noise floors "
+                f"(threshold {times(self.exact_threshold)})"
             )
         count = f"{len(self.errors)} gradients" + (f" ({len(self.failed)} differ)" if self.failed else "")
         place = f"{self.theirs[name]} ({name})" if name in self.theirs else name
         return (
             f"loss {self.loss[0]:.6f} (reference {self.loss[1]:.6f}), {count}, largest relative error "
-            f"{scientific(error)} at {place} = {times(error / self.floor)} the noise floor ({scientific(self.floor)}; "
-            f"{judged})"
+            f"{scientific(error)} at {place} = {times(error / self.floor)} noise floors ({scientific(self.floor)} "
+            f"each{judged}"
         )
 
 

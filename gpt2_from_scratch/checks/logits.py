@@ -132,7 +132,7 @@ class Exact(Result):
         verdict = "only rounding" if self else "more than rounding"
         constants = ", as it keeps constants in float32" if self.constants else ""
         threshold = f"threshold {times(self.threshold)}{constants}"
-        return f"{times(self.multiple)} the noise floor in float64 ({threshold}): {verdict}"
+        return f"in float64, which decides, {times(self.multiple)} noise floors ({threshold}): {verdict}"
 
 
 @dataclass(frozen=True, repr=False)
@@ -271,18 +271,20 @@ class Logits(Result):
     def _numbers(self) -> str:
         if not math.isfinite(self.max_abs):
             return f"not finite, prompt {self.worst.prompt.name!r}, at {list(self.worst.comparison.at)}"
-        same = "identical" if self.max_abs == 0 else f"max difference {scientific(self.max_abs)}"
-        judged = f"threshold {self.threshold:g} x" + (f", as {self.inexact}" if self.inexact else "")
+        same = "identical" if self.max_abs == 0 else f"largest difference {scientific(self.max_abs)}"
+        judged = f"; threshold {self.threshold:g}" + (f", as {self.inexact}" if self.inexact else "") + ")"
         if self.tolerance is not None:
-            judged = f"judged by atol {self.tolerance[0]:g}, rtol {self.tolerance[1]:g}"
+            judged = f"); judged by atol {self.tolerance[0]:g}, rtol {self.tolerance[1]:g}"
         elif self.exact is not None:
-            judged = f"judged by {self.exact}"
+            judged = f"); {self.exact}"
         precision = "" if self.dtype == torch.float32 else f" of {dtype_name(self.dtype)}"
         if self.weights_dtype is not None:
             precision += f" with weights in {dtype_name(self.weights_dtype)}"
         if self.quantized:
             same, precision = f"{same} from GPT-2 with the same quantised weights", " of quantised weights"
-        return f"{same} = {times(self.multiple)} the noise floor{precision} ({scientific(self.floor)}; {judged})"
+        if same == "identical" and not precision:
+            return same
+        return f"{same} = {times(self.multiple)} noise floors{precision} ({scientific(self.floor)} each{judged}"
 
 
 def check_logits(

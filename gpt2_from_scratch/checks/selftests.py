@@ -104,7 +104,7 @@ class SelfTests(Result):
         if not self:
             return "; ".join(map(str, self.failed))
         passed = [result.name for result in self.results if result.difference is not None and result.agrees]
-        return ", ".join(passed)
+        return f"{len(passed)} passed: {', '.join(passed)}"
 
     @property
     def told(self) -> tuple[SelfTest, ...]:

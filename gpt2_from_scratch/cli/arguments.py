@@ -65,17 +65,18 @@ def parser() -> argparse.ArgumentParser:
 
     verify = commands.add_parser(
         "verify",
+        usage="gpt2 verify [FILE.py:OBJECT] [CHECKPOINT] [options]",
         help="check a model against transformers' GPT2LMHeadModel",
         description="Checks a model against transformers' GPT2LMHeadModel on the same checkpoint: by default this "
         "package's own, with --model yours. Exit code 0: verified, 1: diverged, 2: could not check. For a model on "
         "several ranks (FSDP2, tensor parallel, DDP): torchrun --nproc-per-node N -m gpt2_from_scratch verify "
-        "CHECKPOINT --model my.py:build(). Every rank builds its part; rank 0 prints.",
+        "'my.py:build()' CHECKPOINT. Every rank builds its part; rank 0 prints; torchrun's exit code is 0 or 1.",
     )
     verify.add_argument(
         "named",
         nargs="*",
         metavar="[FILE.py:OBJECT] [CHECKPOINT]",
-        help=f"your model, as after --model; and {_CHECKPOINT_HELP}",
+        help=f"your model, as after --model, and {_CHECKPOINT_HELP}",
     )
     verify.add_argument(
         "--model",
@@ -90,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--skip", action="append", default=[], choices=PARTS, help="a part not to check; repeatable")
     verify.add_argument("--gradients", action="store_true", help="compare the loss and all gradients, too")
     verify.add_argument(
-        "--thorough", action="store_true", help="ask every row of the embedding and many lengths: minutes, not seconds"
+        "--thorough", action="store_true", help="compare every token id, and more lengths, though not all; takes longer"
     )
     verify.add_argument("--train", action="store_true", help="look at training mode, too: dropout, mask, gradients")
     verify.add_argument(
@@ -112,8 +113,8 @@ def parser() -> argparse.ArgumentParser:
         "map",
         help="find out which parameter of your model is which of GPT-2's",
         description="Finds out which parameter of your model is which of GPT-2's, proves it in float64, and prints the "
-        "layout as Python, for `--layout FILE.py:LAYOUT`. No names are needed. Exit code 0: proven, 1: proven up to a "
-        "fault that is named, 2: not found; the last line on stderr says which.",
+        "layout as Python, for `--layout FILE.py:LAYOUT`. No names are needed. Exit code 0: proven, 1: proven except "
+        "for a fault, which is named, 2: not found; the last line on stderr says which.",
     )
     mapped.add_argument("model", metavar="FILE.py:OBJECT", help="your model, or its class, which is then built")
     mapped.add_argument("checkpoint", nargs="?", help=f"whose sizes your model has: {_CHECKPOINT_HELP}")
@@ -204,7 +205,7 @@ def parser() -> argparse.ArgumentParser:
             help="leave a tensor out; * is a number, ** anything; repeatable",
         )
         group.add_argument(
-            "--strip-prefix", default="", metavar="TEXT", help="remove from every name that is not ignored"
+            "--strip-prefix", default="", metavar="TEXT", help="remove TEXT from the front of the tensors' names"
         )
         group.add_argument(
             "--set",
@@ -227,5 +228,5 @@ def _add_config(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a setting that your model's constructor asks for, in its own words; repeatable",
+        help="an argument of your model's constructor, by its name there; repeatable",
     )

@@ -116,7 +116,7 @@ def _fix(verdict: "Verdict") -> None:
         print("nothing to fix" if verdict else "no patch was found, so nothing was written")
         return
     old = write_patch(patch)
-    print(f"wrote the patch into {patch.path}; what it was before is in {old}. Verify it again: the check starts anew.")
+    print(f"wrote the patch into {patch.path}, and the old file into {old}; the verdict above is on the old one")
 
 
 def _verdict(arguments: argparse.Namespace, checkpoint: "Checkpoint", several: "Ranks | None") -> "Verdict":
@@ -243,7 +243,7 @@ def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple
             from gpt2_from_scratch.ranks import inside_ddp
 
             loaded = replace(loaded, object=inside_ddp(loaded.object))
-        return _filled(loaded, layout, checkpoint), layout
+        return _filled(loaded, layout, checkpoint)
     from gpt2_from_scratch.model import GPTModel
     from gpt2_from_scratch.streaming import larger_than_memory
 
@@ -289,8 +289,8 @@ def grade(arguments: argparse.Namespace) -> int:
     return VERIFIED if result else DIVERGED
 
 
-def _filled(loaded: "Loaded", layout: Any, checkpoint: "Checkpoint") -> "Loaded":
-    """The user's object with the checkpoint's weights, if it has others.
+def _filled(loaded: "Loaded", layout: Any, checkpoint: "Checkpoint") -> tuple["Loaded", Any]:
+    """The user's object with the checkpoint's weights, if it has others; and its layout, if it is known now.
 
     What was freshly built holds random numbers. A function's arrays are filled, too, if none of the checkpoint's
     tensors is among them; if some are, the user has loaded them, and they are checked as they are. So are arrays of
@@ -306,25 +306,27 @@ def _filled(loaded: "Loaded", layout: Any, checkpoint: "Checkpoint") -> "Loaded"
 
     if isinstance(loaded.object, nn.Module):
         if not loaded.built:
-            return loaded
+            return loaded, layout
         report = load_into(loaded.object, checkpoint, layout)
         if report.found is None or not report.found.inferred:
-            return loaded
-        return replace(loaded, notes=(*loaded.notes, f"its parameters were written by {report.found.how}"))
+            return loaded, layout
+        note = f"the weights were copied into its parameters by {report.found.how}"
+        return replace(loaded, notes=(*loaded.notes, note)), report.found.layout
     arrays = arrays_of(loaded.object) if callable(loaded.object) else None
     if arrays is None:
-        return loaded
+        return loaded, layout
     if not loaded.built and holds_some(arrays, checkpoint.config, checkpoint.read):
-        return replace(loaded, notes=(*loaded.notes, f"its arrays ({arrays.where}) were checked as they are"))
+        return replace(loaded, notes=(*loaded.notes, f"its arrays ({arrays.where}) were checked as they are")), layout
     try:
         report = load_into(arrays, checkpoint, layout)
     except MappingError as error:
         if loaded.built or layout is not None:
             raise
         note = f"its arrays ({arrays.where}) were checked as they are: {error.message}"
-        return replace(loaded, notes=(*loaded.notes, note))
+        return replace(loaded, notes=(*loaded.notes, note)), layout
     how = "the layout that was given" if report.found is None else report.found.how
-    return replace(loaded, notes=(*loaded.notes, f"its arrays ({arrays.where}) were written by {how}"))
+    note = f"the weights were copied into its arrays ({arrays.where}) by {how}"
+    return replace(loaded, notes=(*loaded.notes, note)), layout
 
 
 def inspect(arguments: argparse.Namespace) -> int:

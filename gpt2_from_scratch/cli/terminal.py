@@ -11,11 +11,12 @@ from typing import TextIO
 from gpt2_from_scratch.errors import printable
 
 LABELLED = 14  # columns before a report's text: labels and source code stand to the left of nothing
-_COLOURS = {"PASSED": "32", "FAILED": "31", "NO VERDICT": "33", "INTERRUPTED": "33"}  # of ECMA-48: green, red, yellow
+_COLOURS = {"PASSED": "1;32", "FAILED": "1;31", "NO VERDICT": "1;33", "INTERRUPTED": "1;33"}  # ECMA-48, bold
+_COLOURS |= {"+": "32", "-": "31"}  # what a patch adds and takes away
 
 
 def for_terminal(report: str) -> str:
-    """A report as stdout gets it: on a terminal with lines that fit its width, and the verdict in colour.
+    """A report as stdout gets it: on a terminal with lines that fit its width, the verdict and the patch in colour.
 
     The environment variable ``NO_COLOR`` turns colours off.
 
@@ -26,10 +27,18 @@ def for_terminal(report: str) -> str:
         return report
     rows, _, last = report.rpartition("\n")
     word, gap, _ = last.partition("  ")
+    lines = fitted(rows, sys.stdout).splitlines()
     head, *more = fitted(last, sys.stdout, len(word) + len(gap)).splitlines()
-    if word in _COLOURS and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
-        head = f"\x1b[1;{_COLOURS[word]}m{word}\x1b[0m{head.removeprefix(word)}"
-    return "\n".join([*([fitted(rows, sys.stdout)] if rows else []), head, *more])
+    if "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb":
+        lines = [_coloured(line, line[LABELLED:]) if not line[:LABELLED].strip() else line for line in lines]
+        head = _coloured(head, word)
+    return "\n".join([*lines, head, *more])
+
+
+def _coloured(line: str, part: str) -> str:
+    """A line of which a part is in colour: that of the whole part, or else of its first letter."""
+    colour = _COLOURS.get(part) or _COLOURS.get(part[:1])
+    return line if colour is None else line.replace(part, f"\x1b[{colour}m{part}\x1b[0m", 1)
 
 
 def fitted(text: str, stream: TextIO, indent: int = LABELLED) -> str:

@@ -1,6 +1,7 @@
 """What a diagnosis says: facts, for people and programs. The sentences about them are made in `reports`."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
@@ -32,7 +33,7 @@ class Finding(Result):
     Args:
         name: the fault's, as in the table.
         says: what the candidate does, in a sentence.
-        where: stages or tensors; none: wherever the fault can be made.
+        where: stages, blocks or tensors; none: wherever the fault can be made.
         value: of its parameter, where it has one that can be written down.
         remedy: the repair, in the names of the candidate's own modules.
         symptom: what a user sees.
@@ -160,7 +161,7 @@ def _finding(cause: Cause, config: GPTConfig, layout: Layout | None, also: Seque
         shown = f"at most {high:.3g}" if low <= min(tried) else f"between {low:.3g} and {high:.3g}"
     where = cause.where
     if fault.name == "tensors_differ":
-        where, shown = tuple(name for name, _ in value), None
+        where, shown = _whole_blocks(tuple(name for name, _ in value)), None
     remedy = fault.remedies.get(layout.name, fault.remedy) if layout is not None else fault.remedy
     return Finding(
         fault.name,
@@ -172,6 +173,16 @@ def _finding(cause: Cause, config: GPTConfig, layout: Layout | None, also: Seque
         fault.source,
         tuple(own_name(layout, name) for name in where),
     )
+
+
+def _whole_blocks(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of tensors; those of a block all of whose tensors are there are one name, the block's."""
+    blocks = Counter(re.sub(r"^(h\.\d+)\..*", r"\1", name) for name in names)
+    whole = {block for block, tensors in blocks.items() if tensors == _TENSORS_OF_A_BLOCK}
+    return tuple(dict.fromkeys(block if (block := ".".join(name.split(".")[:2])) in whole else name for name in names))
+
+
+_TENSORS_OF_A_BLOCK = 12  # weight and bias of two norms and four linear layers
 
 
 def own_name(layout: Layout | None, name: str) -> str:

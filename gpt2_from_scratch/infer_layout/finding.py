@@ -67,5 +67,5 @@ def find_layout(module: nn.Module, config: GPTConfig, read: Callable[[str], Tens
             f"{'; '.join(inferred.because)}",
             hint="describe its names with a Layout of your own",
         )
-    words = str(inferred).replace("PROVEN UP TO", "proven up to").replace("PROVEN", "proven")
+    words = str(inferred).replace("PROVEN", "proven")
     return FoundLayout(inferred.layout, f"an inferred layout, {words}", inferred=True)

@@ -72,7 +72,7 @@ class InferredLayout:
         if self.status is Status.PROVEN:
             return f"PROVEN{provided}"
         if self.status is Status.PROVEN_UP_TO:
-            return f"PROVEN UP TO: {'; '.join(self.because)}{provided}"
+            return f"PROVEN, except that {'; '.join(self.because)}{provided}"
         return f"NOT FOUND, because {'; '.join(self.because)}"
 
 

@@ -104,7 +104,7 @@ _MOST_LISTED = 40  # GPT-2 itself has 16 kinds of parameters, and the masks and 
 
 def _numbers(name: str) -> tuple[str, list[int], str]:
     """Splits a name at its layer number: the text before it, the number (none if it has none), the text after it."""
-    match = re.search(rf"(?<![0-9A-Za-z_])(?:h|h_\._)?{LAYER}(?=[./])", name)  # h.0., OpenAI's h0/, Keras' h_._0/
+    match = re.search(rf"(?<![0-9A-Za-z_])(?:h|h_\._)?{LAYER}(?=[./]|$)", name)  # h.0., OpenAI's h0/, Keras' h_._0/
     if match is None:
         return name, [], ""
     return name[: match.start(1)], [int(match[1])], name[match.end(1) :]

@@ -103,7 +103,7 @@ def _part(part: Part, diagnosis: Diagnosis | None) -> Iterator[Case]:
 def _logits(logits: Logits) -> Iterator[Case]:
     failing = [result for result in logits.results if _fails(result, logits)]
     for result in logits.results:
-        message = f"{result.comparison}, {times(result.comparison.max_abs / logits.floor)} the noise floor"
+        message = f"{result.comparison}, {times(result.comparison.max_abs / logits.floor)} noise floors"
         yield Case("logits", result.prompt.name, "failed" if result in failing else "passed", message)
     for prompt, crash in logits.crashes:
         first, *rest = crash.report.splitlines()

@@ -55,7 +55,7 @@ def to_summary(verdict: Verdict) -> str:
     lines += ["| part | outcome | finding |", "|---|---|---|"]
     lines += [f"| {part.name} | {_MARK[part.status]} | {_escaped(said(part))} |" for part in verdict.parts]
     if verdict.logits is not None:
-        lines += ["", f"Asked: {_escaped(coverage(verdict.logits))}", ""]
+        lines += ["", f"Covered: {_escaped(coverage(verdict.logits))}", ""]
         lines += _folded("Logits, prompt by prompt", _prompts(found))
     lines += [
         "",

@@ -243,7 +243,7 @@ def _evidence(part: Part) -> EvidenceRow:
 
 def _figures(logits: Logits) -> Iterator[tuple[str, str, str]]:
     """The numbers at the head of the page: what, how much, and something to compare it with."""
-    yield "Largest difference", f"{times(logits.multiple)} noise floor", f"threshold {logits.threshold:g} x"
+    yield "Largest difference", f"{times(logits.multiple)} noise floors", f"threshold {logits.threshold:g}"
     yield "Same first choice", percent(logits.top1), f"ten best {percent(logits.top10)}"
     yield "KL divergence", scientific(logits.kl), "nats per token"
     if logits.loss is not None:

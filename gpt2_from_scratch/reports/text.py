@@ -67,7 +67,7 @@ def summary(verdict: Results) -> str:
         case _ if verdict.logits is None:
             text = f"PASSED  {claim(verdict)}"
         case _:
-            text = f"PASSED  {claim(verdict)}: {_in_brief(verdict.logits)}"
+            text = f"PASSED  {claim(verdict)}: {_in_brief(verdict.logits)}, on {len(verdict.logits.results)} prompts"
     return printable(text.partition("\n")[0])
 
 
@@ -119,9 +119,8 @@ def _in_brief(logits: Logits) -> str:
     if logits.max_abs == 0:
         return "identical"
     if logits.exact is not None:
-        exact = f"{times(logits.exact.multiple)} in float64 (threshold {times(logits.exact.threshold)})"
-        return f"{times(logits.multiple)} the noise floor, {exact}"
-    return f"{times(logits.multiple)} the noise floor (threshold {logits.threshold:g} x)"
+        return f"{times(logits.exact.multiple)} noise floors in float64 (threshold {times(logits.exact.threshold)})"
+    return f"{times(logits.multiple)} noise floors (threshold {logits.threshold:g})"
 
 
 def fault(finding: Finding) -> str:
@@ -147,8 +146,8 @@ def evidence_for(diagnosis: Diagnosis) -> str:
     """Why the faults are believed, as numbers."""
     these, them = ("these faults", "them") if len(diagnosis.faults) > 1 else ("this fault", "it")
     return (
-        f"our GPT-2 with {these} is within {times(diagnosis.multiple)} its own rounding of your logits; "
-        f"without {them}, {times(diagnosis.baseline)} the noise floor away (on the search's prompts)"
+        f"tried: our GPT-2 with {these} gives your logits, up to rounding ({times(diagnosis.multiple)} times its own); "
+        f"without {them}, they are {times(diagnosis.baseline)} noise floors apart, on the prompts of this search"
     )
 
 
@@ -177,20 +176,20 @@ def why_unnamed(diagnosis: Diagnosis, divergence: Divergence | None = None) -> s
         text += f"; it points at {', '.join(collapse(diagnosis.stages))}"
     if diagnosis.closest is not None:
         near = diagnosis.closest
-        text += f"; the nearest, {near.faults}, explains a part: it leaves {times(near.multiple)} the noise floor"
+        text += f"; the nearest, {near.faults}, explains a part: it leaves {times(near.multiple)} noise floors"
     return text
 
 
 def coverage(logits: Logits) -> str:
-    """What the prompts have met of what a model can be asked: rows of the embedding, lengths, rows at a time."""
+    """What the prompts cover of what a model can be asked: token ids, lengths, batch sizes."""
     missed = logits.vocab_size - logits.ids_met
     lengths = ", ".join(map(str, logits.lengths[:_MOST_LINES]))
     if len(logits.lengths) > _MOST_LINES:
         lengths = f"{len(logits.lengths)} lengths from {logits.lengths[0]} to {logits.lengths[-1]}"
-    text = f"{logits.ids_met:,} of {logits.vocab_size:,} rows of the embedding"
+    text = f"{logits.ids_met:,} of {logits.vocab_size:,} token ids"
     if missed > 0:
-        text += " (--thorough asks all)"
-    return f"{text}; {lengths} tokens; {', '.join(map(str, logits.batches))} rows at a time"
+        text += " (--thorough: all)"
+    return f"{text}; prompts of {lengths} tokens; batches of {', '.join(map(str, logits.batches))}"
 
 
 def weights_details(weights: Weights) -> list[str]:
@@ -204,7 +203,7 @@ def weights_details(weights: Weights) -> list[str]:
         names = ", ".join(collapse(weights.lacking))
         lines.append(f"the candidate lacks {names}, or a part of it, which is not zero in the checkpoint")
     for head, embedding in weights.untied:
-        lines.append(f"{head} is a copy of {embedding}; GPT-2 ties them, and training would part them")
+        lines.append(f"{head} is a copy of {embedding}; in GPT-2 they are one, and in training they would differ")
     return lines + ([f"the checkpoint: {weights.identity}"] if weights.identity is not None else [])
 
 
@@ -247,23 +246,24 @@ def _part(part: Part, verdict: Results, verbose: bool) -> Iterator[Row]:
 
 def _logits(logits: Logits, verbose: bool) -> Iterator[Row]:
     agreement = (
-        f"same first choice at {percent(logits.top1)} of positions, same ten best {percent(logits.top10)}, "
-        f"KL {scientific(logits.kl)} nats per token"
+        f"the most likely token is the same at {percent(logits.top1)} of positions, "
+        f"the ten most likely are at {percent(logits.top10)}; KL divergence {scientific(logits.kl)} nats per token"
     )
-    if logits.loss is not None:
+    if logits.loss is not None and verbose:
         mine, theirs = logits.loss
-        agreement += f", loss {mine:.4f} (reference {theirs:.4f})"
-    yield "", agreement
+        agreement += f"; loss {mine:.4f} (reference {theirs:.4f}), high because most prompts are random ids"
+    if verbose or logits.max_abs > 0:
+        yield "", agreement
     if verbose or not logits.differ:  # what differs on these prompts needs no others
-        yield "asked", coverage(logits)
+        yield "covered", coverage(logits)
     for prompt, crash in logits.crashes if verbose else logits.crashes[:1]:
         yield "", f"on {prompt}: {crash.report}"
     if logits.differ and not verbose:
-        yield "", f"worst: {logits.worst.prompt.name}, {logits.worst.comparison}"
+        yield "", f"worst prompt: {logits.worst.prompt.name}, {logits.worst.comparison} ([row, position, token id])"
     if verbose:
         for result in logits.results:
             multiple = times(result.comparison.max_abs / logits.floor)
-            yield "", f"{result.prompt.name}: {result.comparison}, {multiple} the noise floor"
+            yield "", f"{result.prompt.name}: {result.comparison}, {multiple} noise floors"
 
 
 def _diagnosis(diagnosis: Diagnosis, divergence: Divergence | None) -> Iterator[Row]:

@@ -345,7 +345,7 @@ class _Run:
             tests = SelfTests((*tests.results, *check_training(self.subject)))
         else:
             why = "only a torch module has one" if self.subject.module is None else self.on_ranks
-            why = why if self.asked.train else "not asked for"
+            why = why if self.asked.train else "not asked for (--train)"
             self.unchecked["training mode"] = why
         for test in tests.told:
             told = str(test).splitlines()[0]
@@ -460,7 +460,7 @@ class _Run:
         if self.on_ranks:
             self.unchecked["gradients"] = self.on_ranks
         elif self.fitted is None:
-            self.unchecked["gradients"] = "that takes a torch module and its layout"
+            self.unchecked["gradients"] = "it is not known which of its parameters is which of GPT-2's"
         elif torch.finfo(self.subject.precision).bits < 32:
             self.unchecked["gradients"] = "there is no noise floor for those of lower precision"
         elif not fitting:
@@ -478,7 +478,7 @@ class _Run:
         if self.on_ranks:
             self.unchecked["where"] = f"{self.on_ranks}: verify it on one, without torchrun"
         elif self.fitted is None:
-            self.unchecked["where"] = "that takes a torch module and its layout"
+            self.unchecked["where"] = "it is not known which of its parameters is which of GPT-2's"
         else:
             self.enter("first divergence")
             prompt = _to_trace(self.verdict.logits, self.prompts)

@@ -183,7 +183,7 @@ def test_a_set_of_functions_is_verified_by_its_name_alone(checkpoint: Path, caps
     output = capsys.readouterr().out
     assert code == 0, output
     assert "28 of 28 tensors equal" in output
-    assert "were written by an inferred layout, proven" in output
+    assert "by an inferred layout, proven" in output
 
 
 def test_arrays_with_weights_in_them_are_checked_as_they_are(

@@ -112,7 +112,7 @@ def test_a_fault_is_named_and_the_layout_is_printed_nevertheless(
     code = main(["map", f"{path}:TransformerLM", str(checkpoint)])
     output = capsys.readouterr()
     assert code == 1
-    assert output.err.splitlines()[-1] == "PROVEN UP TO: epsilon is 0.001 instead of 1e-05"
+    assert output.err.splitlines()[-1] == "PROVEN, except that epsilon is 0.001 instead of 1e-05"
     assert output.out.startswith("from gpt2_from_scratch.mapping import")
 
 
@@ -153,7 +153,7 @@ def verified(name: str, entry: str, checkpoint: Path, capsys: pytest.CaptureFixt
     code = main(["verify", f"{STYLES[name].path}:{entry}", str(checkpoint)])
     output = capsys.readouterr().out
     assert code == 0, output
-    inferred = "its parameters were written by an inferred layout, proven"
+    inferred = "the weights were copied into its parameters by an inferred layout, proven"
     assert inferred in output or "the built-in layout" in output
     return output
 

@@ -142,7 +142,7 @@ class Accusation:
         """Whether the lines are proven, as a sentence."""
         places = "this place" if len(self.findings) == 1 else "these places"
         if self.proven:
-            return f"With GPT-2's values in {places} the logits are GPT-2's."
+            return f"Tested: with GPT-2's values in {places}, the logits are GPT-2's."
         if self.status == "named":
             return f"Likely, not proven: with GPT-2's values in {places} the logits are still others."
         return "Not proven: the mistake is in this line or near it."

@@ -69,8 +69,7 @@ def words(explained: Explanation, trial: Trial) -> tuple[str, str]:
         if found.entry is not None and found.entry.place == "h.*.attn.masked":
             # The accused line may come before the mask. The factor is that of the scores either way.
             found = replace(found, entry=replace(found.entry, words="the attention scores"))
-        right = found.entry if wanted == 1.0 else f"{wanted:.6g} times it"
-        return f"this is {found}", f"GPT-2 has {right}"
+        return f"this is {found}", f"in GPT-2 the factor is {wanted:.6g}"
     if explained.kind == "order":
         return f"this is {found} in another order of axes", f"GPT-2 has {explained.becomes} here"
     if explained.kind in ("operand", "module", "exchange"):
