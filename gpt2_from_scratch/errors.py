@@ -188,6 +188,10 @@ class MappingError(CheckpointError):
     """The tensors do not fit the layout: missing, unexpected, misshapen, or claimed twice."""
 
 
+class SizesError(MappingError):
+    """A module's parameters have other sizes than the checkpoint's: it was built for another one."""
+
+
 class TokenizerError(CheckpointError):
     """The tokenizer files are missing, damaged, or not GPT-2's byte-level BPE."""
 

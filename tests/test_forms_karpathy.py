@@ -108,7 +108,7 @@ def test_nanogpt_says_almost_everything(tmp_path: Path) -> None:
     assert_same_logits(model, theirs)
     report = model.load_report
     assert (report.form, report.layout) == ("PyTorch zip, nanoGPT checkpoint", "nanogpt")
-    assert report.notes == ("left out: best_val_loss, config, iter_num, model_args, optimizer",)
+    assert report.notes == ("left out: best_val_loss, config, iter_num, optimizer",)  # model_args was read
     assert report.assumed == (f"activation_function gelu ({NANOGPTS_GELU})", "layer_norm_epsilon 1e-05")
     assert f"assumed, and not said by the file: {', '.join(report.assumed)}" in str(report)
 
@@ -235,7 +235,7 @@ def test_build_nanogpt_says_everything_with_a_class(
     assert model.config == CONFIG
     assert_same_logits(model, theirs)
     assert model.load_report.form == "PyTorch zip, build-nanogpt checkpoint"
-    assert model.load_report.notes == ("left out: config, step, val_loss",)
+    assert model.load_report.notes == ("left out: step, val_loss",)
 
 
 def test_a_class_of_nanogpts_says_so_by_its_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

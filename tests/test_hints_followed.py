@@ -7,6 +7,7 @@ error's hint it does as the hint says. Its name is a part of the hint as it stan
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable
 from contextlib import chdir
@@ -423,11 +424,11 @@ def patched_before(folder: Path, hint: str) -> None:
 SOURCE = "class GPT:\n    def __init__(self, n_embd, flavour): ...\nmodel = print\n"
 
 
-@follows("for example my_gpt2.py:model or my_gpt2.py:GPT()")
+@follows("for example my_gpt2.py:model or 'my_gpt2.py:GPT()'")
 def no_object(folder: Path, hint: str) -> None:
     (folder / "my_gpt2.py").write_text("class GPT: ...\nmodel = print\n")
     with chdir(folder):
-        for spec in hint.removeprefix("for example ").split(" or ") if hint else ["my_gpt2.py"]:
+        for spec in shlex.split(hint.removeprefix("for example ").replace(" or ", " ")) if hint else ["my_gpt2.py"]:
             load_object(spec)
 
 

@@ -98,7 +98,10 @@ def load_object(
     """
     place, colon, name = spec.rpartition(":")
     if not colon or not name or not place:
-        raise CandidateError(f"{spec!r} is not FILE.py:OBJECT", hint="for example my_gpt2.py:model or my_gpt2.py:GPT()")
+        missing = "" if colon or Path(spec).expanduser().exists() else "does not exist, and "
+        raise CandidateError(
+            f"{spec!r} {missing}is not FILE.py:OBJECT", hint="for example my_gpt2.py:model or 'my_gpt2.py:GPT()'"
+        )
     loaded = _made(spec, None, config, biases, settings)
     asked = [setting.name for setting in loaded.settings]
     for setting in settings:

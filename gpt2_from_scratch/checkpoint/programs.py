@@ -75,8 +75,11 @@ computes the tanh GELU)
             conflicts.append(f"n_inner {config.inner_dim:,} (it uses 4 * n_embd = {4 * config.n_embd:,})")
         if not self.untied and not config.tie_word_embeddings:
             conflicts.append("a head of its own (it uses the token embedding)")
-        if conflicts:
-            raise ConfigError(
-                f"{self.name} cannot express this model: " + "; ".join(conflicts),
-                hint="choose the form huggingface, which can say all of it",
-            )
+        if not conflicts:
+            return
+        message = f"{self.name} cannot express this model: " + "; ".join(conflicts)
+        hint = "choose the form huggingface, which can say all of it"
+        if len(conflicts) > 1 or config.activation_function != "gelu":
+            raise ConfigError(message, hint)
+        hint += "; or take the tanh GELU instead, another function, with which the logits are slightly others"
+        raise ConfigError(message, hint, options={"overrides": {"activation_function": TANH_GELU[0]}})

@@ -98,10 +98,9 @@ def find(content: object, where: str, key: str = "") -> FoundStateDict:
     if not found:
         raise FormatError(f"{where} holds no state dict, but {_outline(content)}", hint=_what_it_is(content))
     chosen = _chosen(found, key, where)
-    notes = _left_out(other for other in content if other != chosen.partition(".")[0])
-    if chosen not in _KEYS:
-        notes = (f"the state dict is under {chosen!r}", *notes)
-    settings = _settings(content)
+    place = None if chosen in _KEYS else f"the state dict is under {chosen!r}"
+    told, settings = _settings(content)
+    notes = (*filter(None, [place]), *_left_out(content.keys() - {chosen.partition(".")[0], told}))
     if settings is None:
         return FoundStateDict(found[chosen], notes=notes)
     return _trained(found[chosen], settings, notes, where)
@@ -149,12 +148,14 @@ def _chosen(found: Mapping[str, Mapping[str, Tensor]], key: str, where: str) -> 
     return first
 
 
-def _settings(content: Mapping[object, object]) -> dict[str, Any] | None:
-    """The settings of nanoGPT's family, which are a dictionary or an object; None if there are none."""
-    settings, config = content.get("model_args"), content.get("config")
+def _settings(content: Mapping[object, object]) -> tuple[str, dict[str, Any] | None]:
+    """The settings of nanoGPT's family, which are a dictionary or an object, behind their key; None: there are none."""
+    key, settings, config = "model_args", content.get("model_args"), content.get("config")
     if settings is None and isinstance(config, SavedObject | OrderedDict):
-        settings = vars(config) | (config if isinstance(config, OrderedDict) else {})
-    return settings if isinstance(settings, dict) and settings.keys() >= _SIZES.keys() else None
+        key, settings = "config", vars(config) | (config if isinstance(config, OrderedDict) else {})
+    if isinstance(settings, dict) and settings.keys() >= _SIZES.keys():
+        return key, settings
+    return "", None
 
 
 def _trained(

@@ -54,6 +54,7 @@ class ConvertReport:
         rounding: largest difference between a value and the value written for it; 0 when nothing was rounded.
         rounded: the tensor with this difference.
         assumed: settings that the source does not give, with the values that were assumed.
+        set_by_user: settings that you gave, in place of the source's.
         notes: remarks.
     """
 
@@ -66,6 +67,7 @@ class ConvertReport:
     rounding: float = 0.0
     rounded: str = ""
     assumed: tuple[str, ...] = ()
+    set_by_user: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
@@ -75,8 +77,9 @@ class ConvertReport:
         counts = f"{self.tensors} tensors, {self.parameters:,} parameters"
         exact = Rounding(self.rounding, self.rounded)
         assumed = [f"assumed, as the source does not say it: {', '.join(self.assumed)}"] if self.assumed else []
+        given = [f"set by you: {', '.join(self.set_by_user)}"] if self.set_by_user else []
         what = f"{self.destination}: {self.form}, {dtype_name(self.dtype)}, {counts}, {exact}"
-        return "; ".join([what, *assumed, *self.notes])
+        return "; ".join([what, *assumed, *given, *self.notes])
 
     def __repr__(self) -> str:
         return short_repr("ConvertReport", f"{self.destination}, {self.form}, {self.tensors} tensors")
@@ -175,6 +178,7 @@ def convert(
         rounding=outgoing.rounding.largest,
         rounded=outgoing.rounding.where,
         assumed=checkpoint.assumed,
+        set_by_user=checkpoint.set_by_user,
         notes=(*travelling.notes, *target.advice(config)),
     )
 

@@ -80,16 +80,15 @@ class Grade(Result):
 
     def __str__(self) -> str:
         visible = len(self.caught) + len(self.missed)
-        return f"catches {len(self.caught)} of {visible} faults ({self.score:.0%})"
+        return f"catches {len(self.caught)} of {visible} faults that logits can show ({self.score:.0%})"
 
     def report(self) -> str:
         """All of it: what is missed, and what to do."""
-        width = max((len(missed.name) for missed in self.missed), default=0)
         rows = [
-            f"  misses {missed.name:<{width}}  {missed.says} (moves logits by {scientific(missed.difference)})"
+            f"  misses {missed.name}: {missed.says} (moves logits by {scientific(missed.difference)})"
             for missed in self.missed
         ]
-        rows += [f"  nobody could see {name} in logits: only the weights show it" for name in self.invisible]
+        rows += [f"  {name} is not counted: only the weights show it, no logits" for name in self.invisible]
         return "\n".join([*rows, *(f"  advice: {text}" for text in self.advice), str(self)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,7 +122,7 @@ def grade(
         >>> def same_shape(model):
         ...     return model(torch.tensor([[1, 2, 3]])).shape == (1, 3, 512)
         >>> print(grade(same_shape, faults=[FAULT["gelu_erf"], FAULT["no_scale"]]))
-        catches 0 of 2 faults (0%)
+        catches 0 of 2 faults that logits can show (0%)
     """
     opened = open_checkpoint(checkpoint, **options)
 

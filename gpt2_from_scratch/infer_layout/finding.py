@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gpt2_from_scratch.arrays import name_of
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import MappingError
+from gpt2_from_scratch.errors import MappingError, SizesError
 from gpt2_from_scratch.infer_layout.inference import infer_layout
 from gpt2_from_scratch.infer_layout.recognition import recognise
 from gpt2_from_scratch.layouts import LAYOUTS
@@ -42,7 +42,8 @@ def find_layout(module: nn.Module, config: GPTConfig, read: Callable[[str], Tens
         read: canonical name -> the checkpoint's tensor, where the module may hold the weights already.
 
     Raises:
-        MappingError: no layout was found; says why.
+        SizesError: its streams are not as wide as the checkpoint's.
+        MappingError: no layout was found for another reason; says why.
 
     Example:
         >>> from gpt2_from_scratch import GPTModel
@@ -61,6 +62,11 @@ def find_layout(module: nn.Module, config: GPTConfig, read: Callable[[str], Tens
     if read is not None and (layout := recognise(module, config, read)) is not None:
         return FoundLayout(layout, "a layout that was read from the weights' values")
     inferred = infer_layout(module, config)
+    if inferred.width not in (None, config.n_embd):
+        raise SizesError(
+            f"{name_of(module)} has other sizes than the checkpoint: {'; '.join(inferred.because)}",
+            hint="name a checkpoint of its sizes, or give its class, which is built with the checkpoint's",
+        )
     if inferred.layout is None:
         raise MappingError(
             f"no layout of {name_of(module)} was given, no built-in one fits, and none was found, because "

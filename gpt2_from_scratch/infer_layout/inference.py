@@ -47,6 +47,7 @@ class InferredLayout:
         because: what the module computes otherwise than GPT-2; or why no layout was found. Empty if it is proven.
         conditions: what the proof takes for granted, such as parameters that GPT-2 lacks and that have to be zero.
         evidence: how each decision was made, in order.
+        width: of the module's token table; None where it has none, or could not be read.
 
     Example:
         >>> from gpt2_from_scratch import GPTModel
@@ -60,6 +61,7 @@ class InferredLayout:
     because: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
+    width: int | None = None
 
     def __bool__(self) -> bool:
         return self.status is Status.PROVEN
@@ -166,7 +168,8 @@ class _Inference:
         try:
             found = self._read(call)
             if found.reading.contradictions:
-                raise _NotFound(*_collapsed(found.reading.contradictions))
+                because, width = _collapsed(found.reading.contradictions), found.reading.width
+                return InferredLayout(Status.NOT_FOUND, None, tuple(because), (), tuple(self.evidence), width)
             return self._proven(found)
         except (_NotFound, proof.Failed) as error:
             return InferredLayout(Status.NOT_FOUND, None, tuple(dict.fromkeys(error.args)), (), tuple(self.evidence))

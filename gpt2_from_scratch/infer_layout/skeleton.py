@@ -123,6 +123,7 @@ class Reading:
         final: the final norm.
         contradictions: what does not fit, in words.
         deviations: departures of the wiring that a layout can be read in spite of, in words.
+        width: of the token table, if there is one.
     """
 
     canonical: dict[str, Tensor] = field(default_factory=dict)
@@ -134,6 +135,7 @@ class Reading:
     head_event: int = -1
     contradictions: list[str] = field(default_factory=list)
     deviations: list[str] = field(default_factory=list)
+    width: int | None = None
 
 
 def read(record: Record, logits: Tensor | None, config: GPTConfig) -> Reading:
@@ -234,6 +236,8 @@ class _Reader:
         tokens = next((stream.tokens for stream in streams if stream.tokens is not None), None)
         positions = next((stream.positions for stream in streams if stream.positions is not None), None)
         expected = {"token": (config.vocab_size, config.n_embd), "position": (config.n_positions, config.n_embd)}
+        if tokens is not None:
+            self.reading.width = tokens.shape[-1]
         for what, table in (("token", tokens), ("position", positions)):
             if table is None and what == "token":
                 contradictions.append(f"no token table {list(expected[what])} is looked up by the ids")
@@ -243,8 +247,10 @@ class _Reader:
                     f"(sinusoidal, for example), or there are none"
                 )
             elif tuple(table.shape) != expected[what]:
-                found = f"the {what} table ({self.names(table[:1])}) is {list(table.shape)}"
-                contradictions.append(f"{found}, expected {list(expected[what])}")
+                names = self.names(table[:1])
+                whole = self.record.parameters.get(names)  # which may have more rows than were looked up
+                shape = list(table.shape if whole is None else whole.shape)
+                contradictions.append(f"the {what} table ({names}) is {shape}, expected {list(expected[what])}")
         return tokens, positions
 
     def place(self, branches: list[Branch]) -> None:

@@ -33,6 +33,7 @@ class Inspection:
         config: in config.json's fields.
         said: field of the configuration on which the logits depend -> where its value comes from.
         assumed: fields that no source gives, with the values that are assumed.
+        set_by_user: fields that you gave, in place of the source's.
         tokenizer: its files beside the weights.
         ignored: stored tensors that are no parameters -> why.
         notes: remarks from opening it.
@@ -54,6 +55,7 @@ class Inspection:
     config: Mapping[str, Any]
     said: Mapping[str, str]
     assumed: tuple[str, ...]
+    set_by_user: tuple[str, ...]
     tokenizer: tuple[str, ...]
     ignored: Mapping[str, str]
     notes: tuple[str, ...]
@@ -122,6 +124,7 @@ def inspect_opened(
         config=config.to_hf(),
         said={name: fact.origin.value for name, fact in checkpoint.facts.items()},
         assumed=checkpoint.assumed,
+        set_by_user=checkpoint.set_by_user,
         tokenizer=tuple(path.name for path in tokenizer_files(checkpoint.located.weights)),
         ignored=dict(checkpoint.matching.ignored),
         notes=checkpoint.notes,
@@ -156,6 +159,7 @@ def rows_of(inspection: Inspection) -> list[tuple[str, str]]:
         for why in dict.fromkeys(inspection.ignored.values())
     ]
     rows += [("assumed", what) for what in inspection.assumed]
+    rows += [("set by you", what) for what in inspection.set_by_user]
     rows += [("note", note) for note in inspection.notes]
     rows += [("warning", warning) for warning in inspection.warnings]
     return rows

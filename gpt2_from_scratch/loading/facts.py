@@ -33,10 +33,10 @@ class Fact:
         return f"{self.value} ({self.why or self.origin.value})"
 
 
-def assumptions(facts: Mapping[str, Fact]) -> tuple[str, ...]:
-    """The fields that are assumed, one text for each, such as ``activation_function gelu_new (GPT-2's)``."""
+def fields_from(origin: Origin, facts: Mapping[str, Fact]) -> tuple[str, ...]:
+    """The fields of this origin, one text for each, such as ``activation_function gelu_new (GPT-2's)``."""
     return tuple(
         f"{field} {fact.value} ({fact.why})" if fact.why else f"{field} {fact.value}"
         for field, fact in facts.items()
-        if fact.origin is Origin.ASSUMED
+        if fact.origin is origin
     )

@@ -19,7 +19,7 @@ from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, MappingError, short_repr
 from gpt2_from_scratch.layouts import DETECTABLE, LayoutChoice, layout_variants
 from gpt2_from_scratch.loading.configuration import given_config, infer_config
-from gpt2_from_scratch.loading.facts import Fact, assumptions
+from gpt2_from_scratch.loading.facts import Fact, Origin, fields_from
 from gpt2_from_scratch.loading.hints import Misfit, MissingFields, change_that_helps, distance, explanation
 from gpt2_from_scratch.loading.renaming import Renaming, match_with_ties, renamings, without, without_prefix
 from gpt2_from_scratch.loading.values import check_tied_head, check_zeros, floating_dtype
@@ -105,7 +105,12 @@ class Checkpoint:
     @property
     def assumed(self) -> tuple[str, ...]:
         """Fields of the configuration that are assumed, and why: ``n_head 12 (the official 124M's)``."""
-        return assumptions(self.facts)
+        return fields_from(Origin.ASSUMED, self.facts)
+
+    @property
+    def set_by_user(self) -> tuple[str, ...]:
+        """Fields of the configuration that were given when it was opened: ``n_head 12``."""
+        return fields_from(Origin.USER, self.facts)
 
     @property
     def mapped(self) -> bool:

@@ -89,9 +89,13 @@ def _annotations(verdict: Verdict) -> Iterator[str]:
         more = [f"and {len(lines) - _LINES} more"] if len(lines) > _LINES else []
         yield _command("error", f"{_TITLE}: {part.name}", "\n".join(lines[:_LINES] + more))
     if verdict.diagnosis is not None and verdict.diagnosis.lines is not None:
-        for line in verdict.diagnosis.lines.lines:
-            message = "; ".join(part for part in (f"{line.role}: {line.says}", line.expected) if part)
-            yield _command("error", f"{_TITLE}: line", message, _place(line.file), line.line)
+        for finding in verdict.diagnosis.lines.findings:
+            for line in finding.lines[:1]:
+                message = "; ".join(part for part in (line.says, line.expected) if part)
+                yield _command("error", f"{_TITLE}: line", message, _place(line.file), line.line)
+            for line in finding.others:  # which may be right
+                message = f"{line.role}: what line {finding.lines[0].line} is accused of"
+                yield _command("notice", f"{_TITLE}: line", message, _place(line.file), line.line)
 
 
 def _place(file: str) -> str:

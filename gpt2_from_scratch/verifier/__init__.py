@@ -34,7 +34,7 @@ from gpt2_from_scratch.checks.weights import Fitted, Weights, check_weights, fit
 from gpt2_from_scratch.compare import THRESHOLD
 from gpt2_from_scratch.diagnose import Checked, Diagnosis, diagnose, prompts_for
 from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult, Traced, locate
-from gpt2_from_scratch.errors import CandidateError, CheckpointError, MappingError, TokenizerError
+from gpt2_from_scratch.errors import CandidateError, CheckpointError, MappingError, SizesError, TokenizerError
 from gpt2_from_scratch.infer_layout import find_layout
 from gpt2_from_scratch.layouts import LayoutChoice, layout_variants
 from gpt2_from_scratch.loading import (
@@ -312,6 +312,8 @@ class _Run:
                 return
             self.enter("layout")
             found = find_layout(searched, self.checkpoint.config, self.checkpoint.read)
+        except SizesError as error:
+            raise CandidateError(error.message, hint=error.hint) from None
         except MappingError as error:
             self.no_layout = error.message
             return

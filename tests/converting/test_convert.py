@@ -437,6 +437,14 @@ def test_a_program_that_would_compute_something_else_is_refused(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_program_with_another_gelu_is_had_by_asking_for_it_and_the_report_says_so(tied: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="computes the tanh GELU") as error:
+        convert(tied, tmp_path / "x.gguf", "gguf", overrides={"activation_function": "gelu"})
+    report = convert(tied, tmp_path / "x.gguf", "gguf", **error.value.options)
+    assert "set by you: activation_function gelu_new" in str(report)
+    assert "set by you" not in str(convert(tied, tmp_path / "y.gguf", "gguf"))
+
+
 def test_either_gelu_is_nanogpts(tied: Path, tmp_path: Path):
     exact = convert(tied, tmp_path / "exact", "nanogpt", overrides={"activation_function": "gelu"})
     assert "exact GELU" not in str(exact)

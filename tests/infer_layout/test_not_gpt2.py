@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gpt2_from_scratch import GPTModel, load_into
+from gpt2_from_scratch import CandidateError, GPTModel, load_into, verify
 from gpt2_from_scratch.building import load_object
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.infer_layout import InferredLayout, Status, infer_layout, to_python
@@ -208,6 +208,13 @@ def test_what_does_not_fit_is_said(what: str, tmp_path: Path) -> None:
     assert found.status is Status.NOT_FOUND
     assert sentence in str(found), str(found)
     assert not place or line(tmp_path, place) in str(found), str(found)
+
+
+def test_a_model_of_another_width_was_built_for_another_checkpoint(tmp_path: Path) -> None:
+    _, module = inferred(tmp_path)
+    GPTModel(CONFIG.replace(n_embd=32)).save_pretrained(tmp_path / "wider")
+    with pytest.raises(CandidateError, match=r"other sizes than the checkpoint: .*\[67, 24\], expected \[67, 32\]"):
+        verify(module, tmp_path / "wider")
 
 
 def test_parameters_that_gpt2_lacks_are_a_condition_and_are_set_to_zero(tmp_path: Path) -> None:
