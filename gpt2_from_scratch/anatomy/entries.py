@@ -112,6 +112,7 @@ def entries(config: GPTConfig, weights: Weights, ids: Tensor) -> list[Entry]:
     Returns:
         In the order of the run; at the same place a main step comes after the forms that lead to it.
     """
+    weights = {name: weights[name].detach() for name in config.tensor_shapes()}
     notes = _Notes()
     _weights(notes, config, weights)
     heads = (config.n_head, config.head_dim)

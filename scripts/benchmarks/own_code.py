@@ -27,7 +27,7 @@ def measure(work: str, size: str) -> dict[str, Any]:
     sys.path.insert(0, str(Path(__file__).parents[2]))  # the implementations are the tests'
     import torch
 
-    from gpt2_from_scratch.anatomy import Anatomy
+    from gpt2_from_scratch.anatomy import forward
     from gpt2_from_scratch.config import GPTConfig
     from gpt2_from_scratch.diagnose.lines import accuse
     from gpt2_from_scratch.infer_layout import infer_layout
@@ -41,7 +41,7 @@ def measure(work: str, size: str) -> dict[str, Any]:
         for name, shape in config.tensor_shapes().items()
     }
     ids = torch.randint(config.vocab_size, (1, min(TOKENS, config.n_positions)), generator=generator)
-    units = [timed(lambda: Anatomy(config, weights).logits(ids)) for _ in range(2)]
+    units = [timed(lambda: forward.logits(config, weights, ids)) for _ in range(2)]
     style = STYLES["own_layers"]
     if work == "map":
         del weights

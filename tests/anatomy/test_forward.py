@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from gpt2_from_scratch.anatomy import Anatomy
+from gpt2_from_scratch.anatomy import forward
 from gpt2_from_scratch.anatomy.activations import FORMULAS
 from gpt2_from_scratch.config import ACTIVATIONS, GPTConfig
 from tests.perturbed import perturbed
@@ -27,7 +27,7 @@ def test_logits_are_transformers_in_float64(options: dict[str, object]):
     ids = torch.randint(211, (2, 31), generator=torch.Generator().manual_seed(2))
     with torch.inference_mode():
         expected = reference(ids, use_cache=False).logits
-    logits = Anatomy(GPTConfig.from_hf(reference.config.to_dict()), weights).logits(ids)
+    logits = forward.logits(GPTConfig.from_hf(reference.config.to_dict()), weights, ids)
     assert_close(logits, expected, rtol=1e-11, atol=1e-11)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gpt2_from_scratch.anatomy import Anatomy
+from gpt2_from_scratch.anatomy import forward
 from gpt2_from_scratch.anatomy.entries import entries
 from gpt2_from_scratch.anatomy.identity import EXACT, Table
 from gpt2_from_scratch.config import ACTIVATIONS, GPTConfig
@@ -24,7 +24,7 @@ def weights_of(**options: object) -> tuple[GPTConfig, dict[str, Tensor]]:
 @pytest.fixture(scope="module")
 def table() -> Table:
     config, weights = weights_of()
-    return Table(entries(config, Anatomy(config, weights).weights, IDS), IDS)
+    return Table(entries(config, weights, IDS), IDS)
 
 
 def value(table: Table, key: str) -> Tensor:
@@ -39,10 +39,9 @@ def value(table: Table, key: str) -> Tensor:
 )
 def test_the_last_entry_is_the_logits_of_the_plain_run(options: dict[str, object]):
     config, weights = weights_of(**options)
-    anatomy = Anatomy(config, weights)
-    last = entries(config, anatomy.weights, IDS)[-1]
+    last = entries(config, weights, IDS)[-1]
     assert last.key == "logits"
-    torch.testing.assert_close(last.value, anatomy.logits(IDS), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(last.value, forward.logits(config, weights, IDS), rtol=1e-12, atol=1e-12)
 
 
 def test_every_entry_is_recognised_as_itself_or_as_one_with_the_same_numbers(table: Table):
@@ -59,7 +58,7 @@ def test_every_entry_is_recognised_as_itself_or_as_one_with_the_same_numbers(tab
 def test_four_numbers_are_enough_to_be_a_weight():
     """The smallest that counts: a match of fewer numbers says nothing."""
     config, weights = weights_of(n_embd=4, n_head=2)
-    small = Table(entries(config, Anatomy(config, weights).weights, IDS), IDS)
+    small = Table(entries(config, weights, IDS), IDS)
     found = small.identify(weights["ln_f.bias"].double())
     assert found.entry is not None and found.entry.key == "ln_f.bias"
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from gpt2_from_scratch import load_into, open_checkpoint
-from gpt2_from_scratch.anatomy import Anatomy
+from gpt2_from_scratch.anatomy import forward
 from gpt2_from_scratch.arrays import arrays_of
 from gpt2_from_scratch.building import Loaded, load_object
 from gpt2_from_scratch.cli import main
@@ -68,7 +68,7 @@ def test_functions_are_proven_and_read_as_their_author_meant_them(style: Style, 
 
 def same_logits(function: Callable[[Any], Any], opened: Checkpoint) -> bool:
     ids = torch.arange(15)[None] * 7
-    expected = Anatomy(opened.config, {n: opened.read(n) for n in opened.config.tensor_shapes()}).logits(ids)
+    expected = forward.logits(opened.config, {n: opened.read(n) for n in opened.config.tensor_shapes()}, ids)
     actual = torch.as_tensor(function(ids[0].numpy()))
     return bool((actual - expected[0]).abs().max() < 1e-4 * expected.abs().max())
 

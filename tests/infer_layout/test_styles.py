@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from gpt2_from_scratch.anatomy import Anatomy
+from gpt2_from_scratch.anatomy import forward
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.infer_layout import Status, infer_layout, to_python
 from gpt2_from_scratch.layouts import LAYOUTS
@@ -110,5 +110,5 @@ def test_names_are_not_read(style: Style, tensors: dict[str, Tensor]) -> None:
         for name, read in reads.items():
             parameters_of(nameless)[name].copy_(read())
     ids = torch.randint(config.vocab_size, (1, 29), generator=torch.Generator().manual_seed(1))
-    expected = Anatomy(config, ours).logits(ids)
+    expected = forward.logits(config, ours, ids)
     assert_close(style.logits(module.double(), ids), expected, rtol=0, atol=1e-8 * float(expected.abs().max()))

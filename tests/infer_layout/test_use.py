@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch import load_into, open_checkpoint
-from gpt2_from_scratch.anatomy import Anatomy
+from gpt2_from_scratch.anatomy import forward
 from gpt2_from_scratch.cli import main
 from gpt2_from_scratch.converting import convert
 from gpt2_from_scratch.errors import MappingError
@@ -36,7 +36,7 @@ def test_weights_are_loaded_without_a_layout(name: str, checkpoint: Path) -> Non
     report = load_into(module, opened)
     assert report.found is not None and report.found.inferred
     ids = torch.arange(15)[None] * 7
-    expected = Anatomy(opened.config, {n: opened.read(n) for n in opened.config.tensor_shapes()}).logits(ids)
+    expected = forward.logits(opened.config, {n: opened.read(n) for n in opened.config.tensor_shapes()}, ids)
     with torch.no_grad():
         actual = STYLES[name].logits(module.double(), ids)
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10 * float(expected.abs().max()))

@@ -32,7 +32,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gpt2_from_scratch.anatomy import Anatomy
 from gpt2_from_scratch.anatomy.entries import entries
 from gpt2_from_scratch.anatomy.forward import Weights
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity, Table
@@ -295,10 +294,9 @@ class _Case:
         self.module = original if isinstance(original, nn.Module) else module
         self.candidate = self.module if self.module is not None else candidate
         self.config, self.ids, self.logits_in = config, ids, logits_in or _usual_logits
-        anatomy = Anatomy(config, weights)
         kept = [weights["wte.weight"], *(self.module.parameters() if self.module is not None else ())]
         self.full = all(each.dtype in (torch.float32, torch.float64) for each in kept if each.is_floating_point())
-        self.table = Table(entries(config, anatomy.weights, ids), ids)
+        self.table = Table(entries(config, weights, ids), ids)
         self.explainer = Explainer(config, self.table)
         self.packages = _packages(self.candidate)
         self.own = own_code(self.candidate)
