@@ -1,15 +1,18 @@
 """What is not GPT-2 is said by what does not fit, and where: one small model, and a departure from GPT-2 at a time."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gpt2_from_scratch import CandidateError, GPTModel, load_into, verify
+from gpt2_from_scratch.asking import Call
 from gpt2_from_scratch.building import load_object
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.infer_layout import InferredLayout, Status, infer_layout, to_python
+from gpt2_from_scratch.infer_layout import InferredLayout, Status, infer_layout, inference, to_python
+from gpt2_from_scratch.infer_layout.tracing import trace
 
 CONFIG = GPTConfig(vocab_size=67, n_positions=23, n_embd=24, n_layer=2, n_head=4)
 
@@ -90,8 +93,41 @@ def line(folder: Path, text: str) -> str:
     return f"theirs.py:{number}"
 
 
-def test_without_an_edit_it_is_gpt2(tmp_path: Path) -> None:
-    assert inferred(tmp_path)[0].status is Status.PROVEN
+# The same mathematics, written in other ways.
+STILL_GPT2: dict[str, tuple[tuple[str, str], ...]] = {
+    "no edit": (),
+    "one by the deviation, and then the values": (("centred / spread * self.g", "(1 / spread) * centred * self.g"),),
+    "the gain by the deviation": (("centred / spread * self.g", "self.g / spread * centred"),),
+    "the mean of the squares less the squared mean": (
+        ("(centred**2).mean(-1, keepdim=True)", "(x**2).mean(-1, keepdim=True) - x.mean(-1, keepdim=True) ** 2"),
+    ),
+    "weights on the left": (("h = self.up(x)", "h = (self.up.weight @ x.mT).mT + self.up.bias"),),
+    "written into a buffer": (
+        (
+            "return self.out((weights @ v).transpose(1, 2).reshape(b, t, c))",
+            "all = x.new_empty(b, t, c); all[:] = (weights @ v).transpose(1, 2).flatten(2); return self.out(all)",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", STILL_GPT2)
+def test_gpt2_is_recognised_however_it_is_written(what: str, tmp_path: Path) -> None:
+    found, _ = inferred(tmp_path, *STILL_GPT2[what])
+    assert str(found) == "PROVEN"
+
+
+def test_of_a_long_context_the_tables_alone_are_recorded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, lengths = CONFIG.replace(n_positions=97), []
+
+    def watched(module: nn.Module, call: Call, ids: Tensor, **options: Any) -> object:
+        lengths.append(ids.size(1))
+        return trace(module, call, ids, **options)
+
+    monkeypatch.setattr(inference, "trace", watched)
+    (tmp_path / "theirs.py").write_text(MODEL)
+    assert str(infer_layout(load_object(f"{tmp_path / 'theirs.py'}:GPT", config).object, config)) == "PROVEN"
+    assert max(lengths) < 97
 
 
 ROTATED = """
