@@ -39,6 +39,8 @@ REACH = 2.0
 # formulas in GPT-2's structure.
 CONSTANTS = 1e-6
 
+_LENGTHS = (1, 5, 96)  # tokens of the prompts; float64 is slow
+
 # Where code cannot be run in float64 at all: this many times the distance between float32 and float64 logits of GPT-2
 # itself. Correct code was measured at 1 to 2 of them.
 FLOORS = 4.0
@@ -72,10 +74,10 @@ def random_weights(config: GPTConfig, absent: Mapping[str, Tensor], seed: int = 
     return weights
 
 
-def prompts(config: GPTConfig, longest: int = 96) -> list[Tensor]:
-    """Token ids ``[1, T]`` of several lengths, the longest the whole context or `longest` (float64 is slow)."""
+def prompts(config: GPTConfig) -> list[Tensor]:
+    """Token ids ``[1, T]`` of several lengths, up to the context's."""
     generator = torch.Generator().manual_seed(2)
-    lengths = sorted({1, min(5, config.n_positions), min(longest, config.n_positions)})
+    lengths = sorted({min(length, config.n_positions) for length in _LENGTHS})
     return [torch.randint(config.vocab_size, (1, length), generator=generator) for length in lengths]
 
 
@@ -187,7 +189,8 @@ def answer(module: nn.Module, call: Call, ids: Sequence[Tensor], nudge: bool = F
     for within in (in_float64, parameters_in_float64):
         try:
             if nudge:
-                return Answer(*_with_moved(run_in_float64(run, module, within)))
+                logits, moved = run_in_float64(run, module, within)
+                return Answer(logits, True, moved)
             with within(module):
                 return Answer(run(), True)
         except (NotImplementedError, RuntimeError):  # a convolution looks at its operands' precisions first
@@ -196,12 +199,6 @@ def answer(module: nn.Module, call: Call, ids: Sequence[Tensor], nudge: bool = F
         return Answer(run(), False)
     except Exception as error:  # somebody's code may raise anything
         raise Failed(f"the module ran once and then failed: {type(error).__name__}: {error}") from error
-
-
-def _with_moved(
-    found: tuple[list[Tensor], tuple[list[Tensor], ...]],
-) -> tuple[list[Tensor], bool, tuple[list[Tensor], ...]]:
-    return found[0], True, found[1]
 
 
 Result = TypeVar("Result")
