@@ -238,12 +238,10 @@ def _moved_once(node: ast.expr) -> ast.expr | None:
     return first if isinstance(node.func, ast.Name) and node.func.id in _MOVES else None
 
 
-_MOVES_NAMES = (
-    "view reshape transpose permute swapaxes contiguous unsqueeze squeeze expand flatten clone to double "
-    "float rearrange type repeat unflatten swapdims movedim moveaxis"
+_MOVES = frozenset(
+    "view reshape transpose permute swapaxes contiguous unsqueeze squeeze expand flatten clone to double float "
+    "rearrange type repeat unflatten swapdims movedim moveaxis".split()
 )
-
-_MOVES = frozenset(_MOVES_NAMES.split())
 
 
 def is_module(node: ast.expr) -> bool:

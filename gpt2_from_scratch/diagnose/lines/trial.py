@@ -13,21 +13,22 @@ from gpt2_from_scratch.diagnose.lines.own_code import OwnCode
 from gpt2_from_scratch.recorder import Again, Operation, Recording, Value, record
 
 # Operations whose result has only the shape of what they took.
-_MAKERS_NAMES = "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty rand_like randn_like"
-_MAKERS = frozenset(_MAKERS_NAMES.split())
+_MAKERS = frozenset(
+    "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty rand_like randn_like".split()
+)
 # Operations that put parts together: until the last part is in its place, the whole is no number of GPT-2's.
-_ASSEMBLING_NAMES = "setitem cat concat concatenate copy_ index_copy_ append hstack vstack stack alias scatter_"
-_ASSEMBLING = frozenset(_ASSEMBLING_NAMES.split())
+_ASSEMBLING = frozenset(
+    "setitem cat concat concatenate copy_ index_copy_ append hstack vstack stack alias scatter_".split()
+)
 _PADDING = frozenset(["pad", "cat", "concat", "concatenate", "hstack", "setitem", "copy_"])
 # They move numbers and compute nothing.
-VIEWS_NAMES = (
+VIEWS = frozenset(
     "view reshape transpose permute swapaxes swapdims movedim moveaxis T mT t contiguous clone expand "
     "expand_as squeeze unsqueeze flatten unflatten getitem split chunk unbind narrow select to double "
     "type_as detach view_as reshape_as copy astype ravel tensor_split expand_dims array asarray "
     "ascontiguousarray rearrange type dropout broadcast_to repeat hsplit dsplit array_split cat stack "
-    "rollaxis diagonal as_tensor from_numpy tensor float identity alias adjoint H data tile cpu"
+    "rollaxis diagonal as_tensor from_numpy tensor float identity alias adjoint H data tile cpu".split()
 )
-VIEWS = frozenset(VIEWS_NAMES.split())
 
 # The largest difference of two correct float64 programs, relative to the largest logit, was measured at 1e-12; the
 # mildest bug leaves 1e-7.

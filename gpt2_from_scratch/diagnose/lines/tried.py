@@ -17,8 +17,9 @@ from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.recorder import Again
 
 HIDDEN = -1e30  # what stands for a mask's fill: exp of it is 0, and sums of it are finite
-_MOVING_NAMES = "view reshape transpose permute swapaxes flatten unflatten movedim split chunk unbind getitem"
-MOVING = frozenset(_MOVING_NAMES.split())
+MOVING = frozenset(
+    "view reshape transpose permute swapaxes flatten unflatten movedim split chunk unbind getitem".split()
+)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,11 @@ from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.lines.tried import HIDDEN, MOVING, Case, Found, again_with, is_turned
 from gpt2_from_scratch.recorder import Again, Operation
 
-_FILLING_NAMES = "setitem masked_fill masked_fill_ where copyto putmask index_put_ index_put tril triu"
-_FILLING = frozenset(_FILLING_NAMES.split())
-_AXES_NAMES = "dim axis dim0 dim1 -1 -2 dims"
-_AXES = frozenset(_AXES_NAMES.split())
-_OVER_AXES_NAMES = "softmax mean var std sum amax max min log_softmax logsumexp cumsum cat stack concatenate split norm"
-_OVER_AXES = frozenset(_OVER_AXES_NAMES.split())
+_FILLING = frozenset("setitem masked_fill masked_fill_ where copyto putmask index_put_ index_put tril triu".split())
+_AXES = frozenset("dim axis dim0 dim1 -1 -2 dims".split())
+_OVER_AXES = frozenset(
+    "softmax mean var std sum amax max min log_softmax logsumexp cumsum cat stack concatenate split norm".split()
+)
 _ABSENT: dict[str, tuple[tuple[str, object], ...]] = {
     "var": (("unbiased", False), ("correction", 0)),
     "std": (("unbiased", False), ("correction", 0)),
