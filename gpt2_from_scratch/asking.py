@@ -8,7 +8,7 @@ logits in an answer.
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -27,7 +27,7 @@ class Way:
         about: how the model is called, for people; empty for the usual way.
         ask: takes ids ``[B, T]`` and keyword arguments, and returns what the model returns.
         tokens_first: whether the answer has the axes ``[T, B, ...]``.
-        arrays: whether the ids are given as a numpy array.
+        arrays: whether the ids are given as a numpy array, or as a list.
     """
 
     about: str
@@ -47,7 +47,7 @@ class Way:
             ValueError: the model returned something else.
             Exception: whatever it raised.
         """
-        output = self.ask(ids)
+        output = self.ask(ids.clone())  # somebody's code may write into them
         found = self.logits(output, tuple(ids.shape))
         if found is None or not found.is_floating_point():
             raise ValueError(f"the module returned a {type(output).__name__} without logits")
@@ -129,6 +129,9 @@ def ways(model: Callable[..., Any]) -> Iterator[Way]:
         about = "it is called with numpy arrays"
         yield Way(about, lambda ids, **options: model(ids.cpu().numpy(), **options), arrays=True)
         yield Way(f"{about}, one row of ids at a time", partial(_row_by_row, model, _as_array), arrays=True)
+        about = "it is called with lists of ids"
+        yield Way(about, lambda ids, **options: model(ids.tolist(), **options), arrays=True)
+        yield Way(f"{about}, one row at a time", partial(_row_by_row, model, Tensor.tolist), arrays=True)
 
 
 def _row_by_row(model: Callable[..., Any], convert: Callable[[Tensor], Any], ids: Tensor, **options: Any) -> Tensor:
@@ -215,7 +218,8 @@ def logits_in(output: Any, shape: tuple[int, ...]) -> Tensor | None:
         output = output.logits
     elif isinstance(output, Mapping) and "logits" in output:
         output = output["logits"]
-    elif isinstance(output, Mapping | tuple | list):
+    elif isinstance(output, Mapping | tuple | list) or is_dataclass(output):
+        output = vars(output) if is_dataclass(output) and not isinstance(output, Mapping) else output
         several = output.values() if isinstance(output, Mapping) else output
         tensors = [found for each in several if (found := _as_tensor(each)) is not None and found.is_floating_point()]
         fitting = [each for each in tensors if tuple(each.shape[:-1]) in (shape, (shape[0], 1))]

@@ -1,5 +1,6 @@
 """A model is asked in the way that it takes, and its logits are found in what it returns."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -98,16 +99,41 @@ def test_arguments_are_filled_by_their_names():
     assert torch.equal(way.ask(IDS), LOGITS)
 
 
+@dataclass
+class Answer:
+    loss: Tensor
+    scores: Tensor
+
+
+def test_a_dataclass_is_searched_like_a_dictionary():
+    assert logits_in(Answer(torch.zeros(()), LOGITS), (2, 5)) is LOGITS
+    assert logits_in(Answer(torch.zeros(()), torch.zeros(7)), (2, 5)) is None
+
+
 def test_what_nobody_knows_is_not_made_up():
     assert next(ways(lambda ids, temperature: ids)).about == ""
 
 
 def test_functions_are_asked_with_numpy_arrays_last():
-    *_, arrays, rows = ways(lambda ids: np.zeros((*ids.shape, 31)))
+    *_, arrays, rows, _, _ = ways(lambda ids: np.zeros((*ids.shape, 31)))
     assert arrays.about == "it is called with numpy arrays"
     assert type(arrays.ask(IDS)) is np.ndarray
     assert rows.about == "it is called with numpy arrays, one row of ids at a time"
     assert rows.ask(IDS).shape == (*IDS.shape, 31)
+
+
+@pytest.mark.parametrize("one_row", [False, True])
+def test_a_function_that_takes_lists_is_given_lists(one_row: bool):
+    table = torch.randn(31, 31, generator=torch.Generator().manual_seed(0))
+
+    def logits(ids: Any) -> Any:
+        if not isinstance(ids, list) or isinstance(ids[0], list) is one_row:
+            raise TypeError
+        return table[torch.tensor(ids)]
+
+    way = way_of(logits)
+    assert way.about.startswith("it is called with lists of ids")
+    assert torch.equal(way.logits(way.ask(IDS), tuple(IDS.shape)), table[IDS])
 
 
 @pytest.mark.parametrize("arrays", [False, True])

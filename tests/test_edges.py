@@ -6,6 +6,7 @@ Each has a right and a wrong twin: the right one is never failed, and the wrong 
 import math
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -70,6 +71,16 @@ def test_a_candidate_that_writes_into_its_ids_changes_nobody_elses(
 
     assert not undiagnosed(clamped, book_checkpoint, reference=book_reference)
     assert undiagnosed(scratching, book_checkpoint, reference=book_reference)
+
+
+def test_a_candidate_may_compute_in_a_thread_of_its_own(book_checkpoint: Path, book_reference: Remembering) -> None:
+    model = model_of(book_checkpoint, book_reference.config)
+
+    def threaded(ids: Tensor) -> Tensor:
+        with ThreadPoolExecutor(1) as pool:  # where gradients are on
+            return pool.submit(model, ids).result()  # type: ignore[no-any-return]
+
+    assert undiagnosed(threaded, book_checkpoint, reference=book_reference)
 
 
 def test_a_buffer_that_is_filled_again_is_no_answer(book_reference: Remembering) -> None:
@@ -481,6 +492,25 @@ def test_a_crash_on_some_lengths_is_a_failed_check_and_a_crash_on_all_is_none(
     assert "raise IndexError" in verdict.report()
     with pytest.raises(CandidateError, match="no such position"):
         undiagnosed(up_to(0), book_checkpoint, reference=book_reference)
+
+
+def test_a_crash_in_the_diagnosis_leaves_the_verdict(book_checkpoint: Path, book_reference: Remembering) -> None:
+    model = model_of(book_checkpoint, book_reference.config, wrong=True)
+
+    def one_row(ids: Tensor) -> Tensor:
+        assert ids.size(0) == 1, "one row, please"
+        return model(ids)  # type: ignore[no-any-return]
+
+    verdict = verify(one_row, book_checkpoint, reference=book_reference, diagnose_seconds=5)
+    assert not verdict and "one row, please" in verdict.unchecked["diagnosis"]
+    assert "rows of a batch mix" not in verdict.report()  # it was not seen that they do
+
+
+def test_a_module_without_values_is_refused_by_name(book_checkpoint: Path, book_reference: Remembering) -> None:
+    with torch.device("meta"):
+        model = STYLES["book"](book_reference.config)
+    with pytest.raises(CandidateError, match="on the meta device"):
+        undiagnosed(model, book_checkpoint, reference=book_reference)
 
 
 def test_too_little_memory_is_no_fault_of_the_candidate(book_checkpoint: Path, book_reference: Remembering) -> None:

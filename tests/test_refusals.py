@@ -225,9 +225,10 @@ TENSORS = {
     "NaN": mapping(fill(BIAS, float("nan")), "h.3.ln_1.bias", "2 of 44 values that are NaN or infinite", FETCH),
     "infinite": mapping(fill(WTE, float("inf")), "wte.weight", "2 of 9,284 values", "training diverged"),
     "negative infinity": mapping(fill(BIAS, float("-inf")), "h.3.ln_1.bias", "2 of 44"),
-    "integers": mapping(cast(BIAS, torch.int32), f"not floating point: {BIAS} int32", "quantised? load the original"),
+    "integers": mapping(cast(BIAS, torch.int32), f"16 bits or more: {BIAS} int32", "quantised? load the original"),
     "quantised to bytes": mapping(cast(WTE, torch.int8), f"{WTE} int8", "load the original"),
-    "float8": form(cast(BIAS, torch.float8_e4m3fn), f"'{BIAS}' has dtype 'F8_E4M3'", "supported: F64, F32"),
+    "float8": mapping(cast(BIAS, torch.float8_e4m3fn), f"16 bits or more: {BIAS} float8_e4m3fn", "load the original"),
+    "quantised by MLX": mapping(cast(WTE, torch.uint32), f"{WTE} uint32", "load the original"),
     "complex": form(cast(BIAS, torch.complex64), "has dtype 'C64'", "supported: F64, F32"),
     "another head": mapping(
         tensors(lambda t: t.update({HEAD: t[WTE] + 0.5})),

@@ -135,11 +135,21 @@ def locate(source: str | os.PathLike[str], **options: Unpack[HubOptions]) -> Loc
         CheckpointError: there is no such file, folder or repository, or no weights in it.
     """
     name, path = os.fspath(source), Path(source)
+    if not name:
+        raise CheckpointError(
+            "the checkpoint's name is empty", hint="give a file, a directory or a Hub id (owner/name)"
+        )
+    if "://" in name:
+        on_hub = _HUB_ADDRESS.match(name)
+        meant = f"{on_hub[1]}" if on_hub else "a file, a directory or a Hub id (owner/name)"
+        raise CheckpointError(f"{name} is an address, which is not fetched", hint=f"give {meant}")
     if path == TINY or (name == TINY.name and not path.exists()):
         return Located(TINY.name, _weights_in(TINY), TINY)
     try:
         path = path.expanduser()
         if path.is_file():
+            if shards.is_named_as_one(path) and any(path.parent.glob("*.index.json")):
+                raise CheckpointError(f"{name} is one of several shards", hint=f"give their folder, {path.parent}")
             return Located(name, path, path.parent)
         if path.is_dir():
             return Located(name, _weights_in(path), path)
@@ -152,6 +162,7 @@ def locate(source: str | os.PathLike[str], **options: Unpack[HubOptions]) -> Loc
             f"{name[:200]} cannot be looked at: {str(error)[:200]}",
             hint="give a file, a directory or a Hub id (owner/name)",
         ) from None
+    _check_link(path)
     if not is_repo_id and path.exists():
         raise CheckpointError(
             f"{name} is neither a file nor a directory", hint="a pipe or a device cannot be mapped: save it as a file"
@@ -168,6 +179,14 @@ def locate(source: str | os.PathLike[str], **options: Unpack[HubOptions]) -> Loc
             hub.fetch(name, shards.names_in(weights), **options)
         return Located(name, weights, files.get(_CONFIG, weights).parent, name)
     raise CheckpointError(f"{name} has none of {', '.join(WEIGHTS)}", hint="is it a model repository?")
+
+
+_HUB_ADDRESS = re.compile(r"(?:https?://huggingface\.co|hf:/)/([^/?#]+/[^/?#]+)")
+
+
+def _check_link(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        raise CheckpointError(f"{path} is a link to {path.readlink()}, which does not exist", "fetch the file again")
 
 
 # A name that ends in one of these is a file's, not a repository's.
@@ -230,6 +249,7 @@ def _weights_in(directory: Path) -> Path:
     for name in WEIGHTS:
         if (directory / name).is_file():
             return directory / name
+        _check_link(directory / name)
     if found := tensor_bundle.index_in(directory) or _of_several_ranks(directory):
         return found
     for patterns in (_ALONE, _GRAPHS):
@@ -239,6 +259,12 @@ def _weights_in(directory: Path) -> Path:
             for path in directory.glob(pattern)
             if path.is_file() and not _NOT_WEIGHTS.match(path.name)
         )
+        if alone and all(map(shards.is_named_as_one, alone)):
+            raise CheckpointError(
+                f"{directory} holds {alone[0].name}, which by its name is one of several, and no index that says "
+                "which tensor is where",
+                hint="fetch the index, too: its name ends in .index.json",
+            )
         if len(alone) > 1:
             raise CheckpointError(
                 f"{directory} holds several checkpoints: {', '.join(path.name for path in alone)}",

@@ -46,6 +46,11 @@ _DTYPES: Mapping[str, torch.dtype] = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    # Of quantised files, whose weights are refused by name.
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
 }
 _MALFORMED = "the file was damaged, or written by a faulty program: fetch it again, or save it again"
 

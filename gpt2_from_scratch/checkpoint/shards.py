@@ -14,11 +14,17 @@ from gpt2_from_scratch.config import read_json
 from gpt2_from_scratch.errors import ConfigError, FormatError
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_ONE_OF_SEVERAL = re.compile(r".+-\d+-of-(?!0*1\.)\d+\.\w+")  # model-00001-of-00002.safetensors
 
 
 def recognises(head: bytes, path: Path) -> bool:
     """Whether this is the JSON index of a sharded checkpoint."""
     return head.lstrip()[:1] == b"{" and path.name.endswith(".index.json")
+
+
+def is_named_as_one(path: Path) -> bool:
+    """Whether a file's name says that it is one of several shards."""
+    return _ONE_OF_SEVERAL.fullmatch(path.name) is not None
 
 
 def read(index: Path, mmap: bool, open_shard: Callable[[Path, bool], Container]) -> Container:

@@ -85,6 +85,8 @@ def find(content: object, where: str, key: str = "") -> FoundStateDict:
     """
     if isinstance(content, list | tuple) and any(isinstance(each, dict) for each in content):
         content = {str(index): value for index, value in enumerate(content)}  # [model.state_dict(), 3]
+    if isinstance(content, SavedObject):
+        content = vars(content)
     if not isinstance(content, dict):
         raise FormatError(
             f"{where} holds a {type(content).__name__}, not a state dict",
@@ -118,6 +120,7 @@ def _state_dicts(
         above: what it lies in; an object may hold itself.
     """
     for key, value in content.items():
+        value = vars(value) if isinstance(value, SavedObject) else value
         if not isinstance(key, str) or not isinstance(value, dict) or any(value is each for each in (content, *above)):
             continue
         tensors = _tensors(value)
@@ -138,7 +141,7 @@ def _chosen(found: Mapping[str, Mapping[str, Tensor]], key: str, where: str) -> 
     """
     if key in found:
         return key
-    first = next(iter(found))
+    first = max(found, key=lambda name: len(found[name]))  # an example only
     listed = ", ".join(f"{name} ({len(tensors)} tensors)" for name, tensors in list(found.items())[:8])
     if key:
         raise FormatError(f"{where} has no state dict {key!r}; it has {listed}", options={"key": first})
@@ -197,7 +200,10 @@ def _left_out(names: Iterable[object]) -> tuple[str, ...]:
 
 
 def _outline(content: Mapping[object, object]) -> str:
-    parts = [f"{str(key)[:40]} ({type(value).__name__})" for key, value in content.items()]
+    kinds = (
+        (key, "object" if isinstance(value, SavedObject) else type(value).__name__) for key, value in content.items()
+    )
+    parts = [f"{str(key)[:40]} ({kind})" for key, kind in kinds]
     return ", ".join(parts[:8]) + (f" and {len(parts) - 8:,} more" if len(parts) > 8 else "") if parts else "nothing"
 
 

@@ -94,6 +94,11 @@ class Candidate:
                 f"the candidate is a {type(model).__name__}, which cannot be called",
                 hint="give an nn.Module, or a function from ids [B, T] to logits [B, T, V]",
             )
+        if isinstance(model, nn.Module) and any(parameter.is_meta for parameter in model.parameters()):
+            raise CandidateError(
+                f"{type(model).__name__} has parameters on the meta device, where they have no values",
+                hint="build it on the CPU, and fill it with load_into",
+            )
         self.model = model
         self.config = config
         self.ranks = ranks
@@ -289,7 +294,7 @@ class Candidate:
 
     def settle(self) -> None:
         """Finds out now how it is asked, so that nobody who watches it run sees the attempts."""
-        with torch.inference_mode():
+        with torch.no_grad():
             assert self.way is not None
 
     @property
@@ -326,12 +331,13 @@ class Candidate:
         Raises:
             CandidateError: it crashed.
         """
+        given = self._copy(input_ids)  # out here an ordinary tensor, which threads of the model's own can use, too
         try:
             with torch.inference_mode():
                 ask = self.way.ask
                 if self._arithmetic is None and self.model is (self.module or self.model):
-                    return self._seen(ask, input_ids, **options)
-                return ask(self._copy(input_ids), **options)
+                    return self._seen(ask, given, **options)
+                return ask(given, **options)
         except RankError:
             raise
         except Exception as error:
@@ -342,10 +348,10 @@ class Candidate:
                 else "",
             ) from error
 
-    def _seen(self, ask: Callable[..., Any], input_ids: Tensor, **options: Any) -> Any:
+    def _seen(self, ask: Callable[..., Any], given: Tensor, **options: Any) -> Any:
         """The first answer, and what precision torch computes it in."""
         with seeing_arithmetic() as seen:
-            output = ask(self._copy(input_ids), **options)
+            output = ask(given, **options)
         if seen:
             self._arithmetic = _coarsest(seen)
         return output

@@ -82,8 +82,8 @@ class SelfTest(Result):
             found = "the same logits"
         if not math.isfinite(self.difference):
             found = "asked so it fails" if self.crash else "logits are not finite"
-        died = f"\n{self.crash}" if self.crash else ""  # last, as it may be several lines
-        return f"{self.name} ({self.what}): {found}; {self.fault}{died}"
+        why = f"\n{self.crash}" if self.crash else f"; {self.fault}"
+        return f"{self.name} ({self.what}): {found}{why}"
 
 
 @dataclass(frozen=True, repr=False)

@@ -71,7 +71,7 @@ def find_layout(module: nn.Module, config: GPTConfig, read: Callable[[str], Tens
         raise MappingError(
             f"no layout of {name_of(module)} was given, no built-in one fits, and none was found, because "
             f"{'; '.join(inferred.because)}",
-            hint="describe its names with a Layout of your own",
+            hint="if it takes ids [B, T] and returns logits [B, T, V], describe its names with a Layout of your own",
         )
     words = str(inferred).replace("PROVEN", "proven")
     return FoundLayout(inferred.layout, f"an inferred layout, {words}", inferred=True)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from gpt2_from_scratch.anatomy import forward
 from gpt2_from_scratch.arrays import module_of, name_of
 from gpt2_from_scratch.asking import Call, ways
 from gpt2_from_scratch.config import GPTConfig
-from gpt2_from_scratch.errors import MappingError, crash_report, short_repr
+from gpt2_from_scratch.errors import MappingError, short_repr
 from gpt2_from_scratch.infer_layout import proof
 from gpt2_from_scratch.infer_layout.arrangement import Inexpressible, layout_of
 from gpt2_from_scratch.infer_layout.deviations import Unexplained, explain
@@ -187,7 +186,7 @@ class _Inference:
             try:
                 record, logits, given = self._traced(each, ids, whole, numbers)
             except Exception as error:  # somebody's code may raise anything
-                failures.append(_died(error))
+                failures.append(proof.died(error))
                 self.evidence.append(f"{way}: {failures[-1]}")
                 continue
             found = _Read(way, each, record, read(record, logits, self.config), 1 < ids.shape[1] != given.shape[1] == 1)
@@ -385,14 +384,6 @@ def _roundings(record: Record, module: nn.Module) -> list[str]:
     return [
         f"numbers are rounded to {dtype}" + (f" ({line})" if line else "") for line, dtype in record.narrowed_at.items()
     ]
-
-
-def _died(error: Exception) -> str:
-    """An exception of somebody's code and the line that raised it, in a line."""
-    first, *rows = crash_report(error).splitlines()
-    places = [row for row in rows if row.startswith("  File ")]
-    file, _, rest = places[-1].removeprefix('  File "').partition('", line ') if places else ("", "", "")
-    return f"{first} ({Path(file).name}:{rest.partition(',')[0]})" if places else first
 
 
 def _without_key(numbers: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from gpt2_from_scratch.asking import Call, in_mode
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.errors import crash_report
 from gpt2_from_scratch.infer_layout.events import ROWS, Placed, Record
 from gpt2_from_scratch.precision import in_float64, parameters_in_float64, run_in_float64
 
@@ -24,6 +26,14 @@ Weights = Mapping[str, Tensor]
 
 class Failed(Exception):
     """The module ran once, and failed when it was asked again; in words."""
+
+
+def died(error: Exception) -> str:
+    """An exception of somebody's code and the line that raised it, in a line."""
+    first, *rows = crash_report(error).splitlines()
+    places = [row for row in rows if row.startswith("  File ")]
+    file, _, rest = places[-1].removeprefix('  File "').partition('", line ') if places else ("", "", "")
+    return f"{first} ({Path(file).name}:{rest.partition(',')[0]})" if places else first
 
 
 # In float64, correct code agrees with GPT-2 within this share of the largest logit. The styles in tests/foreign agree
@@ -193,12 +203,12 @@ def answer(module: nn.Module, call: Call, ids: Sequence[Tensor], nudge: bool = F
                 return Answer(logits, True, moved)
             with within(module):
                 return Answer(run(), True)
-        except (NotImplementedError, RuntimeError):  # a convolution looks at its operands' precisions first
+        except Exception:  # a convolution looks at its operands' precisions first; somebody's code may raise anything
             continue
     try:
         return Answer(run(), False)
     except Exception as error:  # somebody's code may raise anything
-        raise Failed(f"the module ran once and then failed: {type(error).__name__}: {error}") from error
+        raise Failed(f"the module ran once and then failed: {died(error)}") from error
 
 
 Result = TypeVar("Result")

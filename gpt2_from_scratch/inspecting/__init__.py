@@ -71,7 +71,7 @@ def inspect_checkpoint(
         if isinstance(source, Checkpoint):
             raise
         path = Path(source).expanduser()
-        if not path.exists():
+        if not str(source) or not (path.is_file() or path.is_dir()):
             path = locate(source, **hub_options(options)).weights  # the Hub's, or the same error again
         return contents_of(str(source), path, error, options.get("key", ""))
     return inspect_opened(checkpoint, statistics=statistics, checksum=checksum, progress=progress)

@@ -23,17 +23,18 @@ def floating_dtype(matching: Matching, container: Container, source: str) -> tup
         source: what to call the checkpoint in an error.
 
     Raises:
-        MappingError: weights that are not floating point.
+        MappingError: weights that are not floating point, or of 8 bits.
     """
     dtypes: dict[torch.dtype, list[str]] = {}
     for link in matching.links:
         for name in link.theirs:
             dtypes.setdefault(container.tensors[name].dtype, []).append(name)
-    wrong = {dtype: names for dtype, names in dtypes.items() if not dtype.is_floating_point}
+    wrong = {dtype: names for dtype, names in dtypes.items() if not dtype.is_floating_point or dtype.itemsize < 2}
     if wrong:
         which = "; ".join(f"{listed(names)} {dtype_name(dtype)}" for dtype, names in wrong.items())
         raise MappingError(
-            f"{source}: weights that are not floating point: {which}", hint="quantised? load the original"
+            f"{source}: weights that are not floating point of 16 bits or more: {which}",
+            hint="quantised? load the original",
         )
     dtype = reduce(torch.promote_types, dtypes)
     if len(dtypes) == 1:

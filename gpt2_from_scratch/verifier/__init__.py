@@ -503,19 +503,23 @@ class _Run:
             self.enter("diagnosis")
             most = self.asked.diagnose_seconds
             weights, logits = self.verdict.weights, self.verdict.logits
-            diagnosis = diagnose(
-                self.subject,
-                self.checkpoint,
-                self.reference,
-                Checked(
-                    inside=None if self.on_ranks else self.traced if self.traced is not None else self.fitted,
-                    failing=None if logits is None else _to_trace(logits, self.prompts).ids,
-                    weights_right=None if weights is None else bool(weights),
-                    floor=None if logits is None else logits.floor,
-                ),
-                seconds=most,
-                progress=lambda phase: self.asked.progress(f"diagnosis, at most {most:g} s: {phase}"),
-            )
+            try:
+                diagnosis = diagnose(
+                    self.subject,
+                    self.checkpoint,
+                    self.reference,
+                    Checked(
+                        inside=None if self.on_ranks else self.traced if self.traced is not None else self.fitted,
+                        failing=None if logits is None else _to_trace(logits, self.prompts).ids,
+                        weights_right=None if weights is None else bool(weights),
+                        floor=None if logits is None else logits.floor,
+                    ),
+                    seconds=most,
+                    progress=lambda phase: self.asked.progress(f"diagnosis, at most {most:g} s: {phase}"),
+                )
+            except CandidateError as error:  # it crashes on a prompt of the search: the verdict stands
+                self.unchecked["diagnosis"] = error.message.splitlines()[0]
+                return
             self.verdict = replace(self.verdict, diagnosis=diagnosis)
 
     def _answers_the_search(self, recording: Recording) -> bool:

@@ -42,6 +42,27 @@ def test_weights_are_loaded_without_a_layout(name: str, checkpoint: Path) -> Non
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10 * float(expected.abs().max()))
 
 
+def test_a_module_that_writes_into_its_ids_changes_nobody_elses(checkpoint: Path) -> None:
+    def scratch(module: nn.Module, given: tuple[Tensor], logits: Tensor) -> None:
+        given[0].zero_()
+
+    module = built("german", checkpoint)
+    module.register_forward_hook(scratch)
+    report = load_into(module, checkpoint)
+    assert report.found is not None and report.found.inferred
+
+
+def test_a_module_that_fails_when_it_is_asked_again_is_told_with_its_line(checkpoint: Path) -> None:
+    def failing(module: nn.Module, given: tuple[Tensor]) -> None:
+        if given[0].shape[1] == 1:
+            raise ValueError("one token is too few")
+
+    module = built("german", checkpoint)
+    module.register_forward_pre_hook(failing)
+    with pytest.raises(MappingError, match=r"ran once and then failed: ValueError: .*too few \(test_use.py:\d+\)"):
+        load_into(module, checkpoint)
+
+
 def test_names_of_a_built_in_layout_are_enough(checkpoint: Path) -> None:
     report = load_into(built("book", checkpoint), checkpoint)
     assert report.found is not None and not report.found.inferred

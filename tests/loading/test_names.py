@@ -171,6 +171,22 @@ def test_the_only_state_dict_is_found_under_any_key(key: str, folder: Path, pert
     assert_same_weights(folder, perturbed_checkpoint)
 
 
+class Saved:
+    """Somebody's own class, whose objects hold weights."""
+
+    def __init__(self, **attributes: object) -> None:
+        vars(self).update(attributes)
+
+
+def test_a_state_dict_in_an_object_is_found(folder: Path, perturbed_checkpoint: Path) -> None:
+    content = load_file(perturbed_checkpoint / "model.safetensors")
+    torch.save(Saved(step=7, state=Saved(params=content)), folder / "pytorch_model.bin")
+    assert_same_weights(folder, perturbed_checkpoint)
+    torch.save({"a": Saved(step=7)}, folder / "pytorch_model.bin")
+    with pytest.raises(FormatError, match=r"holds no state dict, but a \(object\)"):
+        open_checkpoint(folder)
+
+
 def test_several_state_dicts_are_asked_for_by_key(folder: Path, perturbed_checkpoint: Path) -> None:
     weights = load_file(perturbed_checkpoint / "model.safetensors")
     torch.save({"model": weights, "ema": {n: t + 1 for n, t in weights.items()}}, folder / "pytorch_model.bin")
