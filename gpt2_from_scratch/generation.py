@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from gpt2_from_scratch.cache import KVCache
 from gpt2_from_scratch.layers import FUSED, Compute
 from gpt2_from_scratch.model import GPTModel
+from gpt2_from_scratch.precision import dtype_name
 from gpt2_from_scratch.tokenizer import StreamDecoder, Tokenizer
 
 
@@ -508,8 +509,8 @@ def _checked_mask(attention_mask: Tensor | None, input_ids: Tensor) -> Tensor | 
 def _check_finite(logits: Tensor, tokens: int, dtype: torch.dtype) -> None:
     if not bool(logits.amax(dim=-1).isfinite().all()):  # a maximum passes NaN on
         raise ValueError(
-            f"the logits of token {tokens} are NaN or infinite: the model's weights are, or its {dtype} overflows "
-            "(float32 and bfloat16 have the range GPT-2 needs)"
+            f"the logits of token {tokens} are NaN or infinite: the model's weights are, or its {dtype_name(dtype)} "
+            "overflows (float32 and bfloat16 have the range GPT-2 needs)"
         )
 
 

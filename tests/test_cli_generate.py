@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from gpt2_from_scratch.cli import main
 from gpt2_from_scratch.generation import Decoding, stream_text
@@ -99,6 +100,14 @@ def test_ids_are_continued_as_ids_where_there_is_none(
         code, out, err = run(capsys, *needs_text, "--checkpoint", without_tokenizer)
         assert (code, out) == (2, "")
         assert "has no tokenizer files" in err
+
+
+def test_an_error_on_the_way_stands_on_a_line_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(TINY / "config.json", tmp_path)
+    tensors = load_file(TINY / "model.safetensors")
+    save_file({**tensors, "transformer.ln_f.bias": torch.full((64,), torch.nan)}, tmp_path / "model.safetensors")
+    code, out, err = run(capsys, "--ids", "5,3", "--checkpoint", tmp_path)
+    assert (code, out) == (2, "5,3\n") and err.startswith("gpt2: the logits of token 2 are NaN or infinite")
 
 
 def test_samples_differ_and_their_seeds_repeat_them(capsys: pytest.CaptureFixture[str]) -> None:

@@ -632,7 +632,7 @@ def test_logits_that_are_no_numbers_give_no_ids(name: str, at: tuple[int, int], 
     model = automaton(chain(1, 2, 3))
     with torch.no_grad():
         model.get_parameter(name)[at] = value  # met by the second row's id 2
-    message = "^the logits of token 1 are NaN or infinite: the model's weights are, or its torch.float32 overflows"
+    message = "^the logits of token 1 are NaN or infinite: the model's weights are, or its float32 overflows"
     with pytest.raises(ValueError, match=message):
         generate(model, torch.tensor([[5], [2]]), 4, Decoding(**options))
 

@@ -153,8 +153,9 @@ def test_a_position_table_read_one_too_far_shows_at_the_full_context(checkpoint:
     model.embed = lambda ids: model.tok_emb(ids) + model.pos_emb(torch.arange(1, ids.shape[1] + 1))
     tests = asked(model, config)
     assert names(tests) == ["full context"]
-    assert "(as many tokens as positions): asked so it fails; positions are misread" in str(tests)
-    assert "GPTModel crashed on ids of shape [1, 64]: IndexError" in str(tests)
+    assert "(as many tokens as positions): asked so it fails\nGPTModel crashed on ids of shape [1, 64]: Ind" in str(
+        tests
+    )
 
 
 def test_a_position_table_that_is_too_short(checkpoint: Path, config: GPTConfig) -> None:
@@ -186,7 +187,8 @@ def test_a_crash_in_a_batch_is_a_fault_with_its_reason(checkpoint: Path, config:
         return model.eval()(ids)
 
     tests = asked(single, config)
-    assert names(tests) == ["batch"] and "asked so it fails; rows of a batch mix" in str(tests)
+    assert names(tests) == ["batch"] and "asked so it fails" in str(tests)
+    assert "rows of a batch mix" not in str(tests)  # which was not seen
     assert "NotImplementedError: one row only\n" in str(tests) and 'raise NotImplementedError("one row' in str(tests)
 
 

@@ -5,6 +5,7 @@ code with the package.
 """
 
 import math
+import shutil
 import sys
 import weakref
 from collections import Counter
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gpt2_from_scratch import EXACT, FUSED, TEXTBOOK, CandidateError, CheckpointError, GPTModel, load_into
@@ -264,6 +266,15 @@ def test_nan_never_passes(perturbed_checkpoint: Path) -> None:
         model.h[11].ln_2.bias[3] = torch.nan
     verdict = undiagnosed(model, perturbed_checkpoint, "gpt2_from_scratch")
     assert not verdict and "not finite" in verdict.report()
+
+
+def test_a_checkpoint_with_nan_is_not_held_against_the_candidate(perturbed_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(perturbed_checkpoint, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["transformer.h.3.ln_2.bias"][3] = torch.nan
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(CandidateError, match="with these weights GPT-2's own logits are NaN or infinite"):
+        undiagnosed(GPTModel.from_pretrained(tmp_path), tmp_path, "gpt2_from_scratch")
 
 
 def test_a_tie_is_no_difference(reference: Remembering) -> None:

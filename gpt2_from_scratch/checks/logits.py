@@ -366,6 +366,7 @@ def check_logits(
         vocab_size=candidate.config.vocab_size,
     )
     if not math.isfinite(logits.max_abs):
+        _check_reference(logits, reference)
         return logits
     _check_floor(logits, scale)
     if tolerance is not None:
@@ -394,6 +395,16 @@ def _measured_on_long(logits: Logits, reference: Reference, enough: int) -> Logi
     results = tuple(measured(result) if left(result) else result for result in logits.results)
     floor = noise_floor([logits.floor, *(result.floor for result in results)], scale=0.0)
     return replace(logits, results=results, floor=floor, exact=None, inexact="")
+
+
+def _check_reference(logits: Logits, reference: Reference) -> None:
+    """Raises CandidateError where no candidate could do better: GPT-2's own logits are not finite either."""
+    failed = [each.prompt for each in logits.results if not math.isfinite(each.comparison.max_abs)]
+    if not any(bool(reference.logits(prompt.ids).isfinite().all()) for prompt in failed):
+        raise CandidateError(
+            f"with these weights GPT-2's own logits are NaN or infinite, on {failed[0].name}",
+            hint="`gpt2 inspect` names the weights that are; if none are, they are too large",
+        )
 
 
 def _check_floor(logits: Logits, scale: float) -> None:

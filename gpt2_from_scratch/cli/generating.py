@@ -54,8 +54,14 @@ def generate(arguments: argparse.Namespace) -> int:
     for number, pieces in enumerate(samples):
         if number:
             print()
-        for piece in pieces:
-            print(piece, end="", flush=True)
+        piece = ""
+        try:
+            for piece in pieces:
+                print(piece, end="", flush=True)
+        except BaseException:
+            if piece:
+                print()  # the error stands on a line of its own
+            raise
         print()
     return VERIFIED
 
