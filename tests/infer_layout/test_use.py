@@ -63,6 +63,17 @@ def test_a_module_that_fails_when_it_is_asked_again_is_told_with_its_line(checkp
         load_into(module, checkpoint)
 
 
+def test_a_crash_in_the_usual_way_is_told_beside_what_another_way_shows(checkpoint: Path) -> None:
+    def failing(module: nn.Module, given: tuple[Tensor]) -> None:
+        if given[0].shape[1] > 7:
+            raise ValueError("too many tokens")
+
+    module = built("german", checkpoint)
+    module.register_forward_pre_hook(failing)
+    with pytest.raises(MappingError, match=r"asked in another way, with ids \[batch, tokens\]: ValueError: too many"):
+        load_into(module, checkpoint)
+
+
 def test_names_of_a_built_in_layout_are_enough(checkpoint: Path) -> None:
     report = load_into(built("book", checkpoint), checkpoint)
     assert report.found is not None and not report.found.inferred
