@@ -126,11 +126,17 @@ class Tokenizer:
                         f'the text contains the special token {token!r}: give allowed_special="all" to have it '
                         "recognised, or use encode_ordinary, which reads it as letters"
                     )
-        return self._backend.encode(_scalars(text)).ids
+        return self._ids(self._backend, text)
 
     def encode_ordinary(self, text: str) -> list[int]:
         """The ids of a text in which special tokens are read as ordinary characters."""
-        return self._plain.encode(_scalars(text), add_special_tokens=False).ids
+        return self._ids(self._plain, text, add_special_tokens=False)
+
+    def _ids(self, backend: tokenizers.Tokenizer, text: str, **options: bool) -> list[int]:
+        try:
+            return backend.encode(_scalars(text), **options).ids
+        except Exception as error:  # the library raises no other: a model without a token for what it does not know
+            raise TokenizerError(f"the tokenizer cannot encode this text: {error}") from error
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids. Bytes that are no UTF-8 become U+FFFD.

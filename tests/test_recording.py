@@ -323,3 +323,10 @@ def test_a_program_that_is_asked_from_python_is_diagnosed_by_its_logits(
     assert (
         verdict.report().count("none can be named: none of the operations that could be recorded takes a weight") == 1
     )
+
+
+def test_what_is_wrong_with_the_file_is_said_once(tmp_path: Path, book_reference: Remembering) -> None:
+    numpy.savez(tmp_path / "a.npz", **{"logits.0": numpy.asfortranarray(numpy.zeros((2, 3, 4)))})
+    with pytest.raises(CandidateError, match="is in Fortran order") as caught:
+        read(tmp_path / "a.npz", book_reference)
+    assert str(caught.value).count("a.npz") == 1 and caught.value.hint == "save np.ascontiguousarray of it"

@@ -466,6 +466,13 @@ def test_a_tokenizer_json_of_another_kind_is_used_as_it_is(kind: str, tmp_path: 
         vocabulary(tmp_path)
 
 
+def test_a_text_that_a_tokenizer_has_no_token_for_is_refused(tmp_path: Path) -> None:
+    backend = Backend(models.Unigram([("a", 0.0)], unk_id=None))
+    encoding = load_tokenizer(write(tmp_path, json.loads(backend.to_str())))
+    with pytest.raises(TokenizerError, match=r"cannot encode this text: .*unk_id"):
+        encoding.encode("zebra")
+
+
 NOT_TO_BE_WRITTEN = {
     "ignore_merges": (changed("model.ignore_merges", True), "its model differs"),
     "normalizer": (changed("normalizer", {"type": "NFC"}), "its normalizer differs"),

@@ -122,8 +122,8 @@ def read_recording(
     path = Path(path)
     try:
         container = open_container(path)
-    except (CheckpointError, OSError) as error:
-        raise CandidateError(f"{path} cannot be read: {error}", hint="give .safetensors or .npz") from None
+    except CheckpointError as error:
+        raise CandidateError(error.message, hint=error.bare_hint or "give .safetensors or .npz") from None
     asked = _prompts(path, container, config)
     if not asked:
         more = any(f"logits.{len(standard) + index}" in container.tensors for index in range(len(searched)))

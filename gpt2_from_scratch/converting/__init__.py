@@ -145,6 +145,8 @@ def convert(
     """
     if to not in TARGETS:
         raise CheckpointError(f"{to!r} is not a form that can be written", hint="one of: " + ", ".join(TARGETS))
+    if not str(destination):
+        raise CheckpointError("the destination's name is empty", hint="give a directory, or . for this one")
     opening = {name: value for name, value in options.items() if name not in _WRITTEN}
     target, checkpoint = TARGETS[to], open_checkpoint(source, **cast(OpenOptions, opening))
     config, target_dtype = checkpoint.config, options.get("dtype") or checkpoint.dtype

@@ -512,6 +512,15 @@ def test_a_destination_that_makes_no_sense(to: str, name: str, complaint: str, t
     assert contents(tmp_path) == {"taken.txt": b"mine"}
 
 
+def test_an_empty_name_is_not_the_folder_that_somebody_stands_in(
+    tied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="the destination's name is empty"):
+        convert(tied, "", "gguf")
+    assert not contents(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("value", "complaint"), [(float("nan"), "NaN or infinite"), (1e5, r"float16 ends at 6\.55e\+04")]
 )
