@@ -111,9 +111,8 @@ def test_a_module_that_fails_on_the_way_is_given_back_as_it_was(checkpoint: Path
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     state = torch.get_rng_state()
     found = infer_layout(module, open_checkpoint(checkpoint).config)
-    assert (
-        str(found) == "NOT FOUND, because the module ran once and then failed: RuntimeError: no more (test_use.py:93)"
-    )
+    said = "NOT FOUND, because the module ran once and then failed: RuntimeError: no more (test_use.py:"
+    assert str(found).startswith(said)
     assert module.training
     assert all(each.training for each in module.modules())
     assert torch.equal(torch.get_rng_state(), state)
