@@ -13,6 +13,7 @@ from gpt2_from_scratch.diagnose.repair import repair, write_patch
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.loading import Checkpoint
 from tests.foreign import STYLES
+from tests.modules import book_config
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,17 @@ def test_a_bug_in_a_method_is_repaired_in_two_sizes(checkpoint: Checkpoint, tmp_
     with pytest.raises(CandidateError, match=r"\.orig is there already"):
         write_patch(patch)
     assert loaded.file.read_text() == patch.before
+
+
+def test_code_that_takes_only_its_own_size_is_repaired_in_that(checkpoint: Checkpoint, tmp_path: Path):
+    """A function that builds the model by itself, as `--model FILE.py:build()` names it."""
+    loaded, line = buggy("book", "GPTModel", "keys.transpose(2, 3)", "keys.transpose(2, 3) * 2", checkpoint, tmp_path)
+    with loaded.file.open("a") as file:
+        file.write(f"\n\ndef build():\n    return GPTModel({book_config(checkpoint.config)!r})\n")
+    fixed = load_object(f"{loaded.file}:build()", checkpoint.config)
+    load_into(fixed.object, checkpoint, layout=STYLES["book"].layout)
+    patch = repaired(fixed, line, checkpoint, STYLES["book"].layout)
+    assert patch is not None and len(patch.proof) == 1
 
 
 def test_numbers_that_are_not_finite_are_never_right(checkpoint: Checkpoint, tmp_path: Path, monkeypatch):

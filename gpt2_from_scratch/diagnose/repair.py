@@ -60,6 +60,12 @@ def repair(
     lengths = sorted({1, 2, *range(1, config.n_positions, max(1, config.n_positions // _LENGTHS)), config.n_positions})
     whole = _Trial(config, trial.read, _prompts(config, lengths))
     other = None if layout is None or not loaded.built else _other_size(config)
+    if other is not None and layout is not None:
+        try:
+            with _silence():
+                _filled(again(loaded.file.read_text(encoding="utf-8"), other.config), layout, other)
+        except Exception:  # it takes only its own size
+            other = None
 
     def judge(source: str) -> float:
         return trial.error(lambda: _with_weights_of(loaded.object, again(source, config)))
@@ -70,11 +76,7 @@ def repair(
         proof = f"{len(lengths)} lengths from 1 to {config.n_positions} tokens"
         if other is None or layout is None:
             return (proof,)
-        try:
-            built = again(source, other.config)
-        except Exception:  # it takes only its own size
-            return (proof,)
-        if other.error(lambda: _filled(built, layout, other)) > RIGHT:
+        if other.error(lambda: _filled(again(source, other.config), layout, other)) > RIGHT:
             return ()
         return proof, f"a model of width {other.config.n_embd} with {other.config.n_layer} layers"
 
