@@ -587,6 +587,15 @@ def test_a_search_that_was_stopped_refutes_nothing(verdicts: dict[str, Verdict])
     assert "no known fault" not in text
 
 
+def test_what_float64_does_not_show_is_not_called_rounding(verdicts: dict[str, Verdict]) -> None:
+    """A step that loses digits, such as a cast to bfloat16 and back, is gone where the code is run in float64."""
+    lost = Diagnosis(reason="nothing differs", baseline=4219.0)
+    text = replace(verdicts["failed"], diagnosis=lost).report()
+    assert "run in float64, the logits are GPT-2's on the prompts of the search" in text
+    assert "no more than rounding" not in text
+    assert "no more than rounding" in replace(verdicts["failed"], diagnosis=replace(lost, baseline=1.0)).report()
+
+
 def drawn(divergence: Divergence) -> str:
     """The heat map as the page shows it."""
     page = to_html(Verdict("model", "checkpoint", divergence=divergence))

@@ -8,7 +8,7 @@ import torch
 from gpt2_from_scratch.checks.logits import Logits
 from gpt2_from_scratch.checks.selftests import SelfTests
 from gpt2_from_scratch.checks.weights import Weights
-from gpt2_from_scratch.compare import percent, scientific, times
+from gpt2_from_scratch.compare import THRESHOLD, percent, scientific, times
 from gpt2_from_scratch.diagnose import Diagnosis, Finding, Remedy
 from gpt2_from_scratch.diagnose.divergence import Divergence
 from gpt2_from_scratch.errors import printable
@@ -156,6 +156,10 @@ def why_unnamed(diagnosis: Diagnosis, divergence: Divergence | None = None) -> s
     match diagnosis.reason:
         case "random":
             return "the same ids give other logits each time, and dropout is not the reason"
+        case "nothing differs" if diagnosis.baseline > THRESHOLD and not diagnosis.harmless:
+            text = (
+                "run in float64, the logits are GPT-2's on the prompts of the search: look for a step that loses digits"
+            )
         case "nothing differs":
             text = "the prompts of the search show no more than rounding"
         case "low precision":
