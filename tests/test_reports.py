@@ -596,6 +596,10 @@ def test_what_float64_does_not_show_is_not_called_rounding(verdicts: dict[str, V
     assert "no more than rounding" in replace(verdicts["failed"], diagnosis=replace(lost, baseline=1.0)).report()
 
 
+def test_of_nan_nothing_is_the_most_likely(verdicts: dict[str, Verdict]) -> None:
+    assert "most likely" in verdicts["failed"].report() and "most likely" not in verdicts["not finite"].report()
+
+
 def drawn(divergence: Divergence) -> str:
     """The heat map as the page shows it."""
     page = to_html(Verdict("model", "checkpoint", divergence=divergence))

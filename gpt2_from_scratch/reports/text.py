@@ -256,7 +256,7 @@ def _logits(logits: Logits, verbose: bool) -> Iterator[Row]:
     if logits.loss is not None and verbose:
         mine, theirs = logits.loss
         agreement += f"; loss {mine:.4f} (reference {theirs:.4f}), high because most prompts are random ids"
-    if verbose or logits.max_abs > 0:
+    if verbose or 0 < logits.max_abs < math.inf:  # of NaN it would say nothing
         yield "", agreement
     if verbose or not logits.differ:  # what differs on these prompts needs no others
         yield "covered", coverage(logits)
