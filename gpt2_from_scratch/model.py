@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from gpt2_from_scratch.cache import KVCache
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.converting import Progress, Weights, save
-from gpt2_from_scratch.errors import MappingError
+from gpt2_from_scratch.errors import CheckpointError, MappingError
 from gpt2_from_scratch.generation_config import GenerationConfig, read_generation_config
 from gpt2_from_scratch.layers import (
     ATTENTIONS,
@@ -313,10 +313,13 @@ class GPTModel(nn.Module):
 
         Raises:
             CheckpointError: nothing was loaded; the message lists everything that is wrong.
+            ValueError: it is to stream to another device than the CPU.
 
         Example:
             >>> model = GPTModel.from_pretrained("openai-community/gpt2", dtype=torch.float32)  # doctest: +SKIP
         """
+        if stream and torch.device(device).type != "cpu":
+            raise ValueError(f"a model that streams runs on the CPU, not on {device}: leave out stream, or device")
         with _collector_paused():
             checkpoint = open_checkpoint(source, **options)
             if stream:  # pages are given back: nobody else may have changed them
@@ -337,7 +340,13 @@ class GPTModel(nn.Module):
                 model.lm_head.weight = model.wte.weight
             if stream:
                 model.units = Units((model.wte, model.wpe), (*model.h, model.ln_f, model.lm_head), target)
-                model.units.stream(checkpoint.container.files)
+                held = model.units.stream(checkpoint.container.files)
+                if held:
+                    raise CheckpointError(
+                        f"{checkpoint.located.source} cannot be streamed: {held:,} bytes of its matrices would stay in "
+                        "memory, as the file does not hold them in the form in which GPT-2 computes with them",
+                        hint="write it as one that does: gpt2 convert SOURCE DESTINATION --to huggingface",
+                    )
             model.generation_config = read_generation_config(checkpoint.located.directory)
             model.load_report = report_of(checkpoint, checkpoint.layout, target, tuple(parameters))
             return model.eval()

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpt2_from_scratch import GPTModel, generate, verify
+from gpt2_from_scratch import GPTModel, convert, generate, streaming, verify
 from gpt2_from_scratch.errors import CheckpointError
 from gpt2_from_scratch.loading import open_checkpoint
 from gpt2_from_scratch.reference import load_reference
@@ -14,6 +14,12 @@ from gpt2_from_scratch.streaming import larger_than_memory
 from tests.perturbed import perturbed, save
 
 IDS = torch.tensor([[5, 3, 8, 8, 1], [7, 0, 2, 9, 4]])
+
+
+@pytest.fixture(autouse=True)
+def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head of a small vocabulary is run in parts, too."""
+    monkeypatch.setattr(streaming, "_ROWS", 96)
 
 
 @pytest.fixture(scope="module", params=[torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str)
@@ -89,6 +95,23 @@ def test_what_transformers_does_not_map_is_not_streamed(tmp_path: Path) -> None:
     perturbed(n_layer=1).config.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="cannot be streamed"):
         load_reference(open_checkpoint(tmp_path), stream=True)
+
+
+def test_it_runs_on_the_cpu(checkpoint: Path) -> None:
+    with pytest.raises(ValueError, match="on the CPU, not on meta"):
+        GPTModel.from_pretrained(checkpoint, stream=True, device="meta")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says what is mapped")
+def test_what_would_stay_in_memory_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    convert(checkpoint, tmp_path / "turned", "nanogpt")  # which stores [out, in]
+    with pytest.raises(CheckpointError, match="would stay in memory") as refused:
+        GPTModel.from_pretrained(tmp_path / "turned", stream=True)
+    assert refused.value.hint == "write it as one that does: gpt2 convert SOURCE DESTINATION --to huggingface"
+    convert(tmp_path / "turned", tmp_path / "as_computed", "huggingface")
+    streamed = GPTModel.from_pretrained(tmp_path / "as_computed", stream=True)
+    with torch.inference_mode():
+        assert torch.equal(streamed(IDS), GPTModel.from_pretrained(checkpoint)(IDS))
 
 
 def test_larger_than_memory() -> None:

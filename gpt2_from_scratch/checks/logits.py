@@ -343,7 +343,7 @@ def check_logits(
             if prompt.ids.size(1) >= enough:  # short prompts alone have no pooled floor
                 rounding.append(float(_floors(candidate.precision, reference, prompt, expected).max()))
             continue
-        scale = max(scale, float(expected.abs().max()))
+        scale = max(scale, float(torch.linalg.vector_norm(expected, math.inf)))  # without a copy, as `abs` makes
         result = measure(prompt, _before_last_cast(actual, expected, candidate.last_cast), expected, tolerance)
         del actual
         worst = max(worst, result.comparison.max_abs)
