@@ -245,9 +245,10 @@ def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple
             loaded = replace(loaded, object=inside_ddp(loaded.object))
         return _filled(loaded, layout, checkpoint)
     from gpt2_from_scratch.model import GPTModel
+    from gpt2_from_scratch.reference import can_stream
     from gpt2_from_scratch.streaming import larger_than_memory
 
-    stream = ranks() == 1 and larger_than_memory(checkpoint.config.num_parameters)
+    stream = ranks() == 1 and larger_than_memory(checkpoint.config.num_parameters) and can_stream(checkpoint)
     model = GPTModel.from_pretrained(checkpoint, dtype=dtype_choice(arguments.dtype), stream=stream)
     if ranks() > 1:
         from torch.distributed.device_mesh import init_device_mesh

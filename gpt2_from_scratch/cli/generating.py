@@ -69,6 +69,7 @@ def generate(arguments: argparse.Namespace) -> int:
 def _request(arguments: argparse.Namespace) -> _Request:
     from gpt2_from_scratch.generation import Decoding, prompt_ids
     from gpt2_from_scratch.model import GPTModel
+    from gpt2_from_scratch.reference import can_stream
     from gpt2_from_scratch.streaming import larger_than_memory
 
     decoding = Decoding(
@@ -89,7 +90,8 @@ def _request(arguments: argparse.Namespace) -> _Request:
     prompt = _prompt(arguments)
     checkpoint = opened(arguments)
     tokenizer = _tokenizer(checkpoint, needed=prompt is not None or bool(arguments.stop))
-    stream = device.type == "cpu" and larger_than_memory(checkpoint.config.num_parameters)
+    larger = larger_than_memory(checkpoint.config.num_parameters)
+    stream = device.type == "cpu" and larger and can_stream(checkpoint)
     model = GPTModel.from_pretrained(checkpoint, dtype=dtype_choice(arguments.dtype), device=device, stream=stream)
     if model.wte.weight.element_size() == 2 and not stream:
         model.pack()  # of 32 bits it would be memory for a few per cent: left to the user
