@@ -57,7 +57,6 @@ Status = Literal["named", "between", "nothing wrong", "could not record"]
 _PADDED = "the prompt is padded to the context here, and the logits are wrong only if there is something to pad"
 _MOST_STEPS = 3  # behind an unexplained value, until one has the shape of a number of GPT-2's
 _MOST = 8  # findings: of more than a few, the later ones follow from what was not understood
-_PROMPTS = 5  # of two tokens: a number that no axis of two has
 _TOKENS = (13, 11, 7, 5, 3, 2)  # primes: products of axes must not coincide with the model's sizes
 
 
@@ -217,11 +216,14 @@ def accuse(
         length = first.recording.values[padding.outputs[0]].shape[1] if padding is not None else 0
         if padding is None or length != config.n_positions:
             found = case.accusation(clock, first)
-            if not found.findings or found.findings[-1].kind != "between" or clock.over:
+            if found.status != "between" or clock.over:
                 return found
             # Code that reads token by token holds the keys of some tokens only: of two tokens that is one, or all.
-            two = _Case(candidate, config, weights, ids[:1, :2].repeat(_PROMPTS, 1), logits_in, call)
-            narrower = two.accusation(clock)
+            two = _Case(candidate, config, weights, ids[:1, :2], logits_in, call)
+            try:
+                narrower = two.accusation(clock)
+            except _Unrecordable:  # it takes prompts of another size only
+                return found
             guessed = any(each.kind == "value" for each in narrower.findings)
             return narrower if narrower.proven and narrower.findings and not guessed else found
         whole = torch.cat([ids] * (1 + length // ids.shape[-1]), dim=-1)[:, :length]  # nothing is left to pad
@@ -230,7 +232,7 @@ def accuse(
             return found
         frame = padding.frames[0] if padding.frames else None
         lines = () if frame is None else (Line.of(frame, "made here", _PADDED, "GPT-2 reads the prompt as it is"),)
-        return replace(found, status="named", findings=(Finding(lines, "padding", _PADDED, ""),), proven=False)
+        return replace(found, status="between", findings=(Finding(lines, "padding", _PADDED, ""),), proven=False)
     except _Unrecordable as error:
         return Accusation("could not record", why=str(error))
 

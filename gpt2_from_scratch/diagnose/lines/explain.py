@@ -51,7 +51,7 @@ class Explanation:
         found: the input's identity, or the constant.
         wanted: what GPT-2 has instead: an identity of another operand, a constant, a name of an operation.
         becomes: what the operation gives then.
-        distance: how far its numbers are from those, relative to the largest.
+        search: the kind that was found; `kind` is ``rounding`` where that makes no more difference than float32's.
         unknown: which of its inputs were unknown; in another call of the line more may be, by another mistake.
     """
 
@@ -62,7 +62,7 @@ class Explanation:
     found: object
     wanted: object
     becomes: Identity
-    distance: float
+    search: Kind
     unknown: tuple[int, ...] = ()
 
 
@@ -107,10 +107,21 @@ class Explainer:
         inputs = [labels[number] for number in operation.inputs]
         if len(inputs) != len(again.inputs) or not set(_unknown(inputs)) <= set(known.unknown):
             return None
-        if known.kind == "rounding":
-            again_found = self.explain(operation, again, labels, output, ("factor", "operand", "order", "value"))
-            return again_found[1] if again_found is not None and again_found[0].kind == "rounding" else None
-        kind, wanted = known.kind, known.wanted
+        repaired = self._repaired(known, operation, again, inputs, labels, output)
+        if known.kind == "rounding" and (repaired is None or _distance(repaired, output) > ROUNDED):
+            return None
+        return repaired
+
+    def _repaired(
+        self,
+        known: Explanation,
+        operation: Operation,
+        again: Again,
+        inputs: Sequence[Identity],
+        labels: Sequence[Identity],
+        output: Tensor,
+    ) -> Tensor | None:
+        kind, wanted = known.search, known.wanted
         if kind == "value" and isinstance(wanted, Identity) and wanted.entry is not None:
             there = self._there(wanted, inputs)
             return self._content(there, tuple(output.shape)) if there is not None else None
@@ -140,7 +151,7 @@ class Explainer:
         content = self._content(wanted, tuple(output.shape))
         if content is None:
             return None
-        return Explanation("value", operation, None, None, UNLIKE, wanted, wanted, math.inf, unknown), content
+        return Explanation("value", operation, None, None, UNLIKE, wanted, wanted, "value", unknown), content
 
     def next_ones(self, operation: Operation, labels: Sequence[Identity], shape: tuple[int, ...]) -> Iterator[Identity]:
         """What GPT-2 may have in the place of an operation's output: the next steps behind its inputs, in its shape."""
@@ -188,17 +199,18 @@ class Explainer:
         return None
 
     def _told(self, kind: Kind, operation: Operation, best: Found, output: Tensor) -> tuple[Explanation, Tensor]:
-        distance = math.inf
-        if best.output.shape == output.shape:
-            scale = float(best.output.abs().max()) or 1.0
-            distance = float((best.output - output).abs().nan_to_num(math.inf, math.inf).max()) / scale
         shown: Kind = kind
-        if distance <= ROUNDED and kind in ("factor", "operand", "value", "order"):
+        if _distance(best.output, output) <= ROUNDED and kind in ("factor", "operand", "value", "order"):
             shown = "rounding"
-        explained = Explanation(
-            shown, operation, best.position, best.place, best.was, best.wanted, best.becomes, distance
-        )
+        explained = Explanation(shown, operation, best.position, best.place, best.was, best.wanted, best.becomes, kind)
         return explained, best.output
+
+
+def _distance(right: Tensor, output: Tensor) -> float:
+    """How far what an operation gave is from what it should have given, relative to the largest number."""
+    if right.shape != output.shape:
+        return math.inf
+    return float((right - output).abs().nan_to_num(math.inf, math.inf).max()) / (float(right.abs().max()) or 1.0)
 
 
 def _unknown(inputs: Sequence[Identity]) -> tuple[int, ...]:
