@@ -265,7 +265,7 @@ def test_compiled_code_passes(tmp_path: Path) -> None:
 def test_what_is_asked_of_a_style_is_really_asked(folder: Path) -> None:
     """Each of these styles would pass if it were taken for another; the verdict says what it was taken for."""
     path, reference = small(folder)
-    assert "called with targets" in judged(STYLE["nanogpt, last position"], path, reference).report()
+    assert "given as targets" in judged(STYLE["nanogpt, last position"], path, reference).report()
     assert "13 columns beyond" in judged(STYLE["padded vocabulary"], path, reference).report()
     cached = judged(STYLE["book, cached"], path, reference)
     assert cached.self_tests is not None and "cache" in str(cached.self_tests)
