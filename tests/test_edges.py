@@ -506,6 +506,19 @@ def test_a_crash_in_the_diagnosis_leaves_the_verdict(book_checkpoint: Path, book
     assert "rows of a batch mix" not in verdict.report()  # it was not seen that they do
 
 
+def test_a_module_whose_weights_are_buffers_is_run_in_float64(
+    book_checkpoint: Path, book_reference: Remembering
+) -> None:
+    model = model_of(book_checkpoint, book_reference.config)
+    model.final_norm.eps = 1e-3  # near the threshold, so that float64 decides
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach())
+    verdict = undiagnosed(model, book_checkpoint, reference=book_reference)
+    assert not verdict and verdict.logits is not None and verdict.logits.exact is not None
+
+
 def test_a_module_without_values_is_refused_by_name(book_checkpoint: Path, book_reference: Remembering) -> None:
     with torch.device("meta"):
         model = STYLES["book"](book_reference.config)
