@@ -145,6 +145,11 @@ def _chosen(found: Mapping[str, Mapping[str, Tensor]], key: str, where: str) -> 
     listed = ", ".join(f"{name} ({len(tensors)} tensors)" for name, tensors in list(found.items())[:8])
     if key:
         raise FormatError(f"{where} has no state dict {key!r}; it has {listed}", options={"key": first})
+    if len(found) > 1 and len(found[first]) == 1:
+        raise FormatError(
+            f"{where} holds dictionaries inside one another, and no state dict: {listed}",
+            hint="save model.state_dict(), where each name is the whole path to a tensor, joined by dots",
+        )
     if len(found) > 1:
         why = "say which one is meant, such as"
         raise FormatError(f"{where} holds several state dicts: {listed}", why, options={"key": first})

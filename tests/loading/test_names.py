@@ -187,6 +187,13 @@ def test_a_state_dict_in_an_object_is_found(folder: Path, perturbed_checkpoint: 
         open_checkpoint(folder)
 
 
+def test_a_tree_of_tensors_is_not_asked_for_a_key(folder: Path) -> None:
+    torch.save({name: {"weight": torch.ones(3, 2)} for name in ("wte", "wpe")}, folder / "pytorch_model.bin")
+    with pytest.raises(FormatError, match="dictionaries inside one another, and no state dict: wte") as caught:
+        open_checkpoint(folder)
+    assert not caught.value.options
+
+
 def test_several_state_dicts_are_asked_for_by_key(folder: Path, perturbed_checkpoint: Path) -> None:
     weights = load_file(perturbed_checkpoint / "model.safetensors")
     torch.save({"model": weights, "ema": {n: t + 1 for n, t in weights.items()}}, folder / "pytorch_model.bin")
