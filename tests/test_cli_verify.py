@@ -93,7 +93,7 @@ def test_what_is_no_recording_is_refused(
 ) -> None:
     (tmp_path / "noise.npz").write_bytes(b"noise")
     for command, message in (
-        (["verify", perturbed_checkpoint, "--outputs", tmp_path / "noise.npz"], "cannot be read"),
+        (["verify", perturbed_checkpoint, "--outputs", tmp_path / "noise.npz"], "is cut short"),
         (["verify", perturbed_checkpoint, "--outputs", tmp_path / "absent.npz"], "cannot be read"),
         (["record", perturbed_checkpoint, tmp_path / "prompts.txt"], "ends in neither .safetensors nor .npz"),
         (["record", perturbed_checkpoint, tmp_path / "absent" / "prompts.npz"], "does not exist"),
