@@ -459,8 +459,8 @@ def _gpt2s(where: str, vocab_size: int | None, options: HubOptions) -> Tokenizer
         raise TokenizerError(f"{where} has no tokenizer files", hint=_EXPECTED)
     if vocab_size not in _GPT2_VOCAB_SIZES:
         raise TokenizerError(
-            f"{where} has no tokenizer files, and {vocab_size} ids are not GPT-2's 50257 (50304, padded)",
-            hint=f"{_EXPECTED}; without them, give token ids",
+            f"{where} has no tokenizer files, and a vocabulary of {vocab_size}; GPT-2's has 50257 (50304, padded)",
+            hint=f"{_EXPECTED}; without them, give token ids (gpt2 generate --ids 5,3,1)",
         )
     try:
         where_kept = HubOptions(

@@ -616,7 +616,7 @@ def test_without_files_and_network_the_reason_is_told(tmp_path: Path, monkeypatc
     ("files", "vocab_size", "message"),
     [
         ([], None, "has no tokenizer files\n  hint: expected tokenizer.json, or vocab.json with merges.txt, or enc"),
-        ([], 27, r"has no tokenizer files, and 27 ids are not GPT-2's 50257 \(50304, padded\)"),
+        ([], 27, r"has no tokenizer files, and a vocabulary of 27; GPT-2's has 50257 \(50304"),
         (["vocab.json"], 50257, "has vocab.json, not a whole tokenizer"),
         (["vocab.json", "vocab.bpe"], 50257, "has vocab.json, vocab.bpe, not a whole tokenizer"),
         (["tokenizer_config.json"], 50257, "has tokenizer_config.json, not a whole tokenizer"),

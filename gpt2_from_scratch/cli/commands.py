@@ -286,7 +286,7 @@ def grade(arguments: argparse.Namespace) -> int:
     check = load_object(arguments.check).object
     with progress() as report:
         result = grade(check, checkpoint, progress=report)
-    print(result.report())
+    print(fitted(result.report(), sys.stdout, 4))
     return VERIFIED if result else DIVERGED
 
 

@@ -49,7 +49,8 @@ class Missed(Result):
     top1: float
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.says} (moves logits by {scientific(self.difference)})"
+        effect = f"moves logits by {scientific(self.difference)}" if math.isfinite(self.difference) else "makes NaN"
+        return f"{self.name}: {self.says} ({effect})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -84,10 +85,7 @@ class Grade(Result):
 
     def report(self) -> str:
         """All of it: what is missed, and what to do."""
-        rows = [
-            f"  misses {missed.name}: {missed.says} (moves logits by {scientific(missed.difference)})"
-            for missed in self.missed
-        ]
+        rows = [f"  misses {missed}" for missed in self.missed]
         rows += [f"  {name} is not counted: only the weights show it, no logits" for name in self.invisible]
         return "\n".join([*rows, *(f"  advice: {text}" for text in self.advice), str(self)])
 

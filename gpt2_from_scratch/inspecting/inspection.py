@@ -147,8 +147,8 @@ def rows_of(inspection: Inspection) -> list[tuple[str, str]]:
         ("tensors", f"{inspection.tensors}, {inspection.dtype}"),
         ("parameters", f"{inspection.parameters:,}, head {head}"),
         ("size", size),
-        ("text", f"vocabulary {config['vocab_size']:,}, context {config['n_positions']:,}"),
-        ("maths", f"{config['activation_function']}, epsilon {config['layer_norm_epsilon']:g}"),
+        ("tokens", f"vocabulary {config['vocab_size']:,}, context {config['n_positions']:,}"),
+        ("options", f"{config['activation_function']}, epsilon {config['layer_norm_epsilon']:g}"),
         ("tokenizer", ", ".join(inspection.tokenizer) or "none beside the weights"),
     ]
     if inspection.identity is not None:

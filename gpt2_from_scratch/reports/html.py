@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 _AROUND = 3  # lines of the source before and behind the accused one
 _WORST_PROMPTS = 3
+_AT_A_GLANCE = 4  # differing tensors that are unfolded; more would push the other parts away
 
 Decode = Callable[[int], str]
 
@@ -234,7 +235,7 @@ def _evidence(part: Part) -> EvidenceRow:
         tests = [(test.status, str(test)) for test in result.results]
         return EvidenceRow(part.name, part.status, finding, "every test", tests, bool(failed))
     if isinstance(result, Weights) and (lines := weights_details(result)):
-        return EvidenceRow(part.name, part.status, said(part), "details", [(None, line) for line in lines], not result)
+        return EvidenceRow(part.name, part.status, said(part), "details", [(None, line) for line in lines], not result and len(lines) <= _AT_A_GLANCE)
     if isinstance(result, Logits) and result.crashes:
         crashed = [(None, f"{prompt}: {crash.report}") for prompt, crash in result.crashes]
         return EvidenceRow(part.name, part.status, said(part), "every crash", crashed, True)
@@ -244,10 +245,10 @@ def _evidence(part: Part) -> EvidenceRow:
 def _figures(logits: Logits) -> Iterator[tuple[str, str, str]]:
     """The numbers at the head of the page: what, how much, and something to compare it with."""
     yield "Largest difference", f"{times(logits.multiple)} noise floors", f"threshold {logits.threshold:g}"
-    yield "Same first choice", percent(logits.top1), f"ten best {percent(logits.top10)}"
+    yield "Same most likely token", percent(logits.top1), f"ten most likely {percent(logits.top10)}"
     yield "KL divergence", scientific(logits.kl), "nats per token"
     if logits.loss is not None:
-        yield "Loss", f"{logits.loss[0]:.4f}", f"reference {logits.loss[1]:.4f}"
+        yield "Loss", f"{logits.loss[0]:.4f}", f"reference {logits.loss[1]:.4f}; most prompts are random ids"
     yield "Compared", f"{logits.tokens:,} tokens", f"{len(logits.results)} prompts"
 
 
