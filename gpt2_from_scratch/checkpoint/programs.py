@@ -78,8 +78,11 @@ computes the tanh GELU)
         if not conflicts:
             return
         message = f"{self.name} cannot express this model: " + "; ".join(conflicts)
-        hint = "choose the form huggingface, which can say all of it"
         if len(conflicts) > 1 or config.activation_function != "gelu":
-            raise ConfigError(message, hint)
-        hint += "; or take the tanh GELU instead, another function, with which the logits are slightly others"
-        raise ConfigError(message, hint, options={"overrides": {"activation_function": TANH_GELU[0]}})
+            raise ConfigError(message, hint="choose the form huggingface, which can say all of it")
+        raise ConfigError(
+            message,
+            hint="choose the form huggingface, which can say all of it; or take the tanh GELU, another function, "
+            "with which the logits are slightly others",
+            options={"overrides": {"activation_function": TANH_GELU[0]}},
+        )

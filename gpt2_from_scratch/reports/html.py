@@ -235,7 +235,8 @@ def _evidence(part: Part) -> EvidenceRow:
         tests = [(test.status, str(test)) for test in result.results]
         return EvidenceRow(part.name, part.status, finding, "every test", tests, bool(failed))
     if isinstance(result, Weights) and (lines := weights_details(result)):
-        return EvidenceRow(part.name, part.status, said(part), "details", [(None, line) for line in lines], not result and len(lines) <= _AT_A_GLANCE)
+        opened = not result and len(lines) <= _AT_A_GLANCE
+        return EvidenceRow(part.name, part.status, said(part), "details", [(None, line) for line in lines], opened)
     if isinstance(result, Logits) and result.crashes:
         crashed = [(None, f"{prompt}: {crash.report}") for prompt, crash in result.crashes]
         return EvidenceRow(part.name, part.status, said(part), "every crash", crashed, True)
