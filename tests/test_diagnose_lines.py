@@ -217,6 +217,16 @@ def test_what_gave_a_value_is_accused(name: str, config: GPTConfig, tensors: dic
         assert found.lines[0].expected == "GPT-2 has 1e-05", found.lines[0]
 
 
+def test_beside_a_fill_of_a_mask_other_differences_are_seen(
+    config: GPTConfig, tensors: dict[str, Tensor], tmp_path: Path
+):
+    """Beside -1e30 all scores are alike, and what stood in their place was taken for rounding: nothing was wrong."""
+    transposed = ('np.einsum("bthd,bThd->bhtT", q, k)', 'np.einsum("bThd,bthd->bhtT", q, k)')
+    bug = Bug("jax_dict", "transposed", "attention scores", "The scores are transposed.", (transposed,))
+    found = accused("jax_dict", bug.load(tensors, config, tmp_path), config, tensors)
+    assert found.status == "named" and found.lines[0].line in bug.lines, str(found)
+
+
 def test_a_function_behind_a_lambda_is_the_candidate():
     theirs = STYLES["pico"].python()
     inner, outer = Frame(str(theirs.__file__), "gpt2", 1, 1, 0, 0, 1), Frame(__file__, "<lambda>", 1, 1, 0, 0, 1)

@@ -25,7 +25,7 @@ ROUNDED = 3e-7
 # Fingerprints of a value off by ROUNDED differ by a few times as much.
 _NEAR = 4e-6
 # Below any score of a trained model, above every fill that is used: -1e4, -1e9, the lowest finite number, -inf.
-_FILL = -5e3
+FILL = -5e3
 _SLICED = "B3HT"  # axes of which code may take one index at a time
 _FEWEST = 4  # numbers; of fewer, a match says nothing
 _SLAB = 1 << 20  # numbers that are widened at a time: 8 MB of float64
@@ -182,10 +182,10 @@ class Table:
         if math.isnan(low):
             return Identity("not finite", detail="not a number")
         masked = False
-        if low <= _FILL:
-            rest = value.masked_fill(value <= _FILL, 0.0)
+        if low <= FILL:
+            rest = value.masked_fill(value <= FILL, 0.0)
             low_left, high_left = _range(rest)
-            masked = max(-low_left, high_left) < -_FILL / 5  # otherwise these are just large numbers
+            masked = max(-low_left, high_left) < -FILL / 5  # otherwise these are just large numbers
             value, low, high = (rest, low_left, high_left) if masked else (value, low, high)
         if math.isinf(low) or math.isinf(high):
             return Identity("not finite", detail="infinite numbers")

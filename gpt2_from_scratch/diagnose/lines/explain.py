@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.anatomy.entries import Entry
-from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity, Table
+from gpt2_from_scratch.anatomy.identity import FILL, ROUNDED, Identity, Table
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.lines import tried_constants, tried_operands, tried_operations
 from gpt2_from_scratch.diagnose.lines.tried import Case, Found
@@ -207,10 +207,15 @@ class Explainer:
 
 
 def _distance(right: Tensor, output: Tensor) -> float:
-    """How far what an operation gave is from what it should have given, relative to the largest number."""
+    """How far what an operation gave is from what it should have given, relative to the largest number.
+
+    Scores that both hide are no numbers: beside a fill of -1e30 all others would be alike.
+    """
     if right.shape != output.shape:
         return math.inf
-    return float((right - output).abs().nan_to_num(math.inf, math.inf).max()) / (float(right.abs().max()) or 1.0)
+    hidden = (right <= FILL) & (output <= FILL)
+    gaps = (right - output).abs().nan_to_num(math.inf, math.inf).masked_fill(hidden, 0.0)
+    return float(gaps.max()) / (float(right.abs().masked_fill(hidden, 0.0).max()) or 1.0)
 
 
 def _unknown(inputs: Sequence[Identity]) -> tuple[int, ...]:
