@@ -99,7 +99,9 @@ def test_nan_in_a_file_fails_with_its_name(capsys: pytest.CaptureFixture[str], t
     tensors["transformer.h.2.mlp.c_fc.bias"][1] = torch.nan
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     code, out, err = run(capsys, "verify", tmp_path, "--no-diagnose")
-    assert code != 0 and "PASSED" not in out and "h.2.mlp.c_fc.bias" in out + err
+    assert code == 2 and not out and "GPT-2's own logits are NaN" in err and "`gpt2 inspect` names the weights" in err
+    code, out, _ = run(capsys, "inspect", tmp_path)
+    assert code == 0 and "h.2.mlp.c_fc.bias" in out
 
 
 def test_generate_prints_the_text_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,6 +70,7 @@ OUTSIDE: dict[str, tuple[str, ...]] = {
         r"this package loads",
         r"GPT-2's own architecture",
         r"name an nn\.Module",
+        r"names the weights that are",
         r"its tensors have other",
         r"llama\.cpp",
         r"replaced functions",
