@@ -102,4 +102,8 @@ def head(weights: Weights, x: Tensor) -> Tensor:
     """``x W^T`` with ``W`` the token embedding, or the head's own where it has one: ``[B, T, C]`` -> ``[B, T, V]``."""
     own = weights.get("lm_head.weight")
     table = weights["wte.weight"] if own is None else own
-    return torch.cat([x @ rows.to(x.dtype).T for rows in torch.split(table, _ROWS)], dim=-1)
+    # Filled in place: parts kept between the widened rows would keep the heap from using their memory again.
+    logits = x.new_empty(*x.shape[:-1], len(table))
+    for start in range(0, len(table), _ROWS):
+        logits[..., start : start + _ROWS] = x @ table[start : start + _ROWS].to(x.dtype).T
+    return logits
