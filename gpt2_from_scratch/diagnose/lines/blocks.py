@@ -37,9 +37,6 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
     second_name = one_object(observed.root, observed.parameter(label.entry.key))
     if second_name is not None:
         return [(second_name.spot, "made here"), (use, "used here")]
-    ended = blocks_end(observed, operation, label, wanted)
-    if ended is not None:
-        return [(ended, "used here"), (use, "used here")]
     unpacked = _unpacked(observed, operation, explained.position, wanted)
     if unpacked is not None:
         return [(unpacked, "made here"), (use, "used here")]

@@ -24,7 +24,7 @@ from gpt2_from_scratch.diagnose.lines.source import Spot
 from gpt2_from_scratch.diagnose.lines.trial import VIEWS
 from gpt2_from_scratch.recorder import Frame, Operation
 
-_MASKING = ("masked_fill", "masked_fill_", "where", "add", "sub", "mul", "copyto")  # what puts a mask into the scores
+_MASKING = ("masked_fill", "masked_fill_", "where", "add", "sub", "copyto")  # what puts a mask into the scores
 _IN_ONE_CALL = ("multi_head_attention_forward", "scaled_dot_product_attention")
 
 
@@ -118,7 +118,10 @@ def unmasked_spots(observed: Observed, operation: Operation, number: int, made: 
     trial, use = observed.trial, use_of(observed, operation)
     label, last = trial.labels[number], trial.recording.maker(number)
     takes = {trial.labels[each].entry for each in last.inputs} if last is not None else set()
-    if last is not None and last.name in _MASKING and takes & {label.entry, _scores(observed, label)}:
+    masks = last is not None and (
+        last.name in _MASKING or (last.name == "mul" and any(trial.labels[each].kind == "mask" for each in last.inputs))
+    )
+    if last is not None and masks and takes & {label.entry, _scores(observed, label)}:
         fill = _fill(last) or _wrong_pattern(observed, last)
         return [(fill, "made here"), (use_of(observed, last), "made here"), (use, "used here")]
     masking = _masks_here(observed, operation)

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from gpt2_from_scratch.anatomy.identity import Identity, Table
@@ -257,8 +256,3 @@ def number_in(recording: Recording, result: object) -> list[int]:
     if isinstance(result, tuple | list):
         return [number for each in result for number in number_in(recording, each)]
     return []
-
-
-def is_tensor(value: object) -> bool:
-    """Whether a value is a torch tensor."""
-    return isinstance(value, torch.Tensor)
