@@ -26,4 +26,4 @@ def test_twenty_files(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_three_hundred_files(tmp_path: Path) -> None:
-    assert try_seeds(range(20, 320), tmp_path) > 75
+    assert try_seeds(range(20, 320), tmp_path) > 60  # open as they are; the rest by their hints
