@@ -123,8 +123,8 @@ def read_recording(
     try:
         container = open_container(path)
     except CheckpointError as error:
-        hint = error.bare_hint if path.suffix in (".safetensors", ".npz") else "give .safetensors or .npz"
-        raise CandidateError(error.message, hint=hint) from None
+        readable = path.suffix in (".safetensors", ".npz")
+        raise CandidateError(error.message, hint=error.bare_hint if readable else "give .safetensors or .npz") from None
     asked = _prompts(path, container, config)
     if not asked:
         more = any(f"logits.{len(standard) + index}" in container.tensors for index in range(len(searched)))
