@@ -320,70 +320,131 @@ def check_logits(
     """
     if not prompts:
         raise CandidateError("there is no prompt to compare on", hint="give at least one")
-    found: dict[int, PromptResult] = {}
-    crashes: dict[int, tuple[Prompt, Crash]] = {}
-    scale = worst = 0.0
-    rounding: list[float] = []  # the reference's, on prompts long enough to measure it
-    differs = ""
-    enough = min(_FEW, max(prompt.ids.size(1) for prompt in prompts))
-    short = [prompt.ids for prompt in prompts if prompt.tokens <= _LONG]
-    full = torch.finfo(candidate.precision).bits >= 32
-    # What is wrong shows soon: the shortest prompt with a noise floor is the first. The reference has run it before, to
-    # be proven. Of the others the short ones come first.
-    order = sorted(range(len(prompts)), key=lambda place: prompts[place].tokens)
-    first = next(place for place in order if prompts[place].ids.size(1) >= enough)
-    for turn, place in enumerate([first, *(place for place in order if place != first)]):
-        prompt = prompts[place]
+    run = _PromptsRun(candidate, reference, prompts, threshold, tolerance)
+    for turn, place in enumerate(run.order):
         if turn == 1:
-            progress(f"logits: the reference{differs}")
-            reference.run_together(short, [ids for ids in short if full and ids.size(1) >= enough])
-        progress(f"logits: {prompt.name}{differs}")
-        expected = reference.logits(prompt.ids)
-        try:
-            actual = candidate.logits_until_asked_again(prompt.ids)
-        except CandidateError as error:
-            crash = crash_in(error)
-            if crash is None or len(crashes) == len(prompts) - 1:
-                raise
-            crashes[place] = (prompt, crash)
-            if prompt.ids.size(1) >= enough:  # short prompts alone have no pooled floor
-                rounding.append(float(_floors(candidate.precision, reference, prompt, expected).max()))
-            continue
-        scale = max(scale, float(torch.linalg.vector_norm(expected, math.inf)))  # without a copy, as `abs` makes
-        result = measure(prompt, _before_last_cast(actual, expected, candidate.last_cast), expected, tolerance)
-        del actual
-        worst = max(worst, result.comparison.max_abs)
-        decided = bool(rounding) and worst <= threshold * noise_floor(rounding, scale)
-        if prompt.ids.size(1) >= enough and not (decided and prompt.tokens > _LONG):
-            result = replace(result, floors=_floors(candidate.precision, reference, prompt, expected))
-            rounding.append(result.floor)
-        if rounding and not worst <= threshold * noise_floor(rounding, scale):
-            differs = "; shorter prompts differ"
-        found[place] = result
-    results = [found[place] for place in sorted(found)]
-    floor = noise_floor(rounding, scale)
-    logits = Logits(
-        tuple(results),
-        floor,
-        candidate.precision,
-        threshold,
-        tolerance=tolerance,
-        crashes=tuple(crashes[place] for place in sorted(crashes)),
-        vocab_size=candidate.config.vocab_size,
-    )
+            progress(f"logits: the reference{run.so_far}")
+            run.prepare()
+        progress(f"logits: {prompts[place].name}{run.so_far}")
+        run.ask(place)
+    logits = run.result()
     if not math.isfinite(logits.max_abs):
         _check_reference(logits, reference)
         return logits
-    _check_floor(logits, scale)
+    _check_floor(logits, run.scale)
     if tolerance is not None:
         return logits
     logits = _looked_at_closely(logits, candidate, reference, weights_equal, progress)
-    if logits.differ and (measured := _measured_on_long(logits, reference, enough)) is not logits:
-        _check_floor(measured, scale)
+    if logits.differ and (measured := _measured_on_long(logits, reference, run.enough)) is not logits:
+        _check_floor(measured, run.scale)
         logits = _looked_at_closely(measured, candidate, reference, weights_equal, progress)
     if not logits.differ or logits.dtype != torch.float32:
         return logits
     return _with_rounded_weights(logits, candidate, reference) or logits
+
+
+class _PromptsRun:
+    """The prompts that were run so far, and what they have shown.
+
+    Args:
+        candidate: the model under test.
+        reference: what it should be.
+        prompts: at least one.
+        threshold: multiples of the noise floor that pass.
+        tolerance: as of `check_logits`.
+    """
+
+    def __init__(
+        self,
+        candidate: Candidate,
+        reference: Reference,
+        prompts: Sequence[Prompt],
+        threshold: float,
+        tolerance: tuple[float, float] | None,
+    ) -> None:
+        self.candidate = candidate
+        self.reference = reference
+        self.prompts = prompts
+        self.threshold = threshold
+        self.tolerance = tolerance
+        self.enough = min(_FEW, max(prompt.ids.size(1) for prompt in prompts))  # tokens that a noise floor takes
+        self.scale = 0.0  # the largest logit
+        self._found: dict[int, PromptResult] = {}
+        self._crashes: dict[int, tuple[Prompt, Crash]] = {}
+        self._rounding: list[float] = []  # the reference's, on prompts long enough to measure it
+
+    @property
+    def order(self) -> list[int]:
+        """Places of the prompts: what is wrong shows soon.
+
+        The first is the shortest that has a noise floor. The reference has run it before, to be proven. Of the others
+        the short ones come first.
+        """
+        by_length = sorted(range(len(self.prompts)), key=lambda place: self.prompts[place].tokens)
+        first = next(place for place in by_length if self._is_measured(self.prompts[place]))
+        return [first, *(place for place in by_length if place != first)]
+
+    @property
+    def so_far(self) -> str:
+        """What is told of the prompts that were run while others run."""
+        return "; shorter prompts differ" if self._rounding and not self._agrees() else ""
+
+    def prepare(self) -> None:
+        """Runs the reference on all short prompts at once, which takes less time than one after the other."""
+        short = [prompt.ids for prompt in self.prompts if prompt.tokens <= _LONG]
+        full = torch.finfo(self.candidate.precision).bits >= 32
+        self.reference.run_together(short, [ids for ids in short if full and ids.size(1) >= self.enough])
+
+    def ask(self, place: int) -> None:
+        """Runs one prompt, and measures the noise floor on it where the verdict may depend on that.
+
+        Raises:
+            CandidateError: the candidate crashed on every prompt, or returned no logits.
+        """
+        prompt = self.prompts[place]
+        expected = self.reference.logits(prompt.ids)
+        try:
+            actual = self.candidate.logits_until_asked_again(prompt.ids)
+        except CandidateError as error:
+            crash = crash_in(error)
+            if crash is None or len(self._crashes) == len(self.prompts) - 1:
+                raise
+            self._crashes[place] = (prompt, crash)
+            if self._is_measured(prompt):
+                self._measure(prompt, expected)
+            return
+        self.scale = max(self.scale, float(torch.linalg.vector_norm(expected, math.inf)))  # `abs` would make a copy
+        actual = _before_last_cast(actual, expected, self.candidate.last_cast)
+        result = self._found[place] = measure(prompt, actual, expected, self.tolerance)
+        del actual
+        decided = bool(self._rounding) and self._agrees()
+        if self._is_measured(prompt) and not (decided and prompt.tokens > _LONG):
+            self._found[place] = replace(result, floors=self._measure(prompt, expected))
+
+    def result(self) -> Logits:
+        """What was found, in the order of the prompts."""
+        return Logits(
+            tuple(self._found[place] for place in sorted(self._found)),
+            noise_floor(self._rounding, self.scale),
+            self.candidate.precision,
+            self.threshold,
+            tolerance=self.tolerance,
+            crashes=tuple(self._crashes[place] for place in sorted(self._crashes)),
+            vocab_size=self.candidate.config.vocab_size,
+        )
+
+    def _is_measured(self, prompt: Prompt) -> bool:
+        return prompt.ids.size(1) >= self.enough
+
+    def _measure(self, prompt: Prompt, expected: Tensor) -> Tensor:
+        floors = _floors(self.candidate.precision, self.reference, prompt, expected)
+        self._rounding.append(float(floors.max()))
+        return floors
+
+    def _agrees(self) -> bool:
+        """Whether every difference so far lies within the noise floor that was measured so far."""
+        worst = max((result.comparison.max_abs for result in self._found.values()), default=0.0)
+        return worst <= self.threshold * noise_floor(self._rounding, self.scale)
 
 
 def _measured_on_long(logits: Logits, reference: Reference, enough: int) -> Logits:
@@ -470,14 +531,19 @@ def measure(
 ) -> PromptResult:
     """All statistics of a prompt in one pass, some tokens at a time; sums are float64."""
     # Filled in place: what is kept between large slabs keeps the heap from using their memory again, 370 MB in all.
-    error, kl = torch.empty(2, prompt.tokens, dtype=torch.float64)
-    column = torch.empty(prompt.tokens, dtype=torch.int64)
-    agreement, loss = torch.empty(2, prompt.tokens, 2, dtype=torch.float64)
+    error, kl = torch.zeros(2, prompt.tokens, dtype=torch.float64)
+    column = torch.zeros(prompt.tokens, dtype=torch.int64)
+    agreement, loss = torch.ones(2, prompt.tokens, 2, dtype=torch.float64)
     total = squares = norm = 0.0
     excess = -math.inf
     following = torch.cat([prompt.ids[:, 1:], torch.full_like(prompt.ids[:, :1], -1)], dim=1).flatten()
     for index, (mine, theirs) in enumerate(zip(_slabs(actual), _slabs(expected), strict=True)):
         here = slice(index * _SLAB, (index + 1) * _SLAB)
+        size = _squares(theirs)
+        norm += size
+        if tolerance is None and math.isfinite(size) and torch.equal(mine, theirs):  # as what is already there says
+            loss[here] = _losses(theirs, following[here])[:, None]
+            continue
         gap = mine - theirs  # exact, where they are close: floating-point numbers within a factor of two subtract so
         kl[here] = _divergence(gap, mine, theirs)
         gap = gap.abs_()
@@ -486,7 +552,6 @@ def measure(
             gap.nan_to_num_(nan=math.inf, posinf=math.inf)
         error[here], column[here] = gap.max(-1)
         squares += _squares(gap)
-        norm += _squares(theirs)
         if tolerance is not None:
             excess = max(excess, float((gap - tolerance[1] * theirs.abs()).max()) - tolerance[0])
         agreement[here] = _agreement(mine, theirs)

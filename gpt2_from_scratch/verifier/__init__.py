@@ -279,6 +279,20 @@ class _Run:
         return self.verdict.logits is not None and self.verdict.logits.differ
 
     @property
+    def _kind(self) -> str:
+        """What a candidate is that is no torch module."""
+        return "recording" if self.recording else (self.subject.engine and "model of another program") or "function"
+
+    @property
+    def _closed(self) -> str:
+        """Why nothing can be said of what is inside; empty where its modules and their layout are known."""
+        if self.on_ranks or self.fitted is not None:
+            return self.on_ranks
+        if self.subject.module is None:
+            return f"that takes a torch module, and the candidate is a {self._kind}"
+        return "it is not known which of its parameters is which of GPT-2's"
+
+    @property
     def _loaded(self) -> Reference:
         assert self.reference is not None, "needs_reference"
         return self.reference
@@ -328,8 +342,7 @@ class _Run:
             return
         fitted = self.fitted or self.arrays
         if fitted is None:
-            kind = "recording" if self.recording else (self.subject.engine and "model of another program") or "function"
-            why = self.no_layout or f"the candidate is a {kind}"
+            why = self.no_layout or f"the candidate is a {self._kind}"
             self.unchecked["weights"] = f"{why} (a dropped key bias cannot be seen in logits)"
             return
         self.enter("weights")
@@ -459,10 +472,8 @@ class _Run:
         if "gradients" not in self.wanted:
             return
         fitting = [prompt for prompt in self.prompts if 1 < prompt.ids.size(1) <= _TRACED]
-        if self.on_ranks:
-            self.unchecked["gradients"] = self.on_ranks
-        elif self.fitted is None:
-            self.unchecked["gradients"] = "it is not known which of its parameters is which of GPT-2's"
+        if self.fitted is None or self.on_ranks:
+            self.unchecked["gradients"] = self._closed
         elif torch.finfo(self.subject.precision).bits < 32:
             self.unchecked["gradients"] = "there is no noise floor for those of lower precision"
         elif not fitting:
@@ -477,10 +488,9 @@ class _Run:
     def locate(self) -> None:
         if "where" not in self.wanted or not (self._differ or self.asked.always_trace):
             return
-        if self.on_ranks:
-            self.unchecked["where"] = f"{self.on_ranks}: verify it on one, without torchrun"
-        elif self.fitted is None:
-            self.unchecked["where"] = "it is not known which of its parameters is which of GPT-2's"
+        if self.fitted is None or self.on_ranks:
+            remedy = ": verify it on one, without torchrun" if self.on_ranks else ""
+            self.unchecked["where"] = f"{self._closed}{remedy}"
         else:
             self.enter("first divergence")
             prompt = _to_trace(self.verdict.logits, self.prompts)
