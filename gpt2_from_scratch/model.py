@@ -162,6 +162,7 @@ class GPTModel(nn.Module):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: KVCache | None = None,
+        logits_to_keep: int = 0,
     ) -> Tensor:
         """Logits of every token.
 
@@ -171,6 +172,7 @@ class GPTModel(nn.Module):
             position_ids: int64 ``[B, T]`` or ``[1, T]``; None: counted on from the cached tokens. As in transformers
                 they are *not* derived from the mask: pass them with left padding (`generate` does).
             cache: keys and values of earlier tokens; extended in place.
+            logits_to_keep: of the last so many tokens only; 0: of all. As in transformers.
 
         Returns:
             ``[B, T, V]``, in the model's dtype; row ``t`` scores the token that follows token ``t``.
@@ -178,7 +180,8 @@ class GPTModel(nn.Module):
         Raises:
             ValueError: ids outside the vocabulary, more tokens than the context or the cache holds, wrong shapes.
         """
-        return self.lm_head(self.hidden_states(input_ids, attention_mask, position_ids, cache))  # type: ignore[no-any-return]
+        hidden = self.hidden_states(input_ids, attention_mask, position_ids, cache)
+        return self.lm_head(hidden[:, -logits_to_keep:])  # type: ignore[no-any-return]
 
     def hidden_states(
         self,

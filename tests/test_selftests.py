@@ -3,6 +3,7 @@
 Every fault here is put into a model that passes without it, so each failure is the fault's.
 """
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -176,6 +177,40 @@ def test_rows_of_a_batch_that_mix(checkpoint: Path, config: GPTConfig) -> None:
     tests = asked(model, config)
     assert names(tests) == ["batch"]
     assert "(alone and in a batch): logits differ by" in str(tests) and "rows of a batch mix" in str(tests)
+
+
+@pytest.mark.parametrize("row", [1, 2, 3])
+def test_one_row_of_a_batch_that_is_wrong(row: int, checkpoint: Path, config: GPTConfig) -> None:
+    model = filled(book.GPTModel(book_config(config)), checkpoint).eval()
+
+    def wrong(ids: Tensor) -> Tensor:
+        logits = model(ids).clone()
+        logits[row : row + 1] += 1
+        return logits
+
+    assert names(asked(wrong, config)) == ["batch"]
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_noise_in_every_third_answer(first: int, checkpoint: Path, config: GPTConfig) -> None:
+    """Whichever of the questions it meets."""
+    model, count = filled(book.GPTModel(book_config(config)), checkpoint).eval(), itertools.count(first)
+
+    def noisy(ids: Tensor) -> Tensor:
+        return model(ids) + torch.randn(ids.shape[1], 211) * (next(count) % 3 == 0)
+
+    assert not asked(noisy, config)
+
+
+def test_noise_in_one_answer_only(checkpoint: Path, config: GPTConfig) -> None:
+    """The rows that are asked for together are asked for again, and then all is well: that is noise, too."""
+    model = filled(book.GPTModel(book_config(config)), checkpoint).eval()
+    large = itertools.count()
+
+    def noisy(ids: Tensor) -> Tensor:
+        return model(ids) + torch.randn(ids.shape[1], 211) * (ids.shape[0] > 2 and next(large) == 0)
+
+    assert names(asked(noisy, config)) == ["deterministic"]
 
 
 def test_a_crash_in_a_batch_is_a_fault_with_its_reason(checkpoint: Path, config: GPTConfig) -> None:
@@ -377,6 +412,7 @@ LATE: dict[str, Callable[[Tensor], Tensor]] = {
     "a window of 32": lambda everything: everything[:, -32:],
     "keys of the first row": lambda everything: everything[:1].expand_as(everything),
     "positions that stop at 20": lambda everything: everything.roll(1, 1) if everything.size(1) > 20 else everything,
+    "from the 41st token on": lambda everything: everything if everything.size(1) <= 40 else everything.roll(1, 1),
     "the last place": lambda everything: everything[:, 1:] if everything.size(1) == 64 else everything,
 }
 
@@ -423,6 +459,18 @@ def with_past(model: Callable[[Tensor], Tensor], *, gives: Callable[[Tensor, Any
         return gives(model(everything)[:, -ids.shape[1] :], everything)
 
     return forward
+
+
+def test_a_cache_that_takes_one_row_only(checkpoint: Path, config: GPTConfig) -> None:
+    model = filled(book.GPTModel(book_config(config)), checkpoint).eval()
+
+    def forward(ids: Tensor, past: Tensor | None = None) -> Any:
+        assert past is None or len(ids) == 1, "one row only"
+        everything = torch.cat([past, ids], dim=1) if past is not None else ids
+        return model(everything)[:, -ids.shape[1] :], everything
+
+    tests = asked(forward, config)
+    assert names(tests) == ["cache"] and "AssertionError: one row only" in str(tests)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ padding, the cache.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,15 +18,15 @@ from torch import Tensor
 from gpt2_from_scratch.checks.candidate import Candidate, crash_in
 from gpt2_from_scratch.checks.parts import Result, Status
 from gpt2_from_scratch.checks.stepping import Feed, stepper, without_options
-from gpt2_from_scratch.compare import SELF_RTOL, compare
+from gpt2_from_scratch.compare import SELF_RTOL
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError
 
 _LENGTH = 17
 _PAD = 5  # tokens of padding
-_FULL_CONTEXT, _CACHE, _IN_CHUNKS = "full context", "cache", "cache in chunks"
+_DETERMINISTIC, _FULL_CONTEXT, _CACHE, _IN_CHUNKS = "deterministic", "full context", "cache", "cache in chunks"
 _PIECE = 128  # tokens of a full context that a cache is fed at once, if it takes several: their logits are 25 MB
-_SPANS = ((1, 6), (36, 40))  # single steps: the first ones, and beyond the first sizes at which tables and windows end
+_STEPS = 6  # single tokens that a cache is fed first
 
 
 @dataclass(frozen=True, repr=False)
@@ -146,14 +146,40 @@ def check_itself(candidate: Candidate, full_context: bool = True) -> SelfTests:
         whole = candidate.logits(ids)
     except CandidateError as error:
         return _crashed(candidate, ids, error)
+    asked = _Asked(candidate, ids, whole)
+    found = _of_rows(asked)
     results: list[SelfTest] = []
     for test in _TESTS if full_context else [each for each in _TESTS if each.name != _FULL_CONTEXT]:
         if not all(results[:2]):  # noise would be the answer
             results.append(test.not_asked(candidate, "the model returns non-finite or non-deterministic logits"))
         else:
-            results.append(_result(test, candidate, ids, whole))
+            results.append(found[test.name] if test.name in found else _result(test, asked))
     tests = SelfTests(tuple(results))
     return check_full_cache(candidate, tests) if full_context else tests
+
+
+def _of_rows(asked: "_Asked") -> dict[str, SelfTest]:
+    """The tests that ask for rows of one length, by name.
+
+    One batch has the rows of all of them. Where a test fails so, each row is asked alone, to tell what is wrong in
+    every row from what is wrong in a batch. A candidate that passes then has said something else before.
+    """
+    tests = [test for test in _TESTS if test.ask in (_alone, _twice, _other_future, _one_token_repeated, _in_a_batch)]
+    asked.together = True
+    at_once = {test.name: _result(test, asked) for test in tests}
+    failed = next((each for each in at_once.values() if not each), None)
+    if failed is None:
+        return at_once
+    asked.together = False
+    alone: dict[str, SelfTest] = {}
+    for test in tests:
+        alone[test.name] = _result(test, asked)
+        if len(alone) <= 2 and not alone[test.name]:  # noise would be the answer
+            break
+    if all(alone.values()) and not failed.differs:
+        again = alone[_DETERMINISTIC]
+        alone[_DETERMINISTIC] = replace(again, difference=failed.difference, crash=failed.crash)
+    return alone
 
 
 def check_full_cache(candidate: Candidate, tests: SelfTests) -> SelfTests:
@@ -170,10 +196,12 @@ def check_full_cache(candidate: Candidate, tests: SelfTests) -> SelfTests:
     before = next((test for test in tests.results if test.name == _CACHE), None)
     if before is None or before.difference is None or not before:
         return tests
-    ids = _prompt(candidate.config)
+    if candidate.full is None:
+        candidate.logits_until_asked_again(_two_rows(candidate.config, _prompt(candidate.config))[:1])
+    assert candidate.full is not None
+    asked = _Asked(candidate, *candidate.full)
     chunks = any(test.difference is not None and test.agrees for test in tests.results if test.name == _IN_CHUNKS)
-    ask = partial(_cached_at_the_end, piece=_PIECE if chunks else candidate.config.n_positions)
-    late = _result(of_cache._replace(ask=ask), candidate, ids, candidate.logits(ids))
+    late = _result(of_cache._replace(ask=partial(_cached_at_the_end, chunks=chunks)), asked)
     if late.difference is None or late.difference <= before.difference:
         return tests
     return SelfTests(tuple(late if test is before else test for test in tests.results))
@@ -202,7 +230,7 @@ class Pair(NamedTuple):
 
 
 Pairs = Iterator[Pair]
-_Ask = Callable[[Candidate, Tensor, Tensor], Pairs]
+_Ask = Callable[["_Asked"], Pairs]
 
 
 class _Test(NamedTuple):
@@ -219,18 +247,59 @@ class _Test(NamedTuple):
         return SelfTest(self.name, self.what, None, SELF_RTOL[candidate.precision], self.fault, unasked=why)
 
 
-def _result(test: _Test, candidate: Candidate, ids: Tensor, whole: Tensor) -> SelfTest:
+class _Asked:
+    """The candidate, and its answers to what several tests ask for.
+
+    Args:
+        candidate: the model under test.
+        ids: int64 ``[1, T]``.
+        whole: its logits for them, or for the last of them.
+    """
+
+    def __init__(self, candidate: Candidate, ids: Tensor, whole: Tensor) -> None:
+        self.candidate = candidate
+        self.ids = ids
+        self.whole = whole
+        self.scale = float(whole.abs().max())
+        self.limit = SELF_RTOL[candidate.precision]
+        self.together = False  # whether rows are asked for in one batch
+        self.hiding: _Meaning | None = None  # the meaning of a mask that was seen to hide padding
+        length, vocab = ids.size(1), candidate.config.vocab_size
+        later = (torch.arange(length) >= torch.tensor([[length // 2], [length - 1]])).long()
+        others = (ids + later) % vocab  # the first tokens are the same
+        # The same ids, two with other tokens later on, one token repeated, and ids that share no place with these.
+        self.rows = torch.cat([ids, others, ids[:, :1].expand_as(ids), (ids * 3 + 1) % vocab])
+        self._batch: Tensor | None = None
+        self._alone = {0: whole}
+
+    def row(self, place: int) -> Tensor:
+        """Logits ``[1, T, V]`` of one of the rows."""
+        if self.together:
+            self._batch = self.candidate.logits(self.rows) if self._batch is None else self._batch
+            return self._batch[place : place + 1]
+        if place not in self._alone:
+            self._alone[place] = self.candidate.logits(self.rows[place : place + 1])
+        return self._alone[place]
+
+    def agree(self, one: Tensor, other: Tensor) -> bool:
+        """Whether two answers are the same but for rounding."""
+        return _share(one, other, self.scale) <= self.limit
+
+
+_BOTH_FUTURES, _REPEATED, _OTHER = (1, 2), 3, 4  # places of rows
+
+
+def _result(test: _Test, asked: _Asked) -> SelfTest:
     """Asks one test; the largest difference counts, and the first that is too large says where."""
-    scale = float(whole.abs().max())
-    limit = SELF_RTOL[candidate.precision]
+    limit = asked.limit
     largest, wrong, crash = 0.0, "", ""
     try:
-        for pair in test.ask(candidate, ids, whole):
-            share = _share(pair.actual, pair.expected, scale)
+        for pair in test.ask(asked):
+            share = _share(pair.actual, pair.expected, asked.scale)
             wrong = wrong or (pair.where if not share <= limit else "")
             largest = max(largest, share)
     except NotImplementedError as error:  # it cannot be asked so
-        return test.not_asked(candidate, str(error))
+        return test.not_asked(asked.candidate, str(error))
     except CandidateError as error:  # the plain call worked, so this variant of the call is what fails
         if not wrong:
             largest, crash = math.inf, error.message
@@ -240,78 +309,84 @@ def _result(test: _Test, candidate: Candidate, ids: Tensor, whole: Tensor) -> Se
 
 def _share(actual: Tensor, expected: Tensor, scale: float) -> float:
     """The largest difference, as a share of the largest logit; infinite when a logit is not finite."""
-    largest = compare(actual, expected).max_abs
-    return largest / scale if scale and math.isfinite(largest) else largest
+    largest = float((actual - expected).abs().max())
+    if not math.isfinite(largest):
+        return math.inf
+    return largest / scale if scale else largest
 
 
-def _alone(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
-    yield Pair(whole, whole)  # what is not finite does not agree with itself
+def _alone(asked: _Asked) -> Pairs:
+    yield Pair(asked.whole, asked.whole)  # what is not finite does not agree with itself
 
 
-def _twice(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
-    yield Pair(candidate.logits(ids), whole)
+def _twice(asked: _Asked) -> Pairs:
+    yield Pair(asked.row(0) if asked.together else asked.candidate.logits(asked.ids), asked.whole)
 
 
-def _other_future(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+def _other_future(asked: _Asked) -> Pairs:
     """Tokens after a position are replaced; logits up to it must stay."""
-    length, vocab = ids.size(1), candidate.config.vocab_size
+    length = asked.ids.size(1)
     _need(length > 1, "the context is one token")
-    for kept in {length // 2, length - 1}:
-        changed = ids.clone()
-        changed[:, kept:] = (changed[:, kept:] + 1) % vocab
-        yield Pair(candidate.logits(changed)[:, :kept], whole[:, :kept])
+    for place, kept in zip(_BOTH_FUTURES, (length // 2, length - 1), strict=True):
+        yield Pair(asked.row(place)[:, :kept], asked.whole[:, :kept])
 
 
-def _prefix(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+def _prefix(asked: _Asked) -> Pairs:
     """A prompt cut short: what was said about its beginning must stay, and its positions with it."""
-    _need(ids.size(1) > 1, "the context is one token")
-    kept = ids.size(1) // 2
-    yield Pair(candidate.logits(ids[:, :kept]), whole[:, :kept])
+    _need(asked.ids.size(1) > 1, "the context is one token")
+    kept = asked.ids.size(1) // 2
+    yield Pair(asked.candidate.logits(asked.ids[:, :kept]), asked.whole[:, :kept])
 
 
-def _in_a_batch(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
-    others = torch.stack([ids[0].roll(shift) for shift in (0, 1, 3)])
-    yield Pair(candidate.logits(others)[:1], whole)
+def _in_a_batch(asked: _Asked) -> Pairs:
+    if asked.together:  # other tests compare the rows between these
+        yield Pair(asked.row(0), asked.whole)
+        yield Pair(asked.row(_REPEATED)[:, :1], asked.whole[:, :1])
+        return
+    batch = asked.candidate.logits(asked.rows)
+    for place in range(len(batch)):
+        yield Pair(batch[place : place + 1], asked.row(place))
 
 
-def _one_token_repeated(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+def _one_token_repeated(asked: _Asked) -> Pairs:
     """Nothing but its position tells one of these tokens from the next."""
-    _need(ids.size(1) > 1, "the context is one token")
-    logits = candidate.logits(ids[:, :1].expand_as(ids).contiguous())
+    _need(asked.ids.size(1) > 1, "the context is one token")
+    logits = asked.row(_REPEATED)
     yield Pair(logits[:, 1:], logits[:, :1].expand_as(logits[:, 1:]))
 
 
-def _full_context(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+def _full_context(asked: _Asked) -> Pairs:
     """As many tokens as there are positions: a table that is too short, or read one too far, cannot do this."""
-    context, length = candidate.config.n_positions, ids.size(1)
-    filled = ids.repeat(1, -(-context // length))[:, :context]
-    yield Pair(candidate.logits_until_asked_again(filled)[:, :length], whole)
+    filled = _two_rows(asked.candidate.config, asked.ids)[:1]
+    yield Pair(asked.candidate.logits_until_asked_again(filled)[:, : asked.ids.size(1)], asked.whole)
 
 
-def _left_padded(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+def _left_padded(asked: _Asked) -> Pairs:
     """Two rows with different padding before them, under the meaning that the candidate gives to a mask.
 
     What stands in the padding must not matter. Whether positions count from the first token is only asked where the
     candidate takes `position_ids`: without them transformers' own GPT-2 counts the padding, too.
     """
+    candidate, ids = asked.candidate, asked.ids
     takes = candidate.parameters
     _need("attention_mask" in takes, "it takes no attention_mask")
     room = candidate.config.n_positions - ids.size(1)
     _need(room > 0, "the context has no room for padding")
     long, short = min(_PAD, room), min(_PAD, room) // 2
-    other = _rows(candidate.config, ids)[1:, : ids.size(1) + long - short]
+    other = _two_rows(candidate.config, ids)[1:, : ids.size(1) + long - short]
     mask = torch.ones(2, ids.size(1) + long, dtype=torch.int64)
     mask[0, :long] = mask[1, :short] = 0
     options = {}
     if "position_ids" in takes:
         options["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0).to(candidate.device)
-    alone = (whole, candidate.logits(other))
+    alone = (asked.row(0), asked.row(_OTHER))
 
     def padded(filler: int, meaning: _Meaning) -> tuple[Tensor, Tensor]:
-        filled = torch.full_like(mask, filler)
+        filled = (torch.arange(mask.size(1)) + filler).expand_as(mask) % candidate.config.vocab_size
+        filled = filled.contiguous()
         filled[0, long:], filled[1, short:] = ids[0], other[0]
         logits = candidate.logits(filled, attention_mask=meaning(mask).to(candidate.device), **options)
-        return logits[:1, long:], logits[1:, short:]
+        return logits[:1, long:], logits[1:, short : short + ids.size(1)]
 
     def all_ones(meaning: _Meaning) -> _Meaning:
         return lambda mask: meaning(torch.ones_like(mask))
@@ -319,18 +394,23 @@ def _left_padded(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
     first, moves = None, False
     for meaning in _MASKS:
         try:
-            answers, again = padded(0, meaning), padded(candidate.config.vocab_size - 1, meaning)
+            answers = padded(1, meaning)
+            if "position_ids" in takes and all(map(asked.agree, answers, alone)):  # no trace of what was before them
+                asked.hiding = meaning
+                yield from map(Pair, answers, alone)
+                return
+            again = padded(candidate.config.vocab_size - 1, meaning)
         except CandidateError:
             continue
         if not all(bool(each.isfinite().all()) for each in (*answers, *again)):
             continue  # logits that are not finite do not show what the mask means
         first = first or (answers, again)
-        moves = moves or not all(map(torch.equal, answers, padded(0, all_ones(meaning))))
-        if all(_agree(candidate, one, two, whole) for one, two in zip(answers, again, strict=True)):
-            follows = all(_agree(candidate, one, two, whole) for one, two in zip(answers, alone, strict=True))
+        if all(map(asked.agree, answers, again)):
+            follows = all(map(asked.agree, answers, alone))
             _need(follows or "position_ids" in takes, "without position_ids its positions count the padding")
             yield from map(Pair, answers, alone)
             return
+        moves = moves or not all(map(torch.equal, answers, padded(1, all_ones(meaning))))
     _need(first is not None, "its attention_mask has no meaning that is known here")
     _need(moves, "its attention_mask changes nothing")
     assert first is not None
@@ -347,46 +427,37 @@ _MASKS: Sequence[_Meaning] = (
 )
 
 
-def _agree(candidate: Candidate, one: Tensor, other: Tensor, whole: Tensor) -> bool:
-    return _share(one, other, float(whole.abs().max())) <= SELF_RTOL[candidate.precision]
-
-
-def _cached(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+def _cached(asked: _Asked) -> Pairs:
     """Token by token, two rows that differ: a cache may keep only the first one's keys."""
-    feed = stepper(candidate)
-    rows = _rows(candidate.config, ids)[:, : _SPANS[-1][1]]
+    feed = stepper(asked.candidate)
+    rows, expected = asked.rows[[0, _OTHER]], torch.cat([asked.row(0), asked.row(_OTHER)])
     try:
-        candidate.logits(rows[:, :1])
+        if not asked.together:
+            asked.candidate.logits(rows[:, :1])
     except CandidateError:  # it takes no batches, which the test of that name says
-        rows = rows[:1]
-    expected = candidate.logits(rows)
-    for start, end in _SPANS:
-        if start < rows.size(1):
-            yield from _step_by_step(feed, rows[:, :end], expected[:, :end], start, piece=start)
+        rows, expected = rows[:1], expected[:1]
+    list(feed(without_options([rows[:, :1]])))  # to be forgotten
+    steps = min(_STEPS, rows.size(1))
+    yield from _in_pieces(feed, rows[:, :steps], expected[:, :steps], range(steps + 1))
 
 
-def _cached_at_the_end(candidate: Candidate, ids: Tensor, whole: Tensor, piece: int) -> Pairs:
+def _cached_at_the_end(asked: _Asked, chunks: bool) -> Pairs:
     """The last tokens of a full context: positions may be misread, or a window end, late."""
-    feed = stepper(candidate)
-    if candidate.full is None:
-        candidate.logits_until_asked_again(_rows(candidate.config, ids)[:1])
-    assert candidate.full is not None
-    asked, ending = candidate.full
-    start = asked.size(1) - ending.size(1) + 1
-    yield from _step_by_step(feed, asked, ending, start, piece)
+    length, takes = asked.ids.size(1), asked.candidate.parameters
+    start = length - asked.whole.size(1) + 1
+    last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}  # as transformers calls it
+    piece = _PIECE if chunks and not last_only else length
+    cuts = [*range(0, start, piece), *range(start, length + 1)]
+    yield from _in_pieces(stepper(asked.candidate), asked.ids, asked.whole, cuts, last_only)
 
 
-def _step_by_step(feed: Feed, asked: Tensor, expected: Tensor, start: int, piece: int) -> Pairs:
-    """The first `start` tokens in pieces, the others one by one. `expected` may lack the logits of the first tokens."""
-    list(feed(without_options([asked[:, :1]])))  # to be forgotten
-    yield from _in_pieces(feed, asked, expected, [*range(0, start, piece), *range(start, asked.size(1) + 1)])
-
-
-def _in_pieces(feed: Feed, asked: Tensor, expected: Tensor, cuts: Sequence[int]) -> Pairs:
-    """What lies between these cuts, one piece after another; `expected` as in `_step_by_step`."""
-    known = asked.size(1) - expected.size(1)
+def _in_pieces(
+    feed: Feed, ids: Tensor, expected: Tensor, cuts: Sequence[int], options: Mapping[str, Any] | None = None
+) -> Pairs:
+    """What lies between these cuts, one piece after another. `expected` may lack the logits of the first tokens."""
+    known = ids.size(1) - expected.size(1)
     spans = list(pairwise(cuts))
-    pieces = without_options(asked[:, b:e] for b, e in spans)
+    pieces = ((ids[:, begin:stop], options or {}) for begin, stop in spans)
     for (begin, stop), logits in zip(spans, feed(pieces), strict=True):
         right = expected[:, max(begin - known, 0) : max(stop - known, 0)][:, -logits.size(1) :]
         if not right.size(1):
@@ -395,25 +466,26 @@ def _in_pieces(feed: Feed, asked: Tensor, expected: Tensor, cuts: Sequence[int])
         yield Pair(logits[:, -right.size(1) :], right, where)
 
 
-def _cached_in_chunks(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+def _cached_in_chunks(asked: _Asked) -> Pairs:
     """Several tokens at once after others: no GPT-2 needs that, and some caches do not bear it."""
-    feed, length = stepper(candidate), ids.size(1)
+    feed, length = stepper(asked.candidate), asked.ids.size(1)
     _need(length > 3, "the context is too short")
-    yield from _in_pieces(feed, ids, whole, (0, length // 2, length - 1, length))
+    yield from _in_pieces(feed, asked.ids, asked.whole, (0, length // 2, length - 1, length))
 
 
-def _padded_steps(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
+def _padded_steps(asked: _Asked) -> Pairs:
     """Two rows with different padding before them, and then steps of one token: the padding must stay hidden.
 
     What a mask says is what it says without a cache. Of which tokens it says it in a step is found out; if it is none
     of what is known here, nothing is held against the candidate.
     """
+    candidate = asked.candidate
     takes = candidate.parameters
     _need("attention_mask" in takes, "it takes no attention_mask")
     feed = stepper(candidate)
     long = min(_PAD, candidate.config.n_positions - _PAD - 1)
     _need(long > 1, "the context has no room for padding")
-    filled = _rows(candidate.config, ids)[:, : _PAD + 1]
+    filled = _two_rows(candidate.config, asked.ids)[:, : _PAD + 1]
     filled = torch.cat([torch.zeros(2, long, dtype=torch.int64), filled], dim=1)[:, : candidate.config.n_positions]
     mask = torch.ones_like(filled)
     mask[0, :long] = mask[1, : long // 2] = 0
@@ -428,44 +500,46 @@ def _padded_steps(candidate: Candidate, ids: Tensor, whole: Tensor) -> Pairs:
     def at_once(meaning: _Meaning, mask: Tensor, ids: Tensor) -> Tensor:
         return candidate.logits(ids, **options(mask, meaning(mask), 0, mask.size(1)))
 
-    def in_steps(meaning: _Meaning, masked: _StepMask, mask: Tensor, told: Tensor) -> list[Pair]:
+    def in_steps(meaning: _Meaning, masked: _StepMask, mask: Tensor, told: Tensor, right: Tensor) -> list[Pair]:
         """The last logits of each piece and the right ones, if steps are told another mask; none if it crashes."""
         said = [masked(meaning, told if begin else mask, begin, end) for begin, end in spans]
         pieces = [(filled[:, b:e], options(mask, each, b, e)) for each, (b, e) in zip(said, spans, strict=True)]
         try:
-            answers, expected = list(feed(pieces)), at_once(meaning, mask, filled)
+            answers = list(feed(pieces))
         except CandidateError:
             return []
         return [
-            Pair(logits[:, -1:], expected[:, end - 1 : end], f"in a step of {end - begin} after {begin}")
+            Pair(logits[:, -1:], right[:, end - 1 : end], f"in a step of {end - begin} after {begin}")
             for (begin, end), logits in zip(spans, answers, strict=True)
         ]
 
     def agree(pairs: list[Pair]) -> bool:
-        return bool(pairs) and all(_agree(candidate, pair.actual, pair.expected, whole) for pair in pairs)
+        return bool(pairs) and all(asked.agree(pair.actual, pair.expected) for pair in pairs)
 
     wrong: list[Pair] = []
     for meaning in _MASKS:
         try:
-            one, other = at_once(meaning, mask, filled), at_once(meaning, mask, changed)
+            one = at_once(meaning, mask, filled)
+            other = one if meaning is asked.hiding else at_once(meaning, mask, changed)
         except CandidateError:
             continue
-        if not _agree(candidate, one[:, long:], other[:, long:], whole):
+        if not asked.agree(one[:, long:], other[:, long:]):
             continue
         for masked in _STEP_MASKS:
-            pairs = in_steps(meaning, masked, mask, mask)
+            pairs = in_steps(meaning, masked, mask, mask, one)
             if agree(pairs):
                 yield from pairs
                 return
             if pairs and not wrong:
                 same = mask[:1].expand_as(mask)
-                told_otherwise = in_steps(meaning, masked, mask, torch.ones_like(mask))
+                told_otherwise = in_steps(meaning, masked, mask, torch.ones_like(mask), one)
                 unread = masked is _of_all and [pair.actual.tolist() for pair in pairs] == [
                     pair.actual.tolist() for pair in told_otherwise
                 ]
                 # Steps that do not read the mask forget the padding, and steps that hide it where all rows have the
                 # same take one row's for all. What else they do with it may be right for a mask of another meaning.
-                wrong = pairs if unread or agree(in_steps(meaning, masked, same, same)) else []
+                alike = in_steps(meaning, masked, same, same, at_once(meaning, same, filled))
+                wrong = pairs if unread or agree(alike) else []
     _need(bool(wrong), "its attention_mask hides no padding, or its cached steps take none whose meaning is known here")
     yield from wrong
 
@@ -486,7 +560,7 @@ _STEP_MASKS: Sequence[_StepMask] = (
 )
 
 
-def _rows(config: GPTConfig, ids: Tensor) -> Tensor:
+def _two_rows(config: GPTConfig, ids: Tensor) -> Tensor:
     """Two rows of ids as long as the context, which begin with these ids and share no other place."""
     row = ids.repeat(1, -(-config.n_positions // ids.size(1)))[0, : config.n_positions]
     return torch.stack([row, (row * 3 + 1) % config.vocab_size])
@@ -494,7 +568,7 @@ def _rows(config: GPTConfig, ids: Tensor) -> Tensor:
 
 _TESTS = (
     _Test("finite", "every logit", "a mask hides every token, or numbers overflow", _alone),
-    _Test("deterministic", "the same ids twice", "dropout acts in eval mode, or something is random", _twice),
+    _Test(_DETERMINISTIC, "the same ids twice", "dropout acts in eval mode, or something is random", _twice),
     _Test("causal", "other tokens later on", "tokens see later ones: the mask is missing or wrong", _other_future),
     _Test("length", "a prompt cut short", "positions or scores depend on the prompt's length", _prefix),
     _Test("positions", "one token, repeated", "position embeddings are not added", _one_token_repeated, differs=True),
