@@ -196,15 +196,25 @@ def parameters_in_float64(module: nn.Module, nudge: int = 0) -> Iterator[InFloat
 
     Memory: a second copy of the parameters, twice as large. Arguments and result are those of `in_float64`.
     """
-    narrow = {parameter: parameter.data for parameter in module.parameters()}
+    weights = {parameter: parameter.data for parameter in module.parameters()}
+    with holding(weights, torch.float64), in_float64(module, nudge) as met:
+        yield met
+
+
+@contextmanager
+def holding(data: Mapping[nn.Parameter, Tensor], dtype: torch.dtype | None = None) -> Iterator[None]:
+    """Inside, parameters hold these numbers, in this precision or their own; afterwards what they held before."""
+    before = {parameter: parameter.data for parameter in data}
     try:
-        for parameter, data in narrow.items():
-            parameter.data = data.double()
-        with in_float64(module, nudge) as met:
-            yield met
+        # What inference mode makes cannot be a parameter's data, and `in_float64` would widen all that it sees.
+        with torch.inference_mode(False), _disable_current_modes():
+            for parameter, each in data.items():
+                parameter.data = each if dtype is None else each.to(dtype)
+        yield
     finally:
-        for parameter, data in narrow.items():
-            parameter.data = data
+        with _disable_current_modes():
+            for parameter, each in before.items():
+                parameter.data = each
 
 
 class _Float64(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -13,6 +13,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,7 +28,7 @@ from gpt2_from_scratch.errors import CheckpointError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout
-from gpt2_from_scratch.precision import in_float64, parameters_in_float64, undisturbed
+from gpt2_from_scratch.precision import holding, in_float64, parameters_in_float64, undisturbed
 from gpt2_from_scratch.streaming import Units
 from gpt2_from_scratch.trace import Site, trace
 
@@ -186,43 +187,33 @@ class Reference:
 
     @contextlib.contextmanager
     def with_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """Inside, it has other numbers as its weights: canonical name -> float32 tensor."""
-        with self._weights_restored():
-            for name, parameter in self.model.named_parameters():
-                parameter.data = weights[name.removeprefix("transformer.")]
-            yield
+        """Inside, it has other numbers as these weights: canonical name -> tensor in its own precision."""
+        self._answers.clear()
+        try:
+            with holding({parameter: weights[name] for name, parameter in self._named() if name in weights}):
+                yield
+        finally:
+            self._answers.clear()
 
-    @contextlib.contextmanager
-    def with_weights_in(self, precision: torch.dtype | Mapping[str, torch.dtype]) -> Iterator[None]:
+    def with_weights_in(self, precision: torch.dtype | Mapping[str, torch.dtype]) -> AbstractContextManager[None]:
         """Inside, weights are rounded to a lower precision; arithmetic stays float32.
 
         Args:
             precision: of all weights, or canonical name -> that of this tensor; others stay as they are.
         """
-        with self._weights_restored():
-            for name, parameter in self.model.named_parameters():
-                canonical = name.removeprefix("transformer.")
-                dtype = precision if isinstance(precision, torch.dtype) else precision.get(canonical)
-                if dtype is not None:
-                    parameter.data = parameter.data.to(dtype).to(parameter.data.dtype)
-            yield
+        if isinstance(precision, torch.dtype):
+            precision = {name: precision for name, _ in self._named()}
+        exact = {name: parameter.data for name, parameter in self._named() if name in precision}
+        return self.with_weights({name: data.to(precision[name]).to(data.dtype) for name, data in exact.items()})
 
-    @contextlib.contextmanager
-    def _weights_restored(self) -> Iterator[None]:
-        """Inside, parameters may be given other data; afterwards they have their own again. No answer is kept."""
-        exact = {parameter: parameter.data for parameter in self.model.parameters()}
-        self._answers.clear()
-        try:
-            yield
-        finally:
-            for parameter, data in exact.items():
-                parameter.data = data
-            self._answers.clear()
+    def _named(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """Its parameters, by canonical name."""
+        for name, parameter in self.model.named_parameters():
+            yield name.removeprefix("transformer."), parameter
 
     def matrices_in(self, dtype: torch.dtype) -> Mapping[str, torch.dtype]:
         """The precision of each matrix where vectors stay as they are, as in GGUF files; see `with_weights_in`."""
-        named = self.model.named_parameters()
-        return {name.removeprefix("transformer."): dtype for name, parameter in named if parameter.dim() > 1}
+        return {name: dtype for name, parameter in self._named() if parameter.dim() > 1}
 
     def gradients(self, input_ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
         """Loss of the next tokens, in nats per token, and its gradient by each tensor: canonical name -> gradient."""
@@ -230,12 +221,11 @@ class Reference:
             return self._gradients(input_ids)
 
     def _gradients(self, input_ids: Tensor) -> tuple[float, Mapping[str, Tensor]]:
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        names = {parameter: name for name, parameter in self._named()}
         logits = self.model(input_ids, use_cache=False).logits
         loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), input_ids[:, 1:].flatten())
         gradients = torch.autograd.grad(loss, list(names))
-        canonical = (name.removeprefix("transformer.") for name in names.values())
-        return float(loss.detach()), dict(zip(canonical, gradients, strict=True))
+        return float(loss.detach()), dict(zip(names.values(), gradients, strict=True))
 
     def other_gradients(self, input_ids: Tensor) -> Mapping[str, Tensor]:
         """The same gradients with the other attention kernel, or in float64. Their distance is the noise floor."""

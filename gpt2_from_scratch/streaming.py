@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from gpt2_from_scratch.precision import holding
+
 _DONT_NEED = 4  # Linux's MADV_DONTNEED: a page is read from its file again when it is next touched
 _FLOAT32 = 4  # bytes of a weight in the precision in which the reference computes
 _SHARE = 0.5  # of the free memory, for the weights of one model; logits and activations need the rest
@@ -64,20 +66,13 @@ class Units:
             yield
             return
         stored = {parameter: parameter.data for parameter in module.parameters()}
-        converted = {parameter for parameter, data in stored.items() if dtype is not None and data.dtype != dtype}
         self._ready.add(module)
         try:
-            # What inference mode makes cannot be a parameter's data, and `in_float64` would widen all that it sees.
-            with torch.inference_mode(False), _disable_current_modes():
-                for parameter in converted:
-                    parameter.data = stored[parameter].to(dtype)
-            yield
+            with holding(stored, dtype):
+                yield
         finally:
             self._ready.remove(module)
-            with _disable_current_modes():
-                for parameter in converted:
-                    parameter.data = stored[parameter]
-            self.give_back(stored)
+            self.give_back(stored.values())
 
     def give_back(self, parameters: Iterable[Tensor]) -> None:
         """Takes the pages of these parameters out of memory, if they are mapped from a file and the model streams."""
@@ -130,21 +125,20 @@ class Units:
         if head in self._ready:
             return forward(states)
         weight = head.get_parameter("weight")
-        table, logits = weight.data, None
+        table, logits, start = weight.data, None, 0
+        with torch.inference_mode(False), _disable_current_modes():  # as in `holding`
+            parts = torch.split(table, _ROWS)
         try:
-            for start in range(0, len(table), _ROWS):
-                with torch.inference_mode(False), _disable_current_modes():
-                    rows = table[start : start + _ROWS]
-                    weight.data = rows.to(self.dtype)
-                part = forward(states)
+            for rows in parts:
+                with holding({weight: rows}, self.dtype):
+                    part = forward(states)
                 if logits is None:
                     logits = part.new_empty(*part.shape[:-1], len(table))
-                logits[..., start : start + _ROWS] = part
+                logits[..., start : start + len(rows)] = part
+                start += len(rows)
                 if self._is_mapped(table):
                     _give_back(rows)
         finally:
-            with _disable_current_modes():
-                weight.data = table
             self.give_back([table])
         assert logits is not None, "a vocabulary has a token"
         return logits
