@@ -283,8 +283,7 @@ class _Writer:
         low, high = int(numbers.min()), int(numbers.max())
         first = max(first for first in self.firsts if first <= low)
         placed = self.owners[first]
-        end = first + sum((size - 1) * stride for size, stride in zip(placed.shape, placed.strides, strict=True))
-        if high > end:
+        if high > placed.last:
             raise Inexpressible("elements of several parameters make one of GPT-2's tensors")
         return placed
 
@@ -414,16 +413,11 @@ def _logical(offsets: Tensor, placed: Placed) -> Tensor:
         return offsets
     result = torch.zeros_like(offsets)
     rest = offsets
-    strides = {}
-    step = 1
-    for axis in reversed(range(len(placed.shape))):
-        strides[axis] = step
-        step *= placed.shape[axis]
     axes = sorted(range(len(placed.shape)), key=lambda axis: (-placed.strides[axis], -placed.shape[axis]))
     for axis in axes:
         if placed.shape[axis] == 1:
             continue
-        result = result + (rest // placed.strides[axis]) * strides[axis]
+        result = result + (rest // placed.strides[axis]) * contiguous[axis]
         rest = rest % placed.strides[axis]
     return result
 

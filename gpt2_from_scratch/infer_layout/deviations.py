@@ -19,7 +19,7 @@ from gpt2_from_scratch.anatomy.activations import FORMULAS
 from gpt2_from_scratch.anatomy.forward import Weights
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.infer_layout.events import Record
-from gpt2_from_scratch.infer_layout.skeleton import Branch, Norm, Reading, Stream
+from gpt2_from_scratch.infer_layout.skeleton import Branch, Norm, Reading, Stream, role
 
 # A formula explains a stage if it is no further off than this share of the largest value. Float64 leaves 1e-13, and
 # constants kept in float32 1e-7. Measured on values as in the proof: two of the 22 activations differ by 1.3e-4 at
@@ -215,7 +215,7 @@ class _Explaining:
                 self._norm(name, branch.norm, branch.reads, x)
                 found = self._branch(branch, layer, x, inputs)
             except Unexplained as error:
-                raise Unexplained(f"layer {layer}, {_what(branch)}: {error}") from None
+                raise Unexplained(f"layer {layer}, {role(branch)}: {error}") from None
             projection = "attn.c_proj" if branch.attention else "mlp.c_proj"
             self.terms[number] = forward.linear(self.weights, f"h.{layer}.{projection}", found)
         x = self._values(self.reading.head_event)
@@ -316,8 +316,7 @@ class _Explaining:
         return found
 
     def _at(self, event: int) -> str:
-        line = self.record.events[event].line if event >= 0 else ""
-        return f" ({line})" if line else ""
+        return _in(self.record.events[event].line if event >= 0 else "")
 
     def _norm_formula(self, normalised: Tensor, x: Tensor, at: str) -> NormFormula:
         """Finds epsilon and the kind of variance; GPT-2's own first."""
@@ -381,14 +380,14 @@ class _Explaining:
         ours = float(FORMULAS[expected](torch.tensor(x, dtype=torch.float64)))
         return (
             f"the activation is none of the {len(FORMULAS)} that GPT-2's configurations name: at {x:.4g} it is "
-            f"{y:.4g}, {expected} is {ours:.4g}" + (f" ({line})" if line else "")
+            f"{y:.4g}, {expected} is {ours:.4g}{_in(line)}"
         )
 
     def _attention(self, branch: Branch, layer: int, x: Tensor, output: Tensor) -> Tensor:
         """Attention with another scale, or a window, as its probabilities show; see `_branch`."""
         index = self.record.index_of(int(self.record.events[branch.event].operands[0].flatten()[0]))
         mix = self.record.events[index]
-        line = f" ({mix.line})" if mix.line else ""
+        line = _in(mix.line)
         tokens, heads = len(x), self.config.n_head
         if mix.kind != "mix" or len(mix.values) != 2 or mix.values[0].shape != (heads, tokens, tokens):
             raise Unexplained("attention computes something else, and its probabilities were not recorded" + line)
@@ -452,8 +451,9 @@ def _in_order(values: Tensor, columns: Tensor) -> Tensor:
     return values[:, columns.argsort()]
 
 
-def _what(branch: Branch) -> str:
-    return "attention" if branch.attention else "the feed-forward"
+def _in(line: str) -> str:
+    """A line of the user's code after what happens there; nothing where it is not known."""
+    return f" ({line})" if line else ""
 
 
 def _term(part: str | int) -> str:

@@ -5,6 +5,7 @@ for neither. An event's operands are arrays of such numbers, so the list of even
 `Record.event_of` leads from a column back to the event that made it. `tracing` writes the record; `skeleton` reads it.
 """
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -74,6 +75,11 @@ class Placed:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    @property
+    def last(self) -> int:
+        """The number of its last element."""
+        return self.first + sum((size - 1) * step for size, step in zip(self.shape, self.strides, strict=True))
+
 
 @dataclass
 class Record:
@@ -134,8 +140,10 @@ class Record:
         elements = numbers[(numbers > 0) & (numbers <= self.last_element)].long()
         found = []
         for name, placed in self.parameters.items():
-            shown = torch.isin(elements, _numbers(placed)) if _dense(placed) is None else _within(elements, placed)
-            if bool(shown.any()):
+            shown = elements[(placed.first <= elements) & (elements <= placed.last)]
+            if not _is_dense(placed):
+                shown = shown[torch.isin(shown, _numbers(placed))]
+            if len(shown):
                 found.append(name)
         return found
 
@@ -160,15 +168,6 @@ def _numbers(placed: Placed) -> Tensor:
     return result
 
 
-def _dense(placed: Placed) -> int | None:
-    """The number of elements, where their numbers have no gaps."""
-    count = 1
-    for size, stride in sorted(zip(placed.shape, placed.strides, strict=True), key=lambda pair: pair[1]):
-        if size > 1 and stride != count:
-            return None
-        count *= size
-    return count
-
-
-def _within(elements: Tensor, placed: Placed) -> Tensor:
-    return (elements >= placed.first) & (elements < placed.first + (_dense(placed) or 0))
+def _is_dense(placed: Placed) -> bool:
+    """Whether the numbers of its elements have no gaps."""
+    return placed.last - placed.first + 1 == math.prod(placed.shape)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from textwrap import indent
 from typing import TypeAlias
 
 from gpt2_from_scratch.errors import MappingError
@@ -20,7 +21,7 @@ from gpt2_from_scratch.mapping import (
     tied,
 )
 
-_WIDTH = 110  # characters in a line of the table
+_WIDTH = 101  # characters of a row in one line
 
 
 def to_python(layout: Layout, name: str = "LAYOUT") -> str:
@@ -51,7 +52,7 @@ def to_python(layout: Layout, name: str = "LAYOUT") -> str:
     used |= {"Parameter"} if any("Parameter(" in row for row in rows) else set()
     lines = [f"from gpt2_from_scratch.mapping import {', '.join(sorted(used))}", "", f"{name} = Layout("]
     lines += [f"    {_text(layout.name)},", "    ("]
-    lines += [f"        {line}" for row in rows for line in _wrapped(row).splitlines()]
+    lines += [indent(row, " " * 8) + "," for row in rows]
     lines.append("    ),")
     if layout.separator != ".":
         lines.append(f"    separator={_text(layout.separator)},")
@@ -108,9 +109,9 @@ def _row(row: Row) -> str:
         options["compared"] = False
     if not row.written_when_tied:
         options["written_when_tied"] = False
-    parameters = "".join(f"\n        {_parameter(each)}," for each in row.parameters)
-    more = "".join(f"\n    {key}={_text(value)}," for key, value in options.items())
-    return f"Row(\n    {_text(row.site)},\n    {_text(row.theirs)},\n    ({parameters}\n    ),{more}\n)"
+    parameters = "".join(indent(_parameter(each), " " * 8) + ",\n" for each in row.parameters)
+    more = "".join(f"    {key}={_text(value)},\n" for key, value in options.items())
+    return f"Row(\n    {_text(row.site)},\n    {_text(row.theirs)},\n    (\n{parameters}    ),\n{more})"
 
 
 def _parameter(parameter: Parameter) -> str:
@@ -167,8 +168,10 @@ def _short(row: Row) -> Iterator[_Made]:
 
 
 def _call(name: str, arguments: Sequence[object], options: Mapping[str, object]) -> str:
+    """On one line if it fits, otherwise an argument a line."""
     shown = [_text(each) for each in arguments] + [f"{key}={_text(value)}" for key, value in options.items()]
-    return f"{name}({', '.join(shown)})"
+    line = f"{name}({', '.join(shown)})"
+    return line if len(line) <= _WIDTH else f"{name}(\n" + "".join(f"    {each},\n" for each in shown) + ")"
 
 
 def _text(value: object) -> str:
@@ -178,27 +181,6 @@ def _text(value: object) -> str:
     if isinstance(value, tuple):
         return f"({', '.join(map(_text, value))}{',' if len(value) == 1 else ''})"
     return repr(value)
-
-
-def _wrapped(row: str) -> str:
-    """A call on one line if it fits, otherwise an argument a line."""
-    if "\n" in row:
-        return row + ","
-    if len(row) + 9 <= _WIDTH:
-        return row + ","
-    name, _, rest = row.partition("(")
-    parts, depth, current = [], 0, ""
-    quoted = False
-    for letter in rest[:-1]:
-        quoted ^= letter == '"'
-        depth += 0 if quoted else (letter == "(") - (letter == ")")
-        if letter == "," and depth == 0 and not quoted:
-            parts.append(current.strip())
-            current = ""
-        else:
-            current += letter
-    parts.append(current.strip())
-    return f"{name}(\n" + "".join(f"    {part},\n" for part in parts) + "),"
 
 
 __all__ = ["to_python"]

@@ -274,10 +274,10 @@ class _Reader:
             put, where = reading.canonical, f"layer {layer}"
             self.wiring(branches, index, where)
             if not branch.norm.normalised:
-                reading.deviations.append(f"{where}: there is no norm before {_role(branch)}")
+                reading.deviations.append(f"{where}: there is no norm before {role(branch)}")
             else:
                 put[f"{h}.{norm_name}.weight"], put[f"{h}.{norm_name}.bias"] = self.gain_and_bias(
-                    branch.norm, branch.reads, f"{where}: the norm before {_role(branch)}"
+                    branch.norm, branch.reads, f"{where}: the norm before {role(branch)}"
                 )
             if branch.attention:
                 self.attention_sizes(branch, where)
@@ -322,8 +322,8 @@ class _Reader:
         if branch.reads.tokens is None:
             missing.insert(0, "the embedding")
         parts = [
-            *(f"the sum that {_role(branch)} reads lacks {each}" for each in dict.fromkeys(missing)),
-            *(f"the sum that {_role(branch)} reads has {each} in it" for each in dict.fromkeys(more)),
+            *(f"the sum that {role(branch)} reads lacks {each}" for each in dict.fromkeys(missing)),
+            *(f"the sum that {role(branch)} reads has {each} in it" for each in dict.fromkeys(more)),
         ]
         self.reading.deviations.append(f"{where}: " + ", ".join(parts))
 
@@ -675,14 +675,15 @@ def _ordered(numbers: Tensor, columns: Tensor, axis: int) -> Tensor:
     return numbers.index_select(axis, columns.argsort())
 
 
-def _role(branch: Branch) -> str:
+def role(branch: Branch) -> str:
+    """What a branch is, in words."""
     return "attention" if branch.attention else "the feed-forward"
 
 
 def _named(branches: Iterable[Branch], event: int) -> str:
     for index, branch in enumerate(branches):
         if event in branch.all_events:
-            return f"{_role(branch)} of layer {index // 2}"
+            return f"{role(branch)} of layer {index // 2}"
     return "something"
 
 

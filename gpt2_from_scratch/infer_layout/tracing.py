@@ -308,7 +308,8 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return None
         if self._kind(operands[0]) != "lookup":
             return None
-        tables = (each for each in self.record.parameters.values() if _holds(each, operands[1]))
+        low, high = int(operands[1].min()), int(operands[1].max())
+        tables = (each for each in self.record.parameters.values() if each.first <= low and high <= each.last)
         table = next(tables, None)
         return table if table is not None and len(table.shape) == 2 else None
 
@@ -709,12 +710,6 @@ def _line() -> str:
 def _digest(numbers: Tensor) -> bytes:
     shown = numbers.contiguous().numpy(force=True)
     return hashlib.sha256(shown.tobytes() + repr(shown.shape).encode()).digest()
-
-
-def _holds(placed: Placed, numbers: Tensor) -> bool:
-    """Whether a parameter is where all of these elements are."""
-    last = placed.first + sum((size - 1) * stride for size, stride in zip(placed.shape, placed.strides, strict=True))
-    return placed.first <= int(numbers.min()) and int(numbers.max()) <= last
 
 
 def _slices(numbers: Tensor, axes: list[int]) -> list[Tensor]:
