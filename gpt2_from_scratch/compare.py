@@ -202,9 +202,12 @@ def noise_floor(distances: Iterable[float], scale: float) -> float:
     return max([least, *(math.inf if math.isnan(each) else each for each in distances)])
 
 
+def quantiles(values: Tensor) -> tuple[float, float, float]:
+    """The median, the 99th percentile and the largest of some numbers."""
+    ordered = values.flatten().sort().values.tolist()
+    last = len(ordered) - 1
+    return ordered[last // 2], ordered[math.ceil(0.99 * last)], ordered[last]
+
+
 def _index(flat: int, shape: torch.Size) -> tuple[int, ...]:
-    index = []
-    for size in reversed(shape):
-        flat, position = divmod(flat, size)
-        index.append(position)
-    return tuple(reversed(index))
+    return tuple(int(each) for each in torch.unravel_index(torch.tensor(flat), shape))

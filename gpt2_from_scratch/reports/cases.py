@@ -15,7 +15,7 @@ from gpt2_from_scratch.checks.weights import Weights
 from gpt2_from_scratch.compare import times
 from gpt2_from_scratch.diagnose import Diagnosis
 from gpt2_from_scratch.reports.results import Part, Results
-from gpt2_from_scratch.reports.text import evidence_for, fault, remedies, said, weights_details, why_unnamed
+from gpt2_from_scratch.reports.text import evidence_for, remedies, said, weights_details, why_unnamed
 
 CaseStatus: TypeAlias = Literal["passed", "failed", "not checked", "error"]
 
@@ -70,7 +70,7 @@ def diagnosis_lines(diagnosis: Diagnosis) -> tuple[str, ...]:
     if not diagnosis:
         return (*accused, *patch, why_unnamed(diagnosis))
     fixes = (f"fix: {remedy}" for remedy in remedies(diagnosis))
-    return (*accused, *patch, *map(fault, diagnosis.faults), evidence_for(diagnosis), *fixes)
+    return (*accused, *patch, *map(str, diagnosis.faults), evidence_for(diagnosis), *fixes)
 
 
 def _cases(verdict: Results) -> Iterator[Case]:

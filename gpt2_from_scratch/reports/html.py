@@ -6,7 +6,6 @@ in ``templates``; here is what it says. Every text goes through `printable` and 
 """
 
 import linecache
-import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 from gpt2_from_scratch.checks.logits import Logits
 from gpt2_from_scratch.checks.selftests import SelfTests
 from gpt2_from_scratch.checks.weights import Weights
-from gpt2_from_scratch.compare import SITE_RTOL, percent, scientific, times
+from gpt2_from_scratch.compare import SITE_RTOL, percent, quantiles, scientific, times
 from gpt2_from_scratch.diagnose.lines import Accusation
 from gpt2_from_scratch.errors import printable
 from gpt2_from_scratch.reports.cases import Case, CaseStatus, cases
@@ -266,6 +267,4 @@ def _quantiles(logits: Logits) -> Iterator[QuantileRow]:
         ("Candidate", "bar", [result.errors for result in logits.results]),
         ("Reference, from itself", "floor", [result.floors for result in logits.measured]),
     ):
-        ordered = sorted(value / logits.floor for values in tokens for value in values.flatten().tolist())
-        last = len(ordered) - 1
-        yield QuantileRow(name, swatch, (ordered[last // 2], ordered[math.ceil(0.99 * last)], ordered[last]))
+        yield QuantileRow(name, swatch, quantiles(torch.cat([each.flatten() for each in tokens]) / logits.floor))

@@ -21,7 +21,7 @@ from gpt2_from_scratch.checks.logits import Logits, PromptResult
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.checks.selftests import SelfTests
 from gpt2_from_scratch.checks.weights import Weights
-from gpt2_from_scratch.compare import Comparison
+from gpt2_from_scratch.compare import Comparison, quantiles
 from gpt2_from_scratch.diagnose import Diagnosis, Finding
 from gpt2_from_scratch.diagnose.divergence import Divergence
 from gpt2_from_scratch.diagnose.patch import Patch
@@ -219,9 +219,7 @@ def _exp(value: float) -> float:
 
 def _spread(values: Tensor) -> _Fields:
     """The distribution of a number per token."""
-    ordered = values.flatten().sort().values.tolist()
-    last = len(ordered) - 1
-    return {"median": ordered[last // 2], "p99": ordered[math.ceil(0.99 * last)], "max": ordered[last]}
+    return dict(zip(("median", "p99", "max"), quantiles(values), strict=True))
 
 
 def _generation(part: Generation) -> _Fields:

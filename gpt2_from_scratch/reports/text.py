@@ -9,7 +9,7 @@ from gpt2_from_scratch.checks.logits import Logits
 from gpt2_from_scratch.checks.selftests import SelfTests
 from gpt2_from_scratch.checks.weights import Weights
 from gpt2_from_scratch.compare import THRESHOLD, percent, scientific, times
-from gpt2_from_scratch.diagnose import Diagnosis, Finding, Remedy
+from gpt2_from_scratch.diagnose import Diagnosis, Remedy
 from gpt2_from_scratch.diagnose.divergence import Divergence
 from gpt2_from_scratch.errors import printable
 from gpt2_from_scratch.mapping import collapse
@@ -87,7 +87,7 @@ def cause(verdict: Results) -> str:
         stopped = f"interrupted during {verdict.interrupted}" if verdict.interrupted is not None else ""
         return stopped or (verdict.error or "nothing was compared").partition("\n")[0]
     if verdict.diagnosis is not None and verdict.diagnosis.faults:
-        return "; ".join(map(fault, verdict.diagnosis.faults))
+        return "; ".join(map(str, verdict.diagnosis.faults))
     first = verdict.divergence.first if verdict.divergence is not None else None
     if first is not None and verdict.failed:
         return f"first divergence at {first.place}"
@@ -123,16 +123,11 @@ def _in_brief(logits: Logits) -> str:
     return f"{times(logits.multiple)} noise floors (threshold {logits.threshold:g})"
 
 
-def fault(finding: Finding) -> str:
-    """What the candidate does, and in which places if not in all."""
-    return str(finding)
-
-
 def alternatives(diagnosis: Diagnosis) -> str:
     """The other sets of faults that give the same logits; empty where there are none."""
     names = [finding.name for finding in diagnosis.faults]
     others = [found for found in diagnosis.alternatives if [finding.name for finding in found] != names]
-    return "; or: ".join(" and ".join(map(fault, found)) for found in others)
+    return "; or: ".join(" and ".join(map(str, found)) for found in others)
 
 
 def remedies(diagnosis: Diagnosis) -> tuple[Remedy, ...]:
@@ -230,7 +225,7 @@ def _part(part: Part, verdict: Results, verbose: bool) -> Iterator[Row]:
     result = part.result
     if isinstance(result, Divergence):
         if verbose:
-            yield from (("sites" if not index else "", line) for index, line in enumerate(_sites(result)))
+            yield from _labelled("sites", result.sites)
         lines = verdict.diagnosis.lines if verdict.diagnosis is not None else None
         if not verdict and (verbose or not lines):  # a line of the user's file says it better
             yield part.name, str(result)
@@ -271,30 +266,26 @@ def _logits(logits: Logits, verbose: bool) -> Iterator[Row]:
 
 
 def _diagnosis(diagnosis: Diagnosis, divergence: Divergence | None) -> Iterator[Row]:
-    for index, row in enumerate(str(diagnosis.lines).splitlines() if diagnosis.lines else ()):
-        yield "" if index else "line", row
+    yield from _labelled("line", str(diagnosis.lines).splitlines() if diagnosis.lines else ())
     if diagnosis.patch is not None:
-        for index, row in enumerate(str(diagnosis.patch).splitlines()[2:]):
-            yield "" if index else "patch", row
+        yield from _labelled("patch", str(diagnosis.patch).splitlines()[2:])
         yield "", f"tried: the logits are then GPT-2's, on {' and on '.join(diagnosis.patch.proof)}; --fix writes it"
     if diagnosis.no_line:
         yield "line", f"none can be named: {diagnosis.no_line}"
     if not diagnosis:
         yield "diagnosis", why_unnamed(diagnosis, divergence)
-    for index, finding in enumerate(diagnosis.faults):
-        yield "" if index else "diagnosis", fault(finding)
+    yield from _labelled("diagnosis", diagnosis.faults)
     if diagnosis:
         if others := alternatives(diagnosis):
             yield "", f"the same logits come from: {others}"
         yield "", evidence_for(diagnosis)
-    for index, remedy in enumerate(remedies(diagnosis)):
-        yield "" if index else "fix", str(remedy)
+    yield from _labelled("fix", remedies(diagnosis))
     for finding in diagnosis.harmless:
         yield "", f"{finding.says}: a matter of precision, not a bug"
 
 
-def _sites(divergence: Divergence) -> Iterator[str]:
-    yield from map(str, divergence.sites)
+def _labelled(label: str, lines: Iterable[object]) -> Iterator[Row]:
+    yield from ((label if not index else "", str(line)) for index, line in enumerate(lines))
 
 
 def _limited(lines: list[str], verbose: bool) -> Iterator[Row]:
@@ -305,5 +296,4 @@ def _limited(lines: list[str], verbose: bool) -> Iterator[Row]:
 
 
 def _indented(label: str, text: str) -> Iterable[Row]:
-    lines = printable(text).splitlines() or [""]
-    return [(label if not index else "", line) for index, line in enumerate(lines)]
+    return _labelled(label, printable(text).splitlines() or [""])
