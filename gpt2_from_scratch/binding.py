@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
 
 from gpt2_from_scratch import asking
 from gpt2_from_scratch.arrays import arrays_of
@@ -164,7 +163,7 @@ def _trees(
                 continue
     modules = {value.__name__ for value in scope.values() if isinstance(value, types.ModuleType)}
     generator = torch.Generator().manual_seed(0)
-    for library, make in (("numpy", _numpy), ("torch", _torch)):
+    for library, make in (("numpy", lambda tensor: numpy.array(tensor.numpy())), ("torch", lambda tensor: tensor)):
         if library in modules or not modules & {"numpy", "torch"}:
             drawn = {
                 name: make(0.1 * torch.randn(shape, generator=generator))
@@ -177,14 +176,6 @@ def _trees(
 def _makes_parameters(name: str, strangers: list[str]) -> bool:
     plain = name.lower().strip("_")
     return plain.startswith(_MAKERS) and any(word in plain for word in ("param", "weight", *map(str.lower, strangers)))
-
-
-def _numpy(tensor: Tensor) -> Any:
-    return numpy.array(tensor.numpy())
-
-
-def _torch(tensor: Tensor) -> Any:
-    return tensor
 
 
 def _nested(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -129,11 +129,11 @@ def _made(spec: str, source: str | None, config: GPTConfig | None, biases: bool,
             public = [each for each, value in vars(module).items() if is_of(module, value) and each[0] != "_"]
             raise CandidateError(f"{place} has no {name!r}", hint="it has " + (", ".join(public[:20]) or "nothing"))
         target = getattr(module, name)
+        answers = Answers(spec, module, config, biases, settings)
         if not called and not inspect.isclass(target):
-            return _with_arguments(spec, target, module, config, biases, settings)
+            return _with_arguments(target, answers)
         if not callable(target):
             raise CandidateError(f"{spec}: {name} is a {type(target).__name__}, which cannot be called")
-        answers = Answers(spec, module, config, biases, settings)
         if not inspect.signature(target).parameters and (file := Path(place).expanduser()).is_file():
             target = getattr(answers.with_globals(file, source), name)
         built = answers.build(target)
@@ -141,19 +141,12 @@ def _made(spec: str, source: str | None, config: GPTConfig | None, biases: bool,
     return Loaded(built, built=True, settings=tuple(answers.given.values()), later=later)
 
 
-def _with_arguments(
-    spec: str,
-    target: Any,
-    module: types.ModuleType,
-    config: GPTConfig | None,
-    biases: bool,
-    settings: Mapping[str, Any],
-) -> Loaded:
+def _with_arguments(target: Any, answers: Answers) -> Loaded:
     """An object as it is; a function that demands more than ids with all of that."""
-    if config is None or not isinstance(target, types.FunctionType):
+    if answers.config is None or not isinstance(target, types.FunctionType):
         return Loaded(target)
-    answers = Answers(spec, module, config, biases, settings)
-    found = bound(spec, target, vars(module), config, answers.setting, answers.build)
+    scope = vars(answers.module)
+    found = bound(answers.spec, target, scope, answers.config, answers.setting, answers.build)
     if found is None:
         return Loaded(target)
     return Loaded(found.function, built=found.made, settings=tuple(answers.given.values()), notes=found.about)
