@@ -392,21 +392,11 @@ class GPTModel(nn.Module):
             ...     sorted(path.name for path in Path(folder).iterdir())
             ['config.json', 'merges.txt', 'model.safetensors', 'vocab.json']
         """
-        folder, config, own = Path(directory), self.config, self._checked_parameters()
+        own = self._checked_parameters()
         dtype = dtype or reduce(torch.promote_types, (parameter.dtype for parameter in own.values()))
-        weights = Weights(type(self).__name__, config, lambda name: own[name].detach(), dtype)
+        weights = Weights(type(self).__name__, self.config, lambda name: own[name].detach(), dtype)
         located = self.load_report.located if self.load_report is not None and tokenizer else None
-        saved = save(folder, weights, located, max_shard_size, progress)
-        return LoadReport(
-            source=str(folder),
-            form="safetensors" if saved.shards == 1 else f"safetensors, {saved.shards} shards",
-            layout=saved.target.layout.name,
-            dtype=dtype,
-            parameters=config.num_parameters,
-            loaded=saved.tensors,
-            tied=("lm_head.weight",) if config.tie_word_embeddings else (),
-            notes=saved.notes,
-        )
+        return save(Path(directory), weights, located, max_shard_size, progress)
 
     def _checked_parameters(self) -> dict[str, nn.Parameter]:
         """Name -> parameter, a tied head under both of its names.

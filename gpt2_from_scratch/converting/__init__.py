@@ -33,11 +33,11 @@ from gpt2_from_scratch.converting.directory import CONFIG, config_json, shards_o
 from gpt2_from_scratch.converting.targets import HUGGING_FACE, TARGETS, Target
 from gpt2_from_scratch.converting.writing import Progress, Rounding, Weights, prepare, write
 from gpt2_from_scratch.errors import CheckpointError, TokenizerError, short_repr
-from gpt2_from_scratch.loading import Checkpoint, OpenOptions, Source, open_checkpoint
+from gpt2_from_scratch.loading import Checkpoint, LoadReport, OpenOptions, Source, open_checkpoint
 from gpt2_from_scratch.precision import dtype_name
 from gpt2_from_scratch.tokenizer import FILES, tokenizer_at, tokenizer_files
 
-__all__ = ["TARGETS", "ConvertOptions", "ConvertReport", "Progress", "Saved", "Target", "Weights", "convert", "save"]
+__all__ = ["TARGETS", "ConvertOptions", "ConvertReport", "Progress", "Target", "Weights", "convert", "save"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -185,26 +185,9 @@ def convert(
     )
 
 
-@dataclass(frozen=True)
-class Saved:
-    """A model in Hugging Face's form, as `save` wrote it.
-
-    Args:
-        target: the form.
-        tensors: their names.
-        shards: how many files the weights are in.
-        notes: what was rounded or left out.
-    """
-
-    target: Target
-    tensors: tuple[str, ...]
-    shards: int
-    notes: tuple[str, ...]
-
-
 def save(
     folder: Path, weights: Weights, located: Located | None, max_shard_size: int | str, progress: Progress | None = None
-) -> Saved:
+) -> LoadReport:
     """Writes a model in memory as a Hugging Face directory, in place of what an earlier save left there.
 
     Args:
@@ -228,7 +211,16 @@ def save(
     files = {CONFIG: config_json(weights.config, weights.dtype), **travelling.files}
     write(folder, outgoing, target, weights.config, replace(travelling, files=files))
     rounded = (str(outgoing.rounding),) if outgoing.rounding.where else ()
-    return Saved(target, tuple(outgoing.tensors), len(shards), (*rounded, *travelling.notes))
+    return LoadReport(
+        source=str(folder),
+        form="safetensors" if len(shards) == 1 else f"safetensors, {len(shards)} shards",
+        layout=target.layout.name,
+        dtype=weights.dtype,
+        parameters=weights.config.num_parameters,
+        loaded=tuple(outgoing.tensors),
+        tied=("lm_head.weight",) if weights.config.tie_word_embeddings else (),
+        notes=(*rounded, *travelling.notes),
+    )
 
 
 def _files_read(checkpoint: Checkpoint, tokenizer: Path | None) -> tuple[Path, ...]:
