@@ -309,6 +309,26 @@ def write_zero3(folder: Path, t: Arrays, ranks: int, groups: int = 2, frozen: tu
     return folder
 
 
+def write_zero2(folder: Path, t: Arrays, ranks: int, padded: bool = True) -> Path:
+    """ZeRO's second stage: the model is rounded; each rank has a part of the float32 matrices and of the vectors."""
+    rounded = {name: torch.from_numpy(array).bfloat16() for name, array in t.items()}
+    rounded["lm_head.weight"] = rounded["wte.weight"]
+    groups = [[name for name in t if (t[name].ndim > 1) is matrices] for matrices in (True, False)]
+    rows = [np.concatenate([t[name].ravel() for name in names]) for names in groups]
+    padding = [-len(row) % (2 * ranks) if padded else 0 for row in rows]
+    shapes = [{name: torch.Size(t[name].shape) for name in names} for names in groups]
+    torch.save(
+        {"module": rounded, "param_shapes": shapes, "dp_world_size": ranks}, folder / "mp_rank_00_model_states.pt"
+    )
+    for rank in range(ranks):
+        parts = [np.array_split(np.pad(row, (0, more)), ranks)[rank] for row, more in zip(rows, padding, strict=True)]
+        states = {"zero_stage": 2, "partition_count": [ranks, ranks], "group_paddings": padding}
+        states["single_partition_of_fp32_groups"] = [torch.from_numpy(part.copy()) for part in parts]
+        path = folder / f"bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+        torch.save({"optimizer_state_dict": states}, path)
+    return folder
+
+
 # -------------------------------------------------------------------------------------------------------- Megatron-LM
 
 MEGATRON_NAMES = {

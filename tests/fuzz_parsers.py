@@ -299,6 +299,12 @@ def deepspeed(folder: Path) -> None:
     forms.write_zero3(folder, weights(CONFIG), 2, frozen=("wpe.weight",))
 
 
+def deepspeed_rounded(folder: Path) -> None:
+    """ZeRO's second stage on two ranks."""
+    settings(folder)
+    forms.write_zero2(folder, weights(CONFIG), 2)
+
+
 def megatron(folder: Path) -> None:
     """Two tensor-parallel ranks, in the oldest order but one."""
     arguments = SimpleNamespace(num_attention_heads=2, bias_gelu_fusion=True, layernorm_epsilon=1e-5, vocab_size=7)
@@ -336,6 +342,7 @@ ZERO = {
     "opened": _RANK_0 + "model_states.pt",
 }
 _RANK_1 = "mp_rank_01/model_optim_rng.pt"
+ROUNDED = {"write": deepspeed_rounded, "opened": "mp_rank_00_model_states.pt"}
 MEGATRON = {**ZERO, "write": megatron, "name": _RANK_1, "opened": _RANK_1}
 JSON = {"split": json_words, "odd": ODD_JSON}
 
@@ -369,6 +376,8 @@ FORMS: dict[str, Form] = {
     "ctranslate2": Form("model.bin", engine, words(4), opened="model.bin"),
     "deepspeed": Form(**ZERO, name=_RANK_0 + "model_states.pt"),
     "deepspeed optimizer": Form(**ZERO, name=_RANK_0 + "optim_states.pt"),
+    "deepspeed rounded": Form(**ZERO | ROUNDED, name="mp_rank_00_model_states.pt"),
+    "deepspeed float32": Form(**ZERO | ROUNDED, name="bf16_" + _RANK_0 + "optim_states.pt"),
     "megatron": Form(**MEGATRON),
     "keras": Form("tf_model.h5", keras, words(8)),
     "npz": Form("weights.npz", mlx, words(2)),

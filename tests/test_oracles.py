@@ -65,7 +65,6 @@ ORACLES = {
     "onnx_external": Oracle("ONNX", "huggingface"),
     "ctranslate2": Oracle("CTranslate2", "ctranslate2"),
     "ctranslate2_float16": Oracle("CTranslate2", "ctranslate2", stored=torch.float16),
-    "deepspeed_zero2_bf16": Oracle("DeepSpeed", "huggingface", stored=torch.bfloat16),
     "deepspeed_zero3": Oracle("DeepSpeed ZeRO-3, 2 ranks", "huggingface"),
     "deepspeed_zero3_frozen": Oracle("DeepSpeed ZeRO-3, 3 ranks", "huggingface"),
     "megatron": Oracle("Megatron-LM, 3 x 2 ranks", "megatron"),
@@ -100,6 +99,15 @@ def test_a_file_of_its_own_program_holds_the_weights_that_went_in(name: str, fol
     found = dict(model.named_parameters())
     assert found.keys() == expected.keys()
     assert not [name for name in expected if not torch.equal(found[name], expected[name].to(oracle.stored))]
+
+
+@pytest.mark.parametrize("name", ["deepspeed_zero2_bf16"])
+def test_deepspeeds_float32_values_are_taken_from_its_optimizer(name: str, folder: Path) -> None:
+    model = GPTModel.from_pretrained(folder)
+    assert model.load_report.form == "DeepSpeed ZeRO, 2 ranks"
+    expected = {each: tensor.bfloat16().float() for each, tensor in weights().items()}  # the model was rounded first
+    found = dict(model.named_parameters())
+    assert not [each for each in expected if not torch.equal(found[each], expected[each])]
 
 
 @pytest.mark.parametrize("name", [path.parent.name for path in sorted(FILES.glob("*/logits.npy"))])

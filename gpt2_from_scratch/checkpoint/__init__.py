@@ -82,7 +82,7 @@ class Form(NamedTuple):
 FORMS: tuple[Form, ...] = (
     Form(shards.recognises, lambda index, mmap: shards.read(index, mmap, _open_shard)),
     Form(safetensors.recognises, safetensors.read),
-    Form(deepspeed.recognises, deepspeed.read),
+    Form(deepspeed.recognises, deepspeed.read, deepspeed.read),
     Form(megatron.recognises, megatron.read),
     Form(torch_pickle.recognises, torch_pickle.read, torch_pickle.read),
     Form(gguf.recognises, gguf.read),
