@@ -9,8 +9,9 @@ Axes are single letters; consecutive ones may be one axis in code (``H D`` is th
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 
 import torch
@@ -35,8 +36,9 @@ class Entry:
         key: where it stands, such as ``h.0.attn.k``; weights have their canonical names.
         words: what it is, for people: "the keys".
         axes: one letter for each axis of `value`.
-        kept: the numbers, as they are kept: a weight in the checkpoint's own dtype, so that a large model is in memory
-            once.
+        shape: sizes of the axes.
+        numbers: a weight in the checkpoint's own dtype, so that a large model is in memory once; of what few models
+            compute, a function that makes them, so that they are not in memory.
         layer: its block, None outside the blocks.
         order: its place in the run; entries of one step follow each other.
         main: whether it is a step of GPT-2 as it is usually written; the others are forms of such a step.
@@ -47,7 +49,8 @@ class Entry:
     key: str
     words: str
     axes: str
-    kept: Tensor = field(repr=False)
+    shape: tuple[int, ...]
+    numbers: Tensor | Callable[[], Tensor] = field(repr=False)
     layer: int | None
     order: int
     main: bool = True
@@ -60,14 +63,14 @@ class Entry:
         return self.kept.double()
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Sizes of the axes."""
-        return tuple(self.kept.shape)
+    def kept(self) -> Tensor:
+        """The numbers, a weight's in its own dtype."""
+        return self.numbers if isinstance(self.numbers, Tensor) else self.numbers()
 
     @property
     def size(self) -> int:
         """How many numbers it has."""
-        return self.kept.numel()
+        return math.prod(self.shape)
 
     @property
     def place(self) -> str:
@@ -92,13 +95,17 @@ class _Notes:
     def form(self, key: str, value: Tensor, axes: str, words: str, *, causal: bool = False) -> None:
         self._add(key, value, axes, words, False, causal)
 
+    def rare(self, key: str, make: Callable[[], Tensor], shape: tuple[int, ...], axes: str, words: str) -> None:
+        self.entries.append(Entry(key, words, axes, shape, make, self.layer, len(self.entries), main=False))
+
     def weight(self, key: str, value: Tensor, axes: str, words: str) -> None:
-        self.entries.append(Entry(key, words, axes, value, self.layer, len(self.entries), weight=True))
+        shape = tuple(value.shape)
+        self.entries.append(Entry(key, words, axes, shape, value, self.layer, len(self.entries), weight=True))
 
     def _add(self, key: str, value: Tensor, axes: str, words: str, main: bool, causal: bool) -> None:
         shape = tuple(value.shape)
         assert len(shape) == len(axes), (key, shape, axes)
-        self.entries.append(Entry(key, words, axes, value, self.layer, len(self.entries), main, causal=causal))
+        self.entries.append(Entry(key, words, axes, shape, value, self.layer, len(self.entries), main, causal=causal))
 
 
 def entries(config: GPTConfig, weights: Weights, ids: Tensor) -> list[Entry]:
@@ -287,14 +294,21 @@ def _attention(notes: _Notes, config: GPTConfig, weights: Weights, layer: int, x
     bias = weights[f"{key}.c_proj.bias"].double()
     by_head = mixed @ projection.view(heads, width, -1)  # (B, H, T, E)
     n.form(f"{key}.by_head", by_head, "BHTE", "each head's part of attention's output")
-    sums = by_head.cumsum(1)
+    shape = tuple(x.shape)
     for count in range(1, heads):  # some code adds up head by head, the bias first or last
         said = f"the first {count} heads' part of attention's output"
-        n.form(f"{key}.projected.{count}", sums[:, count - 1].reshape(x.shape), "BTHD", f"{said} without bias")
-        n.form(f"{key}.output.{count}", (sums[:, count - 1] + bias).view(x.shape), "BTHD", said)
+        first = partial(_first_heads, by_head, count, shape)
+        n.rare(f"{key}.projected.{count}", first, shape, "BTHD", f"{said} without bias")
+        n.rare(f"{key}.output.{count}", partial(first, bias), shape, "BTHD", said)
     bare = by_head.sum(1)
     n.form(f"{key}.projected", bare.view(x.shape), "BTHD", "attention's output without bias")
     return n.main(f"{key}.output", (bare + bias).view(x.shape), "BTHD", "attention's output")
+
+
+def _first_heads(by_head: Tensor, count: int, shape: tuple[int, ...], bias: Tensor | None = None) -> Tensor:
+    """The sum of the first heads' parts of attention's output."""
+    total = by_head[:, :count].sum(1)
+    return (total if bias is None else total + bias).view(shape)
 
 
 def _feed_forward(notes: _Notes, config: GPTConfig, weights: Weights, layer: int, x: Tensor) -> Tensor:

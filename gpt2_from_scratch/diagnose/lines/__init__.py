@@ -40,9 +40,9 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.lines import source
-from gpt2_from_scratch.diagnose.lines.explain import Explainer, Explanation
+from gpt2_from_scratch.diagnose.lines.explain import KINDS, Explainer, Explanation, Kind
 from gpt2_from_scratch.diagnose.lines.naming import between, named, named_in_logits
-from gpt2_from_scratch.diagnose.lines.operands import is_sum
+from gpt2_from_scratch.diagnose.lines.operands import is_sum, lifted
 from gpt2_from_scratch.diagnose.lines.own_code import own_code
 from gpt2_from_scratch.diagnose.lines.places import Observed
 from gpt2_from_scratch.diagnose.lines.trial import Called, Trial, casts_to_half, run
@@ -307,6 +307,7 @@ class _Case:
         self.repairs: dict[Site, list[Explanation]] = {}
         self.sums: dict[Site, tuple[str, str]] = {}  # where a sum is missing: the place of a part, and of the sum
         self.supposition: Identity | None = None  # what the operation that is looked at may have to give
+        self.kinds: Sequence[Kind] = KINDS  # of explanations that are tried
         self.layers: Explanation | None = None  # blocks in another order: then all weights are of another block
         source.forget()
 
@@ -322,7 +323,7 @@ class _Case:
             why = "none of the operations that could be recorded takes a weight of GPT-2's"
             return Accusation("could not record", why=why, operations=len(trial.recording.operations))
         findings: list[Finding] = []
-        unexplained = False
+        unexplained = out_of_step = False  # out of step with GPT-2's blocks, by weights of another one
         tried: set[int] = set()
         for _ in range(_MOST):
             culprit = next((each for each in trial.culprits() if each.index not in tried), None)
@@ -340,14 +341,18 @@ class _Case:
                 findings.append(self._between(culprit, trial))
                 break
             observed = Observed(self.module, following, self.table, trial)
+            explained = lifted(observed, explained, self.config.layer_norm_epsilon)
             lines = named(observed, explained, culprit)
             more = named(observed, replace(explained, kind="factor", wanted=1.0), culprit) if _also(explained) else []
             trial = self._with_sum(explained, following) or following
-            if explained.kind != "rounding":
+            crossed = _crosses_blocks(explained)
+            follows = (crossed and out_of_step) or _made_there(observed, explained, findings)
+            if explained.kind != "rounding" and not follows:
                 said = (lines[0].says, lines[0].expected) if lines else ("", "")
                 findings.append(Finding(tuple(lines), explained.kind, *said))
                 if more:
                     findings.append(Finding(tuple(more), "factor", more[0].says, more[0].expected))
+            out_of_step = out_of_step or (crossed and _is_weight(explained))
             if trial.right or (explained.kind == "module" and _other_layer(explained, same_place=False)):
                 break
         if not findings and not unexplained and not trial.right:
@@ -464,7 +469,7 @@ class _Case:
         if self.supposition is not None:
             found = self.explainer.supposed(self.supposition, operation, labels, content)
         else:
-            found = self.explainer.explain(operation, again, labels, content)
+            found = self.explainer.explain(operation, again, labels, content, self.kinds)
         if found is None:
             return None
         self.explanation, output = found
@@ -474,7 +479,23 @@ class _Case:
         return output if output.shape == content.shape or not operation.writes else None
 
     def _explained(self, culprit: Operation, before: Trial) -> tuple[Explanation | None, Trial]:
+        """Why an operation gives something unknown, and the run in which it is repaired."""
+        explained, trial = self._explained_by(KINDS, culprit, before)
+        if explained is None or explained.kind != "operation" or trial.right:
+            return explained, trial
+        # Another operation belongs there, or none: what becomes known by it decides.
+        first = self.repairs[_site(culprit)].pop()
+        extra, without = self._explained_by(("extra",), culprit, before)
+        if extra is not None and without.unknown() < trial.unknown():
+            return extra, without
+        self.repairs[_site(culprit)] = [*self.repairs[_site(culprit)][: None if extra is None else -1], first]
+        return explained, trial
+
+    def _explained_by(
+        self, kinds: Sequence[Kind], culprit: Operation, before: Trial
+    ) -> tuple[Explanation | None, Trial]:
         count = len(self.repairs.get(_site(culprit), []))
+        self.kinds = kinds
         try:
             trial = self._run(culprit.index, (before, culprit.outputs[0]))
         except Exception:  # the candidate itself ran: it does not bear the repair, whose shape may be another
@@ -603,6 +624,29 @@ def _other_layer(explained: Explanation, same_place: bool) -> bool:
         and wanted.entry is not None
         and found.entry.layer != wanted.entry.layer
         and (found.entry.place == wanted.entry.place) is same_place
+    )
+
+
+def _crosses_blocks(explained: Explanation) -> bool:
+    """Whether a value of one block stands where GPT-2 has one of another block."""
+    return _other_layer(explained, same_place=True) or _other_layer(explained, same_place=False)
+
+
+def _made_there(observed: Observed, explained: Explanation, findings: Sequence[Finding]) -> bool:
+    """Whether an unfinished step of GPT-2's is taken that an accused line made: it is that line's fault."""
+    found = explained.found
+    if explained.kind != "operand" or explained.position is None or not isinstance(found, Identity):
+        return False
+    maker = observed.trial.recording.maker(explained.operation.inputs[explained.position])
+    if found.entry is None or found.entry.main or maker is None or maker.frame is None:
+        return False
+    accused = [(each.lines[0].file, each.lines[0].line) for each in findings if each.lines]
+    return (maker.frame.file, maker.frame.line) in accused
+
+
+def _is_weight(explained: Explanation) -> bool:
+    return (
+        isinstance(explained.wanted, Identity) and explained.wanted.entry is not None and explained.wanted.entry.weight
     )
 
 

@@ -12,11 +12,13 @@ from gpt2_from_scratch.anatomy.identity import Identity
 from gpt2_from_scratch.diagnose.lines import classes, origins, source
 from gpt2_from_scratch.diagnose.lines.built import one_object, too_few_blocks
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
+from gpt2_from_scratch.diagnose.lines.missing import not_called
 from gpt2_from_scratch.diagnose.lines.places import (
     Observed,
     Spots,
     blamed_depth,
     function_of,
+    shared_line,
     source_of,
     spot_of,
     use_of,
@@ -40,6 +42,16 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
     unpacked = _unpacked(observed, operation, explained.position, wanted)
     if unpacked is not None:
         return [(unpacked, "made here"), (use, "used here")]
+    seldom = _taken_by_others(observed, operation, label, wanted)
+    if seldom is not None:
+        return [(seldom, "used here"), (use, "used here")]
+    data = [each for each in operation.inputs if not _is_weight(observed.trial.labels[each])]
+    module = wanted.entry.key.rpartition(".")[0]
+    absent = (
+        not_called(observed, operation, data[0], module) if data and label.entry.layer != wanted.entry.layer else None
+    )
+    if absent is not None:
+        return [(absent, "made here"), (use, "used here")]
     if label.entry.layer != wanted.entry.layer and None not in (label.entry.layer, wanted.entry.layer):
         index = _arithmetic(frames) or _bound_late(frames) or _dropped(observed, wanted.entry.layer)
         if index is not None:
@@ -49,7 +61,8 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
             return [(shared, "made here"), (use, "used here")]
         loop = loop_line(frames)
         if loop is not None and label.entry.place == wanted.entry.place:
-            header = _header(frames) if _skips_blocks(observed) else None
+            order, layers = _order(observed), _layers(observed)
+            header = _header(frames, set(order) != layers) if order not in ([], sorted(layers)) else None
             return [(header, "used here"), (loop, "used here"), (use, "used here")]
         inside = _in_class(frames, owner)
         if inside is not None:
@@ -60,8 +73,15 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
         return [(use, "used here")]
     inside = _in_class(frames, owner)
     if inside is not None:
-        loop = _handed_out(frames, inside)
-        return [(loop, "used here"), (inside, "used here"), (use, "used here")]
+        named = _handed_out(frames, inside)
+        labels = observed.before.labels
+        right = any(  # then its name is right
+            labels[each.outputs[0]].known and any(labels[number].entry is label.entry for number in each.inputs)
+            for each in observed.before.recording.operations
+            if each.outputs and each.index != operation.index and not _is_weight(labels[each.outputs[0]])
+        )
+        spots: Spots = [(inside, "used here"), *named] if right else [*named, (inside, "used here")]
+        return [*spots, (use, "used here")]
     here = source.at(frames[0])
     if operation.module is None and here is not None:
         argument = source.operand(here, operation.places[explained.position])
@@ -82,6 +102,25 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
                 return [(argument.spot, "used here"), (use, "used here")]
             argument = outer
     return [(use, "used here")]
+
+
+def _taken_by_others(observed: Observed, operation: Operation, label: Identity, wanted: Identity) -> Spot | None:
+    """The line that should have taken a weight that nothing takes: it takes the same one of another block."""
+    taken: dict[str, Operation] = {}
+    assert label.entry is not None
+    assert wanted.entry is not None
+    for each in observed.before.recording.operations:
+        for number in each.inputs:
+            entry = observed.before.labels[number].entry
+            if entry is not None and entry.place == wanted.entry.place and each.frames:
+                taken.setdefault(entry.key, each)
+    if not taken or wanted.entry.key in taken or label.entry.place == wanted.entry.place:
+        return None
+    return shared_line(next(iter(taken.values())).frames, operation.frames)
+
+
+def _is_weight(label: Identity) -> bool:
+    return label.entry is not None and label.entry.weight
 
 
 def _unpacked(observed: Observed, operation: Operation, position: int, wanted: Identity) -> Spot | None:
@@ -118,22 +157,26 @@ def _unpacked(observed: Observed, operation: Operation, position: int, wanted: I
     return None
 
 
-def _handed_out(frames: Sequence[Frame], inside: Spot) -> Spot | None:
-    """What the loop runs over whose variable is called in a line: ``for norm, x in zip(self.norms, streams)``."""
+def _handed_out(frames: Sequence[Frame], inside: Spot) -> Spots:
+    """Where a name that is called in a line was bound with others: in a loop, or by taking several values apart."""
     for depth, frame in enumerate(frames):
         here = source.at(frame, depth)
         if here is None or spot_of(frame) != inside or not isinstance(here.node, ast.Call):
             continue
+        called = here.node.func
         for loop in source.loops_around(here.node):
-            names = loop.target.elts if isinstance(loop.target, ast.Tuple) else [loop.target]
-            for position, name in enumerate(names):
-                if isinstance(name, ast.Name) and isinstance(here.node.func, ast.Name) and name.id == here.node.func.id:
-                    over = loop.iter
-                    zipped = isinstance(over, ast.Call) and source.last_name(over.func) == "zip"
-                    if isinstance(over, ast.Call) and zipped and len(over.args) == len(names):
-                        over = over.args[position]
-                    return Spot(frame.file, over.lineno, over.col_offset, frame.function)
-    return None
+            if not isinstance(called, ast.Name) or called.id not in source.assigned_names(loop.target):
+                continue
+            targets = loop.target.elts if isinstance(loop.target, ast.Tuple) else [loop.target]
+            position = next(at for at, each in enumerate(targets) if called.id in source.assigned_names(each))
+            over = Expression(frame.file, source.part_of(loop, position), depth)
+            handed = [Expression(frame.file, value, depth) for _, value in source.bindings(over)[:1]]
+            lines = [*handed, Expression(frame.file, targets[position], depth), over]
+            return [(each.spot, "used here") for each in lines]
+        for statement, value in source.bindings(Expression(frame.file, here.node.func, depth))[:1]:
+            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Tuple):
+                return [(Expression(frame.file, value, depth).spot, "used here")]
+    return []
 
 
 def _in_class(frames: Sequence[Frame], names: Sequence[str] | None) -> Spot | None:
@@ -202,7 +245,7 @@ def blocks_end(observed: Observed, operation: Operation, label: Identity, wanted
         for number in each.inputs:
             entry = observed.before.labels[number].entry
             norm = entry is not None and entry.weight and entry.place.startswith("h.*.ln_1.")
-            header = _header(each.frames) if norm else None
+            header = _header(each.frames, counts=True) if norm else None
             if header is not None:
                 return _in_loop_at(operation.frames, header) or header
     return None
@@ -218,13 +261,15 @@ def _in_loop_at(frames: Sequence[Frame], header: Spot) -> Spot | None:
     return None
 
 
-def _skips_blocks(observed: Observed) -> bool:
-    """Whether the run takes each block's weights together and once, and not all blocks' in their order."""
+def _order(observed: Observed) -> list[int]:
+    """The blocks in the order in which the run takes them; empty if it takes one twice, or not as a whole."""
     order: list[int] = []
     norms: Counter[tuple[object, ...]] = Counter()  # uses of a block's first norm, by place
+    labels = observed.before.labels
     for each in observed.before.recording.operations:
-        for number in each.inputs:
-            entry = observed.before.labels[number].entry
+        gives = labels[each.outputs[0]].entry if each.outputs else None
+        for number in each.inputs if gives is None or not gives.weight else ():  # otherwise they are only put ready
+            entry = labels[number].entry
             layer = entry.layer if entry is not None and entry.weight else None
             if layer is not None and order[-1:] != [layer]:
                 order.append(layer)
@@ -232,7 +277,7 @@ def _skips_blocks(observed: Observed) -> bool:
                 norms[(each.frames, each.name, layer)] += 1
     runs = order.count(order[0]) if len(set(order)) > 1 else 1  # some code runs prompt by prompt
     once = list(dict.fromkeys(order))
-    return once * runs == order and max(norms.values(), default=0) == runs and once != sorted(_layers(observed))
+    return once if once * runs == order and max(norms.values(), default=0) == runs else []
 
 
 def _layers(observed: Observed) -> set[int]:
@@ -315,8 +360,13 @@ def _dropped(observed: Observed, layer: int | None) -> Spot | None:
     return None
 
 
-def _header(frames: Sequence[Frame]) -> Spot | None:
-    """The head of the loop over the blocks, unless its body takes another block than the loop's."""
+def _header(frames: Sequence[Frame], counts: bool) -> Spot | None:
+    """The head of the loop over the blocks, unless its body takes another block than the loop's.
+
+    Args:
+        frames: of an operation in the loop.
+        counts: whether it is their number that is wrong: then it is where that is computed, if it is.
+    """
     for depth, frame in enumerate(frames):
         here = source.at(frame, depth)
         loop = source.loop_around(here.node) if here is not None else None
@@ -332,9 +382,14 @@ def _header(frames: Sequence[Frame]) -> Spot | None:
             names = {part.id for part in ast.walk(index) if isinstance(part, ast.Name)} if index is not None else set()
             if isinstance(index, ast.BinOp | ast.UnaryOp | ast.Call) and names & targets:
                 return None
+        skips = [
+            each for each in source.parents(here.node) if isinstance(each, ast.If) and loop in source.parents(each)
+        ]
+        if skips:  # not every turn of the loop takes its block
+            return Expression(frame.file, skips[0].test, depth).spot
         ranges = [each for each in ast.walk(loop.iter) if source.is_range(each)]
         over = ranges[0] if len(ranges) == 1 else loop.iter
-        end = origins.end_of_range(Expression(here.file, over, depth))  # type: ignore[arg-type]
+        end = origins.end_of_range(Expression(here.file, over, depth)) if counts else None  # type: ignore[arg-type]
         return end.spot if end is not None else Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
     return None
 

@@ -38,7 +38,11 @@ def constant_spots(observed: Observed, explained: Explanation) -> Spots:
     built = built_at(observed, operation, _DECIDING.get(explained.place, (str(explained.place),)))
     use = use_of(observed, operation)
     if explained.place == "attn_mask":
-        return [(use, "used here"), (built, "made here")]
+        here = source.at(operation.frames[0])
+        given = source.operand(here, "attn_mask") if here is not None else None
+        written = origins.origin(given, operation.frames) if given is not None else None
+        absent = written.spot if written is not None and isinstance(written.node, ast.Constant) else None
+        return [(absent, "made here"), (use, "used here"), (built, "made here")]
     if built is not None:
         return [(_setting(observed, operation, explained), "made here"), (built, "made here"), (use, "used here")]
     here = source.at(operation.frames[0])

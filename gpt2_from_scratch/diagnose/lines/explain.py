@@ -6,7 +6,7 @@ one of GPT-2's numbers says what is wrong, and repairs the run.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,6 +17,7 @@ from gpt2_from_scratch.anatomy.entries import Entry
 from gpt2_from_scratch.anatomy.identity import FILL, ROUNDED, Identity, Table
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.lines import tried_constants, tried_operands, tried_operations
+from gpt2_from_scratch.diagnose.lines.scope import scopes
 from gpt2_from_scratch.diagnose.lines.tried import Case, Found
 from gpt2_from_scratch.diagnose.lines.tried_operations import UNLIKE
 from gpt2_from_scratch.recorder import Again, Operation
@@ -36,6 +37,7 @@ KINDS: tuple[Kind, ...] = (
     "extra",
     "value",
 )
+STREAMS = ("embedding", "h.*.middle", "h.*.output")  # sums of two values that are steps themselves
 _MOST_SUPPOSED = 4  # values in the place of an unexplained one: each takes a run
 
 
@@ -53,6 +55,7 @@ class Explanation:
         becomes: what the operation gives then.
         search: the kind that was found; `kind` is ``rounding`` where that makes no more difference than float32's.
         unknown: which of its inputs were unknown; in another call of the line more may be, by another mistake.
+        scopes: what the functions of the operation's frames hold under which names, when it runs.
     """
 
     kind: Kind
@@ -64,6 +67,7 @@ class Explanation:
     becomes: Identity
     search: Kind
     unknown: tuple[int, ...] = ()
+    scopes: tuple[Mapping[str, Identity], ...] = ()
 
 
 class Explainer:
@@ -90,15 +94,33 @@ class Explainer:
         inputs = [labels[number] for number in operation.inputs]
         if len(inputs) != len(again.inputs):
             return None
+        made = {(id(each.entry), each.fixed) for each in labels if each.entry is not None and each.known}
+
+        def again_made(found: Found) -> bool:
+            """Whether the run made that before: of another value that it takes it is not wanted again."""
+            return (id(found.becomes.entry), found.becomes.fixed) in made
+
+        streams = {each.entry.key for each in inputs if each.entry is not None and each.entry.place in STREAMS}
+        if operation.name == "add" and len(streams) > 1:  # the later one has the earlier one in it already
+            kinds = ("extra", *kinds)
+        best: tuple[Kind, Found] | None = None
         for kind in kinds:
-            best: Found | None = None
-            for found in _SEARCHES[kind](self.case, operation, again, inputs, output):
-                if best is None or found.score < best.score:
-                    best = found
-            if best is not None:
-                explained, repaired = self._told(kind, operation, best, output)
-                return replace(explained, unknown=_unknown(inputs)), repaired
-        return None
+            wired = kind in ("module", "operand")
+            found = min(
+                _SEARCHES[kind](self.case, operation, again, inputs, output),
+                key=lambda each: (wired and again_made(each), each.score),
+                default=None,
+            )
+            if best is not None:  # weights of another module, for a step that was taken before
+                best = best if found is None or again_made(found) else (kind, found)
+                break
+            best = None if found is None else (kind, found)
+            if found is not None and (kind != "module" or not again_made(found)):
+                break
+        if best is None:
+            return None
+        explained, repaired = self._told(best[0], operation, best[1], output)
+        return replace(explained, unknown=_unknown(inputs), scopes=scopes(operation.frames, self.case.table)), repaired
 
     def same(
         self, known: Explanation, operation: Operation, again: Again, labels: Sequence[Identity], output: Tensor

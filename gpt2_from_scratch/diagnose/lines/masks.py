@@ -8,8 +8,8 @@ import ast
 import math
 from collections.abc import Sequence
 
-from gpt2_from_scratch.anatomy.identity import Identity
-from gpt2_from_scratch.diagnose.lines import origins, source
+from gpt2_from_scratch.anatomy.identity import FILL, Identity
+from gpt2_from_scratch.diagnose.lines import classes, origins, source
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.places import (
     Observed,
@@ -25,6 +25,7 @@ from gpt2_from_scratch.diagnose.lines.trial import VIEWS
 from gpt2_from_scratch.recorder import Frame, Operation
 
 _MASKING = ("masked_fill", "masked_fill_", "where", "add", "sub", "copyto")  # what puts a mask into the scores
+_PATTERNS = ("tril", "triu", "tri", "ge", "gt", "le", "lt", "greater", "greater_equal", "less", "less_equal")
 _IN_ONE_CALL = ("multi_head_attention_forward", "scaled_dot_product_attention")
 
 
@@ -33,7 +34,7 @@ def mask_spots(observed: Observed, explained: Explanation) -> Spots:
     operation = explained.operation
     use = use_of(observed, operation)
     if explained.position is None:  # it writes to its first operand
-        fill = _fill(operation) if isinstance(explained.found, float) else None
+        fill = _fill(observed, operation) if isinstance(explained.found, float) else None
         return [(fill, "made here"), (use, "used here" if fill else "made here")]
     number = operation.inputs[explained.position]
     label = observed.trial.labels[number]
@@ -82,8 +83,8 @@ def _makers(observed: Observed, maker: Operation) -> list[Operation]:
 
 def _pattern(observed: Observed, number: int) -> Spot | None:
     """Where the pattern of a mask was made: the first operation, or the buffer's own line."""
-    recording = observed.trial.recording
-    current = number
+    recording, labels = observed.trial.recording, observed.trial.labels
+    current, plain = number, labels[number].kind == "uniform"  # then it never had a pattern
     best: Spot | None = None
     while True:
         maker = recording.maker(current)
@@ -91,11 +92,12 @@ def _pattern(observed: Observed, number: int) -> Spot | None:
             owner = owner_of(observed, current)
             return owner or best
         if not maker.inputs:
-            return best or use_of(observed, maker)
+            return use_of(observed, maker) if plain else best or use_of(observed, maker)
         if maker.name not in VIEWS or best is None:
             best = use_of(observed, maker)
-        inside = [each for each in maker.inputs if observed.trial.labels[each].kind == "mask"]
-        labels = observed.trial.labels
+        inside = [each for each in maker.inputs if labels[each].kind == labels[number].kind]
+        if plain and maker.name in _PATTERNS:
+            return use_of(observed, maker)
         if not inside or (_is_right(labels[inside[0]]) and not _is_right(labels[current])):
             return use_of(observed, maker)
         current = inside[0]
@@ -122,7 +124,7 @@ def unmasked_spots(observed: Observed, operation: Operation, number: int, made: 
         last.name in _MASKING or (last.name == "mul" and any(trial.labels[each].kind == "mask" for each in last.inputs))
     )
     if last is not None and masks and takes & {label.entry, _scores(observed, label)}:
-        fill = _fill(last) or _wrong_pattern(observed, last)
+        fill = _fill(observed, last) or _wrong_pattern(observed, last)
         return [(fill, "made here"), (use_of(observed, last), "made here"), (use, "used here")]
     masking = _masks_here(observed, operation)
     if masking is not None and masking.index > operation.index and masking.name in _MASKING:  # too late
@@ -133,13 +135,19 @@ def unmasked_spots(observed: Observed, operation: Operation, number: int, made: 
     return [(unmasked, "used here"), (use, "used here")] if unmasked is not None else []
 
 
-def _fill(operation: Operation) -> Spot | None:
-    """Where the number is written that a mask fills in, if that is not in the operation's own line."""
+def _fill(observed: Observed, operation: Operation) -> Spot | None:
+    """Where the number is written that a mask fills in, if it hides nothing and is not in the operation's own line."""
     here = source.at(operation.frames[0]) if operation.frames else None
-    argument = source.operand(here, 2) if here is not None and operation.name.startswith("masked_fill") else None
+    place: int | str | None = 2 if operation.name.startswith("masked_fill") else None
+    for number, taken in zip(operation.inputs, operation.places, strict=True):
+        label = observed.trial.labels[number]
+        if operation.name == "where" and label.kind == "uniform" and label.factor > FILL:
+            place = taken
+    argument = source.operand(here, place) if here is not None and place is not None else None
     if argument is None:
         return None
     written = origins.returned(origins.origin(argument, operation.frames))
+    written = classes.attribute_behind(written) or written
     return written.spot if written.node is not argument.node else None
 
 
@@ -147,7 +155,7 @@ def _wrong_pattern(observed: Observed, operation: Operation) -> Spot | None:
     """Where the mask got its pattern, if it hides nothing or everything; where it got its numbers, if it is added."""
     for number in operation.inputs:
         value, label = observed.trial.recording.values[number], observed.trial.labels[number]
-        if not value.is_floating_point and label.kind == "uniform" and math.prod(value.shape) > 1:
+        if label.kind == "uniform" and math.prod(value.shape) > 1:
             return _pattern(observed, number)
         if value.is_floating_point and label.kind == "mask" and _is_right(label):
             maker = _behind_views(observed, number)
@@ -156,13 +164,16 @@ def _wrong_pattern(observed: Observed, operation: Operation) -> Spot | None:
 
 
 def _masks_here(observed: Observed, operation: Operation) -> Operation | None:
-    """The last operation with a mask in the call of the function that an operation is in."""
+    """The last operation with a mask in the call of the function that an operation is in, or of one around it."""
     found = [
         each
         for each in observed.trial.recording.operations
         if each.index != operation.index
-        and [function_of(frame) for frame in each.frames[:1]] == [function_of(frame) for frame in operation.frames[:1]]
-        and each.frames[1:] == operation.frames[1:]
+        and any(
+            function_of(each.frames[0]) == function_of(frame) and each.frames[1:] == operation.frames[depth + 1 :]
+            for depth, frame in enumerate(operation.frames)
+            if each.frames
+        )
         and any(observed.trial.labels[number].kind == "mask" for number in each.inputs)
     ]
     return found[-1] if found else None

@@ -30,7 +30,7 @@ def not_built(observed: Observed, operation: Operation, number: int, place: str)
     if root is None:
         return None
     gain, bias = (observed.parameter(f"{module}.{name}") for name in ("weight", "bias"))
-    if gain is not None and bias is None:
+    if gain is not None and bias is None and f"{module}.bias" in observed.table.by_key:
         owner = next((each for each in root.modules() if any(gain is own for own in each._parameters.values())), None)
         call = building_call(root, owner) if owner is not None else None
         return call.spot if call is not None else None
@@ -75,11 +75,19 @@ def not_called(observed: Observed, operation: Operation, number: int, place: str
         around = source.class_around(here.node) if here is not None else None
         if around is not None and around.name in kinds:
             scope = (maker.frames[0].file, maker.frames[0].function, maker.frames[0].first_line)
-            if any((frame.file, frame.function, frame.first_line) == scope for frame in operation.frames):
+            same = any((frame.file, frame.function, frame.first_line) == scope for frame in operation.frames)
+            if same and not _of_other_block(observed, operation, module):
                 return None  # the value has not left the method: it is used too early
-            return use_of(observed, maker)
+            return source.early_return(here) or use_of(observed, maker)
         maker = observed.trial.recording.maker(maker.inputs[0]) if maker.name in VIEWS and maker.inputs else None
     return None
+
+
+def _of_other_block(observed: Observed, operation: Operation, module: str) -> bool:
+    """Whether an operation takes weights of another block than a module's: then the method has ended since."""
+    entries = [observed.trial.labels[number].entry for number in operation.inputs]
+    blocks = {entry.layer for entry in entries if entry is not None and entry.weight}
+    return bool(blocks) and all(f"h.{block}." not in f"{module}." for block in blocks)
 
 
 def _module_of(place: str) -> str:

@@ -93,75 +93,125 @@ def _bound(observed: Observed, operation: Operation, position: int, role: str, u
 def bound_as(operation: Operation, position: int, wanted: Identity) -> Spot | None:
     """Where a name that claims the right role got the wrong value."""
     argument = source_of(operation, position)
-    argument = source.moved(argument) if argument is not None else None
-    if argument is None or not isinstance(argument.node, ast.Name) or _role_in(argument.node.id) != role_of(wanted):
-        return None
-    return next((spot for spot, _ in _binding_of(argument)), None)
+    while argument is not None:
+        argument = source.moved(argument)
+        if not _claims(argument, role_of(wanted)):
+            return None
+        for spot, _ in _binding_of(argument):
+            return spot
+        argument = source.caller(argument, operation.frames)
+    return None
 
 
 def _binding_of(argument: Expression) -> Spots:
     """The statement that unpacked several values at once into names, behind statements that only move them."""
-    for _, value in source.bindings(argument):
+    for statement, value in source.bindings(argument):
         inner = source.moved(Expression(argument.file, value, argument.depth))
-        if isinstance(argument.node, ast.Name) and _renews(inner.node, argument.node.id):
+        if isinstance(argument.node, ast.Name) and _renews(statement, inner.node, argument.node.id):
             continue
         if isinstance(value, ast.GeneratorExp | ast.ListComp):  # what it runs over has the order
             value = value.generators[0].iter
             over = source.bindings(Expression(argument.file, value, argument.depth))
             value = over[0][1] if over else value
-        return [(Spot(argument.file, value.lineno, value.col_offset), "made here")]
+        spots: Spots = [(Spot(argument.file, value.lineno, value.col_offset), "made here")]
+        taken = [each for each in ast.walk(value) if isinstance(each, ast.Name)]
+        if isinstance(statement, ast.comprehension) and taken:  # what it runs over may have the order
+            over = source.bindings(Expression(argument.file, taken[-1], argument.depth))
+            spots += [(Expression(argument.file, each, argument.depth).spot, "made here") for _, each in over[:1]]
+        return spots
     return []
 
 
-def _renews(value: ast.expr, name: str) -> bool:
+def _renews(statement: ast.AST, value: ast.expr, name: str) -> bool:
     """Whether a value is that of the name before, or a call that takes it: ``q = self.split_heads(q)``."""
-    if isinstance(value, ast.GeneratorExp | ast.ListComp) and isinstance(value.generators[0].iter, ast.Tuple):
-        return any(isinstance(each, ast.Name) and each.id == name for each in value.generators[0].iter.elts)
+    over = value.generators[0].iter if isinstance(value, ast.GeneratorExp | ast.ListComp) else None
+    if isinstance(over, ast.Tuple):
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        names = target.elts if isinstance(target, ast.Tuple) else over.elts
+        pairs = zip(names, over.elts, strict=False)
+        return any(all(isinstance(each, ast.Name) and each.id == name for each in pair) for pair in pairs)
     if isinstance(value, ast.Call):
         return any(isinstance(each, ast.Name) and each.id == name for each in value.args)
     return isinstance(value, ast.Name) and value.id == name
 
 
 def other_name(
-    observed: Observed, operation: Operation, position: int, wanted: Identity, use: Spot | None, made: Spot | None
+    observed: Observed, explained: Explanation, wanted: Identity, use: Spot | None, made: Spot | None
 ) -> Spots:
-    """The right value is there, under another name: the use is wrong, or the name was bound to the wrong value."""
+    """The right value was made. Where a name holds it, that should have been used; otherwise a name was bound wrongly.
+
+    A parameter is followed to the call that gave it, until some name there holds the right value.
+    """
+    operation, position = explained.operation, explained.position
+    assert position is not None
     argument = source_of(operation, position)
     if argument is None:
         return [(use, "used here"), (made, "made here")]
-    argument = source.moved(argument)
+    argument, role = source.moved(argument), role_of(wanted)
     highest = _reach(observed, operation, wanted)
-    while (outer := source.caller(argument, operation.frames)) is not None:
-        if outer.depth is not None and outer.depth > highest:
+    is_there = role_of(observed.trial.labels[operation.inputs[position]])
+    while not (is_there and _claims(argument, is_there)) and (
+        not _at_hand(explained, argument, wanted) or _misnamed(argument, is_there)
+    ):
+        outer = _element(explained, argument) or source.caller(argument, operation.frames)
+        if outer is None or (outer.depth is not None and outer.depth > highest):
             break
         argument = source.moved(outer)
     spot = argument.spot
-    wanted_role = role_of(wanted)
-    if isinstance(argument.node, ast.Name) and wanted_role and _role_in(argument.node.id) == wanted_role:
+    if _misnamed(argument, is_there):
         spots = _binding_of(argument)
         if spots:
             return [*spots, (spot, "used here"), (made, "made here")]
     bound = source.bindings(argument)
-    if not wanted_role and bound and _together(observed, operation, position, wanted):
-        value = bound[0][1]
-        return [(Spot(argument.file, value.lineno, value.col_offset), "made here"), (spot, "used here")]
-    if bound:
-        value = bound[0][1]
-        before = [
-            user
-            for user in observed.trial.consumers.get(operation.inputs[position], ())
-            if user.index < operation.index and user.name == operation.name
-        ]
-        where = Spot(argument.file, value.lineno, value.col_offset, spot.function)
-        statement = bound[0][0]
-        if _overwrites(observed, operation, argument, value, wanted):  # no name for the right value is left
-            return [(where, "made here"), (spot, "used here"), (made, "made here")]
-        if isinstance(statement, ast.Assign) and len(statement.targets) > 1:  # one name too many
-            return [(where, "made here"), (spot, "used here"), (made, "made here")]
-        if (isinstance(value, ast.Name) and not before) or _only_for(observed, operation, position, argument, value):
-            return [(where, "made here"), (spot, "used here"), (made, "made here")]
-        return [(spot, "used here"), (where, "made here")]
-    return [(spot, "used here"), (made, "made here")]
+    if not bound or (is_there and _claims(argument, is_there)):  # its name is right
+        return [(spot, "used here"), (made, "made here")]
+    statement, value = bound[0]
+    where = Spot(argument.file, value.lineno, value.col_offset, spot.function)
+    before = [
+        user
+        for user in observed.trial.consumers.get(operation.inputs[position], ())
+        if user.index < operation.index and user.name == operation.name
+    ]
+    if (
+        not _at_hand(explained, argument, wanted)  # no name for the right value is left
+        or (not role and _together(observed, operation, position, wanted))
+        or (isinstance(statement, ast.Assign) and len(statement.targets) > 1)  # one name too many
+        or (isinstance(value, ast.Name) and not before)
+        or _only_for(observed, operation, position, argument, value)
+    ):
+        return [(where, "made here"), (spot, "used here"), (made, "made here")]
+    return [(spot, "used here"), (where, "made here")]
+
+
+def _claims(argument: Expression, role: str) -> bool:
+    """Whether a name says that it is the queries, the keys or the values."""
+    return isinstance(argument.node, ast.Name) and _role_in(argument.node.id) == role
+
+
+def _misnamed(argument: Expression, is_there: str) -> bool:
+    """Whether a name says that it is another of queries, keys and values than it is."""
+    claimed = _role_in(argument.node.id) if isinstance(argument.node, ast.Name) else ""
+    return bool(is_there and claimed) and claimed != is_there
+
+
+def _at_hand(explained: Explanation, argument: Expression, wanted: Identity) -> bool:
+    """Whether a name in the function of an expression holds the right value."""
+    depth = argument.depth
+    held = explained.scopes[depth] if depth is not None and depth < len(explained.scopes) else {}
+    return any(_is(label, wanted) for label in held.values())
+
+
+def _element(explained: Explanation, argument: Expression) -> Expression | None:
+    """What a loop's variable was taken from, where that holds the same value: a name in ``for x in (query, key)``."""
+    depth, found, frames = argument.depth, explained.found, explained.operation.frames
+    if depth is not None and frames[depth].function in ("<genexpr>", "<listcomp>"):  # a frame of its own
+        depth += 1
+    held = explained.scopes[depth] if depth is not None and depth < len(explained.scopes) else {}
+    for each in source.elements(argument):
+        label = held.get(each.id)
+        if isinstance(found, Identity) and label is not None and label.entry is found.entry:
+            return Expression(argument.file, each, depth)
+    return None
 
 
 def _only_for(observed: Observed, operation: Operation, position: int, argument: Expression, value: ast.expr) -> bool:
@@ -178,28 +228,6 @@ def _only_for(observed: Observed, operation: Operation, position: int, argument:
     return users == {operation.index}
 
 
-def _overwrites(
-    observed: Observed, operation: Operation, argument: Expression, value: ast.expr, wanted: Identity
-) -> bool:
-    """Whether a name had the right value until it was bound to another one made of it: ``x = self.norm(x)``."""
-    name = argument.node.id if isinstance(argument.node, ast.Name) else ""
-    scope = source.scope_of(argument.node)
-    took = any(isinstance(each, ast.Name) and each.id == name for each in ast.walk(value))
-    if not took or scope is None or value.lineno >= argument.node.lineno:
-        return False
-    copies = [each for each in ast.walk(scope) if isinstance(each, ast.Assign) and isinstance(each.value, ast.Name)]
-    for each in copies:  # a second name for the right value: then that should be used
-        both = {name.id for name in (each.value, *each.targets) if isinstance(name, ast.Name)}
-        if name in both and each.lineno < value.lineno:
-            return False
-    return any(
-        (frame.file, frame.line) == (argument.file, value.lineno)
-        for earlier in observed.trial.recording.operations[: operation.index]
-        if any(_is(observed.trial.labels[number], wanted) for number in earlier.inputs)
-        for frame in earlier.frames
-    )
-
-
 def _together(observed: Observed, operation: Operation, position: int, wanted: Identity) -> bool:
     """Whether one operation made what is there and what is wanted: then its results got each other's names."""
     maker = observed.trial.recording.maker(operation.inputs[position])
@@ -208,7 +236,7 @@ def _together(observed: Observed, operation: Operation, position: int, wanted: I
 
 
 def _reach(observed: Observed, operation: Operation, wanted: Identity) -> int:
-    """How many calls up from an operation the right value is at hand: where it was made, in the same call."""
+    """How many calls up from an operation the right value was made, in the same call."""
     frames, reach = operation.frames, -1
     for earlier in observed.trial.recording.operations[: operation.index]:
         if not any(_is(observed.trial.labels[number], wanted) for number in earlier.outputs):

@@ -47,7 +47,7 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
     if not operation.frames:
         return []
     spots = [each for each in _WAYS[explained.kind](observed, explained) if each[0] is not None]
-    if culprit.index != operation.index:
+    if culprit.index != operation.index and explained.kind == "value":
         spots = [*_WAYS[explained.kind](observed, replace(explained, operation=culprit)), *spots]
     if blamed_depth(observed, operation):  # a function that other calls use rightly may still do this one wrong
         spots.append((spot_of(operation.frames[0]), "used here"))

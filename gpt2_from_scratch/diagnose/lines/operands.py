@@ -7,12 +7,14 @@ line that made the wrong value is accused, or the code that should have taken th
 import ast
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
+from gpt2_from_scratch.anatomy.entries import Entry
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
 from gpt2_from_scratch.diagnose.lines import origins, source
 from gpt2_from_scratch.diagnose.lines.blocks import blocks_end, loop_line, weight_spots
 from gpt2_from_scratch.diagnose.lines.constants import factor_maker
-from gpt2_from_scratch.diagnose.lines.explain import Explanation
+from gpt2_from_scratch.diagnose.lines.explain import STREAMS, Explanation
 from gpt2_from_scratch.diagnose.lines.masks import scores_of, unmasked_spots
 from gpt2_from_scratch.diagnose.lines.missing import not_built, not_called
 from gpt2_from_scratch.diagnose.lines.names import bound_as, other_name
@@ -43,7 +45,60 @@ _SUMS = {
 
 def is_sum(place: str) -> bool:
     """Whether a step adds two values that are steps themselves."""
-    return place in ("embedding", "h.*.middle", "h.*.output")
+    return place in STREAMS
+
+
+def lifted(observed: Observed, explained: Explanation, epsilon: float) -> Explanation:
+    """An explanation of what an operation takes, said of the operation before, where that is the plainer cause.
+
+    A norm that is written out step by step may be taken of another value, or its epsilon be so small that the sum with
+    it is the variance.
+    """
+    found, wanted, trial = explained.found, explained.wanted, observed.trial
+    if explained.kind != "operand" or explained.position is None:
+        return explained
+    if not isinstance(found, Identity) or not isinstance(wanted, Identity) or not found.entry or not wanted.entry:
+        return explained
+    maker = trial.recording.maker(explained.operation.inputs[explained.position])
+    numbers = [(place, each) for place, each in maker.constants.items() if isinstance(each, float)] if maker else []
+    if (
+        maker is not None
+        and maker.frames
+        and wanted.entry.place.endswith(".padded")
+        and maker.name == "add"
+        and numbers
+    ):
+        place, small = numbers[0]
+        return replace(
+            explained, kind="constant", operation=maker, position=None, place=place, found=small, wanted=epsilon
+        )
+    streams = [_normed(observed, each.key) for each in (found.entry, wanted.entry)]
+    if None in streams or streams[0] is streams[1]:
+        return explained
+    pending, seen = [explained.operation.inputs[explained.position]], set[int]()
+    while pending:
+        maker = trial.recording.maker(pending.pop())
+        if maker is None or maker.index in seen:
+            continue
+        seen.add(maker.index)
+        for position, number in enumerate(maker.inputs):
+            if trial.labels[number].entry is streams[0] and maker.frames:
+                there = replace(trial.labels[number], entry=streams[1])
+                return replace(explained, operation=maker, position=position, found=trial.labels[number], wanted=there)
+        pending += maker.inputs
+    return explained
+
+
+def _normed(observed: Observed, key: str) -> Entry | None:
+    """What a norm is taken of, given the key of a step inside of that norm; None for other steps."""
+    norm, _, step = key.rpartition(".")
+    layer, _, name = norm.removeprefix("h.").partition(".")
+    if not step or (name not in ("ln_1", "ln_2") and norm != "ln_f"):
+        return None
+    last = max(each.layer for each in observed.table.entries if each.layer is not None)
+    before = last if norm == "ln_f" else int(layer) - 1
+    stream = f"h.{layer}.middle" if name == "ln_2" else f"h.{before}.output" if before >= 0 else "embedding"
+    return observed.table.by_key.get(stream)
 
 
 def operand_spots(observed: Observed, explained: Explanation) -> Spots:
@@ -63,6 +118,8 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
         return [(_integers_made(observed, number), "made here"), (use, "used here")]
     if label.entry is not None and label.entry.weight and wanted.entry.weight:
         return weight_spots(observed, explained, label, wanted)
+    if wanted.entry.weight and label.entry is not None:  # a bias that is not added
+        return other_name(observed, explained, wanted, use, None)
     if label.entry is wanted.entry:
         spots = _same_value(observed, number, wanted, use)
         if spots:
@@ -76,7 +133,7 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     maker = trial.made(number)
     made = use_of(observed, maker) if maker is not None and maker.frames else owner_of(observed, number)
     if _exists(trial, operation, wanted):
-        return other_name(observed, operation, explained.position, wanted, use, made)
+        return other_name(observed, explained, wanted, use, made)
     if maker is None or not maker.frames or label.entry is None:
         return [(made, "made here"), (use, "used here")]
     place, there = wanted.entry.place, label.entry.place
@@ -86,19 +143,22 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
             return [(absent, "made here"), (made, "made here"), (use, "used here")]
         if not _lacks(there, place) and not place.endswith(".masked"):  # a step that ends too early
             return [(made, "made here"), (use, "used here")]
-    if there.rpartition(".")[2].isdigit():  # some heads are left out of a sum
-        here = source.at(maker.frames[0])
-        around = source.loop_around(here.node) if here is not None else None
-        if here is not None and around is not None:
-            return [(Spot(here.file, around.lineno, around.col_offset), "used here"), (made, "made here")]
+    if there.rpartition(".")[2].isdigit() or place.rpartition(".")[2].isdigit():  # some heads are left out of a sum
+        for depth, frame in enumerate(maker.frames):
+            here = source.at(frame, depth)
+            around = source.loop_around(here.node) if here is not None else None
+            if here is not None and around is not None:
+                head = Spot(here.file, around.lineno, around.col_offset)
+                return [(head, "used here"), (spot_of(frame), "used here"), (made, "made here")]
     if is_sum(place) and not _lacks(there, place):
         return _without_sum(observed, explained, maker, wanted)
     if there.endswith(".mean_square") and place.endswith(".variance"):
         return [(made, "made here"), (use, "used here")]
     if _lacks(place, there):  # what is added later is there already
         return [(made, "made here"), (use, "used here")]
-    if place.endswith(".masked"):
-        spots = unmasked_spots(observed, operation, number, made)
+    if place.endswith(".masked") or "_open" in there:
+        taken, scores = _at_scores(observed, operation, number)
+        spots = unmasked_spots(observed, taken, scores, made)
         if spots:
             return spots
     if _lacks(there, place):
@@ -114,6 +174,16 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     ):
         return [(use_of(observed, giver), "made here"), (use, "used here")]  # the step was taken, wrongly
     return _without_step(observed, explained, maker, wanted)
+
+
+def _at_scores(observed: Observed, operation: Operation, number: int) -> tuple[Operation, int]:
+    """The operation that took scores as they are, on the way to a later step of the softmax, and what it took."""
+    while (maker := observed.trial.recording.maker(number)) is not None and maker.inputs:
+        entry = observed.trial.labels[number].entry
+        if entry is None or "_open" not in entry.key:
+            break
+        operation, number = maker, maker.inputs[0]
+    return operation, number
 
 
 def _written_over(observed: Observed, number: int, wanted: Identity) -> Spot | None:
@@ -132,6 +202,8 @@ def _integers_made(observed: Observed, number: int) -> Spot | None:
     first = first_maker(observed, number) or observed.trial.recording.maker(number)
     if first is None or not first.frames:
         return owner_of(observed, number)
+    if first.name in VIEWS and not observed.trial.labels[first.inputs[0]].detail.startswith("0, 1,"):
+        return owner_of(observed, first.inputs[0]) or use_of(observed, first)
     here = source.at(first.frames[0])
     if here is not None and first.name == "arange" and 1 in first.constants:
         start = source.operand(here, 0)
@@ -159,10 +231,9 @@ def _same_value(observed: Observed, number: int, wanted: Identity, use: Spot | N
         first = first_maker(observed, taken[0])
         made = use_of(observed, first) if first is not None else owner_of(observed, taken[0])
         return [(made, "made here"), (use_of(observed, rows), "used here")]
-    written = _index(rows)
-    if written is not None:
-        return [(written, "made here"), (use_of(observed, rows), "used here"), (use, "used here")]
-    return []
+    if rows.name not in ("getitem", "select"):
+        return []
+    return [(_index(rows), "made here"), (use_of(observed, rows), "made here"), (use, "used here")]
 
 
 def _exists(trial: Trial, operation: Operation, wanted: Identity) -> bool:
@@ -311,7 +382,7 @@ def _ignored(operation: Operation, position: int) -> Spot | None:
 
 def _index(rows: Operation) -> Spot | None:
     """Where the index of a row was written, if it was handed on from there."""
-    here = source.at(rows.frames[0]) if rows.frames and rows.name in ("getitem", "select") else None
+    here = source.at(rows.frames[0]) if rows.frames else None
     index = source.operand(here, 1) if here is not None else None
     if index is None or not isinstance(index.node, ast.Name):
         return None

@@ -261,6 +261,10 @@ def bindings(expression: Expression) -> list[tuple[ast.stmt | ast.comprehension 
     node = expression.node
     if not isinstance(node, ast.Name):
         return []
+    for loop in loops_around(node):
+        inside = isinstance(loop, ast.comprehension) and loop.iter is not node and loop.iter not in parents(node)
+        if inside and node.id in assigned_names(loop.target):
+            return [(loop, loop.iter)]  # type: ignore[list-item]
     scope = scope_of(node) or tree(expression.file)
     if scope is None:
         return []
@@ -287,6 +291,28 @@ def bindings(expression: Expression) -> list[tuple[ast.stmt | ast.comprehension 
 
     earlier = sorted((pair for pair in found if before(pair)), key=lambda pair: -pair[1].lineno)
     return earlier + [pair for pair in found if pair not in earlier]
+
+
+def elements(expression: Expression) -> list[ast.Name]:
+    """The names that the variable of a loop is one of, where they are written out: ``for x in (query, key, value)``."""
+    node = expression.node
+    for loop in loops_around(node) if isinstance(node, ast.Name) else ():
+        names = loop.target.elts if isinstance(loop.target, ast.Tuple) else [loop.target]
+        for position, name in enumerate(names):
+            if isinstance(name, ast.Name) and isinstance(node, ast.Name) and name.id == node.id:
+                over = part_of(loop, position)
+                written = over.elts if isinstance(over, ast.Tuple | ast.List) else []
+                return [each for each in written if isinstance(each, ast.Name)]
+    return []
+
+
+def part_of(loop: ast.For | ast.comprehension, position: int) -> ast.expr:
+    """What one of the variables of a loop runs over: of a `zip` the argument in its place."""
+    over = loop.iter
+    names = loop.target.elts if isinstance(loop.target, ast.Tuple) else [loop.target]
+    if isinstance(over, ast.Call) and last_name(over.func) == "zip" and len(over.args) == len(names):
+        return over.args[position]
+    return over
 
 
 def handed_on(expression: Expression) -> Expression:
@@ -395,6 +421,16 @@ def next_with(expression: Expression) -> Expression | None:
         if any(isinstance(part, ast.Name) and part.id in names for part in ast.walk(value)):
             return Expression(expression.file, value, expression.depth)
     return None
+
+
+def early_return(expression: Expression) -> Spot | None:
+    """The first return behind an expression, if it is not the last statement of its function."""
+    scope = enclosing(expression.file, expression.node)
+    ends = [each for each in ast.walk(scope) if isinstance(each, ast.Return)] if scope is not None else []
+    ends = sorted((each for each in ends if each.lineno > expression.node.lineno), key=lambda each: each.lineno)
+    if scope is None or not ends or ends[0] is scope.body[-1]:
+        return None
+    return Spot(expression.file, ends[0].lineno, ends[0].col_offset, scope.name)
 
 
 def guards(scope: Function) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.anatomy.activations import CUBIC, ROOT
-from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
+from gpt2_from_scratch.anatomy.identity import FILL, ROUNDED, Identity
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.lines.tried import HIDDEN, MOVING, Case, Found, again_with, is_turned
 from gpt2_from_scratch.recorder import Again, Operation
@@ -113,7 +113,9 @@ def factors(
         if label.factor == 1.0:
             continue
         for wanted in (1.0, *_factors_of(case.config)):
-            for outputs in again_with(again, {position: value * (wanted / label.factor)}, {}):
+            scaled = value * (wanted / label.factor)
+            scaled = torch.where(value <= FILL, value, scaled) if label.entry.causal else scaled  # no number: a fill
+            for outputs in again_with(again, {position: scaled}, {}):
                 became = case.accepted(outputs, inputs)
                 if became is not None:
                     yield Found(case.score(became, inputs), position, None, label, wanted, became, outputs[0])

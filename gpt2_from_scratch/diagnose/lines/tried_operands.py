@@ -126,11 +126,14 @@ def operands(
         ]
         others = [each for each in others if not twins or each.entry is not label.entry]
         candidates = _candidates(case, label, others, value)
+        if operation.name == "add":
+            candidates = itertools.chain(candidates, _expanded_biases(case, label, others, value))
         scaled = label.kind == "entry" and abs(label.factor - 1) > ROUNDED and not twins
         for entry, identity, content in _also_times(label.factor, candidates) if scaled else candidates:
             changed = {position: label.factor * content if twins else content}
             changed |= {index: inputs[index].factor * content for index in twins}
-            for outputs in again_with(again, changed, {}, output.shape):
+            alone = again_with(again, {position: content}, {}, output.shape) if twins else ()
+            for outputs in (*again_with(again, changed, {}, output.shape), *alone):
                 became = case.accepted(outputs, [*others, identity])
                 if became is None or became.entry is None:
                     continue
@@ -211,6 +214,18 @@ def _candidates(
             if count > _MOST_TRIED:
                 return
             yield entry, Identity("entry", entry, 1.0, order, cut), content
+
+
+def _expanded_biases(
+    case: Case, label: Identity, others: Sequence[Identity], value: Tensor
+) -> Iterator[tuple[Entry, Identity, Tensor]]:
+    """The biases of a block, where something else is added to a product with a weight."""
+    blocks = {block for each in others if each.entry is not None for block in case.blocks(each.entry)}
+    if label.entry is not None and label.entry.weight:
+        return
+    for entry in case.table.entries:
+        if entry.key.endswith(".bias") and entry.size == value.shape[-1] and blocks.intersection(case.blocks(entry)):
+            yield entry, Identity("entry", entry, 1.0, entry.axes), entry.value.reshape(-1).expand(value.shape)
 
 
 def _of_any_third(
