@@ -300,7 +300,8 @@ def _arithmetic(frames: Sequence[Frame]) -> Spot | None:
         for node in (here.node, *bound):
             for part in _without_calls(node):
                 index = part.slice if isinstance(part, ast.Subscript) else None
-                if isinstance(index, ast.BinOp) and not _is_text(index):
+                sign = isinstance(index, ast.UnaryOp) and not isinstance(index.operand, ast.Constant)
+                if (sign or isinstance(index, ast.BinOp)) and not _is_text(index):
                     return Spot(here.file, node.lineno, node.col_offset, frame.function)
         if source.loop_around(here.node) is not None:
             break
@@ -411,8 +412,18 @@ def loop_line(frames: Sequence[Frame]) -> Spot | None:
         if plain:
             return Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
         chosen = _chosen(here, loop)
+        if chosen is None and _takes_as_it_is(here.node, targets):
+            return Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
         return spot_of(frame) if chosen is None else Spot(frame.file, chosen.lineno, chosen.col_offset, frame.function)
     return None
+
+
+def _takes_as_it_is(node: ast.AST, names: set[str]) -> bool:
+    """Whether an expression takes one of these names, and computes nothing with it but a text."""
+    taken = [each for each in ast.walk(node) if isinstance(each, ast.Name) and each.id in names]
+    sums = [each for name in taken for each in source.parents(name) if isinstance(each, ast.BinOp | ast.UnaryOp)]
+    inside = [each for each in sums if node in source.parents(each)]
+    return bool(taken) and all(_is_text(each) for each in inside)
 
 
 def _chosen(call: Expression, loop: ast.For) -> ast.expr | None:

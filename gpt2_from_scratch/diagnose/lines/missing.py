@@ -7,7 +7,7 @@ never uses them, the line is the end of the method that should have used them.
 from torch import nn
 
 from gpt2_from_scratch.diagnose.lines import source
-from gpt2_from_scratch.diagnose.lines.built import building_call
+from gpt2_from_scratch.diagnose.lines.built import argument_named, building_call
 from gpt2_from_scratch.diagnose.lines.places import Observed, built_at, use_of
 from gpt2_from_scratch.diagnose.lines.source import Spot
 from gpt2_from_scratch.diagnose.lines.trial import VIEWS
@@ -47,7 +47,8 @@ def not_built(observed: Observed, operation: Operation, number: int, place: str)
         around = root.get_submodule(".".join(parts[:count]))
         if isinstance(around, nn.TransformerEncoder):
             call = building_call(root, around)
-            return call.spot if call is not None else None
+            norm = argument_named(call, ("norm",), type(around)) if call is not None else None
+            return (norm or call).spot if call is not None else None
     return built_at(observed, operation)
 
 
@@ -78,7 +79,7 @@ def not_called(observed: Observed, operation: Operation, number: int, place: str
             same = any((frame.file, frame.function, frame.first_line) == scope for frame in operation.frames)
             if same and not _of_other_block(observed, operation, module):
                 return None  # the value has not left the method: it is used too early
-            return source.early_return(here) or use_of(observed, maker)
+            return source.return_of(here) or use_of(observed, maker)
         maker = observed.trial.recording.maker(maker.inputs[0]) if maker.name in VIEWS and maker.inputs else None
     return None
 

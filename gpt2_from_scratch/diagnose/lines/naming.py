@@ -30,6 +30,7 @@ from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
 from gpt2_from_scratch.diagnose.lines.words import Line, words
 from gpt2_from_scratch.recorder import Operation
 
+_JOINING = ("cat", "concat", "concatenate", "hstack", "stack", "vstack")
 _MOST_LINES = 4  # of one finding: more than a screenful of them helps nobody
 _BY_RULE = ("operand", "order", "value", "module", "exchange")  # kinds for which a rule about wiring chose the line
 _OF_OPERAND = ("operand", "order", "factor", "exchange")  # kinds that say that one operand is another value
@@ -135,6 +136,11 @@ def _value_spots(observed: Observed, explained: Explanation) -> Spots:
             first = first_maker(observed, number)
             spots.append((use_of(observed, first) if first is not None else owner_of(observed, number), "made here"))
     spots += [(_cut(observed, number), "made here") for number in operation.inputs]
+    here = source.at(operation.frames[0])
+    parts = source.operand(here, 0) if here is not None and operation.name in _JOINING else None
+    for _, value in source.bindings(parts)[:1] if parts is not None else ():  # a list that has another order
+        if not (isinstance(value, ast.List) and not value.elts):
+            spots.append((Expression(parts.file, value, 0).spot, "made here"))  # type: ignore[union-attr]
     return [*spots, (plain_built_at(observed, operation), "made here"), (use, "made here")]
 
 

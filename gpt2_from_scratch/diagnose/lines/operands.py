@@ -143,7 +143,8 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
             return [(absent, "made here"), (made, "made here"), (use, "used here")]
         if not _lacks(there, place) and not place.endswith(".masked"):  # a step that ends too early
             return [(made, "made here"), (use, "used here")]
-    if there.rpartition(".")[2].isdigit() or place.rpartition(".")[2].isdigit():  # some heads are left out of a sum
+    step = there.rpartition(".")[2]
+    if step.isdigit() or (step == "by_head" and place.rpartition(".")[2].isdigit()):  # heads are left out of a sum
         for depth, frame in enumerate(maker.frames):
             here = source.at(frame, depth)
             around = source.loop_around(here.node) if here is not None else None
@@ -266,6 +267,9 @@ def _without_sum(observed: Observed, explained: Explanation, maker: Operation, w
         if value.operation is not None:
             others.append(trial.recording.operations[value.operation].frames)
     made, use = use_of(observed, maker), use_of(observed, operation)
+    dead = _untaken_part(observed, operation, wanted.entry, trial.labels[number])
+    if dead is not None:
+        return [(dead, "made here"), (use, "used here"), (made, "made here")]
     shared = shared_line(maker.frames, *others) if others else None
     ignored = made if _ignored(maker, 0) is not None else None
     following = _handed_on(observed, maker, shared)
@@ -273,6 +277,20 @@ def _without_sum(observed: Observed, explained: Explanation, maker: Operation, w
     if outer is not None:
         return [(outer, "made here"), (shared, "made here"), (made, "made here"), (use, "used here")]
     return [(ignored, "made here"), (following, "made here"), (shared or made, "made here"), (use, "used here")]
+
+
+def _untaken_part(observed: Observed, operation: Operation, sum_: Entry, there: Identity) -> Spot | None:
+    """The line, beside an operation that takes one part of a sum, that makes the other part, which nothing takes."""
+    trial = observed.before
+    for value in trial.recording.values:
+        entry, maker = trial.labels[value.number].entry, trial.recording.maker(value.number)
+        if maker is not None and maker.index > operation.index:
+            break
+        if entry is None or entry.place not in _SUMS[sum_.place] or entry.layer != sum_.layer or entry is there.entry:
+            continue
+        if maker is not None and trial.labels[value.number].known and not trial.consumers.get(value.number):
+            return shared_line(maker.frames, operation.frames)
+    return None
 
 
 def _callers_line(observed: Observed, frames: Sequence[Frame], line: Spot | None) -> Spot | None:

@@ -117,6 +117,8 @@ def _followed(expression: Expression, frames: Sequence[Frame], value: object = N
         outer = _in_closure(expression)
         if outer is not None:
             return outer
+        around = (each for each in parents(node) if isinstance(each, Function | ast.Lambda))
+        scope = next((each for each in around if node.id in parameters(each)), scope)  # of a function around its own
         if isinstance(scope, Function | ast.Lambda) and node.id in parameters(scope):
             call = _only_call_with(file, scope, node.id)
             if call is not None and not _is_other(call, value):

@@ -423,14 +423,17 @@ def next_with(expression: Expression) -> Expression | None:
     return None
 
 
-def early_return(expression: Expression) -> Spot | None:
-    """The first return behind an expression, if it is not the last statement of its function."""
+def return_of(expression: Expression) -> Spot | None:
+    """The first statement behind an assignment that returns the assigned name, from the same function."""
+    statement = statement_of(expression.node)
     scope = enclosing(expression.file, expression.node)
+    names = {name for each in getattr(statement, "targets", ()) for name in assigned_names(each)}
     ends = [each for each in ast.walk(scope) if isinstance(each, ast.Return)] if scope is not None else []
-    ends = sorted((each for each in ends if each.lineno > expression.node.lineno), key=lambda each: each.lineno)
-    if scope is None or not ends or ends[0] is scope.body[-1]:
-        return None
-    return Spot(expression.file, ends[0].lineno, ends[0].col_offset, scope.name)
+    for each in sorted(ends, key=lambda end: end.lineno):
+        taken = {part.id for part in ast.walk(each) if isinstance(part, ast.Name)}
+        if scope is not None and each.lineno > expression.node.lineno and taken & names:
+            return Spot(expression.file, each.lineno, each.col_offset, scope.name)
+    return None
 
 
 def guards(scope: Function) -> list[str]:

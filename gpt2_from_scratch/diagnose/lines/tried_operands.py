@@ -143,7 +143,14 @@ def operands(
                 back = data and label.entry is not None and became.entry.order < label.entry.order
                 apart = abs(entry.order - label.entry.order) if label.entry is not None else 0
                 form = not entry.main and not entry.weight
-                score = (float(back), float(is_turned(became)), float(form), *case.score(became, others), apart)
+                bias = entry.weight and data  # only if no other stream would do: it may be added later
+                score = (
+                    2.0 if bias else float(back),
+                    float(is_turned(became)),
+                    float(form),
+                    *case.score(became, others),
+                    apart,
+                )
                 yield Found(score, position, None, label, identity, became, outputs[0])
 
 
