@@ -161,7 +161,9 @@ def report(
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bugs", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "sets", nargs="+", help="modules of this folder: development, more_styles, held_out, fresh, unseen, untouched"
+        "sets",
+        nargs="+",
+        help="modules of this folder: development, more_styles, choices, held_out, fresh, unseen, untouched",
     )
     parser.add_argument("--sample", type=int, default=0, help="so many bugs, drawn by chance; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
