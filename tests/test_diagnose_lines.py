@@ -144,7 +144,7 @@ CALLS = {  # the rules that look at more than the operation's own line: a bug, a
     "wants_tokenizer/block_adds_already": 1,  # a sum of two streams
     "parallel_heads/newest_position_for_all": 1,  # one row for all
     "mingpt/early_return": 1,  # a return before the last step
-    "needs_targets/norms_unpacked": 2,  # an unpacking of modules
+    "needs_targets/norms_unpacked": 1,  # an unpacking of modules
     "numpy_gpt2/eps_squared": 1,  # the default of a function around the one that uses it
     "numpy_gpt2/last_generator": 1,  # a loop over computed names
     "own_layers/heads_shadow": 1,  # an operand twice, of which one is wrong

@@ -301,7 +301,7 @@ def _arithmetic(frames: Sequence[Frame]) -> Spot | None:
             for part in _without_calls(node):
                 index = part.slice if isinstance(part, ast.Subscript) else None
                 sign = isinstance(index, ast.UnaryOp) and not isinstance(index.operand, ast.Constant)
-                if (sign or isinstance(index, ast.BinOp)) and not _is_text(index):
+                if index is not None and (sign or isinstance(index, ast.BinOp)) and not _is_text(index):
                     return Spot(here.file, node.lineno, node.col_offset, frame.function)
         if source.loop_around(here.node) is not None:
             break

@@ -40,8 +40,8 @@ def constant_spots(observed: Observed, explained: Explanation) -> Spots:
     if explained.place == "attn_mask":
         here = source.at(operation.frames[0])
         given = source.operand(here, "attn_mask") if here is not None else None
-        written = origins.origin(given, operation.frames) if given is not None else None
-        absent = written.spot if written is not None and isinstance(written.node, ast.Constant) else None
+        none = origins.origin(given, operation.frames) if given is not None else None
+        absent = none.spot if none is not None and isinstance(none.node, ast.Constant) else None
         return [(absent, "made here"), (use, "used here"), (built, "made here")]
     if built is not None:
         return [(_setting(observed, operation, explained), "made here"), (built, "made here"), (use, "used here")]

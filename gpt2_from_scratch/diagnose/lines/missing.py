@@ -79,7 +79,8 @@ def not_called(observed: Observed, operation: Operation, number: int, place: str
             same = any((frame.file, frame.function, frame.first_line) == scope for frame in operation.frames)
             if same and not _of_other_block(observed, operation, module):
                 return None  # the value has not left the method: it is used too early
-            return source.return_of(here) or use_of(observed, maker)
+            end = source.return_of(here) if here is not None else None
+            return end or use_of(observed, maker)
         maker = observed.trial.recording.maker(maker.inputs[0]) if maker.name in VIEWS and maker.inputs else None
     return None
 

@@ -264,7 +264,7 @@ def bindings(expression: Expression) -> list[tuple[ast.stmt | ast.comprehension 
     for loop in loops_around(node):
         inside = isinstance(loop, ast.comprehension) and loop.iter is not node and loop.iter not in parents(node)
         if inside and node.id in assigned_names(loop.target):
-            return [(loop, loop.iter)]  # type: ignore[list-item]
+            return [(loop, loop.iter)]
     scope = scope_of(node) or tree(expression.file)
     if scope is None:
         return []
