@@ -13,7 +13,6 @@ from typing import Any
 import numpy
 from torch import Tensor, nn
 
-from gpt2_from_scratch.arrays.exchange import exchanged
 from gpt2_from_scratch.arrays.finding import Found, found_in, is_users, slots
 from gpt2_from_scratch.errors import MappingError
 
@@ -60,13 +59,9 @@ class Arrays(nn.Module):
         if not self._numpy:
             return function(*args, **kwargs)
         # Imported here: numpy's functions over tensors, which torch code does not need.
-        from gpt2_from_scratch.arrays.followed import Followed, following, unwrapped
+        from gpt2_from_scratch.arrays.followed import following, unwrapped
 
-        def stand_in(array: Any) -> Any:
-            known = self._numpy.get(id(array))
-            return array if known is None else Followed(known)
-
-        with following(), exchanged(function, stand_in, is_users):
+        with following(function, is_users, self._numpy):
             return unwrapped(function(*args, **kwargs))
 
 

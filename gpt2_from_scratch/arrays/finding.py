@@ -1,12 +1,13 @@
 """Where a function keeps its arrays: every place that its code reaches, and a way to put something else there."""
 
 import functools
+import os
+import re
 import sys
 import sysconfig
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 
 _LOOKED_AT = 1 << 16  # numbers of an array that may be a mask: one of two values shows both of them by then
 _DEEPEST = 8  # levels of containers in containers; a model's blocks have four
-_STANDARD = Path(sysconfig.get_paths()["stdlib"])
+_STANDARD = os.path.realpath(sysconfig.get_paths()["stdlib"]) + os.sep
+_INSTALLED = re.compile(r".*[/\\](?:site|dist)-packages[/\\]([^/\\]+?)(?:\.py)?(?:[/\\].*)?")
+_TYPED = ("<ipython", "<string", "<stdin", "<doctest")  # what Python calls the files of code that people type
 
 
 @dataclass(frozen=True)
@@ -133,10 +136,15 @@ def defining_file(kind: type) -> str | None:
     return getattr(sys.modules.get(kind.__module__), "__file__", None)
 
 
-def is_users(file: str) -> bool:
-    """Whether a source file is somebody's own: of no installed package, and not Python's."""
-    path = Path(file)
-    return not file.startswith("<frozen") and "site-packages" not in path.parts and not path.is_relative_to(_STANDARD)
+@functools.cache
+def is_users(file: str, packages: frozenset[str] = frozenset()) -> bool:
+    """Whether a source file is somebody's own: of no installed package but these, not Python's, and not generated."""
+    if file.startswith("<"):
+        return file.startswith(_TYPED)
+    path = os.path.realpath(file)
+    if installed := _INSTALLED.fullmatch(path):
+        return installed[1] in packages
+    return not path.startswith(_STANDARD)
 
 
 def _is_users_class(kind: type) -> bool:
@@ -205,7 +213,7 @@ def found_in(places: Sequence[Slot]) -> tuple[dict[str, Found], dict[int, Tensor
             named.setdefault(name, (array, place))
     memory: dict[int, Tensor] = {}
     found = {
-        name: Found(array, _tensor(array, memory), place.name, place.where)
+        name: Found(array, tensor_of(array, memory), place.name, place.where)
         for name, (array, place) in named.items()
         if not _is_mask(array)
     }
@@ -230,7 +238,7 @@ def _distinct(values: Tensor) -> int:
     return len(found)
 
 
-def _tensor(array: Any, memory: dict[int, Tensor]) -> Tensor:
+def tensor_of(array: Any, memory: dict[int, Tensor]) -> Tensor:
     """A tensor that shares memory with an array. `memory`: those of whole memories, so that views share a storage."""
     if isinstance(array, Tensor):
         return array.detach()

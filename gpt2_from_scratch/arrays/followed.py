@@ -2,10 +2,13 @@
 
 Numpy asks an argument that is no array of its own how to compute (``__array_ufunc__``, ``__array_function__``). Torch
 has numpy's functions over tensors in `torch._numpy`, with numpy's rules for types and shapes, so the function of the
-same name is called there.
+same name is called there. To torch's function modes each is one call, like a function of torch's own.
 """
 
-from collections.abc import Callable, Iterator
+import functools
+import operator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,15 +17,28 @@ import torch
 import torch._numpy
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from torch import Tensor
+from torch.overrides import wrap_torch_function
+
+from gpt2_from_scratch.arrays.exchange import exchanged
+from gpt2_from_scratch.arrays.finding import tensor_of
 
 torch_numpy: Any = torch._numpy  # without annotations of its own
 
 # A ufunc that is applied along an axis is another function.
 _REDUCED = {"add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min", "logical_and": "all"}
-# What torch._numpy lacks, and people use: scipy's functions.
-_MORE: dict[str, Callable[..., Any]] = {"erf": torch.special.erf, "expit": torch.sigmoid}
-# Functions that make a plain array, or a tensor, of what they are given, without asking it.
-_MAKERS = ("asarray", "array", "asanyarray", "ascontiguousarray")
+# What torch._numpy lacks, or does otherwise: scipy's functions, and a cast that copies.
+_MORE: dict[str, Callable[..., Any]] = {
+    "erf": torch.special.erf,
+    "expit": torch.sigmoid,
+    "astype": lambda tensor, dtype, copy=True: tensor.to(dtype, copy=copy),
+    "T": lambda tensor: tensor.permute(*reversed(range(tensor.dim()))),
+    "mT": lambda tensor: tensor.mT,
+}
+# Functions that make a plain array, or a tensor, of what they are given, without asking it; or out of nothing.
+_MAKERS = (
+    "array asarray asanyarray ascontiguousarray asfortranarray "
+    "arange tri zeros ones full eye identity linspace empty fromfunction indices"
+).split()
 _TENSOR_MAKERS = ("from_numpy", "as_tensor", "tensor")
 
 
@@ -33,22 +49,24 @@ class Followed(NDArrayOperatorsMixin):
         tensor: its numbers.
     """
 
+    by_numpy = False  # whether numpy may compute what torch._numpy lacks, out of torch's sight
+
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        name = ufunc.__name__ if method == "__call__" else _REDUCED.get(ufunc.__name__, "")
-        targets = options.pop("out", None)
-        result = _call(name, inputs, options)
-        if targets is None:
-            return result
-        targets[0].tensor.copy_(result.tensor)
-        return targets[0]
+        if method == "reduce" and ufunc.__name__ in _REDUCED:
+            axis = {} if len(inputs) > 1 else {"axis": 0}
+            return _call(_REDUCED[ufunc.__name__], ufunc.reduce, inputs, axis | options)
+        name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+        return _call(name, getattr(ufunc, method), inputs, options)
 
     def __array_function__(self, func: Any, types: Any, args: Any, options: Any) -> Any:
-        return _call(func.__name__, args, options)
+        return _call(func.__name__, func, args, options)
 
-    def __array__(self, *args: Any, **options: Any) -> Any:
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        if Followed.by_numpy:
+            return numpy.array(self.tensor.numpy(), dtype=dtype)
         raise TypeError("numpy code makes a plain array of an activation, which cannot be followed")
 
     def __getattr__(self, name: str) -> Any:
@@ -56,14 +74,14 @@ class Followed(NDArrayOperatorsMixin):
             raise AttributeError(name)
         value = getattr(torch_numpy.ndarray(self.tensor), name)
         if not callable(value):
-            return _followed(value)
-        return lambda *args, **options: _followed(value(*map(_given, args), **_options(options)))
+            return _followed(_tensor(value))
+        return lambda *args, **options: _call(name, None, (self, *args), options)
 
     def __getitem__(self, key: Any) -> Any:
-        return _followed(torch_numpy.ndarray(self.tensor)[_given(key)])
+        return _call("__getitem__", None, (self, key), {})
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        torch_numpy.ndarray(self.tensor)[_given(key)] = _given(value)
+        _call("__setitem__", None, (self, key, value), {})
 
     def __iter__(self) -> Iterator[Any]:
         return (self[place] for place in range(len(self)))
@@ -77,37 +95,83 @@ class Followed(NDArrayOperatorsMixin):
     def __float__(self) -> float:
         return float(self.tensor)
 
-    @property
-    def dtype(self) -> numpy.dtype[Any]:
-        """Numpy's name of the type."""
-        return numpy.dtype(str(self.tensor.dtype).removeprefix("torch."))
+    def __index__(self) -> int:
+        return operator.index(self.tensor)
+
+    def astype(self, dtype: Any, *_: Any, copy: bool = True, **__: Any) -> Any:
+        """The numbers in another type."""
+        return _call("astype", None, (self, numpy.dtype(dtype)), {} if copy else {"copy": False})
 
     @property
-    def mT(self) -> "Followed":
+    def dtype(self) -> Any:
+        """Numpy's name of the type."""
+        return _numpys(self.tensor.dtype)
+
+    @property
+    def T(self) -> Any:
+        """All axes in reverse order."""
+        return _call("T", None, (self,), {})
+
+    @property
+    def mT(self) -> Any:
         """The last two axes exchanged."""
-        return Followed(self.tensor.mT)
+        return _call("mT", None, (self,), {})
 
 
 @contextmanager
-def following() -> Iterator[None]:
-    """Inside, ``np.asarray`` and its like give a followed array back, and ``torch.from_numpy`` its tensor."""
+def following(
+    code: object, is_users: Callable[[str], bool], tensors: Mapping[int, Tensor] | None = None
+) -> Iterator[None]:
+    """Inside, the arrays that some code reaches are followed arrays; afterwards they are themselves again.
+
+    ``np.asarray`` and its like give a followed array back, and ``torch.from_numpy`` its tensor.
+
+    Args:
+        code: a function, or an object that can be called.
+        is_users: whether a source file is somebody's own.
+        tensors: for each array, by its id, a tensor with its numbers. None follows all arrays, also those that the
+            user's files make out of nothing, and lets numpy compute what torch._numpy lacks.
+    """
+    memory: dict[int, Tensor] = {}
+    known: dict[int, Followed] = {}
+
+    def stand_in(array: Any) -> Any:
+        if tensors is not None:
+            found = tensors.get(id(array))
+            return array if found is None else Followed(found)
+        if id(array) not in known and array.dtype.kind in "fbiu":
+            known[id(array)] = Followed(tensor_of(array, memory))
+        return known.get(id(array), array)
+
+    def is_followed(file: str) -> bool:
+        return tensors is None and is_users(file)
+
     with ExitStack() as undo:
-        for library, names, make in ((numpy, _MAKERS, _maker), (torch, _TENSOR_MAKERS, _tensor_maker)):
+        undo.callback(setattr, Followed, "by_numpy", Followed.by_numpy)
+        Followed.by_numpy = tensors is None
+        makers = functools.partial(_maker, is_followed)
+        for library, names, make in ((numpy, _MAKERS, makers), (torch, _TENSOR_MAKERS, _tensor_maker)):
             for name in names:
                 original = getattr(library, name)
                 undo.callback(setattr, library, name, original)
                 setattr(library, name, make(original))
+        undo.enter_context(exchanged(code, stand_in, is_users))
         yield
 
 
-def _maker(original: Callable[..., Any]) -> Callable[..., Any]:
-    def maker(value: Any, *args: Any, **options: Any) -> Any:
+def _maker(is_followed: Callable[[str], bool], original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def maker(*args: Any, **options: Any) -> Any:
+        value = args[0] if args else None
         if isinstance(value, list | tuple) and any(isinstance(each, Followed) for each in value):
-            value = _call("stack", (value,), {})
-        if not isinstance(value, Followed):
-            return original(value, *args, **options)
-        wanted = options.get("dtype", args[0] if args else None)
-        return value if wanted is None else value.astype(wanted)
+            value = _call("stack", numpy.stack, (value,), {})
+        if isinstance(value, Followed):
+            wanted = options.get("dtype", args[1] if len(args) > 1 else None)
+            same = value if original.__name__.startswith("as") else value.copy()
+            return same if wanted is None else value.astype(wanted)
+        if is_followed(sys._getframe(1).f_code.co_filename):
+            return _call(original.__name__, original, args, options)
+        return original(*args, **options)
 
     return maker
 
@@ -130,45 +194,75 @@ def unwrapped(output: Any) -> Any:
     return output
 
 
-def _call(name: str, args: Any, options: dict[str, Any]) -> Any:
-    if name in _MORE:
-        return Followed(_MORE[name](args[0].tensor))
-    function = getattr(torch_numpy, name, None)
+def _call(name: str, original: Callable[..., Any] | None, args: Any, options: dict[str, Any]) -> Any:
+    """Calls numpy's function `original` as torch has it; without one, the array's method of this name."""
+    options = dict(options)
+    targets = options.pop("out", None)
+    if options.get("dtype") is not None:
+        options["dtype"] = numpy.dtype(options["dtype"])
+    operation = _operation(name, original)
+    given, chosen = _each(list(args), _tensor), {key: _each(value, _tensor) for key, value in options.items()}
+    if targets is None:
+        return _each(operation(*given, **chosen), _followed)
+    target = targets[0] if isinstance(targets, tuple) else targets
+    operation(*given, **chosen, out=target.tensor)
+    return target
+
+
+def _operation(name: str, original: Callable[..., Any] | None) -> Callable[..., Any]:
+    """A function over tensors, which torch's function modes see as one call."""
+    function = _MORE.get(name)
+    made_of: Callable[[Any], Any] = _itself
     if function is None:
-        raise TypeError(f"numpy's {name or 'function'} cannot be followed")
-    return _followed(function(*map(_given, args), **_options(options)))
+        function = getattr(torch_numpy.ndarray if original is None else torch_numpy, name, None)
+        made_of = _torch_numpys
+    if function is None and Followed.by_numpy:
+        function, made_of = original, _numpys
+    if function is None:
+        raise TypeError(f"numpy's {name} cannot be followed")
+
+    def operation(*args: Any, out: Tensor | None = None, **options: Any) -> Any:
+        values = {key: _each(value, made_of) for key, value in options.items()}
+        result = _each(function(*_each(args, made_of), **values), _tensor)
+        return result if out is None else out.copy_(result)
+
+    operation.__name__ = "eq" if name == "equal" else name  # torch's own `equal` gives a number to Python
+    return wrap_torch_function(lambda *args, **options: (None,))(operation)
 
 
-def _options(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: _dtype(value) if key == "dtype" else _given(value) for key, value in options.items()}
+def _each(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Changes everything in lists and tuples."""
+    if isinstance(value, list | range):
+        return [_each(item, change) for item in value]
+    return tuple(_each(item, change) for item in value) if isinstance(value, tuple) else change(value)
 
 
-def _dtype(value: Any) -> Any:
-    return value if value is None else getattr(torch_numpy, numpy.dtype(value).name)
-
-
-def _given(value: Any) -> Any:
-    """What torch._numpy is given for what numpy was given."""
-    if isinstance(value, Followed):
-        return torch_numpy.ndarray(value.tensor)
-    if isinstance(value, numpy.ndarray):
-        return torch_numpy.asarray(torch.from_numpy(numpy.ascontiguousarray(value)))
-    if isinstance(value, Tensor):
-        return torch_numpy.ndarray(value)
-    if isinstance(value, numpy.generic):
-        return value.item()
-    if isinstance(value, numpy.dtype) or (isinstance(value, type) and issubclass(value, numpy.generic)):
-        return _dtype(value)
-    if isinstance(value, range):
-        return torch_numpy.asarray(list(value))
-    if isinstance(value, list | tuple):
-        return type(value)(_given(each) for each in value)
-    return value
+def _tensor(value: Any) -> Any:
+    """What torch has for something of numpy's."""
+    if isinstance(value, Followed | torch_numpy.ndarray):
+        return value.tensor
+    if isinstance(value, numpy.ndarray) and value.dtype.kind in "fbiu":
+        return torch.from_numpy(numpy.require(value, requirements=("C", "W")))
+    if isinstance(value, type) and issubclass(value, numpy.generic):
+        value = numpy.dtype(value)
+    if isinstance(value, numpy.dtype):
+        return getattr(torch, value.name)
+    return value.item() if isinstance(value, numpy.generic) else value
 
 
 def _followed(value: Any) -> Any:
-    if isinstance(value, torch_numpy.ndarray):
-        return Followed(value.tensor)
-    if isinstance(value, list | tuple):
-        return type(value)(_followed(each) for each in value)
+    return Followed(value) if isinstance(value, Tensor) else value
+
+
+def _torch_numpys(value: Any) -> Any:
+    return torch_numpy.ndarray(value) if isinstance(value, Tensor) else value
+
+
+def _numpys(value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        return numpy.dtype(str(value).removeprefix("torch."))
+    return value.numpy() if isinstance(value, Tensor) else value
+
+
+def _itself(value: Any) -> Any:
     return value

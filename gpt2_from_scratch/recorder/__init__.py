@@ -2,8 +2,8 @@
 
 `record` runs a call and returns a `Recording`: operations (`Operation`) and the values between them (`Value`), with the
 user's lines (`Frame`). Values are handed to a function as they appear and are not kept. Everything runs in float64.
-Torch is seen through a function mode (`torch_calls`), numpy through an array subclass (`numpy_calls`); both write to
-one `tape`. Nothing here knows what the code computes.
+A function mode sees torch's operations (`torch_calls`), and numpy's, which torch computes (`arrays.followed`). A `tape`
+keeps what it saw. Nothing here knows what the code computes.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,11 +12,11 @@ from contextlib import ExitStack
 import torch
 
 from gpt2_from_scratch.recorder.frames import Stack
-from gpt2_from_scratch.recorder.graph import Frame, Left, Operation, Recording, Value
+from gpt2_from_scratch.recorder.graph import Frame, Operation, Recording, Value
 from gpt2_from_scratch.recorder.tape import Again, Change, See, Tape
 from gpt2_from_scratch.recorder.torch_calls import TorchCalls
 
-__all__ = ["Again", "Change", "Frame", "Left", "Operation", "Recording", "See", "Value", "record"]
+__all__ = ["Again", "Change", "Frame", "Operation", "Recording", "See", "Value", "record"]
 
 
 def record(
@@ -62,14 +62,15 @@ def record(
         undo.enter_context(torch.no_grad())
         undo.enter_context(torch.compiler.set_stance("force_eager"))
         if arrays is not None:
-            from gpt2_from_scratch.recorder.numpy_calls import NumpyCalls
+            # Imported here: numpy's functions over tensors, which torch code does not need.
+            from gpt2_from_scratch.arrays.followed import following, unwrapped
 
-            undo.enter_context(NumpyCalls(tape, arrays))
+            undo.enter_context(following(arrays, tape.stack.is_users))
         undo.enter_context(calls)
         result = _recorded_call(call)
-    return Recording(
-        tuple(tape.operations), tuple(tape.values), result, tuple(tape.left), tuple(tape.missing), tape.numbers()
-    )
+        if arrays is not None:
+            result = unwrapped(result)
+    return Recording(tuple(tape.operations), tuple(tape.values), result, tuple(tape.missing), tape.numbers())
 
 
 def _recorded_call(call: Callable[[], object]) -> object:

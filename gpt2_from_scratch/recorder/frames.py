@@ -2,16 +2,15 @@
 
 import os
 import sys
-import sysconfig
 from collections.abc import Iterable
 from functools import lru_cache
 from types import CodeType, FrameType
 
+from gpt2_from_scratch.arrays.finding import is_users
 from gpt2_from_scratch.recorder.graph import Frame
 
 _HERE = os.path.dirname(__file__) + os.sep
-_STANDARD = os.path.realpath(sysconfig.get_paths()["stdlib"]) + os.sep
-_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+_ARRAYS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "arrays") + os.sep  # its calls of torch are numpy's
 _NEVER = ("torch", "numpy", "einops", "jaxtyping", "beartype", "typeguard", "opt_einsum", "scipy", "functorch")
 _MODULES = f"{os.sep}torch{os.sep}nn{os.sep}modules{os.sep}"
 _END = "_recorded_call"  # the function in this room below which the user's code runs
@@ -28,7 +27,7 @@ class Stack:
     """
 
     def __init__(self, packages: Iterable[str] = (), skip: Iterable[str] = ()) -> None:
-        self._skip = (_HERE, *skip)
+        self._skip = (_HERE, _ARRAYS, *skip)
         self._packages = frozenset(packages) - frozenset(_NEVER)
         self._files: dict[str, bool] = {}
 
@@ -36,18 +35,9 @@ class Stack:
         """Whether a file counts as the user's."""
         known = self._files.get(file)
         if known is None:
-            known = self._files[file] = self._decide(file)
+            mine = not file.startswith(self._skip) and is_users(file, self._packages)
+            known = self._files[file] = mine
         return known
-
-    def _decide(self, file: str) -> bool:
-        if file.startswith(self._skip) or (file.startswith("<") and not file.startswith(("<ipython", "<string"))):
-            return False
-        path = os.path.realpath(file)
-        for folder in _INSTALLED:
-            _, found, after = path.rpartition(folder)
-            if found:
-                return after.split(os.sep)[0].removesuffix(".py") in self._packages
-        return not path.startswith(_STANDARD)
 
     def look(self) -> tuple[tuple[Frame, ...], object]:
         """The user's frames, innermost first, of the running thread; and torch's own module that runs, if one does."""

@@ -105,21 +105,6 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Left:
-    """Where numbers left the recorded tensors for Python: ``.item()``, ``float(x)``, ``if x > 0``.
-
-    Args:
-        name: of the call.
-        value: number of the value that was read.
-        frames: the user's lines, innermost first.
-    """
-
-    name: str
-    value: int
-    frames: tuple[Frame, ...]
-
-
-@dataclass(frozen=True)
 class Recording:
     """Every tensor operation of one call.
 
@@ -127,14 +112,12 @@ class Recording:
         operations: in the order of execution.
         values: everything that the operations took and made.
         result: what the call returned.
-        left: where numbers left the tensors.
         missing: what could not be recorded, in words; empty if everything was.
     """
 
     operations: tuple[Operation, ...]
     values: tuple[Value, ...]
     result: object
-    left: tuple[Left, ...] = ()
     missing: tuple[str, ...] = ()
     _numbers: Mapping[int, int] = field(default_factory=dict, repr=False)
 

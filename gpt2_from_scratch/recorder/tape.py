@@ -1,7 +1,6 @@
-"""The notes of a recording: which object is which value, and what happens when memory is written.
+"""The notes of a recording: which tensor is which value, and what happens when memory is written.
 
-It knows neither torch nor numpy. `torch_calls` and `numpy_calls` ask it for the value that an object is, and tell it
-what a call took and gave.
+It knows no operation. `torch_calls` asks it for the value that a tensor is, and tells it what a call took and gave.
 """
 
 import dataclasses
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from gpt2_from_scratch.precision import dtype_name
 from gpt2_from_scratch.recorder.frames import Stack
-from gpt2_from_scratch.recorder.graph import Left, Operation, Place, Value
+from gpt2_from_scratch.recorder.graph import Operation, Place, Value
 
 See: TypeAlias = Callable[[Value, Tensor], None]
 """Gets every value as soon as it exists. The tensor may change or go later: keep a copy, not the tensor.
@@ -47,18 +46,18 @@ known yet and empty.
 
 @dataclass(slots=True)
 class Holder:
-    """One object of the user's: the number of the value that it is now, and where its numbers are.
+    """One tensor of the user's: the number of the value that it is now, and where its numbers are.
 
     Args:
         number: of the value.
-        shadow: the same numbers, wide, where they are kept; None where the object itself is computed with, so that
+        shadow: the same numbers, wide, where they are kept; None where the tensor itself is computed with, so that
             a recording keeps nothing alive.
-        storage: which memory its numbers lie in, as long as the object lives.
-        stale: the last operation that wrote to its memory through another object, and the value written there.
+        storage: which memory its numbers lie in, as long as the tensor lives.
+        stale: the last operation that wrote to its memory through another tensor, and the value written there.
     """
 
     number: int
-    shadow: object
+    shadow: Tensor | None
     storage: int
     stale: tuple[Operation, int] | None = None
 
@@ -78,24 +77,23 @@ class Tape:
         self.change = change
         self.operations: list[Operation] = []
         self.values: list[Value] = []
-        self.left: list[Left] = []
         self.missing: dict[str, None] = {}
-        self._holders: dict[int, tuple[weakref.ref[object], Holder]] = {}
-        self._by_storage: dict[int, list[weakref.ref[object]]] = {}
+        self._holders: dict[int, tuple[weakref.ref[Tensor], Holder]] = {}
+        self._by_storage: dict[int, list[weakref.ref[Tensor]]] = {}
 
-    # -- objects
+    # -- tensors
 
-    def known(self, thing: object) -> Holder | None:
-        """The holder of an object that was seen before."""
+    def known(self, thing: Tensor) -> Holder | None:
+        """The holder of a tensor that was seen before."""
         found = self._holders.get(id(thing))
         if found is None or found[0]() is not thing:
             return None
         return found[1]
 
     def current(self, holder: Holder, view: Tensor) -> int:
-        """The number of the value that an object is now; `view` is its content.
+        """The number of the value that a tensor is now; `view` is its content.
 
-        Memory that was written through another object makes a new value: an operation named ``alias``.
+        Memory that was written through another tensor makes a new value: an operation named ``alias``.
         """
         if holder.stale is not None:
             writer, written = holder.stale
@@ -103,11 +101,11 @@ class Tape:
             inputs = (holder.number, written)
             operation = Operation(len(self.operations), "alias", inputs, (0, 1), (), {}, writer.frames, True)
             holder.number = self._value(len(self.operations), 0, view)
-            self._finish(operation, (holder.number,))
+            self.finish(operation, (holder.number,))
         return holder.number
 
-    def hold(self, thing: object, number: int, shadow: object, storage: int) -> Holder:
-        """Remembers that an object is a value."""
+    def hold(self, thing: Tensor, number: int, shadow: Tensor | None, storage: int) -> Holder:
+        """Remembers that a tensor is a value."""
         holder = Holder(number, shadow, storage)
         reference = weakref.ref(thing)
         self._holders[id(thing)] = (reference, holder)
@@ -115,8 +113,8 @@ class Tape:
         others.append(reference)
         return holder
 
-    def also(self, thing: object, holder: Holder) -> None:
-        """Remembers that a second object is the same tensor."""
+    def also(self, thing: Tensor, holder: Holder) -> None:
+        """Remembers that a second tensor has the same numbers."""
         if self.known(thing) is None:
             reference = weakref.ref(thing)
             self._holders[id(thing)] = (reference, holder)
@@ -146,16 +144,15 @@ class Tape:
         """What is to replace an output, None if nothing is."""
         if self.change is None:
             return None
-        with torch._C.DisableTorchFunction():
-            return self.change(operation, position, view, again)
+        return self.change(operation, position, view, again)
 
     def output(self, position: int, view: Tensor) -> int:
         """A new value of the operation that was begun."""
         return self._value(len(self.operations), position, view)
 
     def finish(self, operation: Operation, outputs: Sequence[int], written: Sequence[Holder] = ()) -> None:
-        """Notes the operation; all other objects in the memory of `written` are out of date from now on."""
-        self._finish(operation, tuple(outputs))
+        """Notes the operation; all other tensors in the memory of `written` are out of date from now on."""
+        self.operations.append(dataclasses.replace(operation, outputs=tuple(outputs)))
         for holder in written:
             alive = []
             for reference in self._by_storage.get(holder.storage, ()):
@@ -167,21 +164,13 @@ class Tape:
                         other.stale = (self.operations[-1], holder.number)
             self._by_storage[holder.storage] = alive
 
-    def leave(self, name: str, number: int) -> None:
-        """Notes that a value was read by Python."""
-        self.left.append(Left(name, number, self.stack.look()[0]))
-
     def numbers(self) -> dict[int, int]:
-        """``id(object)`` -> value, of the objects that are alive."""
+        """``id(tensor)`` -> value, of the tensors that are alive."""
         return {key: holder.number for key, (reference, holder) in self._holders.items() if reference() is not None}
 
     def _value(self, operation: int | None, position: int, view: Tensor, dtype: torch.dtype | None = None) -> int:
         value = Value(len(self.values), operation, position, tuple(view.shape), dtype_name(dtype or view.dtype))
         self.values.append(value)
         if self.see is not None:
-            with torch._C.DisableTorchFunction():  # what is done with a value is no part of the recording
-                self.see(value, view)
+            self.see(value, view)
         return value.number
-
-    def _finish(self, operation: Operation, outputs: tuple[int, ...]) -> None:
-        self.operations.append(dataclasses.replace(operation, outputs=outputs))

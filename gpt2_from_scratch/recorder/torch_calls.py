@@ -42,7 +42,8 @@ _SPELLINGS = {
     "sub": "isub sub_ subtract",
     "div": "truediv itruediv div_ divide true_divide",
     "rdiv": "rtruediv",
-    "pow": "ipow pow_",
+    "pow": "ipow pow_ power",
+    "abs": "absolute",
     "matmul": "imatmul",
     "dropout": "dropout_",
     "softmax": "softmax_",
@@ -93,8 +94,6 @@ class TorchCalls(TorchFunctionMode):
             self.tape.missing["operations inside torch.vmap"] = None
             return func(*call.args, **call.kwargs)
         if name in _LEAVING or raw in _LEAVING:
-            for number in call.inputs[:1]:
-                self.tape.leave(name, number)
             return func(*call.args, **call.kwargs)
         if name in _WIDENING and isinstance(args[0] if args else None, Tensor):
             func = Tensor.double
@@ -121,7 +120,6 @@ class TorchCalls(TorchFunctionMode):
     def wide(self, tensor: Tensor, holder: Holder, name: str) -> Tensor:
         """What an operation of this name computes with in the place of a tensor."""
         if holder.shadow is not None:
-            assert isinstance(holder.shadow, Tensor)
             return holder.shadow
         if tensor.dtype not in _NARROW:
             return tensor
@@ -173,16 +171,6 @@ class _Call:
             return wide
         if isinstance(value, torch.dtype):
             return torch.float64 if value in _NARROW else value
-        if hasattr(value, "__array_interface__"):
-            array = self.tape.known(value)
-            if array is None:
-                return value
-            import numpy as np
-
-            plain: Any = value.view(np.ndarray) if array.shadow is None else array.shadow
-            self.inputs.append(self.tape.current(array, torch.from_numpy(plain)))
-            self.places.append(place)
-            return plain
         if isinstance(value, tuple | list) and any(isinstance(item, Tensor | tuple | list | slice) for item in value):
             items = [self._widened(place, item) for item in value]
             return type(value)(items) if type(value) in (tuple, list) else tuple(items)

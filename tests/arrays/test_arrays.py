@@ -176,7 +176,9 @@ def functions(w: Any, x: Any) -> Any:
     y /= np.sqrt(np.var(y, axis=1, keepdims=True) + 1e-5)
     parts = np.split(np.einsum("ij,kj->ik", y, y), 3, axis=1)
     z = np.hstack([np.exp(part) for part in parts]).astype(x.dtype)
-    z = np.add.reduce(np.stack([z, z.T]), axis=0)
+    copy, cast = np.array(z), z.astype(z.dtype)
+    copy[0] = cast[1] = 7.0  # which leaves z as it is
+    z = np.add.reduce(np.stack([z, z.T])) + (copy == cast)
     return np.concatenate([z, np.array([z[0]])]).swapaxes(0, 1).reshape(-1) @ np.ones((12, 2), z.dtype)
 
 
