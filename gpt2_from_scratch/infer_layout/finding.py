@@ -10,7 +10,7 @@ from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError, SizesError
 from gpt2_from_scratch.infer_layout.inference import infer_layout
 from gpt2_from_scratch.infer_layout.recognition import recognise
-from gpt2_from_scratch.layouts import LAYOUTS
+from gpt2_from_scratch.layouts import EVERY
 from gpt2_from_scratch.mapping import Layout, match_module
 from gpt2_from_scratch.ranks import is_sharded
 
@@ -51,7 +51,7 @@ def find_layout(module: nn.Module, config: GPTConfig, read: Callable[[str], Tens
         >>> find_layout(GPTModel(config), config).how
         "the built-in layout 'gpt2_from_scratch', by its names"
     """
-    matching = match_module(module, config, [layout for variants in LAYOUTS.values() for layout in variants])
+    matching = match_module(module, config, EVERY)
     if matching:
         return FoundLayout(matching.layout, f"the built-in layout {matching.layout.name!r}, by its names")
     if any(map(is_sharded, module.parameters())):

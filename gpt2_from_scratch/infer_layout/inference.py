@@ -20,7 +20,7 @@ from gpt2_from_scratch.infer_layout.events import ROWS, Record
 from gpt2_from_scratch.infer_layout.memory import Numbered, numbered
 from gpt2_from_scratch.infer_layout.skeleton import Reading, read
 from gpt2_from_scratch.infer_layout.tracing import trace, trace_tables
-from gpt2_from_scratch.layouts import LAYOUTS
+from gpt2_from_scratch.layouts import EVERY
 from gpt2_from_scratch.mapping import Layout, collapse, match_module, write_theirs
 
 # Tokens of the pass that is recorded. What does not depend on the position is read from a few; the tables are recorded
@@ -356,8 +356,7 @@ class _Inference:
 
     def _built_in(self, weights: Mapping[str, Tensor]) -> Layout | None:
         """The built-in layout that says the same as what was proven, if there is one."""
-        every = [layout for variants in LAYOUTS.values() for layout in variants]
-        matching = match_module(self.module, self.config, every)
+        matching = match_module(self.module, self.config, EVERY)
         if not matching:
             return None
         try:

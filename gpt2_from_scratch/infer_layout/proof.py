@@ -56,15 +56,14 @@ _LENGTHS = (1, 5, 96)  # tokens of the prompts; float64 is slow
 FLOORS = 4.0
 
 
-def random_weights(config: GPTConfig, absent: Mapping[str, Tensor], seed: int = 1) -> dict[str, Tensor]:
+def random_weights(config: GPTConfig, absent: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """GPT-2's tensors with random values, float32; zero where `absent` says so.
 
     Args:
         config: sizes.
         absent: canonical name -> bool tensor, True at elements that the module lacks.
-        seed: of the values.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1)
     weights = {}
     for name, shape in config.tensor_shapes().items():
         values = torch.randn(shape, generator=generator)

@@ -43,6 +43,7 @@ _ALL = (
     MEGATRON,
 )
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = MappingProxyType({variants[0].name: variants for variants in _ALL})
+EVERY: tuple[Layout, ...] = tuple(layout for variants in _ALL for layout in variants)
 
 # Tried in this order on a file whose format does not determine the layout; those of OpenAI, llm.c, llama.cpp, Flax,
 # CTranslate2 and Megatron-LM do. Ours has the names and orientation of Hugging Face's without the prefix, and minGPT's
@@ -91,8 +92,8 @@ def fitting_layout(config: GPTConfig, shapes: Mapping[str, Shape]) -> str | None
         config: the model's.
         shapes: the names and shapes of a file's tensors or of a module's parameters.
     """
-    matching = best_match([layout for variants in LAYOUTS.values() for layout in variants], config, shapes)
+    matching = best_match(EVERY, config, shapes)
     return matching.layout.name if matching else None
 
 
-__all__ = ["DETECTABLE", "LAYOUTS", "LayoutChoice", "fitting_layout", "layout_variants"]
+__all__ = ["DETECTABLE", "EVERY", "LAYOUTS", "LayoutChoice", "fitting_layout", "layout_variants"]
