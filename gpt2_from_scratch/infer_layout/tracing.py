@@ -111,7 +111,7 @@ def _unfused() -> Any:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-_NOT_USERS = ("infer_layout", "arrays", "asking.py", "precision.py")  # rooms below which somebody's code runs
+_NOT_USERS = ("infer_layout", "asking.py", "precision.py")  # rooms below which somebody's code runs
 
 # Operations by name. Rearranging ones are applied to the numbers, too.
 _REARRANGING = frozenset(
