@@ -67,6 +67,8 @@ ORACLES = {
     "ctranslate2_float16": Oracle("CTranslate2", "ctranslate2", stored=torch.float16),
     "deepspeed_zero3": Oracle("DeepSpeed ZeRO-3, 2 ranks", "huggingface"),
     "deepspeed_zero3_frozen": Oracle("DeepSpeed ZeRO-3, 3 ranks", "huggingface"),
+    "lightning": Oracle("PyTorch zip", "huggingface"),
+    "lightning_sharded": Oracle("PyTorch distributed checkpoint", "huggingface"),
     "megatron": Oracle("Megatron-LM, 3 x 2 ranks", "megatron"),
     "flax": Oracle("Flax MessagePack", "flax"),
     "flax_bfloat16": Oracle("Flax MessagePack", "flax", stored=torch.bfloat16),
