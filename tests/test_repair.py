@@ -7,8 +7,12 @@ import torch
 
 from gpt2_from_scratch import load_into, open_checkpoint
 from gpt2_from_scratch.building import Loaded, load_object
+from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose import patch as patch_module
-from gpt2_from_scratch.diagnose.patch import Edit, Patch
+from gpt2_from_scratch.diagnose import repair as repair_module
+from gpt2_from_scratch.diagnose.clock import Clock
+from gpt2_from_scratch.diagnose.edits import Edit
+from gpt2_from_scratch.diagnose.patch import Patch
 from gpt2_from_scratch.diagnose.repair import repair, write_patch
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.loading import Checkpoint
@@ -35,7 +39,7 @@ def buggy(style: str, name: str, old: str, new: str, checkpoint: Checkpoint, fol
 
 def repaired(loaded: Loaded, line: int, checkpoint: Checkpoint, layout: object) -> Patch | None:
     weights = {name: checkpoint.read(name) for name in checkpoint.config.tensor_shapes()}
-    return repair(loaded, [line], checkpoint.config, weights, layout, seconds=600)
+    return repair(loaded, [line], checkpoint.config, weights, layout, clock=Clock(600))
 
 
 def test_a_bug_in_a_method_is_repaired_in_two_sizes(checkpoint: Checkpoint, tmp_path: Path):
@@ -48,7 +52,7 @@ def test_a_bug_in_a_method_is_repaired_in_two_sizes(checkpoint: Checkpoint, tmp_
     assert patch is not None
     assert patch.after == source
     assert len(patch.proof) == 2
-    assert "width 36" in patch.proof[1]
+    assert "width 40" in patch.proof[1]
     for name, parameter in loaded.object.named_parameters():
         assert torch.equal(parameter, before[name])
 
@@ -79,9 +83,66 @@ def test_numbers_that_are_not_finite_are_never_right(checkpoint: Checkpoint, tmp
     loaded, line = buggy("book", "GPTModel", "keys.transpose(2, 3)", "keys.transpose(2, 3) * 2", checkpoint, tmp_path)
     source = loaded.file.read_text()
     nan = source.replace("keys.transpose(2, 3) * 2", "keys.transpose(2, 3) * float('nan')")
-    monkeypatch.setattr(patch_module, "edits", lambda *_, **__: iter([Edit(0, len(source), nan)]))
-    monkeypatch.setattr(patch_module, "_twice", lambda *_: iter([]))
+    monkeypatch.setattr(patch_module, "edits", lambda *_, **__: [Edit(0, len(source), nan)])
     assert repaired(loaded, line, checkpoint, STYLES["book"].layout) is None
+
+
+WIDTH = "keys.shape[-1]"  # of a head, which the scores are scaled by: 16 in the checkpoint, 8 in the small model
+WRONG = (
+    "16",
+    "8",
+    "self.n_heads * 4",
+    "self.n_heads ** 2",
+    "self.W_key.in_features // 4",
+    "len(self.mask) // 16",
+    "256 // 16",
+    f"{WIDTH} if keys.shape[2] < 19 else 2 * {WIDTH}",
+    f"{WIDTH} if keys.shape[2] < 100 else 2 * {WIDTH}",
+    f"{WIDTH} if keys.shape[2] > 2 else 2 * {WIDTH}",
+    f"{WIDTH} if len(keys) < 2 else 2 * {WIDTH}",
+)
+
+
+def test_what_is_right_for_some_sizes_or_lengths_is_refused(checkpoint: Checkpoint, tmp_path: Path, monkeypatch):
+    loaded, line = buggy("book", "GPTModel", f"math.sqrt({WIDTH})", f"math.sqrt(2 * {WIDTH})", checkpoint, tmp_path)
+    source = loaded.file.read_text()
+    start = source.index(f"2 * {WIDTH}")
+    made = [Edit(start, start + len(f"2 * {WIDTH}"), text) for text in (*WRONG, WIDTH)]
+    monkeypatch.setattr(patch_module, "edits", lambda *_, **__: made)
+    patch = repaired(loaded, line, checkpoint, STYLES["book"].layout)
+    assert patch is not None and patch.after == made[-1].apply(source)
+    assert patch.trials == len(made), "each was tried"
+
+
+def test_a_number_that_happens_to_be_right_is_refused_where_sizes_can_be_changed(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch
+):
+    """The small model has other sizes than any checkpoint: here another number of heads."""
+    old, new = 'cfg["n_heads"]', 'cfg["n_heads"] // 2'
+    loaded, line = buggy("book", "GPTModel", old, new, checkpoint, tmp_path)
+    source = loaded.file.read_text()
+    start = source.index(new)
+    made = [Edit(start, start + len(new), text) for text in ("4", "5", "12 // 3", old)]
+    monkeypatch.setattr(patch_module, "edits", lambda *_, **__: made)
+    patch = repaired(loaded, line, checkpoint, STYLES["book"].layout)
+    assert patch is not None and patch.after == made[-1].apply(source)
+
+
+@pytest.mark.parametrize("own", [(40, 5, 2), (42, 7, 5), (40, 8, 12), (12, 3, 5)])
+def test_the_small_model_shares_no_size_with_the_checkpoint(own: tuple[int, int, int]):
+    width, heads, layers = own
+    config = GPTConfig(vocab_size=50, n_positions=8, n_embd=width, n_head=heads, n_layer=layers)
+    other = repair_module._other_size(config).config
+    sizes = [{each.n_embd, each.n_head, each.n_layer, each.head_dim} for each in (config, other)]
+    assert not sizes[0] & sizes[1]
+
+
+def test_a_search_without_time_finds_nothing_and_says_so(checkpoint: Checkpoint, tmp_path: Path):
+    loaded, line = buggy("book", "GPTModel", f"math.sqrt({WIDTH})", f"math.sqrt(2 * {WIDTH})", checkpoint, tmp_path)
+    weights = {name: checkpoint.read(name) for name in checkpoint.config.tensor_shapes()}
+    clock = Clock(0)
+    assert repair(loaded, [line], checkpoint.config, weights, STYLES["book"].layout, clock=clock) is None
+    assert clock.over
 
 
 def test_what_was_not_loaded_from_a_file_cannot_be_repaired(checkpoint: Checkpoint):

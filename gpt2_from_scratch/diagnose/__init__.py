@@ -21,13 +21,12 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.checks.weights import Fitted
 from gpt2_from_scratch.compare import THRESHOLD
-from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.diagnosis import Closest, Diagnosis, Finding, Reason, findings
 from gpt2_from_scratch.diagnose.divergence import Traced, passages, record
 from gpt2_from_scratch.diagnose.evidence import Evidence, Explained, Laboratory, prompts_for
 from gpt2_from_scratch.diagnose.fault import Cause, Causes, Fault, Remedy
 from gpt2_from_scratch.diagnose.lines import Accusation, lines_of
-from gpt2_from_scratch.diagnose.patch import Patch
 from gpt2_from_scratch.diagnose.repair import repair
 from gpt2_from_scratch.diagnose.search import Hypothesis, Search, SearchClock, Searched, proven, simplest
 from gpt2_from_scratch.diagnose.simulation import simulated
@@ -35,7 +34,6 @@ from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
 from gpt2_from_scratch.diagnose.white_box import WhiteBox, wrong_weights
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.loading import Checkpoint
-from gpt2_from_scratch.mapping import Layout
 from gpt2_from_scratch.reference import Reference
 
 __all__ = [
@@ -54,7 +52,9 @@ __all__ = [
 
 NAMING = 20  # seconds for a fault's name, once the line is proven
 
-_PATCHING = 30  # seconds; a toy model takes less than one for most bugs, 124M some seconds for each edit
+_SHARE = 2 / 3  # of the time, for a fault's name where there may be a patch: the rest is for that
+
+_PATCHING = 30  # seconds at most for a patch; most bugs of a toy model take less than one
 
 _HALF = 0.5  # of the difference: a hypothesis that leaves more explains nothing, and is not worth a word
 
@@ -97,6 +97,7 @@ def diagnose(
         seconds: of processor time that it may take, see `clock.Clock`.
         progress: called with what is being tried.
     """
+    clock = Clock(seconds)
     checked = checked if checked is not None else Checked()
     inside, weights_right = checked.inside, checked.weights_right
     progress("our own model")
@@ -111,6 +112,8 @@ def diagnose(
         accusation = lines_of(candidate, checkpoint.config, weights)
         if accusation.proven:
             seconds = min(seconds, NAMING)
+    if candidate.loaded is not None and weights_right is not False:
+        seconds = min(seconds, _SHARE * clock.left)
     found = diagnose_in(
         laboratory, candidate, inside=inside, failing=checked.failing, seconds=seconds, progress=progress
     )
@@ -124,9 +127,14 @@ def diagnose(
             accusation = replace(accusation, notes=(*accusation.notes, unknown))
     if not accusation:
         return replace(found, no_line=_why_no_line(accusation))
-    progress("patch")
     layout = None if inside is None else (inside.fitted if isinstance(inside, Traced) else inside).layout
-    return replace(found, lines=accusation, patch=_patch(candidate, accusation, checkpoint.config, weights, layout))
+    lines = _editable(candidate, accusation)
+    if not lines or candidate.loaded is None:
+        return replace(found, lines=accusation)
+    progress("patch")
+    clock = Clock(min(clock.left, _PATCHING))
+    patch = repair(candidate.loaded, lines, checkpoint.config, weights, layout, clock=clock)
+    return replace(found, lines=accusation, patch=patch, patch_stopped=patch is None and clock.over)
 
 
 def _why_no_line(accusation: Accusation) -> str:
@@ -171,22 +179,17 @@ def diagnose_in(
         return _Case(evidence, inside, base, clock, progress).diagnosis()
 
 
-def _patch(
-    candidate: Candidate,
-    accusation: Accusation,
-    config: GPTConfig,
-    weights: Mapping[str, Tensor],
-    layout: Layout | None,
-) -> Patch | None:
-    """A proven edit of the accused lines, where the candidate was loaded from a file that can be run again."""
+def _editable(candidate: Candidate, accusation: Accusation) -> list[int]:
+    """The accused lines, the guiltiest first, that stand in the file that the candidate was loaded from."""
     loaded = candidate.loaded
-    if loaded is None or loaded.file is None:
-        return None
+    if loaded is None or loaded.file is None or loaded.again is None:
+        return []
     file = loaded.file.resolve()
     # Edits are judged in float64, in which a cast to half precision is none.
     findings = [each for each in accusation.findings if each.kind != "precision"]
-    lines = [line.line for each in findings for line in each.lines if Path(line.file).resolve() == file]
-    return repair(loaded, list(dict.fromkeys(lines)), config, weights, layout, seconds=_PATCHING) if lines else None
+    return list(
+        dict.fromkeys(line.line for each in findings for line in each.lines if Path(line.file).resolve() == file)
+    )
 
 
 class _Case:

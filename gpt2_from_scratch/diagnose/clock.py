@@ -21,4 +21,9 @@ class Clock:
     @property
     def over(self) -> bool:
         """Whether it has run out."""
-        return time.thread_time() >= self._end or time.monotonic() >= self._far_end
+        return not self.left
+
+    @property
+    def left(self) -> float:
+        """Seconds of processor time that are left; 0 if it has run out."""
+        return max(0.0, self._end - time.thread_time()) if time.monotonic() < self._far_end else 0.0

@@ -90,6 +90,7 @@ class Diagnosis(Result):
         lines: the lines of the candidate's source that make its logits wrong; None where none could be named.
         no_line: why no line can be named whatever is wrong; empty where that is not so.
         patch: an edit of these lines with which the logits are right; None where none was found, or nobody looked.
+        patch_stopped: whether the search for one ended because its time was over.
     """
 
     faults: tuple[Finding, ...] = ()
@@ -105,6 +106,7 @@ class Diagnosis(Result):
     lines: Accusation | None = None
     no_line: str = ""
     patch: Patch | None = None
+    patch_stopped: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.faults)

@@ -1,11 +1,12 @@
 """A patch for somebody's model: edits near the guilty lines are tried until the model's logits are GPT-2's.
 
-The edited source is executed in memory; the user's file is not touched. The edited model gets the weights of the one
-that was checked, and is run in float64. What is right on two short prompts is then run on every length, and built and
-run in another size where its constructor takes sizes.
+The edited source is executed in memory; the user's file is not touched. The edited model is run in float64: where its
+constructor takes sizes, built small first, with random weights, and then in its own size, with the weights of the model
+that was checked, on every length.
 """
 
 import contextlib
+import functools
 import io
 import math
 import warnings
@@ -20,6 +21,7 @@ from gpt2_from_scratch.arrays import module_of
 from gpt2_from_scratch.building import Loaded
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.patch import RIGHT, Patch, find_patch
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.mapping import Layout, write_theirs
@@ -28,7 +30,9 @@ from gpt2_from_scratch.precision import in_float64
 # A constant that the code keeps in float32 is off by 6e-8 of itself, and so may the logits be.
 _RIGHT_WITH_CONSTANTS = 2e-7
 _SHORT = 7  # tokens of the prompts that every edit is tried on
-_LENGTHS = 8  # lengths that an accepted edit is confirmed on, 1 and the whole context among them
+_LENGTHS = 8  # lengths that an accepted edit is confirmed on, beside 1, 2 and the whole context
+_FEW_LENGTHS = 2  # the same for a context of more than `_LONG` tokens: at 124M, 1,024 tokens take 8 s in float64
+_LONG = 256
 
 
 def repair(
@@ -38,7 +42,7 @@ def repair(
     weights: Mapping[str, Tensor],
     layout: Layout | None = None,
     *,
-    seconds: float = 30,
+    clock: Clock,
 ) -> Patch | None:
     """The first small edit at these lines with which the model is GPT-2.
 
@@ -48,39 +52,50 @@ def repair(
         config: of the checkpoint.
         weights: canonical name -> tensor.
         layout: of the model; with it the patch is proven in another size, too.
-        seconds: how long to try.
+        clock: how long to try; where it is over in the end, not all edits were tried.
 
     Returns:
         None if no edit was found in time, or if the model cannot be built again from an edited source.
     """
     if loaded.again is None or loaded.file is None:
         return None
-    again = loaded.again
-    trial = _Trial(config, lambda name: weights[name], _prompts(config, (_SHORT, min(11, config.n_positions))))
-    lengths = sorted({1, 2, *range(1, config.n_positions, max(1, config.n_positions // _LENGTHS)), config.n_positions})
-    whole = _Trial(config, trial.read, _prompts(config, lengths))
-    other = None if layout is None or not loaded.built else _other_size(config)
-    if other is not None and layout is not None:
-        try:
+    again, before = loaded.again, loaded.file.read_text(encoding="utf-8")
+    short = _Trial(config, weights.__getitem__, _prompts(config, (_SHORT, min(11, config.n_positions))))
+    step = config.n_positions // (_LENGTHS if config.n_positions <= _LONG else _FEW_LENGTHS)
+    lengths = sorted({1, 2, *range(1, config.n_positions, max(1, step)), config.n_positions})
+    whole = _Trial(config, weights.__getitem__, _prompts(config, lengths))
+    other = _other_size(config) if layout is not None and loaded.built else None
+
+    def in_own_size(source: str, trial: _Trial) -> float:
+        return trial.error(lambda: _with_weights_of(loaded.object, again(source, config)), clock)
+
+    def in_other_size(source: str) -> float:
+        assert other is not None
+        assert layout is not None
+        return other.error(lambda: _filled(again(source, other.config), layout, other), clock)
+
+    try:
+        if other is not None and layout is not None:
             with _silence():
-                _filled(again(loaded.file.read_text(encoding="utf-8"), other.config), layout, other)
-        except Exception:  # it takes only its own size
-            other = None
+                _filled(again(before, other.config), layout, other)
+    except Exception:  # it takes only its own size
+        other = None
+    small_first = other is not None and in_other_size(before) > RIGHT
 
     def judge(source: str) -> float:
-        return trial.error(lambda: _with_weights_of(loaded.object, again(source, config)))
+        return in_other_size(source) if small_first else in_own_size(source, short)
 
     def confirm(source: str) -> tuple[str, ...]:
-        if whole.error(lambda: _with_weights_of(loaded.object, again(source, config))) > RIGHT:
+        if other is not None and not small_first and in_other_size(source) > RIGHT:
+            return ()
+        if in_own_size(source, whole) > RIGHT:
             return ()
         proof = f"{len(lengths)} lengths from 1 to {config.n_positions} tokens"
-        if other is None or layout is None:
+        if other is None:
             return (proof,)
-        if other.error(lambda: _filled(again(source, other.config), layout, other)) > RIGHT:
-            return ()
         return proof, f"a model of width {other.config.n_embd} with {other.config.n_layer} layers"
 
-    return find_patch(loaded.file, lines, judge, confirm, seconds=seconds)
+    return find_patch(loaded.file, lines, judge, confirm, clock=clock)
 
 
 class _Trial:
@@ -88,16 +103,22 @@ class _Trial:
 
     def __init__(self, config: GPTConfig, read: Callable[[str], Tensor], prompts: Sequence[Tensor]) -> None:
         self.config, self.read, self.prompts = config, read, prompts
-        weights = {name: read(name).double() for name in config.tensor_shapes()}
-        self.expected = [exact_logits(config, weights, ids) for ids in prompts]
 
-    def error(self, make: Callable[[], object]) -> float:
-        """How far the model is from GPT-2, as a share of the largest logit; infinite where it does not run."""
+    @functools.cached_property
+    def expected(self) -> list[Tensor]:
+        """GPT-2's logits, which are computed for the first model that comes to these prompts."""
+        weights = {name: self.read(name).double() for name in self.config.tensor_shapes()}
+        return [exact_logits(self.config, weights, ids) for ids in self.prompts]
+
+    def error(self, make: Callable[[], object], clock: Clock) -> float:
+        """How far the model is from GPT-2, as a share of the largest logit; infinite where it does not run in time."""
         worst = 0.0
         try:
             with _silence():
                 candidate = Candidate(make(), self.config)
                 for ids, expected in zip(self.prompts, self.expected, strict=True):
+                    if clock.over:
+                        return math.inf
                     with candidate.evaluating(), in_float64(candidate.module) as met:
                         found = candidate.logits(ids).double()
                     error = float((found - expected).abs().max() / expected.abs().max())
@@ -139,14 +160,25 @@ def _filled(module: object, layout: Layout, trial: _Trial) -> object:
     return module
 
 
+# Width, heads and layers of a small model. A number that stands in the code instead of one of these must be wrong in
+# it, so the first is taken whose sizes are none of the checkpoint's. 3 and 4 are GPT-2's own: q, k and v; the MLP.
+_SIZES = ((40, 5, 2), (42, 7, 5), (66, 11, 9))
+
+
 def _other_size(config: GPTConfig) -> _Trial:
     """Another GPT-2 with the same options, small, its weights drawn at random, no parameter at its default."""
+
+    def numbers(width: int, heads: int, layers: int) -> set[int]:
+        return {width, heads, layers, width // heads}
+
+    own = numbers(config.n_embd, config.n_head, config.n_layer)
+    width, heads, layers = next((each for each in _SIZES if not own & numbers(*each)), _SIZES[0])
     other = config.replace(
         vocab_size=43,
         n_positions=19,
-        n_embd=36,
-        n_layer=3,
-        n_head=3,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
         n_inner=None if config.inner_dim == 4 * config.n_embd else 100,
         bos_token_id=None,
         eos_token_id=None,
@@ -155,7 +187,7 @@ def _other_size(config: GPTConfig) -> _Trial:
     generator = torch.Generator().manual_seed(0)
     shapes = other.tensor_shapes().items()
     drawn = {name: 0.3 * torch.randn(shape, generator=generator) + ("ln_" in name) for name, shape in shapes}
-    return _Trial(other, lambda name: drawn[name], _prompts(other, (1, 5, 19)))
+    return _Trial(other, lambda name: drawn[name], _prompts(other, (_SHORT, 19, 1, 2, 12)))
 
 
 def _prompts(config: GPTConfig, lengths: Sequence[int]) -> list[Tensor]:

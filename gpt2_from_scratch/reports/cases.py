@@ -15,7 +15,14 @@ from gpt2_from_scratch.checks.weights import Weights
 from gpt2_from_scratch.compare import times
 from gpt2_from_scratch.diagnose import Diagnosis
 from gpt2_from_scratch.reports.results import Part, Results
-from gpt2_from_scratch.reports.text import evidence_for, remedies, said, weights_details, why_unnamed
+from gpt2_from_scratch.reports.text import (
+    NO_TIME_FOR_A_PATCH,
+    evidence_for,
+    remedies,
+    said,
+    weights_details,
+    why_unnamed,
+)
 
 CaseStatus: TypeAlias = Literal["passed", "failed", "not checked", "error"]
 
@@ -65,6 +72,8 @@ def diagnosis_lines(diagnosis: Diagnosis) -> tuple[str, ...]:
     """A diagnosis as lines: the accused lines, the patch, the faults, why they are believed, and the repair."""
     accused = () if diagnosis.lines is None else tuple(str(diagnosis.lines).splitlines())
     patch = () if diagnosis.patch is None else tuple(str(diagnosis.patch).splitlines())
+    if diagnosis.patch_stopped:
+        patch = (f"patch: {NO_TIME_FOR_A_PATCH}",)
     if diagnosis.no_line:
         accused = (f"no line can be named: {diagnosis.no_line}",)
     if not diagnosis:

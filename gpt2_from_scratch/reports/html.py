@@ -26,6 +26,7 @@ from gpt2_from_scratch.reports.cases import Case, CaseStatus, cases
 from gpt2_from_scratch.reports.pictures import heat_map, histogram
 from gpt2_from_scratch.reports.results import Part, Results
 from gpt2_from_scratch.reports.text import (
+    NO_TIME_FOR_A_PATCH,
     alternatives,
     cause,
     claim,
@@ -181,6 +182,7 @@ def _rendered(template: str, verdict: Results, **more: Any) -> str:
             evidence="" if diagnosis is None else evidence_for(diagnosis),
             remedies=[] if diagnosis is None else list(remedies(diagnosis)),
             why_unnamed="" if diagnosis is None else why_unnamed(diagnosis, verdict.divergence),
+            no_time_for_a_patch=NO_TIME_FOR_A_PATCH,
             **more,
         )
     )

@@ -276,6 +276,7 @@ def _diagnosis(diagnosis: Diagnosis) -> _Fields:
         "lines": [] if diagnosis.lines is None else diagnosis.lines.to_list(),
         "no_line": diagnosis.no_line or None,
         "patch": None if diagnosis.patch is None else _patch(diagnosis.patch),
+        "patch_stopped": diagnosis.patch_stopped,
     }
 
 

@@ -137,6 +137,9 @@ def remedies(diagnosis: Diagnosis) -> tuple[Remedy, ...]:
     return tuple(dict.fromkeys(finding.remedy for finding in diagnosis.faults))
 
 
+NO_TIME_FOR_A_PATCH = "none was found; the time for the search ran out (--diagnose-seconds) before every edit was tried"
+
+
 def evidence_for(diagnosis: Diagnosis) -> str:
     """Why the faults are believed, as numbers."""
     these, them = ("these faults", "them") if len(diagnosis.faults) > 1 else ("this fault", "it")
@@ -270,6 +273,8 @@ def _diagnosis(diagnosis: Diagnosis, divergence: Divergence | None) -> Iterator[
     if diagnosis.patch is not None:
         yield from _labelled("patch", str(diagnosis.patch).splitlines()[2:])
         yield "", f"tried: the logits are then GPT-2's, on {' and on '.join(diagnosis.patch.proof)}; --fix writes it"
+    if diagnosis.patch_stopped:
+        yield "patch", NO_TIME_FOR_A_PATCH
     if diagnosis.no_line:
         yield "line", f"none can be named: {diagnosis.no_line}"
     if not diagnosis:

@@ -8,12 +8,14 @@ import torch
 
 from gpt2_from_scratch.anatomy.forward import logits
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.patch import RIGHT, Judge, Patch, find_patch
 from tests.bugs import Bug
 from tests.foreign import STYLES
 
-CONFIG = GPTConfig(vocab_size=31, n_positions=13, n_embd=24, n_layer=3, n_head=3)
-LARGER = GPTConfig(vocab_size=37, n_positions=17, n_embd=40, n_layer=2, n_head=5)
+# No size stands in both, and none of the first is 3 or 4, which GPT-2 has by itself.
+CONFIG = GPTConfig(vocab_size=31, n_positions=13, n_embd=30, n_layer=2, n_head=5)
+LARGER = GPTConfig(vocab_size=37, n_positions=17, n_embd=44, n_layer=3, n_head=4)
 
 
 def weights(config: GPTConfig) -> dict[str, torch.Tensor]:
@@ -61,5 +63,5 @@ def patched(bug: Bug, folder: Path, lines: Sequence[int] | None = None, seconds:
         bug.lines if lines is None else lines,
         judge,
         lambda source: ("two sizes",) if elsewhere(source) <= RIGHT else (),
-        seconds=seconds,
+        clock=Clock(seconds),
     )
