@@ -24,7 +24,7 @@ class Attention(nn.Module):
     def forward(self, x, mask):
         b, t, c = x.shape
         {line}
-        return y
+        return self.out(self.norm(y)).view(b, t, c, self.heads) + self.qkv(mask)
 """
 BLOCK = """
 class Block:
@@ -37,7 +37,7 @@ class Block:
     def forward(self, x):
         for layer in self.layers:
             {line}
-        return x
+        return self.attn(x) + self.mlp(self.norm1(layer(x)))
 """
 FUNCTION = """
 import numpy as np
@@ -45,7 +45,7 @@ import numpy as np
 def f(x, gain, bias):
     mean = x.mean(-1, keepdims=True)
     {line}
-    return y
+    return y + mean + gain + bias
 """
 MENDED = (  # where, a line with a mistake, the line without it
     (ATTENTION, "y = F.gelu(x)", 'y = F.gelu(x, approximate="tanh")'),
@@ -65,7 +65,7 @@ MENDED = (  # where, a line with a mistake, the line without it
     ),
     (ATTENTION, "y = x.tril(-1)", "y = x.triu(1)"),
     (ATTENTION, "y = x.reshape(b, t, c)", "y = x.transpose(1, 2).reshape(b, t, c)"),
-    (ATTENTION, 'y = torch.einsum("bhts,bthd->bshd", x, x)', 'y = torch.einsum("bhts,bshd->bthd", x, x)'),
+    (ATTENTION, 'y = torch.einsum("bhts,bthd->bthd", x, x)', 'y = torch.einsum("bhts,bshd->bthd", x, x)'),
     (ATTENTION, "y = torch.stack(x, dim=-1).flatten(-2)", "y = torch.cat(x, dim=-1)"),
     (ATTENTION, "y = self.out(x)[t]", "y = self.out(x)[:t]"),
     (ATTENTION, "y = x.mul_(mask)", "y = x.mul(mask)"),

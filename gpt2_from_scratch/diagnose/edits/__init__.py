@@ -7,6 +7,7 @@ gpt2.py      edits that know what GPT-2 has: its numbers, its activation, its no
 Nothing is known here of whether an edit is right: `patch` tries them.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 from gpt2_from_scratch.diagnose.edits import changes, gpt2
@@ -38,6 +39,7 @@ _SHARES: dict[Callable[[Code, Place], Iterator[Edit]], float] = {
     changes.own_names: 3,
     changes.siblings: 4,
 }
+_FORGOTTEN = 4  # how much likelier an edit is that reads a name which nothing else reads
 _BESIDE = 0.1  # likelihood of an edit of the line before or behind the guilty one, as a share of that of the same there
 
 
@@ -58,8 +60,11 @@ def edits(source: str, lines: Sequence[int], neighbours: bool = True) -> list[Ed
                 places[place] = max(weight, places.get(place, 0))
     likelihood: dict[Edit, float] = {}
     for place, weight in places.items():
+        unread = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}(?!\w)" for name in code.unread(place)) or r"(?!)")
         for kind, share in _SHARES.items():
             made = dict.fromkeys(each for each in kind(code, place) if each.text != source[each.start : each.end])
             for rank, edit in enumerate(made, 1):
-                likelihood[edit] = max(weight * share / rank, likelihood.get(edit, 0))
+                reads = unread.search(edit.text) and not unread.search(source[edit.start : edit.end])
+                more = _FORGOTTEN if reads else 1
+                likelihood[edit] = max(weight * share * more / rank, likelihood.get(edit, 0))
     return sorted(likelihood, key=lambda edit: -likelihood[edit])

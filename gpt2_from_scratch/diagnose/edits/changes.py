@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 
-from gpt2_from_scratch.diagnose.edits.syntax import Code, Edit, Place, bracketed, called, in_turn, operands
+from gpt2_from_scratch.diagnose.edits.syntax import Code, Edit, Place, called, filled, in_turn, operands, orders
 
 _MOST_NAMES = 8  # of one statement, of which any two are exchanged
 _ALIKE = 0.4  # of the tokens that two statements of one form share at least
@@ -21,22 +21,11 @@ def names(code: Code, place: Place) -> Iterator[Edit]:
     """Another name that is in scope, another layer of the same class, another key, another order of targets."""
     for node in code.expressions(place):
         if isinstance(node, ast.Tuple) and isinstance(node.ctx, ast.Store):
-            for order in _orders([code.text(each) for each in node.elts]):
+            for order in orders([code.text(each) for each in node.elts]):
                 yield code.replace(node, ", ".join(order))
     yield from in_turn(
         [*(_renamed(code, place, node) for node in code.expressions(place)), _renamed_throughout(code, place)]
     )
-
-
-def _orders(targets: list[str]) -> Iterator[tuple[str, ...]]:
-    """Any order of up to four, two exchanged of more."""
-    if len(targets) <= 4:
-        yield from itertools.permutations(targets)
-        return
-    for one, other in itertools.combinations(range(len(targets)), 2):
-        order = list(targets)
-        order[one], order[other] = order[other], order[one]
-        yield tuple(order)
 
 
 def _renamed(code: Code, place: Place, node: ast.expr) -> Iterator[Edit]:
@@ -61,7 +50,7 @@ def _renamed(code: Code, place: Place, node: ast.expr) -> Iterator[Edit]:
             siblings = dict.fromkeys(each.attr for each in everywhere if code.text(each.value) == of)
             yield from (code.replace(node, f"{of}.{other}") for other in siblings)
         case ast.Call() | ast.Subscript(ctx=ast.Load()) | ast.BinOp():
-            yield from (code.replace(node, name) for name in variables)
+            yield from (code.replace(node, name) for name in (*variables, *attributes))
 
 
 def _keys_like(code: Code, word: str) -> list[str]:
@@ -103,7 +92,7 @@ def exchanges(code: Code, place: Place) -> Iterator[Edit]:
                     yield Edit(start, end, f"{code.text(other)}{between}{code.text(one)}")
             case ast.BinOp(left=left, right=right):
                 sign = code.source[code.span(left)[1] : code.span(right)[0]].strip("()")
-                yield code.replace(node, f"{bracketed(code.text(right))}{sign}{bracketed(code.text(left))}")
+                yield code.replace(node, filled(f"{{}}{sign}{{}}", code.text(right), code.text(left)))
 
 
 def removals(code: Code, place: Place) -> Iterator[Edit]:
@@ -144,8 +133,11 @@ def _around(code: Code, node: ast.AST, part: ast.expr, text: str) -> str:
     """A node's text with another one in the place of one of its parts."""
     (start, end), (first, last) = code.span(node), code.span(part)
     before, after = code.source[start:first], code.source[last:end]
-    argument = isinstance(node, ast.Call) and part in node.args
-    return before + (text if argument or (before[-1:] == "(" and after[:1] == ")") else bracketed(text)) + after
+    if isinstance(node, ast.Call) and part in node.args:
+        return before + text + after
+    if before.endswith("(") and after.startswith(")"):
+        before, after = before[:-1], after[1:]
+    return filled(f"{before}{{}}{after}", text)
 
 
 def brackets(code: Code, place: Place) -> Iterator[Edit]:
@@ -196,7 +188,7 @@ def additions(code: Code, place: Place) -> Iterator[Edit]:
     yield from in_turn(
         [
             *(code.replace(node, f"{call}({text})") for call in calls),
-            *(code.replace(node, f"{bracketed(text)} + {term}") for term in terms),
+            *(code.replace(node, filled(f"{{}} + {term}", text)) for term in terms),
         ]
         for node, text in texts.items()
     )
@@ -226,9 +218,8 @@ def statements(code: Code, place: Place) -> Iterator[Edit]:
             yield from (code.replace(target, each.id) for each in read if each.id in variables)
             yield from (code.replace(target, other) for other in variables)
         case ast.Assign(targets=[one, other], value=value):
-            yield code.replace(
-                statement, f"{code.text(one)}, {code.text(other)} = {code.text(value)}, {code.text(value)}"
-            )
+            made = code.text(value)
+            yield code.replace(statement, f"{code.text(one)}, {code.text(other)} = {made}, {made}")
         case ast.AugAssign(target=target, value=value):
             name = code.text(target)
             ways = [f"{name} {sign} {code.text(value)}" for sign in ("+=", "*=", "=", f"= {name} +")]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from gpt2_from_scratch.diagnose.edits.changes import with_argument
-from gpt2_from_scratch.diagnose.edits.syntax import Code, Edit, Place, bracketed, called, in_turn, receiver
+from gpt2_from_scratch.diagnose.edits.syntax import Code, Edit, Place, called, filled, in_turn, orders, receiver
 
 _SETTINGS = {
     "gelu": ['approximate="tanh"'],
@@ -23,7 +23,7 @@ _SETTINGS = {
     "TransformerEncoderLayer": [
         "norm_first=True",
         "batch_first=True",
-        'activation=lambda x: torch.nn.functional.gelu(x, approximate="tanh")',
+        'activation=lambda x: FUNCTIONAL.gelu(x, approximate="tanh")',
     ],
     "LayerNorm": ["eps=1e-5"],
     "layer_norm": ["eps=1e-5"],
@@ -68,7 +68,6 @@ _INTEGERS = ("0", "1", "-1", "2", "3", "-2", "-3", "0.5", "4")
 _ROOT = 0.7978845608028654
 _ACTIVATION = re.compile(r"relu|elu\b|silu|sigmoid|tanh|mish|swish|softplus|erf|exp\b|maximum|clamp", re.IGNORECASE)
 _MASK = re.compile(r"mask|tri[lu]|ones|future|visible|allowed|causal|bias|==|<|>")
-_MOST_SIZES = 4  # of a view whose sizes take every order; of more, two are exchanged
 
 
 def keywords(code: Code, place: Place) -> Iterator[Edit]:
@@ -79,21 +78,18 @@ def keywords(code: Code, place: Place) -> Iterator[Edit]:
         name, given = called(node), {keyword.arg: keyword for keyword in node.keywords}
         settings = list(_SETTINGS.get(name, ()))
         if name in _REDUCTIONS:
-            settings += (
-                ["axis=-1, keepdims=True", "keepdims=True"] if code.numpy else ["dim=-1, keepdim=True", "keepdim=True"]
-            )
-        for setting in settings:
+            axis, keep = ("axis=-1", "keepdims=True") if code.numpy else ("dim=-1", "keepdim=True")
+            settings += [f"{axis}, {keep}", axis, keep]
+        for setting in (each.replace("FUNCTIONAL", _functional(code)) for each in settings):
             key, _, value = setting.partition("=")
             if key in given:
                 yield code.replace(given[key].value, value.partition(",")[0])
             else:
                 yield with_argument(code, node, setting)
         if name == "scaled_dot_product_attention":
-            kept = [
-                code.text(each)
-                for each in (*node.args[:3], *(each for each in node.keywords if each.arg == "dropout_p"))
-            ]
-            yield code.replace(node, f"{code.text(node.func)}({', '.join((*kept, 'is_causal=True'))})")
+            dropout = [keyword for keyword in node.keywords if keyword.arg == "dropout_p"]
+            kept = ", ".join(map(code.text, (*node.args[:3], *dropout)))
+            yield code.replace(node, f"{code.text(node.func)}({kept}, is_causal=True)")
 
 
 def activations(code: Code, place: Place) -> Iterator[Edit]:
@@ -102,27 +98,18 @@ def activations(code: Code, place: Place) -> Iterator[Edit]:
     for node in (each for each in values if _ACTIVATION.search(code.text(each))):
         if isinstance(node, ast.Call) and called(node)[:1].isupper():  # nn.ReLU()
             yield code.replace(node, f'{code.text(node.func)[: -len(called(node))]}GELU(approximate="tanh")')
-        inside = [
-            each
-            for each in ast.walk(node)
-            if each in values and each is not node and not isinstance(each, ast.Constant)
-        ]
-        arguments = [text for text in dict.fromkeys(map(code.text, inside)) if not _ACTIVATION.search(text)]
-        for x in arguments:
-            curve = (
-                f"0.5 * (1 + {'np' if code.numpy else 'torch'}.tanh({_ROOT} * ({x} + 0.044715 * {bracketed(x)} ** 3)))"
-            )
-            whole = f"{bracketed(x)} * {curve}" if code.numpy else f'{_functional(code)}.gelu({x}, approximate="tanh")'
+        inside = [each for each in ast.walk(node) if each in values and not isinstance(each, ast.Constant)]
+        for x in dict.fromkeys(text for text in map(code.text, inside) if not _ACTIVATION.search(text)):
+            cubic = filled(f"{_ROOT} * ({{}} + 0.044715 * {{}} ** 3)", x, x)
+            curve = f"0.5 * (1 + {'np' if code.numpy else 'torch'}.tanh({cubic}))"
+            whole = filled(f"{{}} * {curve}", x) if code.numpy else f'{_functional(code)}.gelu({x}, approximate="tanh")'
             yield from (code.replace(node, whole), code.replace(node, curve))
 
 
 def _functional(code: Code) -> str:
     """What the file calls ``torch.nn.functional``."""
-    for pattern, name in (
-        (r"functional as F\b", "F"),
-        (r"import functional\b", "functional"),
-        (r"\bnn$", "nn.functional"),
-    ):
+    known = {"F": r"functional as F\b", "functional": r"import functional$", "nn.functional": r"\bnn$"}
+    for name, pattern in known.items():
         if re.search(pattern, code.source, re.MULTILINE):
             return name
     return "torch.nn.functional"
@@ -166,7 +153,7 @@ def operators(code: Code, place: Place) -> Iterator[Edit]:
         match node:
             case ast.BinOp(left=left, op=op, right=right):
                 for other in _OPERATORS.get(type(op), ()):
-                    yield code.replace(node, f"{bracketed(code.text(left))} {other} {bracketed(code.text(right))}")
+                    yield code.replace(node, filled(f"{{}} {other} {{}}", code.text(left), code.text(right)))
             case ast.Compare(left=left, ops=[_], comparators=[right]):
                 yield from (code.replace(node, f"{code.text(left)} {sign} {code.text(right)}") for sign in _COMPARISONS)
                 yield code.replace(node, f"{code.text(right)} < {code.text(left)}")
@@ -176,15 +163,10 @@ def operators(code: Code, place: Place) -> Iterator[Edit]:
             case ast.Name(id=name) | ast.Attribute(attr=name) if name in _TWINS:
                 end = code.span(node)[1]
                 yield from (Edit(end - len(name), end, twin) for twin in _TWINS[name])
-            case ast.Call(args=[*_, diagonal]) if (
-                called(node) in ("tril", "triu") and code.text(diagonal)[-1:].isdigit()
-            ):
-                name, (end, last) = called(node), code.span(node.func)
-                opposite = str(-int(code.text(diagonal)))
-                whole = (
-                    code.source[end : last - len(name)] + _TWINS[name][0] + code.source[last : code.span(diagonal)[0]]
-                )
-                yield code.replace(node, f"{whole}{opposite})")
+            case ast.Call(args=[*_, by]) if called(node) in ("tril", "triu") and code.text(by)[-1:].isdigit():
+                name, (start, end) = called(node), code.span(node.func)
+                twin = code.source[start : end - len(name)] + _TWINS[name][0]
+                yield code.replace(node, f"{twin}{code.source[end : code.span(by)[0]]}{-int(code.text(by))})")
 
 
 def axes(code: Code, place: Place) -> Iterator[Edit]:
@@ -197,21 +179,18 @@ def axes(code: Code, place: Place) -> Iterator[Edit]:
         if not isinstance(node, ast.Call):
             continue
         if name in ("transpose", "swapaxes", "permute", "movedim") and 2 <= len(node.args) <= 5:
-            count = len(node.args)
-            orders = (
-                itertools.permutations(range(count)) if name == "permute" else itertools.combinations(range(-2, 4), 2)
-            )
-            for order in orders:
+            pairs = itertools.combinations(range(-2, 4), 2)
+            for order in itertools.permutations(range(len(node.args))) if name == "permute" else pairs:
                 start, end = code.span(node.args[-len(order)])[0], code.span(node.args[-1])[1]
                 yield Edit(start, end, ", ".join(map(str, order)))
         if of is not None and name in ("reshape", "view", "flatten", "unflatten", "swapaxes", "permute", "contiguous"):
             turn = "swapaxes" if code.numpy else "transpose"
-            yield from (code.replace(node, f"{bracketed(code.text(of))}.{turn}({pair})") for pair in ("-2, -1", "1, 2"))
-        if of is not None and name in ("unbind", "chunk", "view", "unflatten", "split", "permute"):
-            sources = [receiver(each) for each in _chain(of)]
             yield from (
-                code.replace(node, thirds.format(bracketed(code.text(each)))) for each in sources if each is not None
+                code.replace(node, filled(f"{{}}.{turn}({pair})", code.text(of))) for pair in ("-2, -1", "1, 2")
             )
+        if of is not None and name in ("unbind", "chunk", "view", "unflatten", "split", "permute"):
+            sources = [code.text(each) for each in map(receiver, _chain(of)) if each is not None]
+            yield from (code.replace(node, filled(thirds, each)) for each in sources)
         for each in _chain(node):
             if called(each) in ("stack", "vstack", "cat", "concatenate") and each.args:
                 yield code.replace(node, cat.format(code.text(each.args[0])))
@@ -249,21 +228,10 @@ def reshapes(code: Code, place: Place) -> Iterator[Edit]:
             continue
         sizes, x = [code.text(each) for each in view.args], code.text(of)
         tail = code.source[code.span(view)[1] : code.span(node)[1]]
-        for order in _orders(sizes):
+        for order in orders(sizes):
             split = f"reshape({', '.join(order)})"
             yield from (code.replace(node, f"{x}.{split}{turn}") for turn in (tail, "", *turns))
             yield from (code.replace(node, f"{x}{turn}.{split}") for turn in (tail, *turns))
-
-
-def _orders(sizes: list[str]) -> Iterator[tuple[str, ...]]:
-    """The sizes of a view in other orders; a few axes stay where they are."""
-    if len(sizes) <= _MOST_SIZES:
-        yield from itertools.permutations(sizes)
-        return
-    for one, other in itertools.combinations(range(1, len(sizes)), 2):
-        order = list(sizes)
-        order[one], order[other] = order[other], order[one]
-        yield tuple(order)
 
 
 def masks(code: Code, place: Place) -> Iterator[Edit]:
@@ -271,20 +239,16 @@ def masks(code: Code, place: Place) -> Iterator[Edit]:
     for node in code.values(place):
         text, of = code.text(node), receiver(node)
         if _MASK.search(called(node) or text) and called(node) not in ("masked_fill", "masked_fill_"):
-            senses = (
-                ("~{}", "{} == 0", "1 - {}") if code.numpy else ("~{}", "{} == 0", "1 - {}", "{}.bool()", "~{}.bool()")
-            )
-            yield from (code.replace(node, sense.format(bracketed(text))) for sense in senses)
+            senses = ("~{}", "{} == 0", "1 - {}", *(() if code.numpy else ("{}.bool()", "~{}.bool()")))
+            yield from (code.replace(node, filled(sense, text)) for sense in senses)
         match node:
             case ast.Call(args=[_, *_], keywords=settings) if called(node) == "ones":
                 size = code.text(node.args[-1])
                 square = ", ".join((size, size, *(code.source[slice(*code.span(each))] for each in settings)))
                 made = f"{code.text(node.func)}({square})"
                 yield code.replace(node, f"np.tril({made})" if code.numpy else f"{made}.tril()")
-            case ast.Call(args=[_, *_]) if called(node) in ("masked_fill", "masked_fill_", "where"):
-                yield code.replace(
-                    node, _masked(code, code.text(of if of is not None else node.args[min(1, len(node.args) - 1)]))
-                )
+            case ast.Call(args=[_, given, *_]) if called(node) in ("masked_fill", "masked_fill_", "where"):
+                yield code.replace(node, _masked(code, code.text(of if of is not None else given)))
             case ast.Call(args=[scores, *_]) if "softmax" in called(node).lower() and of is None:
                 yield code.replace(scores, _masked(code, code.text(scores)))
             case ast.Call() if called(node) == "softmax" and of is not None:
@@ -294,8 +258,8 @@ def masks(code: Code, place: Place) -> Iterator[Edit]:
 def _masked(code: Code, scores: str) -> str:
     """Scores with those of later keys hidden."""
     if code.numpy:
-        return f"{scores} + np.triu(np.full({bracketed(scores)}.shape[-2:], -np.inf), 1)"
-    return f'{scores} + torch.full_like({scores}, -float("inf")).triu(1)'
+        return filled("{} + np.triu(np.full({}.shape[-2:], -np.inf), 1)", scores, scores)
+    return filled(f'{{}} + torch.full_like({scores}, -float("inf")).triu(1)', scores)
 
 
 def norms(code: Code, place: Place) -> Iterator[Edit]:
@@ -365,9 +329,9 @@ def scales(code: Code, place: Place) -> Iterator[Edit]:
             yield from (code.replace(node, f"{code.text(node)} // {each}") for each in (*attributes, *variables))
     waiting = []
     for node in values:
-        text = bracketed(code.text(node))
+        text = code.text(node)
         product = re.search(r"@|matmul|einsum|dot", text) is not None
         waiting.append(
-            [code.replace(node, way.format(text)) for way in ([*widths, *steps] if product else [*steps, *widths])]
+            [code.replace(node, filled(way, text)) for way in ([*widths, *steps] if product else [*steps, *widths])]
         )
     yield from in_turn(waiting)

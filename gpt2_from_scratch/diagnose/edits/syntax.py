@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 LIBRARIES = ("torch", "torch.nn", "torch.nn.functional", "np", "math", "nn", "nn.functional", "F", "functional", "self")
 
+_SIMPLE = re.compile(r"[A-Za-z_][\w.]*|\d+")  # which needs no brackets anywhere
+_MOST = 4  # parts that are put into every order
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -78,17 +81,18 @@ class Code:
     def replace(self, node: ast.AST, text: str) -> Edit:
         """This text in the node's place, in brackets if it is to be an operand, without those that it does not need."""
         start, end = self.span(node)
-        parent, simple = self.parent(node), bracketed(text) == text
+        parent = self.parent(node)
         if (
             self.source[start - 1 : start] == "("
             and self.source[end : end + 1] == ")"
             and node not in _arguments(parent)
         ):
-            return Edit(start - 1, end + 1, text) if simple else Edit(start, end, text)
-        operand = isinstance(parent, ast.BinOp | ast.UnaryOp | ast.Compare | ast.Attribute) or (
-            isinstance(parent, ast.Subscript) and parent.value is node
-        )
-        return Edit(start, end, bracketed(text) if operand else text)
+            start, end = start - 1, end + 1
+        if not isinstance(parent, ast.expr):
+            return Edit(start, end, text)
+        first, last = self.span(parent)
+        whole = filled("{}".join((self.source[first:start], self.source[end:last])), text)
+        return Edit(start, end, whole[start - first : len(whole) - (last - end)])
 
     def whole_lines(self, statement: ast.stmt) -> tuple[int, int]:
         """Where the lines of a statement begin and end."""
@@ -128,39 +132,42 @@ class Code:
         ]
 
     def names(self, place: Place) -> list[str]:
-        """Arguments and variables of the functions around: first those that nobody reads, then the nearest.
-
-        A step that was forgotten leaves something that nobody reads.
-        """
+        """Arguments and variables of the functions around: first those that nobody reads, then the nearest."""
         if not place.functions:
             return [
                 t.id for s in self.tree.body if isinstance(s, ast.Assign) for t in s.targets if isinstance(t, ast.Name)
             ]
         found: dict[str, int] = {}
-        read: set[str] = set()
         for function in place.functions:
             for node in ast.walk(function):
                 match node:
                     case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()):
                         found.setdefault(name, abs(node.lineno - place.statement.lineno))
-                    case ast.Name(id=name):
-                        read.add(name)
         found.pop("self", None)
+        read = self._read(place)
         return sorted(found, key=lambda name: (name in read, found[name]))
 
     def attributes(self, place: Place) -> list[str]:
         """``self.x`` of everything that the class around assigns: first what it never reads."""
         found: dict[str, None] = {}
-        read: set[str] = set()
         for node in ast.walk(place.owner) if place.owner is not None else ():
             match node:
                 case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
                     found[f"self.{name}"] = None
-                case ast.Attribute(value=ast.Name(id="self"), attr=name):
-                    read.add(f"self.{name}")
                 case ast.Call(args=[ast.Constant(value=str(name)), *_]) if called(node).startswith("register_"):
                     found[f"self.{name}"] = None
-        return sorted(found, key=read.__contains__)
+        return sorted(found, key=self._read(place).__contains__)
+
+    def unread(self, place: Place) -> list[str]:
+        """Names and attributes that nobody reads: a step that was forgotten leaves some."""
+        read = self._read(place)
+        return [each for each in (*self.names(place), *self.attributes(place)) if each not in read]
+
+    def _read(self, place: Place) -> set[str]:
+        """The names and attributes that the class or the function around reads."""
+        around = place.owner or (place.functions[-1] if place.functions else self.tree)
+        loads = (node for node in ast.walk(around) if isinstance(getattr(node, "ctx", None), ast.Load))
+        return {self.text(node) for node in loads if isinstance(node, ast.Name | ast.Attribute)}
 
     def layers(self, place: Place) -> list[str]:
         """Those of `attributes` that are modules: the class assigns what a class with a capital letter makes."""
@@ -200,17 +207,20 @@ class Code:
                 yield from self._walk(statement, functions, of, ((owner, block), *around))
 
 
-def bracketed(text: str) -> str:
-    """The text as an operand of anything."""
-    simple = text.replace("_", "a").replace(".", "a").isalnum() or (text.endswith((")", "]")) and _one_call(text))
-    return text if simple else f"({text})"
+def filled(pattern: str, *texts: str) -> str:
+    """A pattern with the texts in the places of ``{}``, each in brackets where it would be torn apart without."""
+    for text in texts:
+        bare, safe = pattern.replace("{}", text, 1), pattern.replace("{}", f"({text})", 1)
+        whole = not _SIMPLE.fullmatch(text) and _tree(bare.replace("{}", "x")) != _tree(safe.replace("{}", "x"))
+        pattern = safe if whole else bare
+    return pattern
 
 
-def _one_call(text: str) -> bool:
+def _tree(expression: str) -> str | None:
     try:
-        return isinstance(ast.parse(text, mode="eval").body, ast.Call | ast.Subscript | ast.Attribute)
-    except SyntaxError:
-        return False
+        return ast.dump(ast.parse(f"({expression})", mode="eval"))
+    except (SyntaxError, ValueError):
+        return None
 
 
 def called(node: ast.AST) -> str:
@@ -242,6 +252,17 @@ def operands(node: ast.AST) -> list[ast.expr]:
             of = receiver(node)
             return [*([] if of is None else [of]), *arguments[:2]]
     return []
+
+
+def orders(parts: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Any order of up to four; of more, two exchanged."""
+    if len(parts) <= _MOST:
+        yield from itertools.permutations(parts)
+        return
+    for one, other in itertools.combinations(range(len(parts)), 2):
+        order = list(parts)
+        order[one], order[other] = order[other], order[one]
+        yield tuple(order)
 
 
 def in_turn(several: Iterable[Iterable[Edit]]) -> Iterator[Edit]:
