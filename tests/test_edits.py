@@ -6,7 +6,7 @@ import pytest
 
 from gpt2_from_scratch.diagnose.edits import edits
 
-_FIRST = 60  # of some hundreds of edits of a line and its neighbours
+_FIRST = 80  # of about a thousand edits of a line and its neighbours
 
 ATTENTION = """
 import math

@@ -40,7 +40,7 @@ def test_what_is_right_at_one_size_only_is_refused(tmp_path: Path):
     """``width ** 0.5`` for the head's width, where both happen to be equal, is the kind of patch that must not pass."""
     bug = BUGS["own_layers/last_layer_skipped"]
     judge = judge_of(bug, CONFIG, tmp_path)
-    assert find_patch(bug.write(tmp_path / "theirs"), bug.lines, judge, lambda source: (), clock=Clock(3)) is None
+    assert find_patch(bug.write(tmp_path / "theirs"), bug.lines, judge, lambda source: (), clock=Clock(1)) is None
 
 
 def test_the_search_ends_in_time(tmp_path: Path):

@@ -9,11 +9,10 @@ from gpt2_from_scratch import load_into, open_checkpoint
 from gpt2_from_scratch.building import Loaded, load_object
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose import patch as patch_module
-from gpt2_from_scratch.diagnose import repair as repair_module
 from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.edits import Edit
 from gpt2_from_scratch.diagnose.patch import Patch
-from gpt2_from_scratch.diagnose.repair import repair, write_patch
+from gpt2_from_scratch.diagnose.repair import _other_size, repair, write_patch
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.loading import Checkpoint
 from tests.foreign import STYLES
@@ -132,7 +131,7 @@ def test_a_number_that_happens_to_be_right_is_refused_where_sizes_can_be_changed
 def test_the_small_model_shares_no_size_with_the_checkpoint(own: tuple[int, int, int]):
     width, heads, layers = own
     config = GPTConfig(vocab_size=50, n_positions=8, n_embd=width, n_head=heads, n_layer=layers)
-    other = repair_module._other_size(config).config
+    other = _other_size(config).config
     sizes = [{each.n_embd, each.n_head, each.n_layer, each.head_dim} for each in (config, other)]
     assert not sizes[0] & sizes[1]
 

@@ -22,7 +22,7 @@ from gpt2_from_scratch.building import Loaded
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.clock import Clock
-from gpt2_from_scratch.diagnose.patch import RIGHT, Patch, find_patch
+from gpt2_from_scratch.diagnose.patch import RIGHT, Judge, Patch, find_patch
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.mapping import Layout, write_theirs
 from gpt2_from_scratch.precision import in_float64
@@ -64,38 +64,43 @@ def repair(
     step = config.n_positions // (_LENGTHS if config.n_positions <= _LONG else _FEW_LENGTHS)
     lengths = sorted({1, 2, *range(1, config.n_positions, max(1, step)), config.n_positions})
     whole = _Trial(config, weights.__getitem__, _prompts(config, lengths))
-    other = _other_size(config) if layout is not None and loaded.built else None
+    other = _other_size(config)
+    in_other_size = _judge_in(other, again, before, layout, clock) if layout is not None and loaded.built else None
+    small_first = in_other_size is not None and in_other_size(before) > RIGHT
 
     def in_own_size(source: str, trial: _Trial) -> float:
         return trial.error(lambda: _with_weights_of(loaded.object, again(source, config)), clock)
 
-    def in_other_size(source: str) -> float:
-        assert other is not None
-        assert layout is not None
-        return other.error(lambda: _filled(again(source, other.config), layout, other), clock)
-
-    try:
-        if other is not None and layout is not None:
-            with _silence():
-                _filled(again(before, other.config), layout, other)
-    except Exception:  # it takes only its own size
-        other = None
-    small_first = other is not None and in_other_size(before) > RIGHT
-
     def judge(source: str) -> float:
-        return in_other_size(source) if small_first else in_own_size(source, short)
+        return in_other_size(source) if small_first and in_other_size is not None else in_own_size(source, short)
 
     def confirm(source: str) -> tuple[str, ...]:
-        if other is not None and not small_first and in_other_size(source) > RIGHT:
+        if in_other_size is not None and not small_first and in_other_size(source) > RIGHT:
             return ()
         if in_own_size(source, whole) > RIGHT:
             return ()
         proof = f"{len(lengths)} lengths from 1 to {config.n_positions} tokens"
-        if other is None:
+        if in_other_size is None:
             return (proof,)
         return proof, f"a model of width {other.config.n_embd} with {other.config.n_layer} layers"
 
     return find_patch(loaded.file, lines, judge, confirm, clock=clock)
+
+
+def _judge_in(
+    other: "_Trial", again: Callable[[str, GPTConfig], object], before: str, layout: Layout, clock: Clock
+) -> Judge | None:
+    """Judges edited sources in another size; None where the code takes only its own."""
+
+    def build(source: str) -> object:
+        return _filled(again(source, other.config), layout, other)
+
+    try:
+        with _silence():
+            build(before)
+    except Exception:  # whatever a constructor raises that does not take these sizes
+        return None
+    return lambda source: other.error(lambda: build(source), clock)
 
 
 class _Trial:

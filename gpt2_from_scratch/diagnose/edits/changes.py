@@ -86,10 +86,10 @@ def exchanges(code: Code, place: Place) -> Iterator[Edit]:
     for node in code.expressions(place):
         match node:
             case ast.Call(args=parts) | ast.List(elts=parts) | ast.Tuple(elts=parts):
-                for one, other in itertools.combinations(parts, 2):
-                    start, end = code.span(one)[0], code.span(other)[1]
-                    between = code.source[code.span(one)[1] : code.span(other)[0]]
-                    yield Edit(start, end, f"{code.text(other)}{between}{code.text(one)}")
+                for first, second in itertools.combinations(parts, 2):
+                    start, end = code.span(first)[0], code.span(second)[1]
+                    between = code.source[code.span(first)[1] : code.span(second)[0]]
+                    yield Edit(start, end, f"{code.text(second)}{between}{code.text(first)}")
             case ast.BinOp(left=left, right=right):
                 sign = code.source[code.span(left)[1] : code.span(right)[0]].strip("()")
                 yield code.replace(node, filled(f"{{}}{sign}{{}}", code.text(right), code.text(left)))
@@ -106,8 +106,9 @@ def removals(code: Code, place: Place) -> Iterator[Edit]:
                 for left_out in elements:
                     kept = [code.text(each) for each in elements if each is not left_out]
                     yield code.replace(node.slice, ", ".join(kept))
-            case ast.Call(args=[_, *arguments]):
-                yield from (_without(code, argument) for argument in (*arguments, *node.keywords))
+            case ast.Call():
+                given: list[ast.expr | ast.keyword] = [*node.args[1:], *node.keywords]
+                yield from (_without(code, argument) for argument in given)
     match place.statement:
         case ast.Assign(targets=[_, _, *_] as targets, value=value):
             for target, following in itertools.pairwise([*targets, value]):

@@ -60,7 +60,12 @@ _OPERATORS = {
     ast.MatMult: ("*",),
     ast.FloorDiv: ("*", "/"),
 }
-_IDLE = {ast.Add: "0", ast.Sub: "0", ast.Mult: "1", ast.Div: "1"}  # what such an operation is as good as left out with
+_IDLE: dict[type[ast.AST], str] = {
+    ast.Add: "0",
+    ast.Sub: "0",
+    ast.Mult: "1",
+    ast.Div: "1",
+}  # what such an operation is as good as left out with
 _COMPARISONS = ("<", "<=", ">", ">=", "==", "!=")
 # GPT-2's own numbers, sqrt(2 / pi) among them, and what hides a score.
 _FLOATS = ("0.5", "1.0", "0.044715", "0.7978845608028654", "1e-5", '-float("inf")', "-0.5", "2.0", "3.0", "0.0")
@@ -126,7 +131,7 @@ def numbers(code: Code, place: Place) -> Iterator[Edit]:
                 yield from (code.replace(node, axis) for axis in ("-1", "1", "0", "-2"))  # of axes
             case ast.Constant(value=int(value)):
                 near = [*map(str, (value - 1, value + 1, -value)), *_INTEGERS]
-                idle = _IDLE.get(type(getattr(code.parent(node), "op", None)))
+                idle = _IDLE.get(type(operation.op)) if isinstance(operation := code.parent(node), ast.BinOp) else None
                 yield from (code.replace(node, number) for number in near if number != idle)
             case ast.Constant(value=float(value)) | ast.UnaryOp(operand=ast.Constant(value=float(value))):
                 yield from (code.replace(node, number) for number in _floats_like(value))
