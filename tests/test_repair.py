@@ -127,13 +127,12 @@ def test_a_number_that_happens_to_be_right_is_refused_where_sizes_can_be_changed
     assert patch is not None and patch.after == made[-1].apply(source)
 
 
-@pytest.mark.parametrize("own", [(40, 5, 2), (42, 7, 5), (40, 8, 12), (12, 3, 5)])
-def test_the_small_model_shares_no_size_with_the_checkpoint(own: tuple[int, int, int]):
-    width, heads, layers = own
-    config = GPTConfig(vocab_size=50, n_positions=8, n_embd=width, n_head=heads, n_layer=layers)
-    other = _other_size(config).config
-    sizes = [{each.n_embd, each.n_head, each.n_layer, each.head_dim} for each in (config, other)]
-    assert not sizes[0] & sizes[1]
+@pytest.mark.parametrize(("width", "heads", "layers"), [(40, 5, 2), (40, 8, 12), (48, 6, 3), (30, 5, 2), (28, 4, 1)])
+def test_each_size_of_the_small_model_is_another_than_the_checkpoints(width: int, heads: int, layers: int):
+    own = GPTConfig(vocab_size=43, n_positions=19, n_embd=width, n_head=heads, n_layer=layers)
+    other = _other_size(own).config
+    for name in ("vocab_size", "n_positions", "n_embd", "n_head", "head_dim", "n_layer"):
+        assert getattr(own, name) != getattr(other, name), name
 
 
 def test_a_search_without_time_finds_nothing_and_says_so(checkpoint: Checkpoint, tmp_path: Path):

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import io
 import math
+import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -165,22 +166,22 @@ def _filled(module: object, layout: Layout, trial: _Trial) -> object:
     return module
 
 
-# Width, heads and layers of a small model. A number that stands in the code instead of one of these must be wrong in
-# it, so the first is taken whose sizes are none of the checkpoint's. 3 and 4 are GPT-2's own: q, k and v; the MLP.
-_SIZES = ((40, 5, 2), (42, 7, 5), (66, 11, 9))
+_SIZES = ((40, 5), (42, 7), (44, 4))  # width and heads of a small model
 
 
 def _other_size(config: GPTConfig) -> _Trial:
-    """Another GPT-2 with the same options, small, its weights drawn at random, no parameter at its default."""
+    """Another GPT-2 with the same options, small, its weights drawn at random, no parameter at its default.
 
-    def numbers(width: int, heads: int, layers: int) -> set[int]:
-        return {width, heads, layers, width // heads}
-
-    own = numbers(config.n_embd, config.n_head, config.n_layer)
-    width, heads, layers = next((each for each in _SIZES if not own & numbers(*each)), _SIZES[0])
+    Each of its sizes is another than the checkpoint's, so a number that the code has instead of one is wrong here.
+    """
+    own = (config.n_embd, config.n_head, config.head_dim)
+    width, heads = next(
+        (width, heads) for width, heads in _SIZES if all(map(operator.ne, own, (width, heads, width // heads)))
+    )
+    layers = 2 if config.n_layer != 2 else 3
     other = config.replace(
-        vocab_size=43,
-        n_positions=19,
+        vocab_size=43 if config.vocab_size != 43 else 47,
+        n_positions=19 if config.n_positions != 19 else 23,
         n_embd=width,
         n_layer=layers,
         n_head=heads,
@@ -192,7 +193,7 @@ def _other_size(config: GPTConfig) -> _Trial:
     generator = torch.Generator().manual_seed(0)
     shapes = other.tensor_shapes().items()
     drawn = {name: 0.3 * torch.randn(shape, generator=generator) + ("ln_" in name) for name, shape in shapes}
-    return _Trial(other, lambda name: drawn[name], _prompts(other, (_SHORT, 19, 1, 2, 12)))
+    return _Trial(other, lambda name: drawn[name], _prompts(other, (_SHORT, other.n_positions, 1, 2, 12)))
 
 
 def _prompts(config: GPTConfig, lengths: Sequence[int]) -> list[Tensor]:

@@ -235,8 +235,8 @@ def reshapes(code: Code, place: Place) -> Iterator[Edit]:
         tail = code.source[code.span(view)[1] : code.span(node)[1]]
         for order in orders(sizes):
             split = f"reshape({', '.join(order)})"
-            yield from (code.replace(node, f"{x}.{split}{turn}") for turn in (tail, "", *turns))
-            yield from (code.replace(node, f"{x}{turn}.{split}") for turn in (tail, *turns))
+            behind = (code.replace(node, f"{x}.{split}{turn}") for turn in (tail, "", *turns))
+            yield from in_turn((behind, (code.replace(node, f"{x}{turn}.{split}") for turn in (tail, *turns))))
 
 
 def masks(code: Code, place: Place) -> Iterator[Edit]:

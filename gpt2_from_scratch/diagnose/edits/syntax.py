@@ -211,8 +211,9 @@ def filled(pattern: str, *texts: str) -> str:
     """A pattern with the texts in the places of ``{}``, each in brackets where it would be torn apart without."""
     for text in texts:
         bare, safe = pattern.replace("{}", text, 1), pattern.replace("{}", f"({text})", 1)
-        whole = not _SIMPLE.fullmatch(text) and _tree(bare.replace("{}", "x")) != _tree(safe.replace("{}", "x"))
-        pattern = safe if whole else bare
+        enclosed = None if _SIMPLE.fullmatch(text) else _tree(safe.replace("{}", "x"))
+        torn = enclosed is not None and enclosed != _tree(bare.replace("{}", "x"))
+        pattern = safe if torn else bare
     return pattern
 
 
