@@ -93,8 +93,8 @@ def _request(arguments: argparse.Namespace) -> _Request:
     larger = larger_than_memory(checkpoint.config.num_parameters)
     stream = device.type == "cpu" and larger and can_stream(checkpoint)
     model = GPTModel.from_pretrained(checkpoint, dtype=dtype_choice(arguments.dtype), device=device, stream=stream)
-    if model.wte.weight.element_size() == 2 and not stream:
-        model.pack()  # of 32 bits it would be memory for a few per cent: left to the user
+    if not stream:
+        model.pack()
     seeds = [None if decoding.seed is None else decoding.seed + number for number in range(count)]
     return _Request(
         model,

@@ -154,6 +154,8 @@ def open_ours(preset: str, packed: bool = False, usual: bool = False) -> Opener:
         import gpt2_from_scratch.generation
         import gpt2_from_scratch.loading  # noqa: F401  (imported lazily otherwise, inside what is measured)
 
+        if packed and dtype == "float32":
+            raise ValueError("pack() turns weights of 16 bits only")
         return partial(Ours, folder, getattr(torch, dtype), preset, packed, usual)
 
     return opener
