@@ -7,17 +7,19 @@ through torchrun's own key-value store, and the other ranks do the same (`Ranks.
 torchrun ends all ranks when one of them ends with an error. Here, no rank waits for another without a limit.
 """
 
+import copy
 import math
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from gpt2_from_scratch.errors import RankError, crash_report
@@ -134,6 +136,19 @@ class Ranks:
 
         return call
 
+    def whole(self) -> nn.Module:
+        """The model for this rank alone: of FSDP2's a copy with all parameters, of any other it itself.
+
+        Raises:
+            NotImplementedError: it cannot be copied; says why.
+        """
+        if not isinstance(self._model, nn.Module):
+            raise NotImplementedError("only a torch module is run on one rank")
+        copied = self.do(without_fsdp, own_only=True)[0]
+        if isinstance(copied, str):
+            raise NotImplementedError(f"it cannot be copied: {copied}")
+        return self._model if copied is None else copied
+
     @contextmanager
     def in_float64(self, module: nn.Module, nudge: int = 0) -> Iterator[InFloat64]:
         """As `precision.in_float64`, on every rank.
@@ -216,6 +231,57 @@ def inside_ddp(model: Any) -> Any:
     from torch.nn.parallel import DistributedDataParallel
 
     return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+class Alone(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside, whatever would send something to other ranks, and wait for them, raises an error instead."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if "c10d" in func.namespace:
+            raise NotImplementedError(f"{func} sends something to other ranks")
+        return func(*args, **(kwargs or {}))
+
+
+def without_fsdp(model: nn.Module, checkpoint: Any = None) -> nn.Module | str | None:
+    """On rank 0 a copy without FSDP2, whose parameters are whole, or why there is none; None if it is not FSDP2's."""
+    sharded = list(_fully_sharded(model))
+    if not sharded:
+        return None
+    _unshard(model, checkpoint)
+    try:
+        return _deep_copy(model, sharded) if distributed.get_rank() == 0 else None
+    except Exception as error:  # somebody's module may hold anything, such as what no process can copy
+        return crash_report(error)
+    finally:
+        reshard(model)
+
+
+def _deep_copy(model: nn.Module, sharded: "Sequence[FSDPModule]") -> nn.Module:
+    """A deep copy in classes without FSDP2; its hooks, and its own state of each module, are left out."""
+    from torch.distributed.fsdp import FSDPModule
+
+    copies: dict[int, Any] = {}  # deepcopy's memory: id -> what is taken as the copy
+    for part in model.modules():
+        for name, kept in vars(part).items():
+            if isinstance(kept, dict) and name not in ("_parameters", "_buffers", "_modules"):
+                own = {key: each for key, each in kept.items() if not _is_torchs(each)}
+                if len(own) < len(kept):
+                    copies[id(kept)] = type(kept)(own)
+    for module in sharded:
+        original = next(each for each in type(module).__mro__ if not issubclass(each, FSDPModule))
+        copies[id(module)] = original.__new__(original)
+    for module in sharded:
+        vars(copies[id(module)]).update(copy.deepcopy(vars(module), copies))
+    return copy.deepcopy(model, copies)
+
+
+def _is_torchs(kept: Any) -> bool:
+    return str(getattr(kept, "__module__", "")).startswith("torch.distributed.")
 
 
 # ------------------------------------------------------------------------------------------------- sharded parameters

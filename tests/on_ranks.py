@@ -6,16 +6,19 @@ file itself loads ``WEIGHTS``.
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.pipelining import PipelineStage
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+import gpt2_from_scratch as own
 from gpt2_from_scratch.loading import load_into, open_checkpoint
 from gpt2_from_scratch.ranks import local
 from tests.foreign.book import GPTModel, LayerNorm
@@ -80,6 +83,15 @@ def fully_sharded(gpt: GPTModel, policy: MixedPrecisionPolicy) -> nn.Module:
     return fully_shard(gpt, mesh=mesh, mp_policy=policy)
 
 
+def cached(cfg: Mapping[str, int]) -> nn.Module:
+    """This package's own model, which has a cache, under FSDP2."""
+    gpt = own.GPTModel.from_pretrained(os.environ["WEIGHTS"])
+    mesh = init_device_mesh("cpu", (LAST + 1,))
+    for block in gpt.h:
+        fully_shard(block, mesh=mesh)
+    return fully_shard(gpt, mesh=mesh)
+
+
 def meta(cfg: Mapping[str, int]) -> nn.Module:
     with torch.device("meta"):
         gpt = fsdp(cfg)
@@ -106,6 +118,31 @@ def tp(cfg: Mapping[str, int]) -> nn.Module:
 def ddp(cfg: Mapping[str, int]) -> nn.Module:
     init_device_mesh("cpu", (LAST + 1,))
     return with_fault(nn.parallel.DistributedDataParallel(model(cfg)))
+
+
+def pipeline(cfg: Mapping[str, int]) -> Callable[[Tensor], Tensor | None]:
+    """Two stages by hand, each on a rank of its own; rank 0 gets the logits back."""
+    init_device_mesh("cpu", (LAST + 1,))
+    gpt = model(cfg).eval()
+    load_into(gpt, os.environ["WEIGHTS"])
+
+    def logits(ids: Tensor) -> Tensor | None:
+        between, result = (torch.empty(*ids.shape, cfg[name]) for name in ("emb_dim", "vocab_size"))
+        if not ON_LAST:
+            dist.send(gpt.trf_blocks[0](gpt.tok_emb(ids) + gpt.pos_emb(torch.arange(ids.size(1)))), LAST)
+            dist.recv(result, LAST)
+            return result
+        dist.recv(between, 0)
+        dist.send(gpt.out_head(gpt.final_norm(gpt.trf_blocks[1](between))), 0)
+        return None
+
+    return logits
+
+
+def stage(cfg: Mapping[str, int]) -> PipelineStage:
+    """A stage of torch's own pipeline, which nobody can call."""
+    init_device_mesh("cpu", (LAST + 1,))
+    return PipelineStage(model(cfg), int(os.environ["RANK"]), LAST + 1, torch.device("cpu"))
 
 
 def __getattr__(name: str) -> Any:

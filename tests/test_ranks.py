@@ -1,6 +1,7 @@
 """Models on several ranks: sharded parameters in one process, and whole verifications under torchrun, on gloo."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -19,7 +21,7 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.weights import check_weights, fit
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import load_into, open_checkpoint
-from gpt2_from_scratch.ranks import is_sharded, local, own_part
+from gpt2_from_scratch.ranks import Alone, is_sharded, local, own_part, without_fsdp
 from tests.perturbed import perturbed, save
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -94,6 +96,34 @@ def test_a_rank_gets_its_part_and_compares_it(perturbed_checkpoint: Path, as_ran
     (difference,) = wrong.differing.values()
     assert difference.at == (2 * 30 + 1, 2)  # 89 rows in thirds
     torch.testing.assert_close(difference.max_abs, 0.5, rtol=1e-5, atol=0)
+
+
+def test_what_fsdp2_has_divided_is_copied_whole(perturbed_checkpoint: Path, as_rank) -> None:  # type: ignore[no-untyped-def]
+    """Of the values only its own part can be checked here: the other rank does not exist."""
+    model, right = (GPTModel.from_pretrained(perturbed_checkpoint) for _ in range(2))
+    as_rank(0, 2)
+    mesh = init_device_mesh("cpu", (2,))
+    hook = model.h[2].register_forward_hook(lambda module, args, output: None)
+    for block in model.h:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    whole = without_fsdp(model)
+    assert isinstance(whole, nn.Module)
+    assert [type(each) for each in whole.modules()] == [type(each) for each in right.modules()]
+    assert list(whole.h[2]._forward_hooks) == [hook.id], "the user's own is kept"
+    assert not [each for each in whole.modules() if each._forward_pre_hooks or each._state_dict_pre_hooks]
+    copied = dict(whole.named_parameters())
+    for name, parameter in model.named_parameters():
+        part = own_part(parameter)
+        assert is_sharded(parameter) and not is_sharded(copied[name]), "the model is as it was, and the copy whole"
+        assert torch.equal(copied[name][part], right.get_parameter(name)[part]), name
+    model.group = dist.group.WORLD  # which cannot be copied
+    assert "cannot pickle" in str(without_fsdp(model))
+    assert all(map(is_sharded, model.parameters()))
+    with torch.inference_mode(), Alone():
+        assert whole(torch.arange(7)[None]).shape == (1, 7, whole.config.vocab_size)
+        with pytest.raises(NotImplementedError, match="sends something to other ranks"):
+            model(torch.arange(7)[None])
 
 
 def test_what_cannot_be_shared_out_is_refused(perturbed_checkpoint: Path, as_rank) -> None:  # type: ignore[no-untyped-def]
@@ -203,13 +233,46 @@ def test_a_right_model_passes(build: str, ranks: int, small: Path) -> None:
 
 
 @slow
-@pytest.mark.parametrize("build", ["fsdp", "tp", "ddp"])
-def test_a_wrong_model_fails_and_the_fault_is_named(build: str, small: Path) -> None:
-    code, out, _ = finished(start(2, small, f"{build}()", FAULT="unbiased"), 2)
+@pytest.mark.parametrize("build", ["fsdp", "ddp"])
+def test_gradients_and_training_mode_are_those_of_the_whole_model_on_one_rank(build: str, small: Path) -> None:
+    code, out, _ = finished(start(2, small, f"{build}()", "--gradients", "--train", "-v"), 2)
+    assert code == 1, "its rate of dropout is not the checkpoint's"
+    assert "gradients, largest relative error" in out
+    assert "training (in training mode without dropout): passed" in out
+    assert "looked into: the whole model on rank 0 alone" in out
+
+
+WRONG = next(at for at, line in enumerate(CODE.read_text().splitlines(), 1) if "unbiased=True" in line)
+
+
+@slow
+@pytest.mark.parametrize("build", ["fsdp", "ddp"])
+def test_the_wrong_line_is_named_from_the_whole_model_on_one_rank(build: str, small: Path) -> None:
+    code, out, _ = finished(start(2, small, f"{build}()", "--gradients", FAULT="unbiased"), 2)
     assert code == 1
     assert "FAILED" in out
     assert "unbiased" in out
-    assert "where: the model runs on 2 ranks" in out
+    assert f"on_ranks.py:{WRONG}" in out
+    assert "h.0.ln_1" in out, "where it is"
+    assert "looked into: the whole model on rank 0 alone" in out
+
+
+@slow
+def test_the_cache_is_that_of_the_whole_model_on_one_rank(small: Path) -> None:
+    code, out, err = finished(start(2, small, "loaded", "-v", BUILD="cached", WEIGHTS=str(small)), 2)
+    assert code == 0, err
+    assert re.search(r"passed: .*\bcache\b", out)
+    assert "looked into: the whole model on rank 0 alone" in out
+
+
+@slow
+def test_a_wrong_model_that_computes_on_all_ranks_is_named_and_its_line_is_not(small: Path) -> None:
+    code, out, _ = finished(start(2, small, "tp()", FAULT="unbiased"), 2)
+    assert code == 1
+    assert "FAILED" in out
+    assert "unbiased" in out
+    assert "the model runs on 2 ranks, and not on one (" in out
+    assert "verify it on one, without torchrun" in out
 
 
 @slow
@@ -236,6 +299,20 @@ def test_a_rank_that_fails_alone_ends_all_and_is_named(fault: str, said: str, sm
     assert (code, out) == (2, "")
     assert said in err
     assert 'on_ranks.py", line' in err or fault == "killed"
+
+
+@slow
+def test_stages_of_a_pipeline_are_verified_as_a_function(small: Path) -> None:
+    code, out, err = finished(start(2, small, "loaded", BUILD="pipeline", WEIGHTS=str(small)), 2)
+    assert code == 0, err
+    assert "PASSED" in out
+    assert "weights: the candidate is a function" in out
+    code, _, err = finished(start(2, small, "stage()"), 2)
+    assert code == 2
+    assert "the candidate is a PipelineStage, which cannot be called" in err
+    assert "give a function that runs the stage on every rank, and returns the logits on rank 0" in " ".join(
+        err.split()
+    )
 
 
 @slow

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,8 +22,9 @@ from gpt2_from_scratch.checks.recording import Recording
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError, RankError, crash_place, crash_report
 from gpt2_from_scratch.precision import in_float64, run_in_float64, seeing_arithmetic
-from gpt2_from_scratch.ranks import Ranks
+from gpt2_from_scratch.ranks import Alone, Ranks
 
+_LOOKED_INTO = "looked into: the whole model on rank 0 alone, which computes the same logits bit for bit"
 _ENDING = 5  # tokens at the end of a full context; their logits are compared with those of its cache
 
 
@@ -90,10 +92,10 @@ class Candidate:
         if isinstance(model, Loaded):
             model = model.object
         if not callable(model):
-            raise CandidateError(
-                f"the candidate is a {type(model).__name__}, which cannot be called",
-                hint="give an nn.Module, or a function from ids [B, T] to logits [B, T, V]",
-            )
+            wanted = "give an nn.Module, or a function from ids [B, T] to logits [B, T, V]"
+            if type(model).__module__.startswith("torch.distributed.pipelining"):
+                wanted = "give a function that runs the stage on every rank, and returns the logits on rank 0"
+            raise CandidateError(f"the candidate is a {type(model).__name__}, which cannot be called", hint=wanted)
         if isinstance(model, nn.Module) and any(parameter.is_meta for parameter in model.parameters()):
             raise CandidateError(
                 f"{type(model).__name__} has parameters on the meta device, where they have no values",
@@ -136,6 +138,30 @@ class Candidate:
         other = copy.copy(self)
         other.model, other._way = self.module or self.model, None
         other.settle()
+        return other
+
+    @cached_property
+    def alone(self) -> "Candidate":
+        """The same on this rank alone, to be looked into: itself, if it does not run on several.
+
+        Of FSDP2's model that is a copy with whole parameters; of `DistributedDataParallel`'s it is rank 0's module.
+
+        Raises:
+            NotImplementedError: it does not compute the same on one rank; says why.
+        """
+        if self.ranks is None:
+            return self
+        several = f"the model runs on {self.ranks.size} ranks"
+        ids = torch.arange(min(_ENDING, self.config.n_positions))[None] % self.config.vocab_size
+        try:
+            other = Candidate(self.ranks.whole(), self.config)
+            with Alone():
+                logits = other.logits(ids)
+        except (NotImplementedError, CandidateError) as error:
+            raise NotImplementedError(f"{several}, and not on one ({str(error.__cause__ or error)[:200]})") from None
+        if not torch.equal(logits, self.logits(ids)):
+            raise NotImplementedError(f"{several}, and computes something else on one")
+        self.adaptations[_LOOKED_INTO] = None
         return other
 
     @property

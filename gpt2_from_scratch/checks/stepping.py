@@ -23,21 +23,20 @@ def stepper(candidate: Candidate) -> Feed:
     `reset_kv_cache` with ``use_cache`` (the book), and ``past``, ``kv_cache`` or ``cache`` given back beside logits.
 
     Raises:
-        NotImplementedError: it has no cache that is known here, or it runs on several ranks.
+        NotImplementedError: it has no cache that is known here. To feed it raises this error if it computes on several
+            ranks only, each of which has a cache of its own.
     """
-    if candidate.ranks is not None:  # each rank has a cache of its own, which cannot be sent
-        raise NotImplementedError("the model runs on several ranks")
     takes = candidate.parameters
     if "cache" in takes and hasattr(candidate.module, "new_cache"):
-        return lambda pieces: _filled_in_place(candidate, pieces)
+        return lambda pieces: _filled_in_place(candidate.alone, pieces)
     if {"past_key_values", "use_cache"} <= takes:
-        return lambda pieces: _handed_around(candidate, pieces, "past_key_values", {"use_cache": True})
+        return lambda pieces: _handed_around(candidate.alone, pieces, "past_key_values", {"use_cache": True})
     if "use_cache" in takes and hasattr(candidate.module, "reset_kv_cache"):
-        return lambda pieces: _kept_inside(candidate, pieces)
+        return lambda pieces: _kept_inside(candidate.alone, pieces)
     for name in ("past", "layer_past", "kv_cache", "cache"):
         if name in takes:
             always = {"use_cache": True} if "use_cache" in takes else {}
-            return lambda pieces, name=name, always=always: _handed_around(candidate, pieces, name, always)  # type: ignore[misc]
+            return lambda pieces, name=name, always=always: _handed_around(candidate.alone, pieces, name, always)  # type: ignore[misc]
     raise NotImplementedError("it has no cache that is known here")
 
 

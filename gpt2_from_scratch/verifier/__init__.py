@@ -9,7 +9,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Unpack, cast
@@ -285,9 +285,7 @@ class _Run:
 
     @property
     def _closed(self) -> str:
-        """Why nothing can be said of what is inside; empty where its modules and their layout are known."""
-        if self.on_ranks or self.fitted is not None:
-            return self.on_ranks
+        """Why nothing can be said of what is inside, where no layout is known."""
         if self.subject.module is None:
             return f"that takes a torch module, and the candidate is a {self._kind}"
         return "it is not known which of its parameters is which of GPT-2's"
@@ -320,7 +318,9 @@ class _Run:
         if not self.wanted & {"weights", "gradients", "where"} or self.recording is not None or self.subject.engine:
             return
         try:
-            arrays = arrays_of(self.subject.model) if module is None and "weights" in self.wanted else None
+            arrays = None
+            if module is None and not self.on_ranks and "weights" in self.wanted:  # each rank has others
+                arrays = arrays_of(self.subject.model)
             searched = module or arrays
             if searched is None:
                 return
@@ -356,12 +356,12 @@ class _Run:
             return
         self.enter("self-tests")
         tests = check_itself(self.subject, full_context="logits" not in self.wanted)
-        if self.asked.train and self.subject.module is not None and not self.on_ranks:
-            tests = SelfTests((*tests.results, *check_training(self.subject)))
-        else:
-            why = "only a torch module has one" if self.subject.module is None else self.on_ranks
-            why = why if self.asked.train else "not asked for (--train)"
-            self.unchecked["training mode"] = why
+        if not self.asked.train:
+            self.unchecked["training mode"] = "not asked for (--train)"
+        elif self.subject.module is None:
+            self.unchecked["training mode"] = "only a torch module has one"
+        elif (alone := self.alone("training mode")) is not None:
+            tests = SelfTests((*tests.results, *check_training(alone)))
         for test in tests.told:
             told = str(test).splitlines()[0]
             self.subject.adaptations[f"{told}; it is not held against the model"] = None
@@ -468,35 +468,48 @@ class _Run:
         passed = {test.name for test in (tests.results if tests is not None else ()) if test.status == "passed"}
         return {"deterministic", "causal", "length"} <= passed
 
+    def alone(self, part: str) -> Candidate | None:
+        """The candidate on this rank alone, to be looked into; None, and the reason in the report, if it cannot be."""
+        try:
+            return self.subject.alone
+        except NotImplementedError as why:
+            self.unchecked[part] = f"{why}: verify it on one, without torchrun"
+            return None
+
+    def fitted_of(self, alone: Candidate, fitted: Fitted) -> Fitted:
+        """The layout as that of the candidate on this rank alone."""
+        return fitted if alone is self.subject else fit(alone, self.checkpoint.config, (fitted.layout,))
+
     def check_gradients(self) -> None:
         if "gradients" not in self.wanted:
             return
         fitting = [prompt for prompt in self.prompts if 1 < prompt.ids.size(1) <= _TRACED]
-        if self.fitted is None or self.on_ranks:
+        if self.fitted is None:
             self.unchecked["gradients"] = self._closed
         elif torch.finfo(self.subject.precision).bits < 32:
             self.unchecked["gradients"] = "there is no noise floor for those of lower precision"
         elif not fitting:
             self.unchecked["gradients"] = f"no prompt has 2 to {_TRACED} tokens"
-        else:
+        elif (alone := self.alone("gradients")) is not None:
             self.enter("gradients")
             longest = max(fitting, key=lambda prompt: prompt.tokens)
+            fitted = self.fitted_of(alone, self.fitted)
             with self._rounded_alike():
-                gradients = check_gradients(self.subject, self._loaded, longest, self.fitted, self.asked.threshold)
+                gradients = check_gradients(alone, self._loaded, longest, fitted, self.asked.threshold)
             self.verdict = replace(self.verdict, gradients=gradients)
 
     def locate(self) -> None:
         if "where" not in self.wanted or not (self._differ or self.asked.always_trace):
             return
-        if self.fitted is None or self.on_ranks:
-            remedy = ": verify it on one, without torchrun" if self.on_ranks else ""
-            self.unchecked["where"] = f"{self._closed}{remedy}"
-        else:
+        if self.fitted is None:
+            self.unchecked["where"] = self._closed
+        elif (alone := self.alone("where")) is not None:
             self.enter("first divergence")
             prompt = _to_trace(self.verdict.logits, self.prompts)
             exact = self._differ and self.verdict.logits is not None and self.verdict.logits.exact is not None
             with self._rounded_alike():
-                self.traced, divergence = locate(self.subject, self.fitted, self._loaded, prompt, exact)
+                fitted = self.fitted_of(alone, self.fitted)
+                self.traced, divergence = locate(alone, fitted, self._loaded, prompt, exact)
             self.verdict = replace(self.verdict, divergence=divergence)
 
     def diagnose(self) -> None:
@@ -511,15 +524,19 @@ class _Run:
             self.unchecked["diagnosis"] = "it takes the reference, which nothing else needed"
         else:
             self.enter("diagnosis")
+            subject, fitted = self.subject, None
+            with suppress(NotImplementedError):  # what is found of it says why no line is named
+                subject = self.subject.alone
+                fitted = self.fitted_of(subject, self.fitted) if self.fitted is not None else None
             most = self.asked.diagnose_seconds
             weights, logits = self.verdict.weights, self.verdict.logits
             try:
                 diagnosis = diagnose(
-                    self.subject,
+                    subject,
                     self.checkpoint,
                     self.reference,
                     Checked(
-                        inside=None if self.on_ranks else self.traced if self.traced is not None else self.fitted,
+                        inside=self.traced if self.traced is not None else fitted,
                         failing=None if logits is None else _to_trace(logits, self.prompts).ids,
                         weights_right=None if weights is None else bool(weights),
                         floor=None if logits is None else logits.floor,

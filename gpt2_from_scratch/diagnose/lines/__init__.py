@@ -247,8 +247,10 @@ def lines_of(candidate: Candidate, config: GPTConfig, weights: Weights) -> Accus
     """
     if candidate.engine:
         return Accusation("could not record", why=f"{candidate.engine} computes the logits, and not Python code")
-    if candidate.ranks is not None:
-        return Accusation("could not record", why="the model runs on several ranks")
+    try:
+        candidate = candidate.alone
+    except NotImplementedError as why:
+        return Accusation("could not record", why=f"{why}: verify it on one, without torchrun")
     ids = prompts_for(config)
     model = candidate.uncompiled()
 
