@@ -144,7 +144,7 @@ class Table:
         return found
 
     def entry_of(self, value: Tensor) -> Identity:
-        """The same, for a floating-point value that is asked about entries alone: much cheaper where it is none."""
+        """The entry that a floating-point value is, if any: for most values much cheaper than `identify`."""
         value = value.detach()
         if value.numel() < _FEWEST:
             return UNKNOWN

@@ -353,7 +353,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         shown: Sequence[Tensor | None],
         result: Tensor | None,
     ) -> Tensor | None:
-        """The numbers of an elementwise function of some tensors, which show these numbers."""
+        """The numbers that the result of an elementwise function shows, from those that its operands show."""
         if result is None or not result.is_floating_point():
             return None
         numbers: Tensor | None = None
@@ -378,7 +378,7 @@ class Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result: Tensor | None,
         tensors: tuple[Tensor | None, Tensor | None] = (None, None),
     ) -> Tensor | None:
-        """The numbers of a function of two tensors; `tensors`: what they hold, for the record."""
+        """The same for two operands. `tensors`: the operands themselves, whose values the record may keep."""
         if left is None or right is None or result is None:
             return left if right is None else right
         a = _Operand(left.expand(result.shape), tensors[0])

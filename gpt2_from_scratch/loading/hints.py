@@ -103,7 +103,7 @@ def changes(container: Container, options: Mapping[str, Any]) -> Iterator[Change
 
 
 def _parts_of_the_file(container: Container) -> Iterator[tuple[str, Change]]:
-    """For a model beside other things: each group of names that begin alike, and how all but it and the head goes."""
+    """For a file that holds more than a model: each beginning of names, and the options that leave out all others."""
     groups = dict.fromkeys(name.partition(".")[0] for name in container.tensors)
     if len(groups) > _MOST_GROUPS:
         return
@@ -147,7 +147,7 @@ def _sizes_heads_and_ties(container: Container, options: Mapping[str, Any]) -> I
 
 
 def _beside_the_model(matching: Matching) -> dict[str, str]:
-    """Tensors in no layer that GPT-2 has not, and what they are as far as their names say it."""
+    """Unexpected tensors that stand in no layer, and what their names say they are."""
     return {
         name: next((what for start, what in _OTHER_HEADS.items() if name.startswith(start)), _UNKNOWN)
         for name in matching.unexpected
