@@ -26,13 +26,15 @@ torch_numpy: Any = torch._numpy  # without annotations of its own
 
 # A ufunc that is applied along an axis is another function.
 _REDUCED = {"add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min", "logical_and": "all"}
-# What torch._numpy lacks, or does otherwise: scipy's functions, and a cast that copies.
-_MORE: dict[str, Callable[..., Any]] = {
-    "erf": torch.special.erf,
-    "expit": torch.sigmoid,
-    "astype": lambda tensor, dtype, copy=True: tensor.to(dtype, copy=copy),
-    "T": lambda tensor: tensor.permute(*reversed(range(tensor.dim()))),
-    "mT": lambda tensor: tensor.mT,
+# What torch._numpy lacks, or does otherwise: attributes, a cast that copies, scipy's functions.
+_ATTRIBUTES: dict[str, Callable[..., Any]] = {
+    "T": lambda array: array.tensor.permute(*reversed(range(array.ndim))),
+    "mT": lambda array: array.tensor.mT,
+}
+_MORE = _ATTRIBUTES | {
+    "astype": lambda array, dtype, copy=True: array.tensor.to(dtype, copy=copy),
+    "erf": lambda array: torch.special.erf(array.tensor),
+    "expit": lambda array: torch.sigmoid(array.tensor),
 }
 # Functions that make a plain array, or a tensor, of what they are given, without asking it; or out of nothing.
 _MAKERS = (
@@ -72,6 +74,8 @@ class Followed(NDArrayOperatorsMixin):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if name in _ATTRIBUTES:
+            return _call(name, None, (self,), {})
         value = getattr(torch_numpy.ndarray(self.tensor), name)
         if not callable(value):
             return _followed(_tensor(value))
@@ -106,16 +110,6 @@ class Followed(NDArrayOperatorsMixin):
     def dtype(self) -> Any:
         """Numpy's name of the type."""
         return _numpys(self.tensor.dtype)
-
-    @property
-    def T(self) -> Any:
-        """All axes in reverse order."""
-        return _call("T", None, (self,), {})
-
-    @property
-    def mT(self) -> Any:
-        """The last two axes exchanged."""
-        return _call("mT", None, (self,), {})
 
 
 @contextmanager
@@ -211,11 +205,8 @@ def _call(name: str, original: Callable[..., Any] | None, args: Any, options: di
 
 def _operation(name: str, original: Callable[..., Any] | None) -> Callable[..., Any]:
     """A function over tensors, which torch's function modes see as one call."""
-    function = _MORE.get(name)
-    made_of: Callable[[Any], Any] = _itself
-    if function is None:
-        function = getattr(torch_numpy.ndarray if original is None else torch_numpy, name, None)
-        made_of = _torch_numpys
+    function = _MORE.get(name) or getattr(torch_numpy.ndarray if original is None else torch_numpy, name, None)
+    made_of = _torch_numpys
     if function is None and Followed.by_numpy:
         function, made_of = original, _numpys
     if function is None:
@@ -262,7 +253,3 @@ def _numpys(value: Any) -> Any:
     if isinstance(value, torch.dtype):
         return numpy.dtype(str(value).removeprefix("torch."))
     return value.numpy() if isinstance(value, Tensor) else value
-
-
-def _itself(value: Any) -> Any:
-    return value
