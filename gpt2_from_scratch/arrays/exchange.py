@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy
 
-from gpt2_from_scratch.arrays.finding import defining_file, names_in
+from gpt2_from_scratch.arrays.finding import called_by, is_users_class, places
 
 _PLAIN = (str, bytes, int, float, type(None))  # passed over at once: a vocabulary has 50,000 of them
 _MOST_OBJECTS = 200_000  # looked at in search of arrays: a model has thousands; more is somebody's data set
@@ -46,53 +46,30 @@ class _Exchange:
                 waiting.extend(self._inside(thing))
 
     def _inside(self, thing: Any) -> Iterator[object]:
-        if isinstance(thing, functools.partial):
-            yield thing.func
-            yield from self._whole(thing.args, functools.partial(_set_args, thing))
-            yield from self._mapping(thing.keywords)
-        elif isinstance(thing, types.MethodType):
-            yield thing.__func__
-            yield thing.__self__
-        elif isinstance(thing, types.FunctionType):
-            if self.is_users(thing.__code__.co_filename):
-                yield from self._function(thing)
-        elif isinstance(thing, MutableMapping):
-            yield from self._mapping(thing)
+        if isinstance(thing, MutableMapping):
+            yield from self._items(thing, list(thing.items()))
         elif isinstance(thing, MutableSequence):
             if not isinstance(thing, bytearray | memoryview) and len(thing) <= _MOST_OBJECTS:
                 yield from self._items(thing, list(enumerate(thing)))
         elif isinstance(thing, tuple):
             yield from thing
-        elif isinstance(thing, type):
-            if self._is_users_class(thing):
-                yield from (value for value in vars(thing).values() if isinstance(value, types.FunctionType))
+        elif isinstance(thing, types.SimpleNamespace):
+            yield vars(thing)
         elif isinstance(thing, types.ModuleType):
             if self.is_users(getattr(thing, "__file__", None) or "<"):
-                yield from self._mapping(vars(thing))
-        elif (hasattr(thing, "__dict__") and self._is_users_class(type(thing))) or isinstance(
-            thing, types.SimpleNamespace
-        ):
-            yield type(thing)
-            yield from self._mapping(vars(thing))
+                yield vars(thing)
+        elif self._is_code(thing):
+            for slot in places(thing, self.is_users):
+                yield from self._whole(slot.value, slot.put)
+            yield from called_by(thing)
 
-    def _is_users_class(self, kind: type) -> bool:
-        file = defining_file(kind)
-        return file is None or self.is_users(file)
-
-    def _function(self, function: types.FunctionType) -> Iterator[object]:
-        for cell in function.__closure__ or ():
-            try:
-                content = cell.cell_contents
-            except ValueError:  # a cell that is still empty
-                continue
-            yield from self._whole(content, functools.partial(setattr, cell, "cell_contents"))
-        yield from self._whole(function.__defaults__, functools.partial(setattr, function, "__defaults__"))
-        yield from self._mapping(function.__kwdefaults__ or {})
-        scope = function.__globals__
-        yield from self._items(scope, [(name, scope[name]) for name in {*names_in(function.__code__)} & scope.keys()])
-
-    def _mapping(self, mapping: Any) -> Iterator[object]:
-        yield from self._items(mapping, list(mapping.items()))
+    def _is_code(self, thing: Any) -> bool:
+        """Whether a thing is a function, a class or an object of somebody's own."""
+        if isinstance(thing, types.FunctionType):
+            return self.is_users(thing.__code__.co_filename)
+        if isinstance(thing, functools.partial | types.MethodType):
+            return True
+        return is_users_class(thing if isinstance(thing, type) else type(thing), self.is_users)
 
     def _items(self, container: Any, items: list[tuple[Any, Any]]) -> Iterator[object]:
         for key, content in items:
@@ -119,7 +96,3 @@ class _Exchange:
             if any(new is not old for new, old in zip(items, content, strict=True)):
                 return type(content)(*items) if hasattr(content, "_fields") else tuple(items)
         return content
-
-
-def _set_args(partial: "functools.partial[Any]", args: tuple[Any, ...]) -> None:
-    partial.__setstate__((partial.func, args, partial.keywords, partial.__dict__))  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ import re
 import sys
 import sysconfig
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -28,12 +28,14 @@ class Slot:
     Args:
         name: of the variable.
         where: in words.
-        value: what is there, with arrays in it.
+        value: what is there.
+        put: puts something else there.
     """
 
     name: str
     where: str
     value: Any
+    put: Callable[[Any], object]
 
 
 @dataclass(frozen=True)
@@ -62,18 +64,23 @@ def slots(function: Any) -> Iterator[Slot]:
         if id(each) in seen:
             continue
         seen.add(id(each))
-        for slot in _places(each):
-            if isinstance(slot.value, types.ModuleType) or _is_code(slot.value):
+        for slot in places(each, is_users):
+            if _is_code(slot.value):
                 waiting.append(slot.value)
             elif id(slot.value) not in seen and next(_leaves(slot.value), None) is not None:
                 seen.add(id(slot.value))
                 yield slot
-        if isinstance(each, functools.partial):
-            waiting.append(each.func)
-        elif isinstance(each, types.MethodType):
-            waiting += [each.__func__, each.__self__]
-        elif not isinstance(each, types.FunctionType | type | types.ModuleType):
-            waiting += [value for value in vars(type(each)).values() if isinstance(value, types.FunctionType)]
+        waiting += called_by(each)
+
+
+def called_by(each: Any) -> list[Any]:
+    """What a callable calls: the function of a partial one, a method's function and object, an object's methods."""
+    if isinstance(each, functools.partial):
+        return [each.func]
+    if isinstance(each, types.MethodType):
+        return [each.__func__, each.__self__]
+    kind = each if isinstance(each, type) else type(each)
+    return [value for value in vars(kind).values() if isinstance(value, types.FunctionType)]
 
 
 def _is_code(value: Any) -> bool:
@@ -82,58 +89,69 @@ def _is_code(value: Any) -> bool:
         return True
     if isinstance(value, types.FunctionType):
         return is_users(value.__code__.co_filename)
-    return callable(value) and not isinstance(value, nn.Module | type) and _is_users_class(type(value))
+    return callable(value) and not isinstance(value, nn.Module | type) and is_users_class(type(value))
 
 
-def _places(each: Any) -> Iterator[Slot]:
+def places(each: Any, is_users: Callable[[str], bool]) -> Iterator[Slot]:
+    """Where one function or object finds values by name.
+
+    Args:
+        each: a function, a method, a partial one, or an object.
+        is_users: whether a source file is somebody's own; objects of other files' classes are passed over.
+    """
     if isinstance(each, functools.partial):
         for place, value in enumerate(each.args):
-            yield Slot(f"arg{place}", "bound to it", value)
-        for name, value in each.keywords.items():
-            yield Slot(name, "bound to it", value)
+            yield Slot(f"arg{place}", "bound to it", value, functools.partial(_put_argument, each, place))
+        yield from _in(each.keywords, each.keywords, "bound to it")
     elif isinstance(each, types.FunctionType):
-        yield from _places_of_function(each)
+        yield from _places_of_function(each, is_users)
     elif isinstance(each, types.MethodType | type | types.ModuleType):
         return
-    elif hasattr(each, "__dict__") and _is_users_class(type(each)):
-        for name, value in vars(each).items():
-            yield Slot(name, f"in its {type(each).__name__}", value)
+    elif hasattr(each, "__dict__") and is_users_class(type(each), is_users):
+        yield from _in(vars(each), vars(each), f"in its {type(each).__name__}")
 
 
-def _places_of_function(function: types.FunctionType) -> Iterator[Slot]:
+def _in(scope: dict[str, Any], names: Iterable[str], where: str) -> Iterator[Slot]:
+    """Those of the names that a dictionary has."""
+    for name in [name for name in names if name in scope]:
+        yield Slot(name, where, scope[name], functools.partial(scope.__setitem__, name))
+
+
+def _put_argument(partial: "functools.partial[Any]", place: int, value: Any) -> None:
+    args = (*partial.args[:place], value, *partial.args[place + 1 :])
+    partial.__setstate__((partial.func, args, partial.keywords, partial.__dict__))  # type: ignore[attr-defined]
+
+
+def _places_of_function(function: types.FunctionType, is_users: Callable[[str], bool]) -> Iterator[Slot]:
     code = function.__code__
     for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
         try:
-            yield Slot(name, "in its closure", cell.cell_contents)
+            yield Slot(name, "in its closure", cell.cell_contents, functools.partial(setattr, cell, "cell_contents"))
         except ValueError:  # a cell that is still empty
             continue
-    positional = code.co_varnames[: code.co_argcount]
     defaults = function.__defaults__ or ()
-    defaulted = zip(positional[len(positional) - len(defaults) :], defaults, strict=True)
-    for name, value in (*defaulted, *(function.__kwdefaults__ or {}).items()):
-        yield Slot(name, "in its defaults", value)
-    names = dict.fromkeys(names_in(code))
-    scope = function.__globals__
-    for name in names:
-        value = scope.get(name)
-        yield Slot(name, "in the globals of its file", value)
-        if isinstance(value, types.ModuleType) and is_users(getattr(value, "__file__", None) or "<frozen"):
-            for attribute in names:
-                if attribute in vars(value):
-                    yield Slot(attribute, f"in the globals of {value.__name__}", vars(value)[attribute])
+    names = code.co_varnames[code.co_argcount - len(defaults) : code.co_argcount]
+    for place, (name, value) in enumerate(zip(names, defaults, strict=True)):
+        yield Slot(name, "in its defaults", value, functools.partial(_put_default, function, place))
+    yield from _in(function.__kwdefaults__ or {}, function.__kwdefaults__ or (), "in its defaults")
+    read = dict.fromkeys(_names_in(code))
+    for slot in _in(function.__globals__, read, "in the globals of its file"):
+        yield slot
+        if isinstance(slot.value, types.ModuleType) and is_users(getattr(slot.value, "__file__", None) or "<frozen"):
+            yield from _in(vars(slot.value), read, f"in the globals of {slot.value.__name__}")
 
 
-def names_in(code: types.CodeType) -> Iterator[str]:
+def _put_default(function: types.FunctionType, place: int, value: Any) -> None:
+    defaults = function.__defaults__ or ()
+    function.__defaults__ = (*defaults[:place], value, *defaults[place + 1 :])
+
+
+def _names_in(code: types.CodeType) -> Iterator[str]:
     """The global names and attributes that code reads, that of functions inside it included."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from names_in(constant)
-
-
-def defining_file(kind: type) -> str | None:
-    """The file that a class is defined in; None where that is not known."""
-    return getattr(sys.modules.get(kind.__module__), "__file__", None)
+            yield from _names_in(constant)
 
 
 @functools.cache
@@ -147,8 +165,9 @@ def is_users(file: str, packages: frozenset[str] = frozenset()) -> bool:
     return not path.startswith(_STANDARD)
 
 
-def _is_users_class(kind: type) -> bool:
-    file = defining_file(kind)
+def is_users_class(kind: type, is_users: Callable[[str], bool] = is_users) -> bool:
+    """Whether a class is somebody's own."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
     return kind.__module__ != "builtins" and (file is None or is_users(file)) and not issubclass(kind, Tensor)
 
 
@@ -168,7 +187,7 @@ def _is_record(value: Any) -> bool:
     return (
         isinstance(value, types.SimpleNamespace)
         or is_dataclass(value)
-        or (hasattr(value, "__dict__") and _is_users_class(type(value)))
+        or (hasattr(value, "__dict__") and is_users_class(type(value)))
     )
 
 
