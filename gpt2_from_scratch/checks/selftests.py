@@ -8,7 +8,7 @@ padding, the cache.
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -26,7 +26,8 @@ _LENGTH = 17
 _PAD = 5  # tokens of padding
 _DETERMINISTIC, _FULL_CONTEXT, _CACHE, _IN_CHUNKS = "deterministic", "full context", "cache", "cache in chunks"
 _PIECE = 128  # tokens of a full context that a cache is fed at once, if it takes several: their logits are 25 MB
-_STEPS = 6  # single tokens that a cache is fed first
+_STEPS = 4  # single tokens that a cache is fed first
+_LATE = (33, 35)  # and these: beyond the first sizes at which tables and windows end
 
 
 @dataclass(frozen=True, repr=False)
@@ -267,8 +268,7 @@ class _Asked:
         length, vocab = ids.size(1), candidate.config.vocab_size
         later = (torch.arange(length) >= torch.tensor([[length // 2], [length - 1]])).long()
         others = (ids + later) % vocab  # the first tokens are the same
-        # The same ids, two with other tokens later on, one token repeated, and ids that share no place with these.
-        self.rows = torch.cat([ids, others, ids[:, :1].expand_as(ids), (ids * 3 + 1) % vocab])
+        self.rows = torch.cat([ids, others, ids[:, :1].expand_as(ids)])
         self._batch: Tensor | None = None
         self._alone = {0: whole}
 
@@ -281,12 +281,21 @@ class _Asked:
             self._alone[place] = self.candidate.logits(self.rows[place : place + 1])
         return self._alone[place]
 
+    @cached_property
+    def two(self) -> tuple[Tensor, Tensor]:
+        """Two rows that share no place, ``[2, T]``, and their logits; one row of a candidate that takes no batches."""
+        rows = _two_rows(self.candidate.config, self.ids)[:, : _LATE[1]]
+        try:
+            return rows, self.candidate.logits(rows)
+        except CandidateError:  # the test of batches says so
+            return rows[:1], self.candidate.logits(rows[:1])
+
     def agree(self, one: Tensor, other: Tensor) -> bool:
         """Whether two answers are the same but for rounding."""
         return _share(one, other, self.scale) <= self.limit
 
 
-_BOTH_FUTURES, _REPEATED, _OTHER = (1, 2), 3, 4  # places of rows
+_HALF, _LAST, _REPEATED = range(1, 4)  # places of rows
 
 
 def _result(test: _Test, asked: _Asked) -> SelfTest:
@@ -327,7 +336,7 @@ def _other_future(asked: _Asked) -> Pairs:
     """Tokens after a position are replaced; logits up to it must stay."""
     length = asked.ids.size(1)
     _need(length > 1, "the context is one token")
-    for place, kept in zip(_BOTH_FUTURES, (length // 2, length - 1), strict=True):
+    for place, kept in ((_HALF, length // 2), (_LAST, length - 1), (_REPEATED, 1)):
         yield Pair(asked.row(place)[:, :kept], asked.whole[:, :kept])
 
 
@@ -339,9 +348,8 @@ def _prefix(asked: _Asked) -> Pairs:
 
 
 def _in_a_batch(asked: _Asked) -> Pairs:
-    if asked.together:  # other tests compare the rows between these
+    if asked.together:  # other tests compare the other rows
         yield Pair(asked.row(0), asked.whole)
-        yield Pair(asked.row(_REPEATED)[:, :1], asked.whole[:, :1])
         return
     batch = asked.candidate.logits(asked.rows)
     for place in range(len(batch)):
@@ -379,7 +387,7 @@ def _left_padded(asked: _Asked) -> Pairs:
     options = {}
     if "position_ids" in takes:
         options["position_ids"] = (mask.cumsum(1) - 1).clamp_min(0).to(candidate.device)
-    alone = (asked.row(0), asked.row(_OTHER))
+    alone = (asked.whole, asked.two[1][1:, : ids.size(1)])
 
     def padded(filler: int, meaning: _Meaning) -> tuple[Tensor, Tensor]:
         filled = (torch.arange(mask.size(1)) + filler).expand_as(mask) % candidate.config.vocab_size
@@ -429,16 +437,12 @@ _MASKS: Sequence[_Meaning] = (
 
 def _cached(asked: _Asked) -> Pairs:
     """Token by token, two rows that differ: a cache may keep only the first one's keys."""
-    feed = stepper(asked.candidate)
-    rows, expected = asked.rows[[0, _OTHER]], torch.cat([asked.row(0), asked.row(_OTHER)])
-    try:
-        if not asked.together:
-            asked.candidate.logits(rows[:, :1])
-    except CandidateError:  # it takes no batches, which the test of that name says
-        rows, expected = rows[:1], expected[:1]
+    feed, (rows, expected) = stepper(asked.candidate), asked.two
     list(feed(without_options([rows[:, :1]])))  # to be forgotten
     steps = min(_STEPS, rows.size(1))
     yield from _in_pieces(feed, rows[:, :steps], expected[:, :steps], range(steps + 1))
+    if _LATE[0] < rows.size(1):
+        yield from _in_pieces(feed, rows, expected, (0, *range(_LATE[0], rows.size(1) + 1)))
 
 
 def _cached_at_the_end(asked: _Asked, chunks: bool) -> Pairs:
@@ -483,9 +487,9 @@ def _padded_steps(asked: _Asked) -> Pairs:
     takes = candidate.parameters
     _need("attention_mask" in takes, "it takes no attention_mask")
     feed = stepper(candidate)
-    long = min(_PAD, candidate.config.n_positions - _PAD - 1)
+    long = min(_PAD, candidate.config.n_positions - _STEPS)
     _need(long > 1, "the context has no room for padding")
-    filled = _two_rows(candidate.config, asked.ids)[:, : _PAD + 1]
+    filled = _two_rows(candidate.config, asked.ids)[:, :_STEPS]
     filled = torch.cat([torch.zeros(2, long, dtype=torch.int64), filled], dim=1)[:, : candidate.config.n_positions]
     mask = torch.ones_like(filled)
     mask[0, :long] = mask[1, : long // 2] = 0
