@@ -86,20 +86,7 @@ def _or_null(part: _Part | None, describe: Callable[[_Part], _Fields]) -> _Field
 
 
 def _part(part: Part) -> _Fields:
-    numbers: _Fields | None = None
-    match part.result:
-        case Weights():
-            numbers = _weights(part.result)
-        case SelfTests():
-            numbers = _self_tests(part.result)
-        case Logits():
-            numbers = _logits(part.result)
-        case Generation():
-            numbers = _generation(part.result)
-        case Gradients():
-            numbers = _gradients(part.result)
-        case Divergence():
-            numbers = _divergence(part.result)
+    numbers = None if part.result is None else _NUMBERS[type(part.result)](part.result)
     return {"status": part.status, "reason": part.reason or None, "numbers": numbers}
 
 
@@ -256,6 +243,16 @@ def _divergence(part: Divergence) -> _Fields:
     ]
     first = part.first.site if part.first is not None else None
     return {"prompt": part.prompt, "first": first, "between": part.gap, "absent": part.absent, "sites": sites}
+
+
+_NUMBERS: Mapping[type, Callable[[Any], _Fields]] = {
+    Weights: _weights,
+    SelfTests: _self_tests,
+    Logits: _logits,
+    Generation: _generation,
+    Gradients: _gradients,
+    Divergence: _divergence,
+}
 
 
 def _diagnosis(diagnosis: Diagnosis) -> _Fields:
