@@ -104,21 +104,21 @@ class Tape:
             self.finish(operation, (holder.number,))
         return holder.number
 
-    def hold(self, thing: Tensor, number: int, shadow: Tensor | None, storage: int) -> Holder:
+    def hold(self, thing: Tensor, number: int, shadow: Tensor | None = None) -> Holder:
         """Remembers that a tensor is a value."""
-        holder = Holder(number, shadow, storage)
-        reference = weakref.ref(thing)
-        self._holders[id(thing)] = (reference, holder)
-        others = self._by_storage.setdefault(storage, [])
-        others.append(reference)
+        holder = Holder(number, shadow, _storage(thing if shadow is None else shadow))
+        self._remember(thing, holder)
         return holder
 
     def also(self, thing: Tensor, holder: Holder) -> None:
         """Remembers that a second tensor has the same numbers."""
         if self.known(thing) is None:
-            reference = weakref.ref(thing)
-            self._holders[id(thing)] = (reference, holder)
-            self._by_storage.setdefault(holder.storage, []).append(reference)
+            self._remember(thing, holder)
+
+    def _remember(self, thing: Tensor, holder: Holder) -> None:
+        reference = weakref.ref(thing)
+        self._holders[id(thing)] = (reference, holder)
+        self._by_storage.setdefault(holder.storage, []).append(reference)
 
     def leaf(self, view: Tensor, dtype: torch.dtype | None = None) -> int:
         """A new value that no recorded operation made; `dtype`: in which it is computed with, if not in its own."""
@@ -174,3 +174,11 @@ class Tape:
         if self.see is not None:
             self.see(value, view)
         return value.number
+
+
+def _storage(tensor: Tensor) -> int:
+    """A number for the memory of a tensor."""
+    try:
+        return tensor.untyped_storage().data_ptr() or id(tensor)
+    except (RuntimeError, NotImplementedError):
+        return id(tensor)

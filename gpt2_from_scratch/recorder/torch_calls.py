@@ -109,13 +109,12 @@ class TorchCalls(TorchFunctionMode):
         if holder is not None:
             return holder
         if tensor.dtype not in _NARROW:
-            return self.tape.hold(tensor, self.tape.leaf(tensor), None, self.storage(tensor))
+            return self.tape.hold(tensor, self.tape.leaf(tensor))
         if isinstance(tensor, nn.Parameter):  # never written in a forward pass, and large: widened where it is used
-            number = self.tape.leaf(tensor.detach(), torch.float64)
-            return self.tape.hold(tensor, number, None, self.storage(tensor))
+            return self.tape.hold(tensor, self.tape.leaf(tensor.detach(), torch.float64))
         wide = tensor.detach().to(torch.float64)
         self._keep.append(wide)
-        return self.tape.hold(tensor, self.tape.leaf(wide), wide, self.storage(wide))
+        return self.tape.hold(tensor, self.tape.leaf(wide), wide)
 
     def wide(self, tensor: Tensor, holder: Holder, name: str) -> Tensor:
         """What an operation of this name computes with in the place of a tensor."""
@@ -124,13 +123,6 @@ class TorchCalls(TorchFunctionMode):
         if tensor.dtype not in _NARROW:
             return tensor
         return tensor.detach() if name in _LOOKING_UP else tensor.detach().to(torch.float64)
-
-    def storage(self, tensor: Tensor) -> int:
-        """A number for the memory of a tensor."""
-        try:
-            return tensor.untyped_storage().data_ptr() or id(tensor)
-        except (RuntimeError, NotImplementedError):
-            return id(tensor)
 
     def save(self, tensor: Tensor) -> None:
         """Keeps what a tensor of the user's holds, before it is written."""
@@ -235,7 +227,7 @@ class _Call:
             if wide is not tensor:
                 replaced[id(tensor)] = wide
             number = self.tape.output(len(numbers), wide)
-            self.tape.hold(wide, number, None, self.calls.storage(wide))
+            self.tape.hold(wide, number)
             numbers.append(number)
         self.tape.finish(operation, numbers, [holder for _, holder in written])
         for tensor in tensors:

@@ -96,15 +96,11 @@ def test_requests_for_a_narrow_type_give_float64():
 
 def test_an_object_at_the_address_of_one_that_has_gone_is_a_new_one():
     """An address is given out again; a value must not be taken for the one that was there before."""
-
-    class Thing:
-        pass
-
-    tape, first = Tape(Stack()), Thing()
-    holder, address = tape.hold(first, 0, None, 0), id(first)
+    tape, first = Tape(Stack()), torch.ones(1)
+    holder, address = tape.hold(first, 0), id(first)
     assert tape.known(first) is holder
     del first
-    second = next(thing for thing in (Thing() for _ in range(10_000)) if id(thing) == address)
+    second = next(tensor for tensor in (torch.ones(1) for _ in range(10_000)) if id(tensor) == address)
     assert tape.known(second) is None
 
 
