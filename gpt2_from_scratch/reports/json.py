@@ -21,7 +21,7 @@ from gpt2_from_scratch.checks.logits import Logits, PromptResult
 from gpt2_from_scratch.checks.prompts import Prompt
 from gpt2_from_scratch.checks.selftests import SelfTests
 from gpt2_from_scratch.checks.weights import Weights
-from gpt2_from_scratch.compare import Comparison, quantiles
+from gpt2_from_scratch.compare import quantiles
 from gpt2_from_scratch.diagnose import Diagnosis, Finding
 from gpt2_from_scratch.diagnose.divergence import Divergence
 from gpt2_from_scratch.diagnose.patch import Patch
@@ -93,21 +93,12 @@ def _part(part: Part) -> _Fields:
 def _weights(part: Weights) -> _Fields:
     return {
         "equal": part.equal,
-        "differing": {name: _comparison(comparison) for name, comparison in part.differing.items()},
+        "differing": {name: vars(comparison) for name, comparison in part.differing.items()},
         "rounded": part.rounded,
         "lacking": part.lacking,
         "ranks": part.ranks,
         "untied": [{"copy": copy, "original": original} for copy, original in part.untied],
         "identity": None if part.identity is None else str(part.identity),
-    }
-
-
-def _comparison(comparison: Comparison) -> _Fields:
-    return {
-        "max_abs": comparison.max_abs,
-        "mean_abs": comparison.mean_abs,
-        "relative": comparison.relative,
-        "at": comparison.at,
     }
 
 
@@ -170,7 +161,7 @@ def _prompt(result: PromptResult, floor: float) -> _Fields:
     return {
         "name": result.prompt.name,
         "shape": tuple(result.prompt.ids.shape),
-        **_comparison(comparison),
+        **vars(comparison),
         "multiple": comparison.max_abs / floor,
         "noise_floor": result.floor,
         "excess": result.excess,
@@ -181,18 +172,14 @@ def _prompt(result: PromptResult, floor: float) -> _Fields:
         "top10": result.top10,
         "loss": _or_null(result.loss, _loss),
         "worst": [
-            {
-                "row": token.row,
-                "position": token.position,
-                "id": token.id,
-                "expected": {"id": token.expected[0], "logit": token.expected[1]},
-                "actual": {"id": token.actual[0], "logit": token.actual[1]},
-                "error": token.error,
-                "kl": token.kl,
-            }
+            vars(token) | {"expected": _prediction(token.expected), "actual": _prediction(token.actual)}
             for token in result.worst
         ],
     }
+
+
+def _prediction(token: tuple[int, float]) -> _Fields:
+    return {"id": token[0], "logit": token[1]}
 
 
 def _loss(loss: tuple[float, float]) -> _Fields:
