@@ -8,7 +8,6 @@ import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy
@@ -215,11 +214,6 @@ class LlamaCppModel:
         return torch.stack(rows)
 
 
-def _exported(package: ModuleType, path: Path) -> torch.nn.Module:
-    """The module of a program that `torch.export.save` wrote."""
-    return torch.export.load(path).module()
-
-
 _ONNX = _Engine("onnxruntime", "onnxruntime", "onnxruntime", OnnxModel)
 _CTRANSLATE2 = _Engine("CTranslate2", "ctranslate2", "ctranslate2", CTranslate2Model)
 _BY_SUFFIX: Mapping[str, _Engine] = {
@@ -232,5 +226,5 @@ _BY_SUFFIX: Mapping[str, _Engine] = {
         # `GGML_GELU_FP16` in ggml/src/ggml-cpu/vec.h
         rounds="llama.cpp looks GELU up in a table of float16 numbers: its logits are no more exact",
     ),
-    ".pt2": _Engine("torch.export", "torch", "torch", _exported),
+    ".pt2": _Engine("torch.export", "torch", "torch", lambda package, path: package.export.load(path).module()),
 }

@@ -28,14 +28,6 @@ def gelu_erf(x: Tensor) -> Tensor:
     return x / 2 * (1 + torch.erf(x / math.sqrt(2)))
 
 
-def _gelu_fast(x: Tensor) -> Tensor:
-    return x / 2 * (1 + torch.tanh(0.7978845608 * x * (1 + CUBIC * x * x)))
-
-
-def _laplace(x: Tensor) -> Tensor:
-    return (1 + torch.erf((x - 0.707107) / (0.282095 * math.sqrt(2)))) / 2  # rounded as in the paper it comes from
-
-
 def _softplus(x: Tensor) -> Tensor:
     return torch.logaddexp(x, torch.zeros_like(x))
 
@@ -44,24 +36,21 @@ def _silu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(x)
 
 
-def _itself(x: Tensor) -> Tensor:
-    return x
-
-
 FORMULAS: Mapping[str, Function] = MappingProxyType(
     {
         "gelu": gelu_erf,
         "gelu_10": lambda x: gelu_erf(x).clamp(-10, 10),
         "gelu_accurate": gelu_tanh,
-        "gelu_fast": _gelu_fast,
+        "gelu_fast": lambda x: x / 2 * (1 + torch.tanh(0.7978845608 * x * (1 + CUBIC * x * x))),
         "gelu_new": gelu_tanh,
         "gelu_python": gelu_erf,
         "gelu_python_tanh": gelu_tanh,
         "gelu_pytorch_tanh": gelu_tanh,
         "hardswish": lambda x: x * (x + 3).clamp(0, 6) / 6,
-        "laplace": _laplace,
+        # Its numbers are rounded in the paper that it comes from, too.
+        "laplace": lambda x: (1 + torch.erf((x - 0.707107) / (0.282095 * math.sqrt(2)))) / 2,
         "leaky_relu": lambda x: torch.where(x > 0, x, 0.01 * x),
-        "linear": _itself,
+        "linear": lambda x: x,
         "mish": lambda x: x * torch.tanh(_softplus(x)),
         "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
         "relu": lambda x: x.clamp(min=0),

@@ -249,12 +249,7 @@ def found_in(places: Sequence[Slot]) -> tuple[dict[str, Found], dict[int, Tensor
 def _is_mask(array: Any) -> bool:
     """Whether an array is what code adds to scores or multiplies them with: of two values, or with infinities."""
     values = array.detach() if isinstance(array, Tensor) else torch.from_numpy(numpy.array(array))
-    return values.dim() > 1 and (bool(values.isinf().any()) or _distinct(values.flatten()[:_LOOKED_AT]) == 2)
-
-
-def _distinct(values: Tensor) -> int:
-    found: Tensor = torch.unique(values)
-    return len(found)
+    return values.dim() > 1 and (bool(values.isinf().any()) or len(torch.unique(values.flatten()[:_LOOKED_AT])) == 2)
 
 
 def tensor_of(array: Any, memory: dict[int, Tensor]) -> Tensor:

@@ -47,7 +47,7 @@ def to_python(layout: Layout, name: str = "LAYOUT") -> str:
         )
         <BLANKLINE>
     """
-    rows = [_ignored(row) if isinstance(row, Ignore) else _row(row) for row in layout.rows]
+    rows = [_row(row) for row in layout.rows]
     used = {"Layout"} | {row.partition("(")[0] for row in rows}
     used |= {"Parameter"} if any("Parameter(" in row for row in rows) else set()
     lines = [f"from gpt2_from_scratch.mapping import {', '.join(sorted(used))}", "", f"{name} = Layout("]
@@ -59,10 +59,6 @@ def to_python(layout: Layout, name: str = "LAYOUT") -> str:
     if layout.about:
         lines.append(f"    about={_text(layout.about)},")
     return "\n".join([*lines, ")", ""])
-
-
-def _ignored(row: Ignore) -> str:
-    return _call("ignore", [row.theirs], {"why": row.why} | ({"zero": True} if row.zero else {}))
 
 
 def idiomatic(row: Row) -> Row:
@@ -100,8 +96,10 @@ def _spelled(parameter: Parameter) -> str:
     return str([[[names[axis] for axis in group] for group in side] for side in (pattern.left, pattern.right)])
 
 
-def _row(row: Row) -> str:
+def _row(row: Row | Ignore) -> str:
     """The shortest way to write a row; the plain constructor, where there is no other."""
+    if isinstance(row, Ignore):
+        return _call("ignore", [row.theirs], {"why": row.why} | ({"zero": True} if row.zero else {}))
     if found := _shortest(row):
         return _call(found[0].__name__, found[1], found[2])
     options: dict[str, object] = {} if row.tied_to is None else {"tied_to": row.tied_to}
