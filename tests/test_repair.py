@@ -135,6 +135,17 @@ def test_each_size_of_the_small_model_is_another_than_the_checkpoints(width: int
         assert getattr(own, name) != getattr(other, name), name
 
 
+def test_a_loop_that_never_ends_takes_the_time_of_the_search(checkpoint: Checkpoint, tmp_path: Path, monkeypatch):
+    loaded, line = buggy("book", "GPTModel", f"math.sqrt({WIDTH})", f"math.sqrt(2 * {WIDTH})", checkpoint, tmp_path)
+    source = loaded.file.read_text()
+    endless = source.replace("        tokens = scores.shape[-1]\n", "        while True:\n            tokens = 1\n")
+    monkeypatch.setattr(patch_module, "edits", lambda *_, **__: [Edit(0, len(source), endless)])
+    weights = {name: checkpoint.read(name) for name in checkpoint.config.tensor_shapes()}
+    clock = Clock(1)
+    assert repair(loaded, [line], checkpoint.config, weights, STYLES["book"].layout, clock=clock) is None
+    assert clock.left < 1
+
+
 def test_a_search_without_time_finds_nothing_and_says_so(checkpoint: Checkpoint, tmp_path: Path):
     loaded, line = buggy("book", "GPTModel", f"math.sqrt({WIDTH})", f"math.sqrt(2 * {WIDTH})", checkpoint, tmp_path)
     weights = {name: checkpoint.read(name) for name in checkpoint.config.tensor_shapes()}

@@ -120,7 +120,7 @@ class _Trial:
         """How far the model is from GPT-2, as a share of the largest logit; infinite where it does not run in time."""
         worst = 0.0
         try:
-            with _silence():
+            with _silence(), clock.ending():  # an edited loop may never end
                 candidate = Candidate(make(), self.config)
                 for ids, expected in zip(self.prompts, self.expected, strict=True):
                     if clock.over:

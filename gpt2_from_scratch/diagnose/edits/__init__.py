@@ -26,7 +26,6 @@ _SHARES: dict[Callable[[Code, Place], Iterator[Edit]], float] = {
     changes.removals: 20,
     gpt2.operators: 5,
     changes.rotations: 7,
-    changes.brackets: 0.5,
     gpt2.axes: 4,
     gpt2.reshapes: 2,
     gpt2.masks: 3,

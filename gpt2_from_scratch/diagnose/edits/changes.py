@@ -141,19 +141,6 @@ def _around(code: Code, node: ast.AST, part: ast.expr, text: str) -> str:
     return filled(f"{before}{{}}{after}", text)
 
 
-def brackets(code: Code, place: Place) -> Iterator[Edit]:
-    """One bracket moved to another place of the statement, the nearest places first."""
-    start, end = code.span(place.statement)
-    text = code.source[start:end] if place.simple else ""
-    seams = [match.start() for match in re.finditer(r"\b|(?<=[)\]])|(?=[(\[])", text)]
-    ways = [(abs(to - at), at, to) for at, sign in enumerate(text) if sign in "()" for to in seams]
-    for _, at, to in sorted(ways):
-        if to <= at:
-            yield Edit(start + to, start + at + 1, text[at] + text[to:at])
-        else:
-            yield Edit(start + at, start + to, text[at + 1 : to] + text[at])
-
-
 def slices(code: Code, place: Place) -> Iterator[Edit]:
     """The other end of a slice, a slice instead of an index, a count that begins elsewhere."""
     for node in code.expressions(place):
