@@ -423,6 +423,9 @@ class _Case:
         ) -> Tensor | None:
             return self._hook(target, operation, position, content, again, labels)
 
+        if before is not None:
+            taken = frozenset(before[0].weights())
+            self.explainer.case = replace(self.explainer.case, taken=taken)
         arrays = self.candidate if self.module is None else None
         with _kept(self.module):
             return run(

@@ -47,9 +47,8 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
         return [(seldom, "used here"), (use, "used here")]
     data = [each for each in operation.inputs if not _is_weight(observed.trial.labels[each])]
     module = wanted.entry.key.rpartition(".")[0]
-    absent = (
-        not_called(observed, operation, data[0], module) if data and label.entry.layer != wanted.entry.layer else None
-    )
+    left = bool(data) and label.entry.layer != wanted.entry.layer and label.entry.place != wanted.entry.place
+    absent = not_called(observed, operation, data[0], module) if left else None
     if absent is not None:
         return [(absent, "made here"), (use, "used here")]
     if label.entry.layer != wanted.entry.layer and None not in (label.entry.layer, wanted.entry.layer):
@@ -69,9 +68,9 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
             return [(inside, "used here"), (use, "used here")]
         return [(use, "used here"), (spot_of(frames[-1]), "used here")]
     module, wanted_module = label.entry.key.rsplit(".", 1)[0], wanted.entry.key.rsplit(".", 1)[0]
-    if module == wanted_module or blamed_depth(observed, operation):
+    if module == wanted_module:
         return [(use, "used here")]
-    inside = _in_class(frames, owner)
+    inside = use if blamed_depth(observed, operation) else _in_class(frames, owner)
     if inside is not None:
         named = _handed_out(frames, inside)
         labels = observed.before.labels
@@ -79,6 +78,7 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
             labels[each.outputs[0]].known and any(labels[number].entry is label.entry for number in each.inputs)
             for each in observed.before.recording.operations
             if each.outputs and each.index != operation.index and not _is_weight(labels[each.outputs[0]])
+            if any(source.called_alike(frame, inside) for frame in each.frames)
         )
         spots: Spots = [(inside, "used here"), *named] if right else [*named, (inside, "used here")]
         return [*spots, (use, "used here")]
@@ -174,7 +174,7 @@ def _handed_out(frames: Sequence[Frame], inside: Spot) -> Spots:
             lines = [*handed, Expression(frame.file, targets[position], depth), over]
             return [(each.spot, "used here") for each in lines]
         for statement, value in source.bindings(Expression(frame.file, here.node.func, depth))[:1]:
-            if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Tuple):
+            if isinstance(statement, ast.Assign):
                 return [(Expression(frame.file, value, depth).spot, "used here")]
     return []
 

@@ -126,7 +126,8 @@ def _written(observed: Observed, maker: Operation) -> Spot | None:
         argument = source.operand(here, place) if here is not None else None
         if argument is not None and not isinstance(argument.node, ast.Slice | ast.Tuple):
             written = origins.origin(argument, maker.frames, maker.constants[place])
-            if written.node is argument.node and not _is_width(observed, maker.constants[place]):
+            counts = isinstance(argument.node, ast.BinOp) and isinstance(argument.node.op, ast.Add | ast.Sub)
+            if written.node is argument.node and not counts and not _is_width(observed, maker.constants[place]):
                 written = origins.size_in(argument) or written
             if written.node is not argument.node:
                 return written.spot

@@ -103,6 +103,8 @@ class Explainer:
         streams = {each.entry.key for each in inputs if each.entry is not None and each.entry.place in STREAMS}
         if operation.name == "add" and len(streams) > 1:  # the later one has the earlier one in it already
             kinds = ("extra", *kinds)
+        if type(operation.module).__module__ == "torch.nn.modules.activation" and "operation" in kinds:
+            kinds = (*kinds[: kinds.index("factor")], "operation", *kinds[kinds.index("factor") :])
         best: tuple[Kind, Found] | None = None
         for kind in kinds:
             wired = kind in ("module", "operand")

@@ -24,7 +24,15 @@ from gpt2_from_scratch.diagnose.lines.source import Spot
 from gpt2_from_scratch.diagnose.lines.trial import VIEWS
 from gpt2_from_scratch.recorder import Frame, Operation
 
-_MASKING = ("masked_fill", "masked_fill_", "where", "add", "sub", "copyto")  # what puts a mask into the scores
+_MASKING = (
+    "masked_fill",
+    "masked_fill_",
+    "where",
+    "add",
+    "sub",
+    "copyto",
+    "setitem",
+)  # what puts a mask into the scores
 _PATTERNS = ("tril", "triu", "tri", "ge", "gt", "le", "lt", "greater", "greater_equal", "less", "less_equal")
 _IN_ONE_CALL = ("multi_head_attention_forward", "scaled_dot_product_attention")
 
@@ -98,6 +106,8 @@ def _pattern(observed: Observed, number: int) -> Spot | None:
         inside = [each for each in maker.inputs if labels[each].kind == labels[number].kind]
         if plain and maker.name in _PATTERNS:
             return use_of(observed, maker)
+        if not inside and maker.name in VIEWS and recording.maker(maker.inputs[0]) is None:  # a part of a buffer
+            return owner_of(observed, maker.inputs[0]) or use_of(observed, maker)
         if not inside or (_is_right(labels[inside[0]]) and not _is_right(labels[current])):
             return use_of(observed, maker)
         current = inside[0]

@@ -60,6 +60,9 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
             at_hand and not source.is_dropped(dead) and bool(spots and spots[0][0] and spots[0][0].line > dead.line)
         )
         first = 1 if at_hand or source.is_returned(dead) else 0
+        other = source.other_return(dead) if not first and not source.is_dropped(dead) else None
+        spots = [(other, "used here"), *spots] if other is not None else spots
+        first = 1 if other is not None else first
         spots = [*spots[:first], (dead, "made here"), *spots[first:]]
     spots = [(_at_operand(explained, spot), role) for spot, role in spots]
     spots += passed_on(explained, [spot for spot, _ in spots if spot is not None])
@@ -70,6 +73,13 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
         likely = explained.kind in _BY_RULE and not found
         said = words(explained, observed.trial) if not found else ("", "")
         found.append(Line(spot.file, spot.line, spot.column, spot.text, role, said[0], said[1], likely))
+    first = found[0] if found and found[0].likely else None
+    places = [(first.file, first.line), (operation.frames[0].file, operation.frames[0].line)] if first else []
+    for file, number in places:  # names that were bound together may be in each other's place
+        code = source.code_at(file, number)
+        for alone, spot in _set_before(file, code) if code is not None else ():
+            if not alone and all((line.file, line.line) != (spot.file, spot.line) for line in found):
+                found.append(Line(spot.file, spot.line, spot.column, spot.text, "made here", "", ""))
     return found[:_MOST_LINES]
 
 
@@ -79,18 +89,27 @@ def between(operation: Operation, says: str) -> list[Line]:
     if here is None:
         return [Line.of(operation.frames[0], "made here", says)] if operation.frames else []
     found = [Line.of(operation.frames[0], "made here", says)]
-    for node in ast.walk(here.node):
-        if not isinstance(node, ast.Name | ast.Attribute):
-            continue
-        each = Expression(here.file, node, 0)
-        bound = source.bindings(each)
-        behind = classes.attribute_behind(each)
-        spot = behind.spot if behind is not None else None
-        if bound and bound[0][1].lineno < node.lineno:
-            spot = Expression(here.file, bound[0][1], 0).spot
-        if spot is not None and all((line.file, line.line) != (spot.file, spot.line) for line in found):
+    for _, spot in _set_before(here.file, here.node):
+        if all((line.file, line.line) != (spot.file, spot.line) for line in found):
             found.append(Line(spot.file, spot.line, spot.column, spot.text, "made here", "", ""))
     return found[:_MOST_LINES]
+
+
+def _set_before(file: str, around: ast.AST) -> list[tuple[bool, Spot]]:
+    """Where the names and the attributes in a piece of code got their values, and whether each alone; those last."""
+    found: list[tuple[bool, Spot]] = []
+    for node in ast.walk(around):
+        if not isinstance(node, ast.Name | ast.Attribute):
+            continue
+        each = Expression(file, node, 0)
+        bound = [pair for pair in source.bindings(each)[:1] if pair[1].lineno < node.lineno]
+        for statement, value in bound:
+            alone = isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
+            found.append((alone, Expression(file, value, 0).spot))
+        behind = classes.attribute_behind(each)
+        if behind is not None and not bound:
+            found.append((True, behind.spot))
+    return sorted(found, key=lambda each: each[0])
 
 
 def _at_operand(explained: Explanation, spot: Spot | None) -> Spot | None:

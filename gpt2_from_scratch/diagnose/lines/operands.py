@@ -438,7 +438,7 @@ def unused_value(observed: Observed, explained: Explanation) -> Spot | None:
                 isinstance(wanted, float) and here and scores_of(right.entry.place) == label.entry.place
             )
             if same and abs(label.factor - 1) <= ROUNDED:
-                return use_of(observed, earlier)
+                return shared_line(earlier.frames, operation.frames) or use_of(observed, earlier)
     return None
 
 

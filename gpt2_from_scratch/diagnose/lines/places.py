@@ -131,7 +131,10 @@ def owner_of(observed: Observed, number: int) -> Spot | None:
                 around = source.class_around(node)
                 found = classes.attribute_of(here.file, around, node.attr) if around is not None else None
                 if found is not None:
-                    return (origins.origin(found, ()) if isinstance(found.node, ast.Name) else found).spot
+                    inner = source.moved(found)
+                    while isinstance(inner.node, ast.Subscript):
+                        inner = Expression(inner.file, inner.node.value, None)
+                    return (origins.origin(inner, ()) if isinstance(inner.node, ast.Name) else found).spot
             elif isinstance(node, ast.Name):
                 found = origins.origin(Expression(here.file, node, 0), user.frames)
                 found = classes.attribute_behind(found) or found

@@ -116,6 +116,16 @@ def is_returned(spot: Spot) -> bool:
     return False
 
 
+def other_return(spot: Spot) -> Spot | None:
+    """The return of a function in which a place assigns to a name, if that is behind it and takes another name."""
+    code = code_at(spot.file, spot.line)
+    scope = enclosing(spot.file, code) if code is not None else None
+    ends = [each for each in ast.walk(scope) if isinstance(each, ast.Return)] if scope is not None else []
+    if not isinstance(code, ast.Assign) or len(ends) != 1 or not isinstance(ends[0].value, ast.Name):
+        return None
+    return Spot(spot.file, ends[0].lineno, ends[0].col_offset, spot.function) if ends[0].lineno > spot.line else None
+
+
 def enclosing(file: str, node: ast.AST) -> Function | None:
     """The function around a node."""
     return next((each for each in parents(node) if isinstance(each, Function)), None)
@@ -333,6 +343,38 @@ def statement_of(node: ast.AST) -> ast.stmt | None:
     if isinstance(node, ast.stmt):
         return node
     return next((each for each in parents(node) if isinstance(each, ast.stmt)), None)
+
+
+def called_alike(frame: Frame, line: Spot) -> bool:
+    """Whether a frame calls the same name as the expression that begins at a place does, in the same function."""
+    module = tree(line.file)
+    there = (
+        each
+        for each in (ast.walk(module) if module is not None else ())
+        if isinstance(each, ast.Call) and (each.lineno, each.col_offset) == (line.line, line.column)
+    )
+    here = at(frame)
+    if (
+        here is None
+        or not isinstance(here.node, ast.Call)
+        or (frame.file, frame.function) != (line.file, line.function)
+    ):
+        return False
+    return any(ast.dump(each.func) == ast.dump(here.node.func) for each in there)
+
+
+def code_at(file: str, line: int) -> ast.AST | None:
+    """The innermost statement that a line is in; of a loop or a condition, its head."""
+    module = tree(file)
+    lines = [
+        each
+        for each in (ast.walk(module) if module is not None else ())
+        if isinstance(each, ast.stmt) and each.lineno <= line <= (each.end_lineno or each.lineno)
+    ]
+    found = min(lines, key=lambda each: (each.end_lineno or each.lineno) - each.lineno, default=None)
+    if isinstance(found, ast.For):
+        return found.iter
+    return getattr(found, "test", None if hasattr(found, "body") else found)
 
 
 def is_parameter(expression: Expression) -> str | None:

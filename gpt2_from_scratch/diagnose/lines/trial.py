@@ -158,6 +158,16 @@ class Trial:
                 unknown.add(maker.index)
         return len(unknown)
 
+    def weights(self) -> set[str]:
+        """Keys of the weights of GPT-2's that operations take, and do more with than move their numbers."""
+        entries = [
+            self.labels[number].entry
+            for each in self.recording.operations
+            if each.name not in VIEWS
+            for number in each.inputs
+        ]
+        return {entry.key for entry in entries if entry is not None and entry.weight}
+
     def made(self, number: int) -> Operation | None:
         """The operation that made a value's numbers, behind all that only moved them."""
         label = self.labels[number]

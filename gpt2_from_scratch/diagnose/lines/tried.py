@@ -43,11 +43,13 @@ class Case:
         config: of the checkpoint.
         table: GPT-2's values.
         place: the only values that are tried as operands, such as ``h.*.attn.k``; None: all.
+        taken: keys of the weights that the run takes somewhere.
     """
 
     config: GPTConfig
     table: Table
     place: str | None = None
+    taken: frozenset[str] = frozenset()
 
     def accepted(self, outputs: Sequence[Tensor], inputs: Sequence[Identity], same: bool = False) -> Identity | None:
         """What changed outputs are, if they are a later number of GPT-2's than the inputs."""

@@ -143,9 +143,9 @@ def operands(
                 back = data and label.entry is not None and became.entry.order < label.entry.order
                 apart = abs(entry.order - label.entry.order) if label.entry is not None else 0
                 form = not entry.main and not entry.weight
-                bias = entry.weight and data  # only if no other stream would do: it may be added later
+                bias = entry.weight and data  # that nothing takes
                 score = (
-                    2.0 if bias else float(back),
+                    -1.0 if bias else float(back),
                     float(is_turned(became)),
                     float(form),
                     *case.score(became, others),
@@ -226,12 +226,13 @@ def _candidates(
 def _expanded_biases(
     case: Case, label: Identity, others: Sequence[Identity], value: Tensor
 ) -> Iterator[tuple[Entry, Identity, Tensor]]:
-    """The biases of a block, where something else is added to a product with a weight."""
+    """Biases of a block that nothing takes, where something else is added to a product with a weight."""
     blocks = {block for each in others if each.entry is not None for block in case.blocks(each.entry)}
     if label.entry is not None and label.entry.weight:
         return
     for entry in case.table.entries:
-        if entry.key.endswith(".bias") and entry.size == value.shape[-1] and blocks.intersection(case.blocks(entry)):
+        missing = entry.key.endswith(".bias") and entry.key not in case.taken
+        if missing and entry.size == value.shape[-1] and blocks.intersection(case.blocks(entry)):
             yield entry, Identity("entry", entry, 1.0, entry.axes), entry.value.reshape(-1).expand(value.shape)
 
 
