@@ -107,12 +107,11 @@ class Explainer:
             kinds = (*kinds[: kinds.index("factor")], "operation", *kinds[kinds.index("factor") :])
         best: tuple[Kind, Found] | None = None
         for kind in kinds:
-            wired = kind in ("module", "operand")
-            found = min(
-                _SEARCHES[kind](self.case, operation, again, inputs, output),
-                key=lambda each: (wired and again_made(each), each.score),
-                default=None,
-            )
+            all_found = list(_SEARCHES[kind](self.case, operation, again, inputs, output))
+            found = min(all_found, key=lambda each: each.score, default=None)
+            if kind == "operand" and found is not None and _is_weight(found.wanted) and again_made(found):
+                new = [each for each in all_found if not _is_weight(each.wanted) and not again_made(each)]
+                found = min(new, key=lambda each: each.score, default=found)
             if best is not None:  # weights of another module, for a step that was taken before
                 best = best if found is None or again_made(found) else (kind, found)
                 break
@@ -245,6 +244,10 @@ def _distance(right: Tensor, output: Tensor) -> float:
 def _unknown(inputs: Sequence[Identity]) -> tuple[int, ...]:
     """Positions of the inputs that are no numbers of GPT-2's and no constants."""
     return tuple(at for at, each in enumerate(inputs) if each.kind in ("unknown", "scrambled", "not finite"))
+
+
+def _is_weight(wanted: object) -> bool:
+    return isinstance(wanted, Identity) and wanted.entry is not None and wanted.entry.weight
 
 
 def _made_of(entry: Entry, weights: Sequence[Entry]) -> bool:

@@ -106,7 +106,8 @@ def _pattern(observed: Observed, number: int) -> Spot | None:
         inside = [each for each in maker.inputs if labels[each].kind == labels[number].kind]
         if plain and maker.name in _PATTERNS:
             return use_of(observed, maker)
-        if not inside and maker.name in VIEWS and recording.maker(maker.inputs[0]) is None:  # a part of a buffer
+        part = maker.name in VIEWS and recording.maker(maker.inputs[0]) is None  # of a buffer
+        if not inside and part and not _is_right(labels[maker.inputs[0]]):
             return owner_of(observed, maker.inputs[0]) or use_of(observed, maker)
         if not inside or (_is_right(labels[inside[0]]) and not _is_right(labels[current])):
             return use_of(observed, maker)

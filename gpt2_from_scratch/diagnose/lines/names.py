@@ -198,7 +198,11 @@ def _at_hand(explained: Explanation, argument: Expression, wanted: Identity) -> 
     """Whether a name in the function of an expression holds the right value."""
     depth = argument.depth
     held = explained.scopes[depth] if depth is not None and depth < len(explained.scopes) else {}
-    return any(_is(label, wanted) for label in held.values())
+    names = {name for name, label in held.items() if _is(label, wanted)}
+    scope = source.scope_of(argument.node)
+    if source.is_parameter(argument) and isinstance(scope, ast.FunctionDef | ast.Lambda):
+        names -= set(source.parameters(scope))  # given by the same call: it may have exchanged them
+    return bool(names)
 
 
 def _element(explained: Explanation, argument: Expression) -> Expression | None:

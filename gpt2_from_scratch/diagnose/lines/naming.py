@@ -73,8 +73,8 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
         likely = explained.kind in _BY_RULE and not found
         said = words(explained, observed.trial) if not found else ("", "")
         found.append(Line(spot.file, spot.line, spot.column, spot.text, role, said[0], said[1], likely))
-    first = found[0] if found and found[0].likely else None
-    places = [(first.file, first.line), (operation.frames[0].file, operation.frames[0].line)] if first else []
+    chosen = found[0] if found and found[0].likely else None
+    places = [(chosen.file, chosen.line), (operation.frames[0].file, operation.frames[0].line)] if chosen else []
     for file, number in places:  # names that were bound together may be in each other's place
         code = source.code_at(file, number)
         for alone, spot in _set_before(file, code) if code is not None else ():

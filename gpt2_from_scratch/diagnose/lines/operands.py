@@ -268,8 +268,10 @@ def _without_sum(observed: Observed, explained: Explanation, maker: Operation, w
             others.append(trial.recording.operations[value.operation].frames)
     made, use = use_of(observed, maker), use_of(observed, operation)
     dead = _untaken_part(observed, operation, wanted.entry, trial.labels[number])
+    summed = abs(trial.labels[number].factor - 1) > ROUNDED  # another sum was taken
     if dead is not None:
-        return [(dead, "made here"), (use, "used here"), (made, "made here")]
+        first = made if summed else dead
+        return [(first, "made here"), (dead, "made here"), (use, "used here"), (made, "made here")]
     shared = shared_line(maker.frames, *others) if others else None
     ignored = made if _ignored(maker, 0) is not None else None
     following = _handed_on(observed, maker, shared)
