@@ -92,7 +92,7 @@ def read(path: Path, mmap: bool = True, key: str = "") -> Container:
     if not rounded or key:
         return whole
     if not ranks:
-        said = "the numbers with which the model computed; the float32 values that were trained are not in the folder"
+        said = "the 16-bit numbers with which the model computed: the folder has no files of ZeRO with float32 values"
         return replace(whole, notes=(*whole.notes, said))
     try:
         trained = _trained(folder / _WHOLE, content, found.tensors, ranks, mmap)
