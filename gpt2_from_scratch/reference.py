@@ -436,21 +436,14 @@ def _wrong_arithmetic() -> str:
     x = torch.linspace(-3, 3, 7, dtype=torch.float64)
     numbers = x.tolist()
     powers = [math.exp(number) for number in numbers]
-    expected = {
-        "tanh": [math.tanh(number) for number in numbers],
-        "erf": [math.erf(number) for number in numbers],
-        "sigmoid": [power / (1 + power) for power in powers],
-        "softmax": [power / sum(powers) for power in powers],
-        "square": [number * number for number in numbers],
+    both = {
+        "tanh": (torch.tanh(x), [math.tanh(number) for number in numbers]),
+        "erf": (torch.erf(x), [math.erf(number) for number in numbers]),
+        "sigmoid": (torch.sigmoid(x), [power / (1 + power) for power in powers]),
+        "softmax": (torch.softmax(x, dim=-1), [power / sum(powers) for power in powers]),
+        "square": (x.square(), [number * number for number in numbers]),
     }
-    actual = {
-        "tanh": torch.tanh(x),
-        "erf": torch.erf(x),
-        "sigmoid": torch.sigmoid(x),
-        "softmax": torch.softmax(x, dim=-1),
-        "square": x.square(),
-    }
-    close = {name: all(map(math.isclose, values.tolist(), expected[name])) for name, values in actual.items()}
+    close = {name: all(map(math.isclose, actual.tolist(), expected)) for name, (actual, expected) in both.items()}
     return ", ".join(f"torch's {name} is not {name}" for name in close if not close[name])
 
 

@@ -49,16 +49,17 @@ def verify(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace, several: "Ranks | None") -> int:
     """Reports are written where there is no verdict, too."""
-    for path in filter(None, (arguments.json, arguments.junit_xml, arguments.html)):
-        if not os.path.isdir(os.path.dirname(path) or "."):
-            raise ValueError(f"cannot write {path}: there is no folder {os.path.dirname(path)!r}")
-    if len({os.path.realpath(path) for path in _reports(arguments)}) < len(_reports(arguments)):
+    reports = _reports(arguments)
+    for path in reports:
+        if not path.parent.is_dir():
+            raise ValueError(f"cannot write {path}: there is no folder {str(path.parent)!r}")
+    if len({os.path.realpath(path) for path in reports}) < len(reports):
         raise ValueError("two reports are to be written to one file: give each its own")
-    _check_unread(_reports(arguments), arguments, None)
+    _check_unread(reports, arguments, None)
     checkpoint: Checkpoint | None = None
     try:
         checkpoint = opened(arguments)
-        _check_unread(_reports(arguments), arguments, checkpoint)
+        _check_unread(reports, arguments, checkpoint)
         verdict = _verdict(arguments, checkpoint, several)
     except KeyboardInterrupt as interrupted:
         partial = getattr(interrupted, "verdict", None)
@@ -297,13 +298,14 @@ def _filled(loaded: "Loaded", layout: Any, checkpoint: "Checkpoint") -> tuple["L
     tensors is among them; if some are, the user has loaded them, and they are checked as they are. So are arrays of
     which it is not known what they hold.
     """
-    from dataclasses import replace
-
     from torch import nn
 
     from gpt2_from_scratch.arrays import arrays_of
     from gpt2_from_scratch.infer_layout import holds_some
     from gpt2_from_scratch.loading import load_into
+
+    def noted(note: str, known: Any = layout) -> tuple["Loaded", Any]:
+        return replace(loaded, notes=(*loaded.notes, note)), known
 
     if isinstance(loaded.object, nn.Module):
         if not loaded.built:
@@ -311,23 +313,20 @@ def _filled(loaded: "Loaded", layout: Any, checkpoint: "Checkpoint") -> tuple["L
         report = load_into(loaded.object, checkpoint, layout)
         if report.found is None or not report.found.inferred:
             return loaded, layout
-        note = f"the weights were copied into its parameters by {report.found.how}"
-        return replace(loaded, notes=(*loaded.notes, note)), report.found.layout
+        return noted(f"the weights were copied into its parameters by {report.found.how}", report.found.layout)
     arrays = arrays_of(loaded.object) if callable(loaded.object) else None
     if arrays is None:
         return loaded, layout
     if not loaded.built and holds_some(arrays, checkpoint.config, checkpoint.read):
-        return replace(loaded, notes=(*loaded.notes, f"its arrays ({arrays.where}) were checked as they are")), layout
+        return noted(f"its arrays ({arrays.where}) were checked as they are")
     try:
         report = load_into(arrays, checkpoint, layout)
     except MappingError as error:
         if loaded.built or layout is not None:
             raise
-        note = f"its arrays ({arrays.where}) were checked as they are: {error.message}"
-        return replace(loaded, notes=(*loaded.notes, note)), layout
+        return noted(f"its arrays ({arrays.where}) were checked as they are: {error.message}")
     how = "the layout that was given" if report.found is None else report.found.how
-    note = f"the weights were copied into its arrays ({arrays.where}) by {how}"
-    return replace(loaded, notes=(*loaded.notes, note)), layout
+    return noted(f"the weights were copied into its arrays ({arrays.where}) by {how}")
 
 
 def inspect(arguments: argparse.Namespace) -> int:
