@@ -72,10 +72,13 @@ NOT_ALL_KNOWN = {
 def test_right_code_is_not_accused_and_its_operations_are_known(
     style: str, config: GPTConfig, tensors: dict[str, Tensor]
 ):
+    if STYLES[style].fixed:
+        deep = perturbed(n_inner=None)
+        config, tensors = GPTConfig.from_hf(deep.config.to_dict()), tensors_of(deep)
     found = accused(style, STYLES[style].load(tensors, config), config, tensors)
     assert found.status == "nothing wrong", str(found)
     assert (found.unknown > 0) == (style in NOT_ALL_KNOWN), f"{found.unknown} operations are unknown"
-    assert found.operations > 20 * config.n_layer
+    assert found.operations > 10 * config.n_layer  # torch's own layers leave fewest
 
 
 @pytest.mark.parametrize("compute", [TEXTBOOK, EXACT, EXACT_EAGER, FUSED], ids=str)
