@@ -330,13 +330,15 @@ def scales(code: Code, place: Place) -> Iterator[Edit]:
     widths += [f"{{}} / ({each} ** 0.5)" for each in (*attributes, *variables)]
     values = [node for node in code.values(place) if not isinstance(node, ast.Constant)]
     for node in values:
-        if called(code.parent(node)) == "sqrt" or isinstance(getattr(code.parent(node), "op", None), ast.Pow):
+        operation = getattr(code.parent(node), "op", None)
+        if called(code.parent(node)) == "sqrt" or isinstance(operation, ast.Pow):
             yield from (code.replace(node, f"{code.text(node)} // {each}") for each in (*attributes, *variables))
+        elif isinstance(operation, ast.Mult | ast.Div) and isinstance(node, ast.Name | ast.Attribute):
+            yield code.replace(node, f"{code.text(node)} ** 0.5")
     waiting = []
     for node in values:
         text = code.text(node)
         product = re.search(r"@|matmul|einsum|dot", text) is not None
-        waiting.append(
-            [code.replace(node, filled(way, text)) for way in ([*widths, *steps] if product else [*steps, *widths])]
-        )
+        ways = [*widths, *steps] if product else [*steps, *widths]
+        waiting.append([code.replace(node, filled(way, text)) for way in ways])
     yield from in_turn(waiting)

@@ -143,9 +143,8 @@ class Code:
                 match node:
                     case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()):
                         found.setdefault(name, abs(node.lineno - place.statement.lineno))
-        found.pop("self", None)
         read = self._read(place)
-        return sorted(found, key=lambda name: (name in read, found[name]))
+        return sorted(found.keys() - {"self", "_"}, key=lambda name: (name in read, found[name], name))
 
     def attributes(self, place: Place) -> list[str]:
         """``self.x`` of everything that the class around assigns: first what it never reads."""
