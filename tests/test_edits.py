@@ -67,6 +67,7 @@ MENDED = (  # where, a line with a mistake, the line without it
     (ATTENTION, "y = x.reshape(b, t, c)", "y = x.transpose(1, 2).reshape(b, t, c)"),
     (ATTENTION, "y = torch.stack(x, dim=-1).flatten(-2)", "y = torch.cat(x, dim=-1)"),
     (ATTENTION, "y = self.out(x)[t]", "y = self.out(x)[:t]"),
+    (ATTENTION, "y = x[:, c:self.heads]", "y = x[:, c * self.heads:(c + 1) * self.heads]"),
     (ATTENTION, "y = x.mul_(mask)", "y = x.mul(mask)"),
     (BLOCK, "x = x + self.attn(self.norm1(x)); y = 1", "x = x + self.attn(self.norm2(x)); y = 1"),
     (BLOCK, "x = x + self.mlp(x)", "x = x + self.mlp(self.norm1(x))"),

@@ -142,7 +142,7 @@ def _around(code: Code, node: ast.AST, part: ast.expr, text: str) -> str:
 
 
 def slices(code: Code, place: Place) -> Iterator[Edit]:
-    """The other end of a slice, a slice instead of an index, a count that begins elsewhere."""
+    """The other end of a slice, a slice instead of an index, a head's columns, a count that begins elsewhere."""
     for node in code.expressions(place):
         match node:
             case ast.Slice(lower=lower, upper=upper):
@@ -150,13 +150,24 @@ def slices(code: Code, place: Place) -> Iterator[Edit]:
                 parts = [code.text(each) for each in (operands(upper) if upper is not None else [])]
                 ends = dict.fromkeys(each.lstrip("-") for each in (first, last, *parts))
                 ways = [f"{last}:{first}", *(f":{each}" for each in ends), f"{first}:", f"{last}:", ":"]
+                ways += [f"{start}:{end}" for start, end in _columns(code, place, lower)]
                 yield from (code.replace(node, way) for way in ways)
+            case ast.Call(args=[lower, *_]) if called(node) == "slice":
+                yield from (code.replace(node, f"slice({start}, {end})") for start, end in _columns(code, place, lower))
             case ast.Subscript(slice=index) if not isinstance(index, ast.Slice | ast.Tuple):
                 text = code.text(index)
                 ways = [f":{text}", f"{text} + 1", f"{text} - 1", *(f":{code.text(each)}" for each in operands(index))]
                 yield from (code.replace(index, way) for way in (*ways, f"{text}:"))
             case ast.Call() if called(node) in ("arange", "cumsum", "range", "max", "len"):
                 yield from (code.replace(node, f"{code.text(node)} {step} 1") for step in "-+")
+
+
+def _columns(code: Code, place: Place, lower: ast.expr | None) -> Iterator[tuple[str, str]]:
+    """Where the columns of one of several heads begin and end, by its number and each possible width."""
+    numbers = [] if lower is None else [each.id for each in ast.walk(lower) if isinstance(each, ast.Name)]
+    for number, width in itertools.product(numbers, (*code.attributes(place), *code.names(place))):
+        if number not in (width, "self"):
+            yield f"{number} * {width}", f"({number} + 1) * {width}"
 
 
 def additions(code: Code, place: Place) -> Iterator[Edit]:
