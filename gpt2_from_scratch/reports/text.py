@@ -234,7 +234,8 @@ def _part(part: Part, verdict: Results, verbose: bool) -> Iterator[Row]:
             yield part.name, str(result)
     elif isinstance(result, Weights):
         yield part.name, str(result)
-        named = bool(verdict.diagnosis) and not verbose  # the diagnosis says what is wrong with them
+        # The diagnosis says what is wrong with them, but not on which rank.
+        named = bool(verdict.diagnosis) and not verbose and not result.ranks
         yield from _limited(weights_details(result) if result or not named else [], verbose)
     elif isinstance(result, SelfTests):
         yield part.name, f"{len(result.failed)} of {len(result.results)} failed" if not result else str(result)
