@@ -33,6 +33,9 @@ def _renamed(code: Code, place: Place, node: ast.expr) -> Iterator[Edit]:
     match node:
         case ast.Constant(value=str(word)):
             yield from (code.replace(node, f'"{other}"') for other in _keys_like(code, word))
+            if digit := re.search(r"\d", word):  # of the loop's number
+                numbered = [word.replace(digit[0], f"{{{name}}}") for name in variables]
+                yield from (code.replace(node, f'f"{each}"') for each in numbered)
         case ast.JoinedStr():
             parts = [str(each.value) for each in node.values if isinstance(each, ast.Constant)]
             for part in parts:
@@ -54,9 +57,10 @@ def _renamed(code: Code, place: Place, node: ast.expr) -> Iterator[Edit]:
 
 
 def _keys_like(code: Code, word: str) -> list[str]:
-    """Other keys: the one with the next number, then what the file has, the most alike first."""
+    """Other keys: with the next number, of another projection, then what the file has, the most alike first."""
     numbered = [word.replace(digit, str(int(digit) + step)) for digit in re.findall(r"\d", word) for step in (1, -1)]
-    return [*numbered, *sorted(code.strings(), key=lambda other: -SequenceMatcher(None, word, other).ratio())]
+    roles = [word.replace(*pair) for pair in itertools.permutations(("query", "key", "value"), 2)]
+    return [*numbered, *roles, *sorted(code.strings(), key=lambda other: -SequenceMatcher(None, word, other).ratio())]
 
 
 def _renamed_throughout(code: Code, place: Place) -> Iterator[Edit]:

@@ -176,9 +176,9 @@ def operators(code: Code, place: Place) -> Iterator[Edit]:
 
 def axes(code: Code, place: Place) -> Iterator[Edit]:
     """Other axes of a transpose, other letters of an einsum, a step that moves axes in the place of another."""
-    thirds, cat = "{}.chunk(3, dim=-1)", "torch.cat({}, dim=-1)"
+    split, cat = "{}.chunk(%d, dim=-1)", "torch.cat({}, dim=-1)"
     if code.numpy:
-        thirds, cat = "np.split({}, 3, axis=-1)", "np.concatenate({}, axis=-1)"
+        split, cat = "np.split({}, %d, axis=-1)", "np.concatenate({}, axis=-1)"
     for node in code.expressions(place):
         name, of = called(node), receiver(node)
         if not isinstance(node, ast.Call):
@@ -195,7 +195,7 @@ def axes(code: Code, place: Place) -> Iterator[Edit]:
             )
         if of is not None and name in ("unbind", "chunk", "view", "unflatten", "split", "permute"):
             sources = [code.text(each) for each in map(receiver, _chain(of)) if each is not None]
-            yield from (code.replace(node, filled(thirds, each)) for each in sources)
+            yield from (code.replace(node, filled(split % parts, each)) for each in sources for parts in (3, 2))
         for each in _chain(node):
             if called(each) in ("stack", "vstack", "cat", "concatenate") and each.args:
                 yield code.replace(node, cat.format(code.text(each.args[0])))
@@ -333,8 +333,8 @@ def scales(code: Code, place: Place) -> Iterator[Edit]:
         operation = getattr(code.parent(node), "op", None)
         if called(code.parent(node)) == "sqrt" or isinstance(operation, ast.Pow):
             yield from (code.replace(node, f"{code.text(node)} // {each}") for each in (*attributes, *variables))
-        elif isinstance(operation, ast.Mult | ast.Div) and isinstance(node, ast.Name | ast.Attribute):
-            yield code.replace(node, f"{code.text(node)} ** 0.5")
+        elif isinstance(operation, ast.Mult | ast.Div) and isinstance(node, ast.Name | ast.Attribute | ast.BinOp):
+            yield code.replace(node, filled("{} ** 0.5", code.text(node)))
     waiting = []
     for node in values:
         text = code.text(node)
