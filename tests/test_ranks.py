@@ -17,8 +17,10 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from gpt2_from_scratch import GPTModel
+from gpt2_from_scratch.checkpoint import open_container
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.weights import check_weights, fit
+from gpt2_from_scratch.errors import FormatError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import load_into, open_checkpoint
 from gpt2_from_scratch.ranks import Alone, is_sharded, local, own_part, without_fsdp
@@ -124,6 +126,16 @@ def test_what_fsdp2_has_divided_is_copied_whole(perturbed_checkpoint: Path, as_r
         assert whole(torch.arange(7)[None]).shape == (1, 7, whole.config.vocab_size)
         with pytest.raises(NotImplementedError, match="sends something to other ranks"):
             model(torch.arange(7)[None])
+
+
+def test_a_file_of_one_ranks_parts_is_called_so(as_rank, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """What torch.save makes of the state dict of FSDP2; Accelerate saves such files, too."""
+    as_rank(1, 2)
+    part = distribute_tensor(torch.ones(4, 3), init_device_mesh("cpu", (2,)), [Shard(0)], src_data_rank=None)
+    torch.save({"wte.weight": part}, tmp_path / "model.pt")
+    with pytest.raises(FormatError, match="holds one rank's parts of a model") as caught:
+        open_container(tmp_path / "model.pt")
+    assert "full_state_dict=True" in caught.value.hint
 
 
 def test_what_cannot_be_shared_out_is_refused(perturbed_checkpoint: Path, as_rank) -> None:  # type: ignore[no-untyped-def]

@@ -39,6 +39,10 @@ class _Built:
             raise ValueError(f"its objects are nested more than {_DEEPEST:,} deep")
 
 
+class _OneRanksPart(Exception):
+    """It makes tensors of `torch.distributed`, of which each rank has saved its own part."""
+
+
 class Pickled(NamedTuple):
     """What a pickle would do."""
 
@@ -134,6 +138,12 @@ def scan(path: Path, stream: io.BytesIO, most: int = MAX_TABLE_BYTES) -> Pickled
                         stack.append(built)
                 case _ if opcode.stack_after:
                     stack.append(_ATOM)
+    except _OneRanksPart:
+        raise FormatError(
+            f"{path} holds one rank's parts of a model that was divided among ranks",
+            "where it was trained, save a folder of torch.distributed.checkpoint, or the whole model: "
+            "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))",
+        ) from None
     except (ValueError, OverflowError, LookupError) as error:
         what = f"is damaged, or longer than {most:,} bytes"
         raise FormatError(f"{path}: the pickle in it {what}: {error}", TRUNCATED) from None
@@ -151,11 +161,14 @@ def _check_call(maker: str, parts: "list[_Built | str]") -> None:
     Raises:
         ValueError: bytes are pickled as text to encode in Latin-1, and other codecs take hours, or any memory. A tensor
             with attributes of its own, as DeepSpeed's have, is made from a storage, and has no other's attributes.
+        _OneRanksPart: the tensor is one of `torch.distributed`.
     """
     arguments = parts[1].parts if len(parts) > 1 and isinstance(parts[1], _Built) else []
     if maker == "_codecs.encode" and (len(arguments) != 2 or arguments[1] != "latin1"):
         raise ValueError("it encodes text in another way than Python's own pickles do")
     if maker == "torch._tensor._rebuild_from_type_v2":
+        if len(arguments) > 1 and _name(arguments[1]).startswith("torch.distributed."):
+            raise _OneRanksPart
         attributes = arguments[3].parts if len(arguments) == 4 and isinstance(arguments[3], _Built) else [maker]
         others = [each for each in attributes if each is not _ATOM and hasattr(Tensor, _name(each) or "data")]
         if others or arguments[:2] != ["torch._utils._rebuild_tensor_v2", "torch.Tensor"]:
