@@ -179,7 +179,7 @@ def test_rows_of_a_batch_that_mix(checkpoint: Path, config: GPTConfig) -> None:
     assert "(alone and in a batch): logits differ by" in str(tests) and "rows of a batch mix" in str(tests)
 
 
-@pytest.mark.parametrize("row", [1, 2, 3])
+@pytest.mark.parametrize("row", [1, 2])
 def test_one_row_of_a_batch_that_is_wrong(row: int, checkpoint: Path, config: GPTConfig) -> None:
     model = filled(book.GPTModel(book_config(config)), checkpoint).eval()
 

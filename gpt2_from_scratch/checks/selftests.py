@@ -265,10 +265,9 @@ class _Asked:
         self.limit = SELF_RTOL[candidate.precision]
         self.together = False  # whether rows are asked for in one batch
         self.hiding: _Meaning | None = None  # the meaning of a mask that was seen to hide padding
-        length, vocab = ids.size(1), candidate.config.vocab_size
-        later = (torch.arange(length) >= torch.tensor([[length // 2], [length - 1]])).long()
-        others = (ids + later) % vocab  # the first tokens are the same
-        self.rows = torch.cat([ids, others, ids[:, :1].expand_as(ids)])
+        half = ids.size(1) // 2
+        other = torch.cat([ids[:, :half], (ids[:, half:] + 1) % candidate.config.vocab_size], dim=1)
+        self.rows = torch.cat([ids, other, ids[:, :1].expand_as(ids)])
         self._batch: Tensor | None = None
         self._alone = {0: whole}
 
@@ -295,7 +294,7 @@ class _Asked:
         return _share(one, other, self.scale) <= self.limit
 
 
-_HALF, _LAST, _REPEATED = range(1, 4)  # places of rows
+_OTHER, _REPEATED = 1, 2  # places of rows: with other tokens in the second half, with the first token everywhere
 
 
 def _result(test: _Test, asked: _Asked) -> SelfTest:
@@ -336,14 +335,14 @@ def _other_future(asked: _Asked) -> Pairs:
     """Tokens after a position are replaced; logits up to it must stay."""
     length = asked.ids.size(1)
     _need(length > 1, "the context is one token")
-    for place, kept in ((_HALF, length // 2), (_LAST, length - 1), (_REPEATED, 1)):
+    for place, kept in ((_OTHER, length // 2), (_REPEATED, 1)):
         yield Pair(asked.row(place)[:, :kept], asked.whole[:, :kept])
 
 
 def _prefix(asked: _Asked) -> Pairs:
     """A prompt cut short: what was said about its beginning must stay, and its positions with it."""
     _need(asked.ids.size(1) > 1, "the context is one token")
-    kept = asked.ids.size(1) // 2
+    kept = asked.ids.size(1) - 1
     yield Pair(asked.candidate.logits(asked.ids[:, :kept]), asked.whole[:, :kept])
 
 
