@@ -319,6 +319,7 @@ def test_stages_of_a_pipeline_are_verified_as_a_function(small: Path) -> None:
     assert code == 0, err
     assert "PASSED" in out
     assert "weights: the candidate is a function" in out
+    assert "the model runs on 2 ranks; the logits are rank 0's" in out
     code, _, err = finished(start(2, small, "stage()"), 2)
     assert code == 2
     assert "the candidate is a PipelineStage, which cannot be called" in err

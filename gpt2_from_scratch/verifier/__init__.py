@@ -253,7 +253,8 @@ class _Run:
         self.unchecked: dict[str, str] = {part: "as asked" for part in PARTS if part in asked.skip}
         self.on_ranks = f"the model runs on {asked.ranks.size} ranks" if asked.ranks is not None else ""
         if self.on_ranks:
-            self.subject.adaptations[f"{self.on_ranks}; each compares its weights, and the logits are rank 0's"] = None
+            compares = "each compares its weights, and " if self.subject.module is not None else ""
+            self.subject.adaptations[f"{self.on_ranks}; {compares}the logits are rank 0's"] = None
         source = checkpoint.located.source
         name = source if source != TINY.name else "the model inside the package"
         environment = _environment(self.subject)
