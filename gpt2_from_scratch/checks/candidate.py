@@ -92,10 +92,13 @@ class Candidate:
         if isinstance(model, Loaded):
             model = model.object
         if not callable(model):
-            wanted = "give an nn.Module, or a function from ids [B, T] to logits [B, T, V]"
-            if type(model).__module__.startswith("torch.distributed.pipelining"):
-                wanted = "give a function that runs the stage on every rank, and returns the logits on rank 0"
-            raise CandidateError(f"the candidate is a {type(model).__name__}, which cannot be called", hint=wanted)
+            is_stage = type(model).__module__.startswith("torch.distributed.pipelining")
+            raise CandidateError(
+                f"the candidate is a {type(model).__name__}, which cannot be called",
+                hint="give a function that runs the stage on every rank, and returns the logits on rank 0"
+                if is_stage
+                else "give an nn.Module, or a function from ids [B, T] to logits [B, T, V]",
+            )
         if isinstance(model, nn.Module) and any(parameter.is_meta for parameter in model.parameters()):
             raise CandidateError(
                 f"{type(model).__name__} has parameters on the meta device, where they have no values",
