@@ -8,6 +8,7 @@ is proven when the logits are right after it.
 own_code.py    which code is the candidate's own, and which only calls it
 trial.py       a run of the candidate, with every value recognised
 explain.py     what is wrong with an operation
+scope.py       what the user's functions hold under which names
 tried.py       what the searches for that share; `tried_constants`, `tried_operands` and `tried_operations` are these
 source.py      the user's source as syntax trees
 classes.py     what the user's classes assign, and where they build modules
@@ -40,9 +41,9 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.lines import source
-from gpt2_from_scratch.diagnose.lines.explain import KINDS, Explainer, Explanation, Kind
+from gpt2_from_scratch.diagnose.lines.explain import KINDS, STREAMS, Explainer, Explanation, Kind
 from gpt2_from_scratch.diagnose.lines.naming import between, named, named_in_logits
-from gpt2_from_scratch.diagnose.lines.operands import is_sum, lifted
+from gpt2_from_scratch.diagnose.lines.operands import lifted
 from gpt2_from_scratch.diagnose.lines.own_code import own_code
 from gpt2_from_scratch.diagnose.lines.places import Observed
 from gpt2_from_scratch.diagnose.lines.trial import Called, Trial, casts_to_half, run
@@ -570,7 +571,7 @@ class _Case:
         if not isinstance(found, Identity) or not isinstance(wanted, Identity) or not found.entry or not wanted.entry:
             return None
         maker = trial.made(explained.operation.inputs[explained.position])
-        if not is_sum(wanted.entry.place) or maker is None or found.entry.weight:
+        if wanted.entry.place not in STREAMS or maker is None or found.entry.weight:
             return None
         if any(
             label.entry is wanted.entry

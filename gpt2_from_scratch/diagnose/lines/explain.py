@@ -94,11 +94,11 @@ class Explainer:
         inputs = [labels[number] for number in operation.inputs]
         if len(inputs) != len(again.inputs):
             return None
-        made = {(id(each.entry), each.fixed) for each in labels if each.entry is not None and each.known}
+        made = {_key(each) for each in labels if each.entry is not None and each.known}
 
         def again_made(found: Found) -> bool:
             """Whether the run made that before: of another value that it takes it is not wanted again."""
-            return (id(found.becomes.entry), found.becomes.fixed) in made
+            return _key(found.becomes) in made
 
         streams = {each.entry.key for each in inputs if each.entry is not None and each.entry.place in STREAMS}
         if operation.name == "add" and len(streams) > 1:  # the later one has the earlier one in it already
@@ -109,8 +109,10 @@ class Explainer:
         for kind in kinds:
             all_found = list(_SEARCHES[kind](self.case, operation, again, inputs, output))
             found = min(all_found, key=lambda each: each.score, default=None)
-            if kind == "operand" and found is not None and _is_weight(found.wanted) and again_made(found):
-                new = [each for each in all_found if not _is_weight(each.wanted) and not again_made(each)]
+            if kind == "operand" and found is not None and again_made(found):
+                weight = _is_weight(found.wanted)  # otherwise only for a value that is there already
+                new = [each for each in all_found if not again_made(each) and not _is_weight(each.wanted)]
+                new = [each for each in new if weight or _key(each.wanted) in made]
                 found = min(new, key=lambda each: each.score, default=found)
             if best is not None:  # weights of another module, for a step that was taken before
                 best = best if found is None or again_made(found) else (kind, found)
@@ -244,6 +246,11 @@ def _distance(right: Tensor, output: Tensor) -> float:
 def _unknown(inputs: Sequence[Identity]) -> tuple[int, ...]:
     """Positions of the inputs that are no numbers of GPT-2's and no constants."""
     return tuple(at for at, each in enumerate(inputs) if each.kind in ("unknown", "scrambled", "not finite"))
+
+
+def _key(value: object) -> tuple[object, ...]:
+    """What tells one of GPT-2's numbers from others, whatever the order of its axes."""
+    return (id(value.entry), value.fixed) if isinstance(value, Identity) else (value,)
 
 
 def _is_weight(wanted: object) -> bool:

@@ -172,8 +172,14 @@ def other_name(
         for user in observed.trial.consumers.get(operation.inputs[position], ())
         if user.index < operation.index and user.name == operation.name
     ]
+    in_it = any(  # the right value was made by the statement that takes the wrong one
+        (frame.file, frame.line) == (spot.file, spot.line)
+        for earlier in observed.trial.recording.operations[: operation.index]
+        if any(_is(observed.trial.labels[number], wanted) for number in earlier.outputs)
+        for frame in earlier.frames
+    )
     if (
-        not _at_hand(explained, argument, wanted)  # no name for the right value is left
+        (not _at_hand(explained, argument, wanted) and not before and not in_it)  # no name for the right value is left
         or (not role and _together(observed, operation, position, wanted))
         or (isinstance(statement, ast.Assign) and len(statement.targets) > 1)  # one name too many
         or (isinstance(value, ast.Name) and not before)

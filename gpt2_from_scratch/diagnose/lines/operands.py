@@ -43,11 +43,6 @@ _SUMS = {
 }
 
 
-def is_sum(place: str) -> bool:
-    """Whether a step adds two values that are steps themselves."""
-    return place in STREAMS
-
-
 def lifted(observed: Observed, explained: Explanation, epsilon: float) -> Explanation:
     """An explanation of what an operation takes, said of the operation before, where that is the plainer cause.
 
@@ -151,7 +146,7 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
             if here is not None and around is not None:
                 head = Spot(here.file, around.lineno, around.col_offset)
                 return [(head, "used here"), (spot_of(frame), "used here"), (made, "made here")]
-    if is_sum(place) and not _lacks(there, place):
+    if place in STREAMS and not _lacks(there, place):
         return _without_sum(observed, explained, maker, wanted)
     if there.endswith(".mean_square") and place.endswith(".variance"):
         return [(made, "made here"), (use, "used here")]
@@ -440,7 +435,9 @@ def unused_value(observed: Observed, explained: Explanation) -> Spot | None:
                 isinstance(wanted, float) and here and scores_of(right.entry.place) == label.entry.place
             )
             if same and abs(label.factor - 1) <= ROUNDED:
-                return shared_line(earlier.frames, operation.frames) or use_of(observed, earlier)
+                made = use_of(observed, earlier)
+                handed = made is not None and isinstance(source.code_at(made.file, made.line), ast.Return)
+                return shared_line(earlier.frames, operation.frames) if handed else made
     return None
 
 
