@@ -262,14 +262,14 @@ def _without_sum(observed: Observed, explained: Explanation, maker: Operation, w
         if value.operation is not None:
             others.append(trial.recording.operations[value.operation].frames)
     made, use = use_of(observed, maker), use_of(observed, operation)
-    dead = _untaken_part(observed, operation, wanted.entry, trial.labels[number])
-    summed = abs(trial.labels[number].factor - 1) > ROUNDED  # another sum was taken
-    if dead is not None:
-        first = made if summed else dead
-        return [(first, "made here"), (dead, "made here"), (use, "used here"), (made, "made here")]
     shared = shared_line(maker.frames, *others) if others else None
-    ignored = made if _ignored(maker, 0) is not None else None
     following = _handed_on(observed, maker, shared)
+    dead = _untaken_part(observed, operation, wanted.entry, trial.labels[number])
+    if dead is not None:
+        summed = abs(trial.labels[number].factor - 1) > ROUNDED  # another sum was taken
+        first = made if summed else following or dead
+        return [(first, "made here"), (dead, "made here"), (use, "used here"), (made, "made here")]
+    ignored = made if _ignored(maker, 0) is not None else None
     outer = _callers_line(observed, maker.frames, shared)
     if outer is not None:
         return [(outer, "made here"), (shared, "made here"), (made, "made here"), (use, "used here")]
