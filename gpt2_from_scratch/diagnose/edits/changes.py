@@ -11,7 +11,8 @@ from difflib import SequenceMatcher
 
 from gpt2_from_scratch.diagnose.edits.syntax import Code, Edit, Place, called, filled, in_turn, operands, orders
 
-_MOST_NAMES = 8  # of one statement, of which any two are exchanged
+_MOST_NAMES = 8  # and other parts of one statement, of which any two are exchanged
+_MOST_TOKENS = 300  # of a statement that is compared with others
 _ALIKE = 0.4  # of the tokens that two statements of one form share at least
 _TOKEN = re.compile(r"\w+|\*\*|//|[^\w\s]|\s+")
 _BLOCKS = ast.For | ast.While | ast.If | ast.With
@@ -90,7 +91,7 @@ def exchanges(code: Code, place: Place) -> Iterator[Edit]:
     for node in code.expressions(place):
         match node:
             case ast.Call(args=parts) | ast.List(elts=parts) | ast.Tuple(elts=parts):
-                for first, second in itertools.combinations(parts, 2):
+                for first, second in itertools.combinations(parts[:_MOST_NAMES], 2):
                     start, end = code.span(first)[0], code.span(second)[1]
                     between = code.source[code.span(first)[1] : code.span(second)[0]]
                     yield Edit(start, end, f"{code.text(second)}{between}{code.text(first)}")
@@ -289,7 +290,12 @@ def siblings(code: Code, place: Place) -> Iterator[Edit]:
     own = _TOKEN.findall(code.source[start:end])
     found: list[tuple[float, Edit]] = []
     for other in code.places:
-        if not place.simple or other is place or type(other.statement) is not type(place.statement):
+        if (
+            len(own) > _MOST_TOKENS
+            or not place.simple
+            or other is place
+            or type(other.statement) is not type(place.statement)
+        ):
             continue
         tokens = _TOKEN.findall(code.text(other.statement))
         matcher = SequenceMatcher(None, own, tokens, autojunk=False)

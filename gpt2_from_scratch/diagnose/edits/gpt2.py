@@ -168,7 +168,7 @@ def operators(code: Code, place: Place) -> Iterator[Edit]:
             case ast.Name(id=name) | ast.Attribute(attr=name) if name in _TWINS:
                 end = code.span(node)[1]
                 yield from (Edit(end - len(name), end, twin) for twin in _TWINS[name])
-            case ast.Call(args=[*_, by]) if called(node) in ("tril", "triu") and code.text(by)[-1:].isdigit():
+            case ast.Call(args=[*_, by]) if called(node) in ("tril", "triu") and re.fullmatch(r"-?\d+", code.text(by)):
                 name, (start, end) = called(node), code.span(node.func)
                 twin = code.source[start : end - len(name)] + _TWINS[name][0]
                 yield code.replace(node, f"{twin}{code.source[end : code.span(by)[0]]}{-int(code.text(by))})")

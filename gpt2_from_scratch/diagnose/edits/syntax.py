@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 LIBRARIES = ("torch", "torch.nn", "torch.nn.functional", "np", "math", "nn", "nn.functional", "F", "functional", "self")
 
+_OPERATIONS = ast.BinOp | ast.UnaryOp | ast.BoolOp | ast.Compare | ast.IfExp | ast.Attribute | ast.Subscript
 _SIMPLE = re.compile(r"[A-Za-z_][\w.]*|\d+")  # which needs no brackets anywhere
 _MOST = 4  # parts that are put into every order
+_MOST_EXPRESSIONS = 100  # of one statement: a table of numbers is no formula
+_MOST_NAMES = 40  # in scope
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Code:
         self.source = source
         self.tree = ast.parse(source)
         self.numpy = "import torch" not in source and "from torch" not in source
-        self._lines = source.splitlines(keepends=True)
+        self._lines = [f"{row}\n" for row in source.split("\n")]  # as `ast` counts them
         self._starts = list(itertools.accumulate(map(len, self._lines), initial=0))
         self._parents = {id(child): node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)}
         self.places = list(self._walk(self.tree, (), None, ()))
@@ -88,7 +91,7 @@ class Code:
             and node not in _arguments(parent)
         ):
             start, end = start - 1, end + 1
-        if not isinstance(parent, ast.expr):
+        if not isinstance(parent, _OPERATIONS):
             return Edit(start, end, text)
         first, last = self.span(parent)
         whole = filled("{}".join((self.source[first:start], self.source[end:last])), text)
@@ -113,7 +116,7 @@ class Code:
         """All expressions of a statement, without those of statements inside it, the outer ones first."""
         found: list[ast.expr] = []
         pending: list[ast.AST] = [place.statement]
-        while pending:
+        while pending and len(found) < _MOST_EXPRESSIONS:
             node = pending.pop(0)
             if isinstance(node, ast.expr) and hasattr(node, "lineno"):
                 found.append(node)
@@ -144,7 +147,7 @@ class Code:
                     case ast.arg(arg=name) | ast.Name(id=name, ctx=ast.Store()):
                         found.setdefault(name, abs(node.lineno - place.statement.lineno))
         read = self._read(place)
-        return sorted(found.keys() - {"self", "_"}, key=lambda name: (name in read, found[name], name))
+        return sorted(found.keys() - {"self", "_"}, key=lambda name: (name in read, found[name], name))[:_MOST_NAMES]
 
     def attributes(self, place: Place) -> list[str]:
         """``self.x`` of everything that the class around assigns: first what it never reads."""
@@ -155,7 +158,7 @@ class Code:
                     found[f"self.{name}"] = None
                 case ast.Call(args=[ast.Constant(value=str(name)), *_]) if called(node).startswith("register_"):
                     found[f"self.{name}"] = None
-        return sorted(found, key=self._read(place).__contains__)
+        return sorted(found, key=self._read(place).__contains__)[:_MOST_NAMES]
 
     def unread(self, place: Place) -> list[str]:
         """Names and attributes that nobody reads: a step that was forgotten leaves some."""
@@ -183,7 +186,7 @@ class Code:
         """Short texts in the file, keys and names of weights: first those that stand there once."""
         found = [node.value for node in ast.walk(self.tree) if isinstance(node, ast.Constant)]
         words = [each for each in found if isinstance(each, str) and 0 < len(each) < 30]
-        return sorted(dict.fromkeys(words), key=words.count)
+        return sorted(dict.fromkeys(words), key=words.count)[:_MOST_NAMES]
 
     def _offset(self, line: int, column: int) -> int:
         return self._starts[line - 1] + len(self._lines[line - 1].encode()[:column].decode())
