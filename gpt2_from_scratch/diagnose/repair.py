@@ -32,8 +32,8 @@ from gpt2_from_scratch.precision import in_float64
 _RIGHT_WITH_CONSTANTS = 2e-7
 _SHORT = 7  # tokens of the prompts that every edit is tried on
 _LENGTHS = 8  # lengths that an accepted edit is confirmed on, beside 1, 2 and the whole context
-_FEW_LENGTHS = 2  # the same for a context of more than `_LONG` tokens: at 124M, 1,024 tokens take 8 s in float64
-_LONG = 256
+# Of a context of more than `_LONG` tokens only one other length: at 124M, 1,024 tokens take 12 s of a core in float64.
+_LONG, _OTHER = 256, 33
 
 
 def repair(
@@ -62,8 +62,8 @@ def repair(
         return None
     again, before = loaded.again, loaded.file.read_text(encoding="utf-8")
     short = _Trial(config, weights.__getitem__, _prompts(config, (_SHORT, min(11, config.n_positions))))
-    step = config.n_positions // (_LENGTHS if config.n_positions <= _LONG else _FEW_LENGTHS)
-    lengths = sorted({1, 2, *range(1, config.n_positions, max(1, step)), config.n_positions})
+    between = range(1, config.n_positions, max(1, config.n_positions // _LENGTHS))
+    lengths = sorted({1, 2, *(between if config.n_positions <= _LONG else (_OTHER,)), config.n_positions})
     whole = _Trial(config, weights.__getitem__, _prompts(config, lengths))
     other = _other_size(config)
     in_other_size = _judge_in(other, again, before, layout, clock) if layout is not None and loaded.built else None
