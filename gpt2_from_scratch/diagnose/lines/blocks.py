@@ -52,7 +52,7 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
     if absent is not None:
         return [(absent, "made here"), (use, "used here")]
     if label.entry.layer != wanted.entry.layer and None not in (label.entry.layer, wanted.entry.layer):
-        index = _arithmetic(frames) or _bound_late(frames) or _dropped(observed, wanted.entry.layer)
+        index = _arithmetic(frames) or _bound_late(frames)
         if index is not None:
             return [(index, "used here"), (use, "used here")]
         shared = shared_modules(observed)
@@ -238,9 +238,6 @@ def blocks_end(observed: Observed, operation: Operation, label: Identity, wanted
         count = too_few_blocks(observed.root, *pair)
         if count is not None:
             return count.spot
-    dropped = _dropped(observed, 0)  # the blocks run, and what they give is not used
-    if dropped is not None:
-        return dropped
     for each in observed.before.recording.operations[: operation.index]:
         for number in each.inputs:
             entry = observed.before.labels[number].entry
@@ -343,21 +340,6 @@ def _bound_late(frames: Sequence[Frame]) -> Spot | None:
                 break
             if any(names & source.assigned_names(target) for target in targets):
                 return spot_of(frame)
-    return None
-
-
-def _dropped(observed: Observed, layer: int | None) -> Spot | None:
-    """The line in a loop that makes the right output of a block, which nothing takes."""
-    trial = observed.before
-    for value in trial.recording.values:
-        label, maker = trial.labels[value.number], trial.recording.maker(value.number)
-        if label.entry is None or label.entry.place != "h.*.output" or label.entry.layer != layer or maker is None:
-            continue
-        if label.known and not trial.consumers.get(value.number):
-            for depth, frame in enumerate(maker.frames):
-                here = source.at(frame, depth)
-                if here is not None and source.loop_around(here.node) is not None:
-                    return spot_of(frame)
     return None
 
 

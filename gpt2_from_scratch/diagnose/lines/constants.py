@@ -53,8 +53,6 @@ def constant_spots(observed: Observed, explained: Explanation) -> Spots:
         if argument is not None:
             literal = origins.written_as(argument, operation.frames, explained.found)
             givers = number_givers(observed.root, argument, explained.found) if literal is None else []
-            if len(givers) > 1:
-                return [*((each.spot, "made here") for each in givers), (use, "used here")]
             argument = givers[0] if givers else argument
             origin = literal or origins.returned(origins.origin(argument, operation.frames, explained.found))
             written = origin.spot if givers or source.is_parameter(origin) is None else None  # nobody knows who gave it

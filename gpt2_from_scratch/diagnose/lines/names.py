@@ -35,9 +35,6 @@ def order_spots(observed: Observed, explained: Explanation) -> Spots:
         return [(use, "used here")]  # it is made in its usual order
     maker = observed.trial.recording.maker(number)
     made: Spot | None = None
-    if label.kind == "scrambled":
-        while maker is not None and maker.inputs and observed.trial.labels[maker.inputs[0]].kind == "scrambled":
-            maker = observed.trial.recording.maker(maker.inputs[0])
     while maker is not None and label.entry is not None and role_of(label) == "":
         same = [each for each in maker.inputs if observed.trial.labels[each].entry is label.entry]
         if not same or _in_usual_order(observed.trial.labels[same[0]]):

@@ -216,9 +216,7 @@ def _same_value(observed: Observed, number: int, wanted: Identity, use: Spot | N
         if turned is not None:
             return [(turned, "made here"), (use, "used here")]
     if label.fixed == wanted.fixed:
-        last = trial.recording.maker(number)
-        moves = last is not None and last.name in VIEWS
-        return [(use_of(observed, last), "made here"), (use, "used here")] if moves else []
+        return []
     rows = trial.made(number)
     if rows is None:
         return []
