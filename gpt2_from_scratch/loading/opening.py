@@ -153,7 +153,7 @@ def open_checkpoint(source: Source | Checkpoint, **options: Unpack[OpenOptions])
 
     Raises:
         CheckpointError: not found, not weights, damaged, not GPT-2; or tensors missing, unexpected, misshapen.
-        TypeError: an unknown option, or any option for a checkpoint that is open already.
+        TypeError: an unknown option, a `config` that is none, or any option for a checkpoint that is open already.
 
     Example:
         >>> checkpoint = open_checkpoint("tiny")
@@ -166,6 +166,11 @@ def open_checkpoint(source: Source | Checkpoint, **options: Unpack[OpenOptions])
         raise TypeError(
             f"open_checkpoint has no option {', '.join(sorted(unknown))}; it has "
             + ", ".join(OpenOptions.__annotations__)
+        )
+    if not isinstance(config := options.get("config"), GPTConfig | None):
+        raise TypeError(
+            f"config is a GPTConfig, not a {type(config).__name__}: GPTConfig.from_file(PATH) reads a config.json, "
+            "GPTConfig.from_hf(FIELDS) takes its fields"
         )
     if isinstance(source, Checkpoint):
         if options:

@@ -3,7 +3,7 @@
 import inspect
 from collections import Counter
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
@@ -83,6 +83,12 @@ def test_an_opened_checkpoint_is_taken_wherever_a_source_is(tmp_path: Path) -> N
 def test_options_are_for_what_is_not_open_yet() -> None:
     with pytest.raises(TypeError, match="open already: give mmap to open_checkpoint"):
         GPTModel.from_pretrained(open_checkpoint("tiny"), mmap=False)
+
+
+@pytest.mark.parametrize("config", [Path("config.json"), "config.json", {"n_head": 4}])
+def test_a_configuration_of_another_type_is_told_how_one_is_made(config: Any) -> None:
+    with pytest.raises(TypeError, match=rf"not a {type(config).__name__}: GPTConfig.from_file\(PATH\) reads"):
+        open_checkpoint("tiny", config=config)
 
 
 def test_an_unknown_option_is_refused_by_name() -> None:
