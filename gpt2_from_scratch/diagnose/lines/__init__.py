@@ -28,6 +28,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any, Literal
 
 import torch
@@ -487,7 +488,11 @@ class _Case:
     def _explained(self, culprit: Operation, before: Trial) -> tuple[Explanation | None, Trial]:
         """Why an operation gives something unknown, and the run in which it is repaired."""
         explained, trial = self._explained_by(KINDS, culprit, before)
-        if explained is None or explained.kind != "operation" or trial.right:
+        if trial.right:
+            return explained, trial
+        if explained is None or explained.kind in ("extra", "value"):
+            return self._without_call(culprit, before, trial) or (explained, trial)
+        if explained.kind != "operation" and not _makes_sum(explained):
             return explained, trial
         # Another operation belongs there, or none: what becomes known by it decides.
         first = self.repairs[_site(culprit)].pop()
@@ -508,6 +513,41 @@ class _Case:
             del self.repairs.get(_site(culprit), [])[count:]
             return None, before
         return self.explanation, trial
+
+    def _without_call(self, culprit: Operation, before: Trial, other: Trial) -> tuple[Explanation, Trial] | None:
+        """A call that GPT-2 does not make: it goes on with what a function of the user's is given, as that is.
+
+        Args:
+            culprit: in the function.
+            before: the run.
+            other: the run with another explanation, or with none.
+
+        Returns:
+            Why the call is wrong, and the run without it; None unless more of what follows is known then.
+        """
+        around, labels = culprit.frames[1:], [before.labels[number] for number in culprit.inputs]
+        given = [each for each in labels if each.entry is not None and each.entry.main and not each.entry.weight]
+        following = before.recording.operations[culprit.index :]
+        inside = list(takewhile(lambda each: each.frames[1:][-len(around) :] == around, following))
+        if not around or len(inside) < 2 or len(given) != len(labels):
+            return None
+        count = len(self.repairs.get(_site(inside[-1]), []))
+        self.supposition = given[0]
+        try:
+            explained, without = self._explained_by((), inside[-1], before)
+        finally:
+            self.supposition = None
+
+        def outside(trial: Trial) -> int:
+            """How many operations outside of the call make something that is not known."""
+            made = (trial.recording.operations[each.index].outputs for each in inside)
+            return trial.unknown() - sum(not trial.known(number) for numbers in made for number in numbers)
+
+        if explained is None or outside(without) >= outside(other):
+            del self.repairs.get(_site(inside[-1]), [])[count:]
+            return None
+        called = replace(inside[-1], frames=around)
+        return replace(explained, kind="extra", operation=called, found=culprit.frames[0].function), without
 
     def _supposed(self, culprit: Operation, before: Trial) -> tuple[Explanation | None, Trial]:
         """The value of GPT-2's that belongs in the place of an unexplained one: most of what follows is known then."""
@@ -648,6 +688,13 @@ def _made_there(observed: Observed, explained: Explanation, findings: Sequence[F
         return False
     accused = [(each.lines[0].file, each.lines[0].line) for each in findings if each.lines]
     return (maker.frame.file, maker.frame.line) in accused
+
+
+def _makes_sum(explained: Explanation) -> bool:
+    """Whether an addition would make a sum of GPT-2's of another operand: it may also be one too many."""
+    entry = explained.becomes.entry
+    sums = entry is not None and entry.place in STREAMS and explained.operation.name == "add"
+    return explained.kind == "operand" and sums
 
 
 def _is_weight(explained: Explanation) -> bool:

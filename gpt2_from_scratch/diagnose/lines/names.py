@@ -27,10 +27,11 @@ def order_spots(observed: Observed, explained: Explanation) -> Spots:
     assert explained.position is not None
     operation = explained.operation
     use = use_of(observed, operation)
-    if operation.name in VIEWS:
-        return [(use, "used here")]
     number = operation.inputs[explained.position]
     label = observed.trial.labels[number]
+    if operation.name in VIEWS:
+        sizes = _sizes(observed, operation, number) if _in_usual_order(label) else None
+        return [(sizes, "made here"), (use, "used here")]
     if label.kind == "entry" and _in_usual_order(label):
         return [(use, "used here")]  # it is made in its usual order
     maker = observed.trial.recording.maker(number)
@@ -46,6 +47,18 @@ def order_spots(observed: Observed, explained: Explanation) -> Spots:
         if roles == ["k", "q"]:
             return [*_bound(observed, maker, 0, "q", made), (made, "used here"), (use, "used here")]
     return [(made, "made here"), (use, "used here")] if made else [(use, "used here")]
+
+
+def _sizes(observed: Observed, operation: Operation, number: int) -> Spot | None:
+    """Where the sizes were written that an operation splits an axis into, if a name holds them."""
+    recording = observed.trial.recording
+    made = recording.operations[operation.index].outputs[0]
+    splits = len(recording.values[made].shape) > len(recording.values[number].shape)
+    here = source.at(operation.frames[0]) if splits else None
+    given = source.operand(here, 1) if here is not None else None
+    if given is None or here is None or not isinstance(here.node, ast.Call) or here.node.args[-1] is not given.node:
+        return None
+    return next((Expression(given.file, value, 0).spot for _, value in source.bindings(given)), None)
 
 
 def _in_usual_order(label: Identity) -> bool:

@@ -13,7 +13,7 @@ from gpt2_from_scratch.diagnose.lines.constants import constant_spots, factor_ma
 from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.masks import mask_spots
 from gpt2_from_scratch.diagnose.lines.names import exchange_spots, order_spots, passed_on
-from gpt2_from_scratch.diagnose.lines.operands import operand_spots, unused_value
+from gpt2_from_scratch.diagnose.lines.operands import of_outer_value, operand_spots, unused_value
 from gpt2_from_scratch.diagnose.lines.places import (
     Observed,
     Spots,
@@ -50,6 +50,9 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
     spots = [each for each in _WAYS[explained.kind](observed, explained) if each[0] is not None]
     if culprit.index != operation.index and explained.kind == "value":
         spots = [*_WAYS[explained.kind](observed, replace(explained, operation=culprit)), *spots]
+    if explained.kind in ("operand", "value"):
+        outer = of_outer_value(observed, operation)
+        spots = [*([(outer, "made here")] if outer is not None else []), *spots]
     if blamed_depth(observed, operation):  # a function that other calls use rightly may still do this one wrong
         spots.append((spot_of(operation.frames[0]), "used here"))
     dead = unused_value(observed, explained) if explained.kind in ("factor", "operand") else None

@@ -130,7 +130,13 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     if _exists(trial, operation, wanted):
         return other_name(observed, explained, wanted, use, made)
     if maker is None or not maker.frames or label.entry is None:
-        return [(made, "made here"), (use, "used here")]
+        limited = maker is not None and getattr(maker.module, "max_norm", None) is not None  # rows are shortened
+        built = built_at(observed, maker, ("max_norm",)) if maker is not None and limited else None
+        return [(built, "made here"), (made, "made here"), (use, "used here")]
+    giver = factor_maker(observed, number) if abs(label.factor - 1) > ROUNDED else None
+    unlike = _unlike(trial, giver) if giver is not None else None
+    if unlike is not None:
+        return [(use_of(observed, unlike), "made here"), (made, "made here"), (use, "used here")]
     place, there = wanted.entry.place, label.entry.place
     if label.entry.key.startswith(f"{wanted.entry.key}.") and not there.rpartition(".")[2].isdigit():
         absent = not_built(observed, operation, number, wanted.entry.key)
@@ -159,7 +165,6 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
             return spots
     if _lacks(there, place):
         return _without_bias(observed, explained, maker)
-    giver = factor_maker(observed, number) if abs(label.factor - 1) > ROUNDED else None
     if (
         giver is not None
         and giver.frames
@@ -170,6 +175,30 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     ):
         return [(use_of(observed, giver), "made here"), (use, "used here")]  # the step was taken, wrongly
     return _without_step(observed, explained, maker, wanted)
+
+
+def _unlike(trial: Trial, operation: Operation) -> Operation | None:
+    """What made no number of GPT-2's out of some, for an operand of an operation; None if its operands are known."""
+    found: Operation | None = None
+    pending = [each for each in operation.inputs if not trial.known(each)]
+    while pending and (maker := trial.recording.maker(pending.pop())) is not None:
+        found = maker
+        pending = [each for each in maker.inputs if not trial.known(each)]
+    return found
+
+
+def of_outer_value(observed: Observed, operation: Operation) -> Spot | None:
+    """The line in a function that moved the axes of another value than the one that it was given."""
+    for number in operation.inputs:
+        while (maker := observed.trial.recording.maker(number)) is not None and maker.name in VIEWS and maker.inputs:
+            here = source.at(maker.frames[0]) if maker.frames else None
+            scope = source.enclosing(here.file, here.node) if here is not None else None
+            names = set(source.parameters(scope)) - {"self", "cls"} if scope is not None else set()
+            taken = {each.id for each in ast.walk(scope) if isinstance(each, ast.Name)} if scope is not None else set()
+            if here is not None and names and not names & taken:
+                return here.spot
+            number = maker.inputs[0]
+    return None
 
 
 def _at_scores(observed: Observed, operation: Operation, number: int) -> tuple[Operation, int]:
