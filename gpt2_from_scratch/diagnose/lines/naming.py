@@ -52,7 +52,7 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
         spots = [*_WAYS[explained.kind](observed, replace(explained, operation=culprit)), *spots]
     if explained.kind in ("operand", "value"):
         outer = of_outer_value(observed, operation)
-        spots = [*([(outer, "made here")] if outer is not None else []), *spots]
+        spots = [(outer, "made here"), *spots] if outer is not None else spots
     if blamed_depth(observed, operation):  # a function that other calls use rightly may still do this one wrong
         spots.append((spot_of(operation.frames[0]), "used here"))
     dead = unused_value(observed, explained) if explained.kind in ("factor", "operand") else None
