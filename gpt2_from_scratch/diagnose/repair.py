@@ -34,6 +34,7 @@ _SHORT = 7  # tokens of the prompts that every edit is tried on
 _LENGTHS = 8  # lengths that an accepted edit is confirmed on, beside 1, 2 and the whole context
 # Of a context of more than `_LONG` tokens only one other length: at 124M, 1,024 tokens take 12 s of a core in float64.
 _LONG, _OTHER = 256, 33
+_CONFIRMING = 60  # seconds of all confirmations together: apart from the search, of which the first edit may be right
 
 
 def repair(
@@ -53,7 +54,8 @@ def repair(
         config: of the checkpoint.
         weights: canonical name -> tensor.
         layout: of the model; with it the patch is proven in another size, too.
-        clock: how long to try; where it is over in the end, not all edits were tried.
+        clock: how long to search; where it is over in the end, not all edits were tried. What was found is confirmed
+            in a minute at most.
 
     Returns:
         None if no edit was found in time, or if the model cannot be built again from an edited source.
@@ -69,16 +71,18 @@ def repair(
     in_other_size = _judge_in(other, again, before, layout, clock) if layout is not None and loaded.built else None
     small_first = in_other_size is not None and in_other_size(before) > RIGHT
 
-    def in_own_size(source: str, trial: _Trial) -> float:
+    confirming = functools.cache(lambda: Clock(_CONFIRMING))  # it starts with the first confirmation
+
+    def in_own_size(source: str, trial: _Trial, clock: Clock) -> float:
         return trial.error(lambda: _with_weights_of(loaded.object, again(source, config)), clock)
 
     def judge(source: str) -> float:
-        return in_other_size(source) if small_first and in_other_size is not None else in_own_size(source, short)
+        return in_other_size(source) if small_first and in_other_size is not None else in_own_size(source, short, clock)
 
     def confirm(source: str) -> tuple[str, ...]:
         if in_other_size is not None and not small_first and in_other_size(source) > RIGHT:
             return ()
-        if in_own_size(source, whole) > RIGHT:
+        if in_own_size(source, whole, confirming()) > RIGHT:
             return ()
         proof = f"{len(lengths)} lengths from 1 to {config.n_positions} tokens"
         if in_other_size is None:
