@@ -527,9 +527,16 @@ class _Case:
         """
         around, labels = culprit.frames[1:], [before.labels[number] for number in culprit.inputs]
         given = [each for each in labels if each.entry is not None and each.entry.main and not each.entry.weight]
-        following = before.recording.operations[culprit.index :]
-        inside = list(takewhile(lambda each: each.frames[1:][-len(around) :] == around, following))
-        if not around or len(inside) < 2 or len(given) != len(labels):
+        recording = before.recording
+
+        def within(operation: Operation | None) -> bool:
+            return operation is not None and operation.frames[1:][-len(around) :] == around
+
+        inside = list(takewhile(within, recording.operations[culprit.index :]))
+        entries = [before.labels[number].entry for each in inside for number in each.inputs]
+        weights = any(entry is not None and entry.weight for entry in entries)
+        handed = not any(within(recording.maker(number)) for number in culprit.inputs)
+        if not around or len(inside) < 2 or len(given) != len(labels) or weights or not handed:
             return None
         count = len(self.repairs.get(_site(inside[-1]), []))
         self.supposition = given[0]
