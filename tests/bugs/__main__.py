@@ -163,7 +163,8 @@ def main() -> None:
     parser.add_argument(
         "sets",
         nargs="+",
-        help="modules of this folder: development, more_styles, choices, held_out, fresh, unseen, untouched, reserve",
+        help="modules of this folder: development, more_styles, choices, held_out, fresh, unseen, untouched, reserve, "
+        "later",
     )
     parser.add_argument("--sample", type=int, default=0, help="so many bugs, drawn by chance; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
