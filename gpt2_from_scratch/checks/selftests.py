@@ -26,6 +26,7 @@ _LENGTH = 17
 _PAD = 5  # tokens of padding
 _DETERMINISTIC, _FULL_CONTEXT, _CACHE, _IN_CHUNKS = "deterministic", "full context", "cache", "cache in chunks"
 _PIECE = 128  # tokens of a full context that a cache is fed at once, if it takes several: their logits are 25 MB
+_PIECE_WITHOUT_HEAD = 256  # where these logits are not computed: what a block of 774M holds of them is 30 MB
 _STEPS = 4  # single tokens that a cache is fed first
 _LATE = (33, 35)  # and these: beyond the first sizes at which tables and windows end
 
@@ -449,7 +450,7 @@ def _cached_at_the_end(asked: _Asked, chunks: bool) -> Pairs:
     length, takes = asked.ids.size(1), asked.candidate.parameters
     start = length - asked.whole.size(1) + 1
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}  # as transformers calls it
-    piece = _PIECE if chunks and not last_only else length
+    piece = (_PIECE_WITHOUT_HEAD if last_only else _PIECE) if chunks else length
     cuts = [*range(0, start, piece), *range(start, length + 1)]
     yield from _in_pieces(stepper(asked.candidate), asked.ids, asked.whole, cuts, last_only)
 
