@@ -42,7 +42,7 @@ from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.lines import source
-from gpt2_from_scratch.diagnose.lines.explain import KINDS, STREAMS, Explainer, Explanation, Kind
+from gpt2_from_scratch.diagnose.lines.explain import KINDS, STREAMS, Explainer, Explanation, Kind, is_weight
 from gpt2_from_scratch.diagnose.lines.naming import between, named, named_in_logits
 from gpt2_from_scratch.diagnose.lines.operands import lifted
 from gpt2_from_scratch.diagnose.lines.own_code import own_code
@@ -252,7 +252,7 @@ def lines_of(candidate: Candidate, config: GPTConfig, weights: Weights) -> Accus
     try:
         candidate = candidate.alone
     except NotImplementedError as why:
-        return Accusation("could not record", why=f"{why}: verify it on one, without torchrun")
+        return Accusation("could not record", why=str(why))
     ids = prompts_for(config)
     model = candidate.uncompiled()
 
@@ -356,7 +356,7 @@ class _Case:
                 findings.append(Finding(tuple(lines), explained.kind, *said))
                 if more:
                     findings.append(Finding(tuple(more), "factor", more[0].says, more[0].expected))
-            out_of_step = out_of_step or (crossed and _is_weight(explained))
+            out_of_step = out_of_step or (crossed and is_weight(explained.wanted))
             if trial.right or (explained.kind == "module" and _other_layer(explained, same_place=False)):
                 break
         if not findings and not unexplained and not trial.right:
@@ -702,12 +702,6 @@ def _makes_sum(explained: Explanation) -> bool:
     entry = explained.becomes.entry
     sums = entry is not None and entry.place in STREAMS and explained.operation.name == "add"
     return explained.kind == "operand" and sums
-
-
-def _is_weight(explained: Explanation) -> bool:
-    return (
-        isinstance(explained.wanted, Identity) and explained.wanted.entry is not None and explained.wanted.entry.weight
-    )
 
 
 def _also(explained: Explanation) -> bool:

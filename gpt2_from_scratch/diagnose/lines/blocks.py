@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from gpt2_from_scratch.anatomy.identity import Identity
 from gpt2_from_scratch.diagnose.lines import classes, origins, source
 from gpt2_from_scratch.diagnose.lines.built import one_object, too_few_blocks
-from gpt2_from_scratch.diagnose.lines.explain import Explanation
+from gpt2_from_scratch.diagnose.lines.explain import Explanation, is_weight
 from gpt2_from_scratch.diagnose.lines.missing import not_called
 from gpt2_from_scratch.diagnose.lines.places import (
     Observed,
@@ -45,7 +45,7 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
     seldom = _taken_by_others(observed, operation, label, wanted)
     if seldom is not None:
         return [(seldom, "used here"), (use, "used here")]
-    data = [each for each in operation.inputs if not _is_weight(observed.trial.labels[each])]
+    data = [each for each in operation.inputs if not is_weight(observed.trial.labels[each])]
     module = wanted.entry.key.rpartition(".")[0]
     left = bool(data) and label.entry.layer != wanted.entry.layer and label.entry.place != wanted.entry.place
     absent = not_called(observed, operation, data[0], module) if left else None
@@ -77,7 +77,7 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
         right = any(  # then its name is right
             labels[each.outputs[0]].known and any(labels[number].entry is label.entry for number in each.inputs)
             for each in observed.before.recording.operations
-            if each.outputs and each.index != operation.index and not _is_weight(labels[each.outputs[0]])
+            if each.outputs and each.index != operation.index and not is_weight(labels[each.outputs[0]])
             if any(source.called_alike(frame, inside) for frame in each.frames)
         )
         spots: Spots = [(inside, "used here"), *named] if right else [*named, (inside, "used here")]
@@ -117,10 +117,6 @@ def _taken_by_others(observed: Observed, operation: Operation, label: Identity, 
     if not taken or wanted.entry.key in taken or label.entry.place == wanted.entry.place:
         return None
     return shared_line(next(iter(taken.values())).frames, operation.frames)
-
-
-def _is_weight(label: Identity) -> bool:
-    return label.entry is not None and label.entry.weight
 
 
 def _unpacked(observed: Observed, operation: Operation, position: int, wanted: Identity) -> Spot | None:

@@ -110,8 +110,8 @@ class Explainer:
             all_found = list(_SEARCHES[kind](self.case, operation, again, inputs, output))
             found = min(all_found, key=lambda each: each.score, default=None)
             if kind == "operand" and found is not None and again_made(found):
-                weight = _is_weight(found.wanted)  # otherwise only for a value that is there already
-                new = [each for each in all_found if not again_made(each) and not _is_weight(each.wanted)]
+                weight = is_weight(found.wanted)  # otherwise only for a value that is there already
+                new = [each for each in all_found if not again_made(each) and not is_weight(each.wanted)]
                 new = [each for each in new if weight or _key(each.wanted) in made]
                 found = min(new, key=lambda each: each.score, default=found)
             if best is not None:  # weights of another module, for a step that was taken before
@@ -253,8 +253,9 @@ def _key(value: object) -> tuple[object, ...]:
     return (id(value.entry), value.fixed) if isinstance(value, Identity) else (value,)
 
 
-def _is_weight(wanted: object) -> bool:
-    return isinstance(wanted, Identity) and wanted.entry is not None and wanted.entry.weight
+def is_weight(value: object) -> bool:
+    """Whether this is known to be one of GPT-2's weights."""
+    return isinstance(value, Identity) and value.entry is not None and value.entry.weight
 
 
 def _made_of(entry: Entry, weights: Sequence[Entry]) -> bool:
