@@ -24,6 +24,7 @@ from gpt2_from_scratch.errors import CandidateError, RankError, crash_place, cra
 from gpt2_from_scratch.precision import in_float64, run_in_float64, seeing_arithmetic
 from gpt2_from_scratch.ranks import Alone, Ranks
 
+_UNDIVIDED = "verify it on one, without torchrun"
 _LOOKED_INTO = "looked into: the whole model on rank 0 alone, which computes the same logits bit for bit"
 _ENDING = 3  # tokens at the end of a full context; their logits are compared with those of its cache
 
@@ -150,7 +151,7 @@ class Candidate:
         Of FSDP2's model that is a copy with whole parameters; of `DistributedDataParallel`'s it is rank 0's module.
 
         Raises:
-            NotImplementedError: it does not compute the same on one rank; says why.
+            NotImplementedError: it does not compute the same on one rank; says why, and what to do.
         """
         if self.ranks is None:
             return self
@@ -161,9 +162,10 @@ class Candidate:
             with Alone():
                 logits = other.logits(ids)
         except (NotImplementedError, CandidateError) as error:
-            raise NotImplementedError(f"{several}, and not on one ({str(error.__cause__ or error)[:200]})") from None
+            why = str(error.__cause__ or error)[:200]
+            raise NotImplementedError(f"{several}, and not on one ({why}): {_UNDIVIDED}") from None
         if not torch.equal(logits, self.logits(ids)):
-            raise NotImplementedError(f"{several}, and computes something else on one")
+            raise NotImplementedError(f"{several}, and computes something else on one: {_UNDIVIDED}")
         self.adaptations[_LOOKED_INTO] = None
         return other
 

@@ -474,7 +474,7 @@ class _Run:
         try:
             return self.subject.alone
         except NotImplementedError as why:
-            self.unchecked[part] = f"{why}: verify it on one, without torchrun"
+            self.unchecked[part] = str(why)
             return None
 
     def fitted_of(self, alone: Candidate, fitted: Fitted) -> Fitted:
