@@ -5,8 +5,8 @@ memory needs to deliver the weights. The ordinary products stay behind that, for
 
 - MKL multiplies one row by a matrix in a single thread, which reads at half of the memory's rate. `product_in_parts`
   cuts the weights into parts, without a copy, so that all threads read at once.
-- From a few rows on MKL computes at a half to a third of the speed that oneDNN has, from 512 rows on at 0.9 of it.
-  PyTorch comes with both libraries and takes MKL for float32; `product_by_onednn` asks for oneDNN.
+- From a few rows on MKL computes at half the speed of oneDNN, from 512 rows on at 0.9 of it. PyTorch comes with both
+  libraries and takes MKL for float32; `product_by_onednn` asks for oneDNN.
 
 The results equal those of the plain products up to rounding. Every threshold below was measured with torch 2.13 on two
 cores with AVX-512, for weights of 124M and of 1558M parameters.
