@@ -133,6 +133,8 @@ class Comparison:
     def __str__(self) -> str:
         if not math.isfinite(self.max_abs):
             return f"not finite at {list(self.at)}"
+        if self.max_abs == 0:
+            return "identical"
         mean, relative = scientific(self.mean_abs), scientific(self.relative)
         return f"max {scientific(self.max_abs)} at {list(self.at)}, mean {mean}, relative {relative}"
 

@@ -352,7 +352,7 @@ def rows(folder: Path, hint: str) -> None:
     write_theirs(Layout("mine", ROWS if hint else ROWS[1:]), checkpoint.config, checkpoint.read)
 
 
-@follows("whole names are meant")
+@follows("give whole names; * stands for a number, ** for anything")
 def ignored(folder: Path, hint: str) -> None:
     model = saved(folder, {**weights(), "v_head.summary.weight": torch.ones(1, 64)})
     open_checkpoint(model, ignore=["v_head.summary.weight" if hint else "v_head"])

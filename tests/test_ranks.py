@@ -283,8 +283,8 @@ def test_a_wrong_model_that_computes_on_all_ranks_is_named_and_its_line_is_not(s
     assert code == 1
     assert "FAILED" in out
     assert "unbiased" in out
-    assert "the model runs on 2 ranks, and not on one (" in out
-    assert "verify it on one, without torchrun" in out
+    assert "the model runs on 2 ranks, and cannot be run on one (" in out
+    assert "let build() leave the model undivided" in out
 
 
 @slow

@@ -8,9 +8,11 @@ import torch
 from gpt2_from_scratch import load_into, open_checkpoint
 from gpt2_from_scratch.building import Loaded, load_object
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose import _with_edited
 from gpt2_from_scratch.diagnose import patch as patch_module
 from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.edits import Edit
+from gpt2_from_scratch.diagnose.lines import Accusation, Finding, Line
 from gpt2_from_scratch.diagnose.patch import Patch
 from gpt2_from_scratch.diagnose.repair import _other_size, repair, write_patch
 from gpt2_from_scratch.errors import CandidateError
@@ -64,6 +66,19 @@ def test_a_bug_in_a_method_is_repaired_in_two_sizes(checkpoint: Checkpoint, tmp_
     with pytest.raises(CandidateError, match=r"\.orig is there already"):
         write_patch(patch)
     assert loaded.file.read_text() == patch.before
+
+
+def test_a_line_that_only_the_patch_knows_of_is_shown_with_the_accused_ones(tmp_path: Path):
+    file = tmp_path / "their_gpt.py"
+    line = Line(str(file), 2, 4, "b = 2", "made here", "this is 2", "GPT-2 has 3")
+    accusation = Accusation("named", (Finding((line,), "constant", line.says, line.expected),), proven=True)
+    patch = Patch(file, "a = 1\nb = 2\n    c = 4\n", "a = 1\nb = 3\n    c = 5\n", (2, 3), 0.0, 1)
+    shown = _with_edited(accusation, patch)
+    assert [(each.line, each.text, each.role) for each in shown.lines] == [
+        (2, "b = 2", "made here"),
+        (3, "c = 4", "edited by the patch"),
+    ]
+    assert "edited by the patch: their_gpt.py:3  c = 4" in str(shown)
 
 
 def test_code_that_takes_only_its_own_size_is_repaired_in_that(checkpoint: Checkpoint, tmp_path: Path):

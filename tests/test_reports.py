@@ -13,7 +13,7 @@ from dataclasses import replace
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -29,6 +29,7 @@ from gpt2_from_scratch.checks.logits import Exact
 from gpt2_from_scratch.checks.parts import PARTS
 from gpt2_from_scratch.compare import SITE_RTOL, Comparison
 from gpt2_from_scratch.diagnose import Closest, Diagnosis, Finding, Remedy
+from gpt2_from_scratch.diagnose.lines.places import Role
 from gpt2_from_scratch.errors import printable
 from gpt2_from_scratch.loading import open_checkpoint
 from gpt2_from_scratch.reference import load_reference
@@ -345,6 +346,11 @@ def test_every_field_of_the_schema_is_described() -> None:
     for name, definition in definitions.items():
         found += bare(definition.get("properties", {}), name)
     assert found == []
+
+
+def test_the_schema_knows_what_may_be_said_of_a_line() -> None:
+    lines = json.loads(SCHEMA.read_text(encoding="utf-8"))["$defs"]["diagnosis"]["properties"]["lines"]
+    assert lines["items"]["properties"]["role"]["enum"] == list(get_args(Role))
 
 
 def test_statistics_are_those_of_the_verdict(verdicts: dict[str, Verdict]) -> None:

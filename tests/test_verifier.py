@@ -229,7 +229,7 @@ def test_nobody_is_diagnosed_who_is_right_or_cannot_be_asked(
     with torch.no_grad():
         model.trf_blocks[0].ff.layers[0].bias.zero_()
     verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", reference=book_reference)
-    assert verdict.diagnosis is None and verdict.unchecked["diagnosis"] == "as asked"
+    assert verdict.diagnosis is None and verdict.unchecked["diagnosis"] == "you asked to skip it"
 
 
 def test_what_was_not_checked_is_said(book_checkpoint: Path, book_reference: Remembering) -> None:
@@ -585,7 +585,7 @@ def test_a_precision_in_which_the_reference_overflows_is_no_verdict(
             return torch.full((*ids.shape, self.config.vocab_size), torch.inf)
 
     model = load_into_book(book_checkpoint).half()
-    with pytest.raises(CandidateError, match="no floor to judge float16 by: the reference itself overflows"):
+    with pytest.raises(CandidateError, match="no noise floor to judge float16 by: the reference itself overflows"):
         logits_of(model, Overflowing(book_reference.reference))
 
 
@@ -674,7 +674,7 @@ def test_each_part_can_be_skipped_and_is_named(book_checkpoint: Path, book_refer
     for part, name in (("weights", "weights"), ("self-tests", "self_tests"), ("generation", "generation")):
         verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=(part,), reference=book_reference)
         assert verdict and getattr(verdict, name) is None and part not in [each.name for each in verdict.compared]
-        assert f"unchecked   {part}: as asked" in verdict.report()
+        assert f"unchecked   {part}: you asked to skip it" in verdict.report()
     verdict = undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=("logits",), reference=book_reference)
     assert verdict and verdict.summary.endswith("only; logits were not compared") and verdict.generation is not None
     model.trf_blocks[3].ff.layers[1] = nn.GELU()
@@ -685,9 +685,11 @@ def test_each_part_can_be_skipped_and_is_named(book_checkpoint: Path, book_refer
 def test_nothing_left_to_check_is_an_error(book_checkpoint: Path) -> None:
     model = load_into_book(book_checkpoint)
     out_of_sight = weakref.ref(model)
-    with pytest.raises(CandidateError, match="nothing of GPTModel was checked: weights: as asked"):
+    with pytest.raises(CandidateError, match="nothing of GPTModel was checked: weights: you asked to skip it"):
         undiagnosed(model, book_checkpoint, "llms_from_scratch", skip=PARTS)
-    with pytest.raises(CandidateError, match=r"nothing of .*self-tests: as asked; .*the candidate is a function"):
+    with pytest.raises(
+        CandidateError, match=r"nothing of .*self-tests: you asked to skip it; .*the candidate is a function"
+    ):
         undiagnosed(lambda ids: out_of_sight()(ids), book_checkpoint, skip=("self-tests", "logits", "generation"))
     with pytest.raises(ValueError, match="cannot skip logit; the parts are weights, self-tests, logits"):
         undiagnosed(model, book_checkpoint, skip=("logit",))

@@ -48,8 +48,8 @@ def mingpt(content: Mapping[str, Any]) -> dict[str, Any] | None:
     return _HARD_CODED | fields
 
 
-# nanoGPT's settings, which many forks write as JSON, and those of the book -> config.json's.
-_NANOGPT = {name: _NAMES[name] for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")}
+# The sizes in nanoGPT's settings, which many forks write as JSON, and in those of the book -> config.json's.
+NANOGPT = {name: _NAMES[name] for name in ("n_layer", "n_head", "n_embd", "block_size", "vocab_size")}
 _BOOK = {
     "n_layers": "n_layer",
     "n_heads": "n_head",
@@ -73,7 +73,7 @@ def nanogpt(content: Mapping[str, Any]) -> dict[str, Any] | None:
         16
         >>> nanogpt({"n_layer": 2, "n_head": 4, "n_embd": 8, "n_positions": 16, "vocab_size": 65})
     """
-    return _renamed(content, _NANOGPT)
+    return _renamed(content, NANOGPT)
 
 
 def book(content: Mapping[str, Any]) -> dict[str, Any] | None:

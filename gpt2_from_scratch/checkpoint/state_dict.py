@@ -11,21 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
+from gpt2_from_scratch.checkpoint.other_settings import NANOGPT
 from gpt2_from_scratch.checkpoint.programs import gpt2_config
 from gpt2_from_scratch.errors import FormatError
 
 # Where training scripts keep their weights. One under another key is taken, too, if it is the only one.
 _KEYS = ("model", "model_state_dict", "state_dict")  # nanoGPT and build-nanogpt; the book; Lightning and many more
 
-# nanoGPT's and build-nanogpt's settings -> config.json's; `bias` shows in the tensors.
-_SIZES = {
-    "vocab_size": "vocab_size",
-    "block_size": "n_positions",
-    "n_embd": "n_embd",
-    "n_layer": "n_layer",
-    "n_head": "n_head",
-}
-# The two that are changed after the settings were made: by `crop_block_size`, and by hand.
+# Two sizes are changed after the settings were made: by `crop_block_size`, and by hand. (`bias` shows in the tensors.)
 _RESIZED = {"vocab_size": "transformer.wte.weight", "block_size": "transformer.wpe.weight"}
 
 
@@ -161,7 +154,7 @@ def _settings(content: Mapping[object, object]) -> tuple[str, dict[str, Any] | N
     key, settings, config = "model_args", content.get("model_args"), content.get("config")
     if settings is None and isinstance(config, SavedObject | OrderedDict):
         key, settings = "config", vars(config) | (config if isinstance(config, OrderedDict) else {})
-    if isinstance(settings, dict) and settings.keys() >= _SIZES.keys():
+    if isinstance(settings, dict) and settings.keys() >= NANOGPT.keys():
         return key, settings
     return "", None
 
@@ -171,7 +164,7 @@ def _trained(
 ) -> FoundStateDict:
     """A checkpoint of nanoGPT's family, which names its settings all alike."""
     config: dict[str, Any] = {}
-    for theirs, ours in _SIZES.items():
+    for theirs, ours in NANOGPT.items():
         value = arguments[theirs]
         if type(value) is not int:
             raise FormatError(f"{where}: {theirs} is a {type(value).__name__}, not a number of anything")

@@ -24,7 +24,7 @@ from gpt2_from_scratch.errors import CandidateError, RankError, crash_place, cra
 from gpt2_from_scratch.precision import in_float64, run_in_float64, seeing_arithmetic
 from gpt2_from_scratch.ranks import Alone, Ranks
 
-_UNDIVIDED = "verify it on one, without torchrun"
+_WHOLE = "to check it, let build() leave the model undivided, and verify it without torchrun"
 _LOOKED_INTO = "looked into: the whole model on rank 0 alone, which computes the same logits bit for bit"
 _ENDING = 3  # tokens at the end of a full context; their logits are compared with those of its cache
 
@@ -163,9 +163,9 @@ class Candidate:
                 logits = other.logits(ids)
         except (NotImplementedError, CandidateError) as error:
             why = str(error.__cause__ or error)[:200]
-            raise NotImplementedError(f"{several}, and not on one ({why}): {_UNDIVIDED}") from None
+            raise NotImplementedError(f"{several}, and cannot be run on one ({why}); {_WHOLE}") from None
         if not torch.equal(logits, self.logits(ids)):
-            raise NotImplementedError(f"{several}, and computes something else on one: {_UNDIVIDED}")
+            raise NotImplementedError(f"{several}, and computes something else on one; {_WHOLE}")
         self.adaptations[_LOOKED_INTO] = None
         return other
 

@@ -92,7 +92,7 @@ def check_gradients(
 ) -> Gradients:
     """Differentiates the loss of one prompt through both models, without dropout. No parameter's `.grad` changes.
 
-    Memory: three sets of gradients, each as large as the parameters, or near the line as two in float64.
+    Memory: three sets of gradients, each as large as the parameters, or near the threshold as two in float64.
 
     Args:
         candidate: a torch module.

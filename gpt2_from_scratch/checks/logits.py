@@ -137,7 +137,7 @@ class Exact(Result):
 
 @dataclass(frozen=True, repr=False)
 class Logits(Result):
-    """The candidate's logits against the reference's. Truthy within the line.
+    """The candidate's logits against the reference's. Truthy within the threshold.
 
     Args:
         results: per prompt.
@@ -151,7 +151,7 @@ class Logits(Result):
             `judged_by_quantization`.
         exact: the float64 run, where it was needed and possible.
         inexact: why there is no float64 run to decide, where one was wanted.
-        tolerance: (atol, rtol) that the user set instead of the line.
+        tolerance: (atol, rtol) that the user set instead of the threshold.
         crashes: the other prompts, on which the candidate crashed: GPT-2 takes them.
         vocab_size: the checkpoint's: how many rows of the embedding prompts can meet.
     """
@@ -310,7 +310,7 @@ def check_logits(
         reference: what it should be.
         prompts: what is asked; usually `choose_prompts`.
         threshold: multiples of the noise floor that pass.
-        tolerance: (atol, rtol) instead of the line: every logit within ``atol + rtol * |expected|``.
+        tolerance: (atol, rtol) instead of the threshold: every logit within ``atol + rtol * |expected|``.
         weights_equal: the candidate's weights are known to be the checkpoint's; otherwise its values are looked for
             there before its float64 run may fail it.
         progress: called with what is being done.
@@ -478,13 +478,13 @@ def _check_floor(logits: Logits, scale: float) -> None:
     """Raises CandidateError where the reference is so far from itself that the noise floor says nothing."""
     if not math.isfinite(logits.floor):  # every distance would be within it
         raise CandidateError(
-            f"there is no floor to judge {dtype_name(logits.dtype)} by: the reference itself overflows in it",
+            f"there is no noise floor to judge {dtype_name(logits.dtype)} by: the reference itself overflows in it",
             hint="verify it in float32 or bfloat16",
         )
     if logits.tolerance is None and not logits.floor <= USABLE * scale and scale > 0:
         raise CandidateError(
-            f"there is no floor to judge {dtype_name(logits.dtype)} by: the reference is {scientific(logits.floor)} "
-            f"from itself where the largest logit is {scientific(scale)}",
+            f"there is no noise floor to judge {dtype_name(logits.dtype)} by: the reference is "
+            f"{scientific(logits.floor)} from itself where the largest logit is {scientific(scale)}",
             hint="verify it in float32, or give --atol and --rtol",
         )
 

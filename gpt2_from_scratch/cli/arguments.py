@@ -1,7 +1,8 @@
 """Every command and option, with the text that `--help` shows."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from gpt2_from_scratch import __version__
 from gpt2_from_scratch.checks.parts import PARTS
@@ -22,6 +23,7 @@ FORMS = (
     "mlx",
 )
 
+_Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 _CHECKPOINT_HELP = "a Hub id (openai-community/gpt2), a directory, a file, or tiny, the model inside the package"
 
 
@@ -62,168 +64,218 @@ def parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"gpt2_from_scratch {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_add_verify, _add_map, _add_record, _add_grade, _add_generate, _add_inspect, _add_convert):
+        add(commands)
+    return parser
 
-    verify = commands.add_parser(
-        "verify",
-        usage="gpt2 verify [FILE.py:OBJECT] [CHECKPOINT] [options]",
-        help="check a model against transformers' GPT2LMHeadModel",
-        description="Checks a model against transformers' GPT2LMHeadModel on the same checkpoint: by default this "
-        "package's own, with --model yours. Exit code 0: verified, 1: diverged, 2: could not check. For a model on "
-        "several ranks (FSDP2, tensor parallel, DDP): torchrun --nproc-per-node N -m gpt2_from_scratch verify "
-        "'my.py:build()' CHECKPOINT. Every rank builds its part; rank 0 prints; torchrun's exit code is 0 or 1.",
+
+def _command(
+    commands: _Commands, usage: str, run: Callable[[argparse.Namespace], int], help: str, description: str
+) -> Callable[..., argparse.Action]:
+    """Adds a command, with the options that all of them have, and returns the function that adds another option."""
+    command = commands.add_parser(
+        usage.partition(" ")[0], usage=f"gpt2 {usage} [options]", help=help, description=description
     )
-    verify.add_argument(
+    command.set_defaults(run=run)
+    _add_checkpoint_options(command.add_argument_group("checkpoint").add_argument)
+    return command.add_argument
+
+
+def _add_verify(commands: _Commands) -> None:
+    option = _command(
+        commands,
+        "verify [FILE.py:OBJECT] [CHECKPOINT]",
+        run.verify,
+        help="check a model against transformers' GPT2LMHeadModel",
+        description="Checks a model against transformers' GPT2LMHeadModel with the same checkpoint's weights. Without "
+        "FILE.py:OBJECT, this package's own model is checked. Exit code 0: verified, 1: diverged, 2: could not check. "
+        "A model on several ranks (FSDP2, tensor parallel, DDP) is checked with: torchrun --nproc-per-node N -m "
+        "gpt2_from_scratch verify 'my.py:build()' CHECKPOINT. Every rank builds its part, and rank 0 prints. torchrun "
+        "itself exits with 0 (verified) or 1 (anything else).",
+    )
+    option(
         "named",
         nargs="*",
         metavar="[FILE.py:OBJECT] [CHECKPOINT]",
-        help=f"your model, as after --model, and {_CHECKPOINT_HELP}",
+        help=f"your model, see --model; and the checkpoint: {_CHECKPOINT_HELP}",
     )
-    verify.add_argument(
+    option(
         "--model",
         metavar="FILE.py:OBJECT",
-        help="your model, class or function; OBJECT() is called. Or a model of another engine: a .onnx, .gguf or .pt2 "
-        "file, or the folder of a CTranslate2 model",
+        help="your model in a Python file: a module, a class, which is built, or a function from ids to logits. With "
+        "OBJECT(), what the call returns is checked. Or another engine's model: a .onnx, .gguf or .pt2 file, or the "
+        "folder of a CTranslate2 model",
     )
-    _add_config(verify)
-    verify.add_argument("--layout", metavar="NAME|FILE.py:NAME", help="where your model keeps GPT-2's weights")
-    verify.add_argument("--dtype", choices=_DTYPES, default="float32", help="of this package's model (%(default)s)")
-    verify.add_argument("--outputs", metavar="FILE", help="judge the logits in FILE; see `gpt2 record`")
-    verify.add_argument("--skip", action="append", default=[], choices=PARTS, help="a part not to check; repeatable")
-    verify.add_argument("--gradients", action="store_true", help="compare the loss and all gradients, too")
-    verify.add_argument(
-        "--thorough", action="store_true", help="compare every token id, and more lengths, though not all; takes longer"
+    _add_config(option)
+    option(
+        "--layout", metavar="NAME|FILE.py:NAME", help="where your model keeps GPT-2's weights; default: it is found out"
     )
-    verify.add_argument("--train", action="store_true", help="look at training mode, too: dropout, mask, gradients")
-    verify.add_argument(
-        "--atol", type=float, help="judge by |difference| <= ATOL + RTOL * |logit|, not by the noise floor"
+    option("--dtype", choices=_DTYPES, default="float32", help="precision of this package's own model (%(default)s)")
+    option("--outputs", metavar="FILE", help="check the logits in FILE instead of a model; see `gpt2 record`")
+    option("--skip", action="append", default=[], choices=PARTS, help="do not check this part; repeatable")
+    option("--gradients", action="store_true", help="compare the loss and all gradients, too")
+    option("--thorough", action="store_true", help="ask for every token id, and for more lengths; takes longer")
+    option("--train", action="store_true", help="check training mode, too: dropout, mask, gradients")
+    option("--atol", type=float, help="judge by |difference| <= ATOL + RTOL * |logit|, not by the noise floor")
+    option("--rtol", type=float, help="see --atol")
+    option("--json", metavar="FILE", help="write the verdict as JSON; the schema is in the package")
+    option("--junit-xml", metavar="FILE", help="write the verdict as JUnit XML")
+    option("--html", metavar="FILE", help="write the verdict as an HTML page with pictures")
+    option(
+        "--fix",
+        action="store_true",
+        help="write the patch into your file, if one was found and proven; the old file is kept beside it",
     )
-    verify.add_argument("--rtol", type=float, help="see --atol")
-    verify.add_argument("--json", metavar="FILE", help="write the verdict as JSON; the schema is in the package")
-    verify.add_argument("--junit-xml", metavar="FILE", help="write it as JUnit XML")
-    verify.add_argument("--html", metavar="FILE", help="write it as a page, with pictures")
-    verify.add_argument("--fix", action="store_true", help="write the patch, if one was found and proven")
-    verify.add_argument("--no-diagnose", action="store_true", help="do not search for the bug when logits differ")
-    verify.add_argument(
-        "--diagnose-seconds", type=float, default=60.0, metavar="S", help="for that search, at most (%(default)g)"
+    option("--no-diagnose", action="store_true", help="do not search for the bug when logits differ")
+    option(
+        "--diagnose-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="processor time for that search (%(default)g); confirming a patch may take a minute more",
     )
-    verify.add_argument("-v", "--verbose", action="store_true", help="every prompt, every site, the environment")
-    verify.set_defaults(run=run.verify)
+    option("-v", "--verbose", action="store_true", help="show every prompt, every compared module, the environment")
 
-    mapped = commands.add_parser(
-        "map",
+
+def _add_map(commands: _Commands) -> None:
+    option = _command(
+        commands,
+        "map FILE.py:OBJECT [CHECKPOINT]",
+        mapping.find,
         help="find out which parameter of your model is which of GPT-2's",
         description="Finds out which parameter of your model is which of GPT-2's, proves it in float64, and prints the "
-        "layout as Python, for `--layout FILE.py:LAYOUT`. No names are needed. Exit code 0: proven, 1: proven except "
-        "for a fault, which is named, 2: not found; the last line on stderr says which.",
+        "layout as Python, for `--layout FILE.py:LAYOUT`. Parameters may have any names. Exit code 0: proven, "
+        "1: proven except for a fault, which is named, 2: not found; the last line on stderr says which.",
     )
-    mapped.add_argument("model", metavar="FILE.py:OBJECT", help="your model, or its class, which is then built")
-    mapped.add_argument("checkpoint", nargs="?", help=f"whose sizes your model has: {_CHECKPOINT_HELP}")
-    _add_config(mapped)
-    mapped.add_argument("--json", action="store_true", help="print status, reasons, layout and evidence as JSON")
-    mapped.add_argument("-v", "--verbose", action="store_true", help="how each decision was made, on stderr")
-    mapped.set_defaults(run=mapping.find)
+    option("model", metavar="FILE.py:OBJECT", help="your model, or its class, which is then built")
+    option("checkpoint", nargs="?", help=f"the checkpoint whose sizes your model has: {_CHECKPOINT_HELP}")
+    _add_config(option)
+    option("--json", action="store_true", help="print status, reasons, layout and evidence as JSON")
+    option("-v", "--verbose", action="store_true", help="say on stderr how each decision was made")
 
-    record = commands.add_parser(
-        "record",
+
+def _add_record(commands: _Commands) -> None:
+    option = _command(
+        commands,
+        "record [CHECKPOINT] FILE",
+        run.record,
         help="write prompts for a port in another language",
-        description="Writes token ids for a port in another language. It adds its logits, and "
-        "`gpt2 verify CHECKPOINT --outputs FILE` judges them.",
+        description="Writes prompts into FILE, as token ids. A port in another language adds its logits to the file, "
+        "and `gpt2 verify CHECKPOINT --outputs FILE` checks them.",
     )
-    record.add_argument("checkpoint", nargs="?", help=_CHECKPOINT_HELP)
-    record.add_argument("file", help="to write: .safetensors or .npz")
-    record.set_defaults(run=run.record)
+    option("checkpoint", nargs="?", help=_CHECKPOINT_HELP)
+    option("file", help="the file to write: .safetensors or .npz")
 
-    grade = commands.add_parser(
-        "grade",
-        help="how many known faults does your own check miss?",
-        description="Gives your check a right model and then one with each known fault; it returns False or raises "
-        "where it finds a model wrong. Exit code 0: it misses nothing that can be seen, 1: it misses faults.",
+
+def _add_grade(commands: _Commands) -> None:
+    option = _command(
+        commands,
+        "grade FILE.py:CHECK",
+        run.grade,
+        help="find the known faults that a check of your own misses",
+        description="Gives your check a right model, and then a model with each known fault. The check returns False "
+        "or raises an exception where it finds a model wrong. Exit code 0: it misses none of the faults that can be "
+        "seen in the logits, 1: it misses some.",
     )
-    grade.add_argument("check", metavar="FILE.py:CHECK", help="a function of a model: torch module, ids -> logits")
-    grade.add_argument("--checkpoint", help=_CHECKPOINT_HELP)
-    grade.set_defaults(run=run.grade)
+    option("check", metavar="FILE.py:CHECK", help="a function of one model; the model is a torch module, ids -> logits")
+    option("--checkpoint", help=_CHECKPOINT_HELP)
 
-    generate = commands.add_parser(
-        "generate",
+
+def _add_generate(commands: _Commands) -> None:
+    option = _command(
+        commands,
+        "generate [PROMPT]",
+        generating.generate,
         help="continue a text",
         description="Continues a text, or token ids, greedily by default. The text is printed as it comes.",
     )
-    generate.add_argument("prompt", nargs="?", help="the text to continue; - reads it from stdin, as a pipe does")
-    generate.add_argument("--ids", type=_ids, metavar="5,3,1", help="token ids to continue, instead of a text")
-    generate.add_argument("--checkpoint", help=_CHECKPOINT_HELP)
-    generate.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="(%(default)s)")
-    generate.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (%(default)s)")
-    generate.add_argument("--top-k", type=int, metavar="K", help="sample among the K most probable tokens")
-    generate.add_argument("--top-p", type=float, metavar="P", help="sample among the most probable that sum to P")
-    generate.add_argument(
-        "--repetition-penalty", type=float, metavar="R", help="above 1: less repetition; default: the checkpoint's"
-    )
-    generate.add_argument("--seed", type=int, help="makes sampling repeatable; sample number i is drawn with SEED + i")
-    generate.add_argument("--num-samples", type=int, default=1, metavar="N", help="continue N times (%(default)s)")
-    generate.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable"
-    )
-    generate.add_argument("--json", action="store_true", help="print ids, texts and why they ended as JSON")
-    generate.add_argument("--dtype", choices=_DTYPES, help="of the model; default: the file's")
-    generate.add_argument("--device", default="cpu", help="such as cuda (%(default)s)")
-    generate.set_defaults(run=generating.generate)
+    option("prompt", nargs="?", help="the text to continue; - reads it from stdin, as a pipe does")
+    option("--ids", type=_ids, metavar="5,3,1", help="token ids to continue, instead of a text")
+    option("--checkpoint", help=_CHECKPOINT_HELP)
+    option("--max-new-tokens", type=int, default=100, metavar="N", help="generate N tokens at most (%(default)s)")
+    option("--temperature", type=float, default=0.0, metavar="T", help="0: greedy; above: sampled (%(default)s)")
+    option("--top-k", type=int, metavar="K", help="sample among the K most probable tokens")
+    option("--top-p", type=float, metavar="P", help="sample among the most probable tokens that sum to P")
+    option("--repetition-penalty", type=float, metavar="R", help="above 1: less repetition; default: the checkpoint's")
+    option("--seed", type=int, help="makes sampling repeatable; sample number i is drawn with SEED + i")
+    option("--num-samples", type=int, default=1, metavar="N", help="continue N times (%(default)s)")
+    option("--stop", action="append", default=[], metavar="TEXT", help="end before this text; repeatable")
+    option("--json", action="store_true", help="print ids, texts and why they ended as JSON")
+    option("--dtype", choices=_DTYPES, help="precision of the model; default: the file's")
+    option("--device", default="cpu", help="where the model runs, such as cuda (%(default)s)")
 
-    inspect = commands.add_parser("inspect", help="say what a checkpoint is", description="Says what a checkpoint is.")
-    inspect.add_argument("checkpoint", nargs="?", help=_CHECKPOINT_HELP)
-    inspect.add_argument("--json", action="store_true", help="everything, statistics of each tensor included")
-    inspect.add_argument("--quick", action="store_true", help="do not read the weights: no statistics, no identity")
-    inspect.add_argument("--checksum", action="store_true", help="compare SHA-256 with the official files'")
-    inspect.set_defaults(run=run.inspect)
 
-    convert = commands.add_parser(
-        "convert",
+def _add_inspect(commands: _Commands) -> None:
+    option = _command(
+        commands,
+        "inspect [CHECKPOINT]",
+        run.inspect,
+        help="say what a checkpoint is",
+        description="Says what a checkpoint is.",
+    )
+    option("checkpoint", nargs="?", help=_CHECKPOINT_HELP)
+    option("--json", action="store_true", help="print JSON, with statistics of each tensor")
+    option(
+        "--quick",
+        action="store_true",
+        help="do not read the weights: no statistics, and not whether they are OpenAI's",
+    )
+    option("--checksum", action="store_true", help="compare the file's SHA-256 with that of the official file")
+
+
+def _add_convert(commands: _Commands) -> None:
+    option = _command(
+        commands,
+        "convert CHECKPOINT DESTINATION",
+        run.convert,
         help="write a checkpoint in another form",
         description="Writes a checkpoint in another form. Files appear complete or not at all.",
     )
-    convert.add_argument("checkpoint", help=_CHECKPOINT_HELP)
-    convert.add_argument("destination", help="a directory, or a file where the form is one")
-    convert.add_argument("--to", default=FORMS[0], metavar="FORM", help=f"{', '.join(FORMS)} (default: %(default)s)")
-    convert.add_argument("--dtype", choices=_DTYPES, help="of the written weights; default: the file's")
-    convert.add_argument(
+    option("checkpoint", help=_CHECKPOINT_HELP)
+    option("destination", help="the directory to write, or the file where the form is a single file")
+    option("--to", default=FORMS[0], metavar="FORM", help=f"{', '.join(FORMS)} (default: %(default)s)")
+    option("--dtype", choices=_DTYPES, help="precision of the written weights; default: the file's")
+    option(
         "--tokenizer",
         metavar="DIR",
         help="the tokenizer to write, instead of the checkpoint's own: a directory, a file in it, or a Hub id",
     )
-    convert.add_argument("--no-bias", action="store_true", help="leave out biases that may be absent and are zero")
-    convert.add_argument("--overwrite", action="store_true", help="replace files that are there")
-    convert.set_defaults(run=run.convert)
-
-    for command in (verify, mapped, record, grade, generate, inspect, convert):
-        group = command.add_argument_group("checkpoint")
-        group.add_argument("--file-layout", metavar="NAME|FILE.py:NAME", help="names in the file; default: found out")
-        group.add_argument("--key", default="", metavar="NAME", help="which state dict of a PyTorch file with several")
-        group.add_argument(
-            "--ignore",
-            action="append",
-            default=[],
-            metavar="NAME",
-            help="leave a tensor out; * is a number, ** anything; repeatable",
-        )
-        group.add_argument(
-            "--strip-prefix", default="", metavar="TEXT", help="remove TEXT from the front of the tensors' names"
-        )
-        group.add_argument(
-            "--set",
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help="a field of config.json, instead of what the checkpoint says, as n_head=6",
-        )
-        group.add_argument("--no-mmap", action="store_true", help="read the file instead of mapping it")
-        group.add_argument("--revision", help="branch, tag or commit on the Hub")
-        group.add_argument("--cache-dir", help="instead of the user's Hub cache")
-        group.add_argument("--local-files-only", action="store_true", help="no network")
-    return parser
+    option("--no-bias", action="store_true", help="leave out biases that are zero, where the form allows it")
+    option("--overwrite", action="store_true", help="replace files that are there")
 
 
-def _add_config(command: argparse.ArgumentParser) -> None:
+def _add_checkpoint_options(option: Callable[..., argparse.Action]) -> None:
+    """How the checkpoint is opened: the same for every command."""
+    option(
+        "--file-layout",
+        metavar="NAME|FILE.py:NAME",
+        help="the layout of the names in the file; default: it is found out",
+    )
+    option("--key", default="", metavar="NAME", help="which state dict to take, where a PyTorch file has several")
+    option(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave out the tensors of this name; * stands for a number, ** for anything; repeatable",
+    )
+    option("--strip-prefix", default="", metavar="TEXT", help="remove TEXT from the front of the tensors' names")
+    option(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a field of config.json, such as n_head=6, in place of what the checkpoint says; repeatable",
+    )
+    option("--no-mmap", action="store_true", help="read the file instead of mapping it")
+    option("--revision", help="branch, tag or commit on the Hub")
+    option("--cache-dir", metavar="DIR", help="where files from the Hub are kept; default: the user's Hub cache")
+    option("--local-files-only", action="store_true", help="take files of the Hub from the cache only")
+
+
+def _add_config(option: Callable[..., argparse.Action]) -> None:
     """The option with which a user answers what a constructor asks for and the checkpoint does not say."""
-    command.add_argument(
+    option(
         "--config",
         action="append",
         default=[],

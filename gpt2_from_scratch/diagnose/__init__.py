@@ -26,7 +26,8 @@ from gpt2_from_scratch.diagnose.diagnosis import Closest, Diagnosis, Finding, Re
 from gpt2_from_scratch.diagnose.divergence import Traced, passages, record
 from gpt2_from_scratch.diagnose.evidence import Evidence, Explained, Laboratory, prompts_for
 from gpt2_from_scratch.diagnose.fault import Cause, Causes, Fault, Remedy
-from gpt2_from_scratch.diagnose.lines import Accusation, lines_of
+from gpt2_from_scratch.diagnose.lines import Accusation, Line, lines_of
+from gpt2_from_scratch.diagnose.patch import Patch
 from gpt2_from_scratch.diagnose.repair import repair
 from gpt2_from_scratch.diagnose.search import Hypothesis, Search, SearchClock, Searched, proven, simplest
 from gpt2_from_scratch.diagnose.simulation import simulated
@@ -134,7 +135,22 @@ def diagnose(
     progress("patch")
     clock = Clock(min(clock.left, _PATCHING))
     patch = repair(candidate.loaded, lines, checkpoint.config, weights, layout, clock=clock)
+    if patch is not None:
+        accusation = _with_edited(accusation, patch)
     return replace(found, lines=accusation, patch=patch, patch_stopped=patch is None and clock.over)
+
+
+def _with_edited(accusation: Accusation, patch: Patch) -> Accusation:
+    """The accusation, with the lines that the patch edits and that it does not show: behind its first finding's."""
+    shown = {line.line for line in accusation.lines if Path(line.file).resolve() == patch.path.resolve()}
+    source = patch.before.splitlines()
+    edited = tuple(
+        Line(str(patch.path), number, 0, source[number - 1].strip(), "edited by the patch", "", "")
+        for number in patch.lines
+        if number not in shown
+    )
+    first, *rest = accusation.findings
+    return replace(accusation, findings=(replace(first, lines=(*first.lines, *edited)), *rest))
 
 
 def _why_no_line(accusation: Accusation) -> str:

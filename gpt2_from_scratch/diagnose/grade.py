@@ -86,7 +86,7 @@ class Grade(Result):
     def report(self) -> str:
         """All of it: what is missed, and what to do."""
         rows = [f"  misses {missed}" for missed in self.missed]
-        rows += [f"  {name} is not counted: only the weights show it, no logits" for name in self.invisible]
+        rows += [f"  {name} is not counted: on these weights no logit shows it" for name in self.invisible]
         return "\n".join([*rows, *(f"  advice: {text}" for text in self.advice), str(self)])
 
     def to_dict(self) -> dict[str, Any]:

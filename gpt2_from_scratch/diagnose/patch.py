@@ -34,7 +34,7 @@ class Patch:
         path: the file.
         before: its source.
         after: the edited source.
-        lines: numbers of the lines that change, in the old source.
+        lines: numbers of the lines that change or go, in the old source; none where lines are only added.
         error: what is left between its logits and GPT-2's, as a share of the largest logit.
         trials: how many edits were tried until this one.
         proof: on what it was tried, for people.
@@ -108,12 +108,8 @@ def _twice(errors: dict[str, float], lines: Sequence[int]) -> Iterator[str]:
 def _changed(before: str, after: str) -> tuple[int, ...]:
     """Numbers of the old lines that are not in the new source."""
     matcher = difflib.SequenceMatcher(None, before.splitlines(), after.splitlines(), autojunk=False)
-    return tuple(
-        number + 1
-        for tag, start, stop, *_ in matcher.get_opcodes()
-        if tag != "equal"
-        for number in range(start, max(stop, start + 1))
-    )
+    edits = [(start, stop) for tag, start, stop, *_ in matcher.get_opcodes() if tag != "equal"]
+    return tuple(number + 1 for edit in edits for number in range(*edit))
 
 
 def _parses(source: str) -> bool:

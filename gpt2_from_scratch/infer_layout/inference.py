@@ -262,7 +262,7 @@ class _Inference:
                 self._check(layout, weights)
                 layout = self._built_in(weights) or layout
         except Inexpressible as error:
-            raise _NotFound(f"which parameter is which is proven, but no table can say it: {error}") from None
+            raise _NotFound(f"which parameter is which is proven, but no layout can express it: {error}") from None
         status = Status.PROVEN_UP_TO if because else Status.PROVEN
         return InferredLayout(status, layout, tuple(because), tuple(conditions), tuple(self.evidence))
 

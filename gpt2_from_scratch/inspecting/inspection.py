@@ -141,8 +141,9 @@ def rows_of(inspection: Inspection) -> list[tuple[str, str]]:
     head = "tied to the token embedding" if inspection.tied else "separate"
     inner = config["n_inner"] or 4 * config["n_embd"]
     size = f"{config['n_layer']} layers, width {config['n_embd']}, {config['n_head']} heads, feed-forward {inner}"
+    files = "1 file" if len(inspection.files) == 1 else f"{len(inspection.files)} files"
     rows = [
-        ("form", f"{inspection.form}, {len(inspection.files)} file(s), {sum(inspection.files.values()):,} bytes"),
+        ("form", f"{inspection.form}, {files}, {sum(inspection.files.values()):,} bytes"),
         ("layout", f"{inspection.layout} ({inspection.about})"),
         ("tensors", f"{inspection.tensors}, {inspection.dtype}"),
         ("parameters", f"{inspection.parameters:,}, head {head}"),

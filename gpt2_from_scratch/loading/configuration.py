@@ -21,8 +21,8 @@ from gpt2_from_scratch.config import GPTConfig, check_fields, field_of, gives_a_
 from gpt2_from_scratch.errors import ConfigError
 from gpt2_from_scratch.loading.facts import Fact, Origin
 from gpt2_from_scratch.loading.hints import Misfit, MissingFields, what_it_is
-from gpt2_from_scratch.loading.renaming import with_embedding
-from gpt2_from_scratch.mapping import Layout, Matching, listed, match, read_canonical, sizes
+from gpt2_from_scratch.loading.renaming import Fit, fit_of
+from gpt2_from_scratch.mapping import Layout, Matching, listed, read_canonical
 
 # With these fields a configuration is complete.
 _EVERYTHING = gpt2_config(vocab_size=1, n_positions=1, n_embd=1, n_layer=1, n_head=1).keys()
@@ -204,16 +204,6 @@ def _check_heads(config: GPTConfig, container: Container, located: Located) -> N
 # ------------------------------------------------------------------------------------ what the tensors' shapes show
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """A layout whose names are in the file, the sizes that its tensors show, and a configuration with these sizes."""
-
-    container: Container
-    matching: Matching
-    config: GPTConfig
-    shown: Mapping[str, int]
-
-
 def _from_tensors(
     source: str, container: Container, layouts: Sequence[Layout], known: _Known, layout_given: bool
 ) -> GPTConfig:
@@ -241,20 +231,8 @@ def _from_tensors(
     return _completed(source, config, code_base, known)
 
 
-def _closest(source: str, container: Container, layouts: Sequence[Layout], known: _Known) -> _Fit:
-    fits = []
-    # A head without an embedding is a tied pair under its other name, if somebody says that they are tied. In
-    # nanoGPT's code they always are.
-    tied = known.values.get("tie_word_embeddings") or container.layout == "nanogpt"
-    for layout in layouts:
-        whole = with_embedding(container, layout)[0] if tied else container
-        if shown := sizes(layout, whole.shapes):
-            others = {name: value for name, value in known.values.items() if name not in shown}
-            fields = gpt2_config(**{"n_head": 1, **shown}) | others
-            if shown["n_inner"] == 4 * shown["n_embd"]:
-                fields["n_inner"] = None  # as config.json has it
-            config = GPTConfig.from_hf(fields, where=source)
-            fits.append(_Fit(whole, match(layout, config, whole.shapes), config, shown))
+def _closest(source: str, container: Container, layouts: Sequence[Layout], known: _Known) -> Fit:
+    fits = [fit for layout in layouts if (fit := fit_of(container, layout, known.values, source)) is not None]
     if not fits:
         raise Misfit(
             f"{source}: its tensors are of no known layout: {listed(container.shapes)}",

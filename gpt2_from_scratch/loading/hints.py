@@ -3,17 +3,17 @@
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from gpt2_from_scratch.checkpoint import Container
-from gpt2_from_scratch.checkpoint.programs import gpt2_config
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CheckpointError, ConfigError, MappingError
 from gpt2_from_scratch.layouts import DETECTABLE, LAYOUTS
-from gpt2_from_scratch.loading.renaming import patterns_of, with_embedding
-from gpt2_from_scratch.mapping import Matching, depth, listed, match, sizes
+from gpt2_from_scratch.loading.renaming import Fit, fit_of, patterns_of, with_embedding
+from gpt2_from_scratch.mapping import Matching, depth, listed
 
 # Parts of names that say what a file is when it is not a plain GPT-2.
 _STRANGERS = {
@@ -125,8 +125,8 @@ def _sizes_heads_and_ties(container: Container, options: Mapping[str, Any]) -> I
     closest = _closest(container)
     if closest is None:
         return
-    heads = _beside_the_model(closest)
-    shown = sizes(closest.layout, container.shapes) or {}
+    heads = _beside_the_model(closest.matching)
+    shown = closest.shown
     without_heads = ({}, {"ignore": patterns_of(list(heads))}) if heads else ({},)
     other_sizes: list[Mapping[str, Any]] = [{}]
     # Both tables are resized by people. Another depth or width is another model, or half a file.
@@ -163,21 +163,17 @@ _SCALES = (".scales", ".qweight", ".qzeros", ".absmax", ".quant_map")  # of quan
 def distance(container: Container) -> float:
     """How far the names of a file are from those of the layout that fits best; infinite where none fits at all."""
     closest = _closest(container)
-    return math.inf if closest is None else closest.problems
+    return math.inf if closest is None else closest.matching.problems
 
 
-def _closest(container: Container) -> Matching | None:
-    """The matching under the layout that fits best, with the sizes that the tensors show."""
-    matchings = []
+def _closest(container: Container) -> Fit | None:
+    """How the file fits the layout that fits best, in the sizes that the tensors show."""
+    known = {"tie_word_embeddings": not any(name.startswith("lm_head") for name in container.shapes)}
+    fits: list[Fit | None] = []
     for layout in DETECTABLE:
-        if shown := sizes(layout, container.shapes):
-            tied = not any(name.startswith("lm_head") for name in container.shapes)
-            fields = gpt2_config(**{"n_head": 1, **shown}) | {"tie_word_embeddings": tied}
-            try:
-                matchings.append(match(layout, GPTConfig.from_hf(fields), container.shapes))
-            except ConfigError:
-                continue
-    return min(matchings, key=lambda matching: matching.distance, default=None)
+        with suppress(ConfigError):
+            fits.append(fit_of(container, layout, known, ""))
+    return min(filter(None, fits), key=lambda fit: fit.matching.distance, default=None)
 
 
 def explanation(matching: Matching, container: Container, config: GPTConfig) -> str:

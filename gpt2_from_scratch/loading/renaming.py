@@ -6,11 +6,13 @@ Tensors are left out on request. Prefixes, and the names of modules that wrap th
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from gpt2_from_scratch.checkpoint import Container
+from gpt2_from_scratch.checkpoint.programs import gpt2_config
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
-from gpt2_from_scratch.mapping import Layout, Matching, best_match, listed, match
+from gpt2_from_scratch.mapping import Layout, Matching, best_match, listed, match, sizes
 
 # Modules that wrap another and put their own name into every name below them: torch.compile, DistributedDataParallel,
 # activation checkpointing, FSDP.
@@ -36,7 +38,10 @@ def without(container: Container, patterns: Sequence[str], source: str) -> tuple
         whole = re.compile(re.escape(pattern).replace(r"\*\*", ".*").replace(r"\*", "[0-9]+"))
         matches = [name for name in container.tensors if whole.fullmatch(name)]
         if not matches:
-            raise MappingError(f"{source} has no tensor {pattern!r} to ignore", hint="whole names are meant")
+            raise MappingError(
+                f"{source} has no tensor {pattern!r} to ignore",
+                hint="give whole names; * stands for a number, ** for anything",
+            )
         left_out |= dict.fromkeys(matches, "left out on request")
     kept = {name: tensor for name, tensor in container.tensors.items() if name not in left_out}
     return replace(container, tensors=kept), left_out
@@ -111,6 +116,42 @@ def with_embedding(container: Container, layout: Layout) -> tuple[Container, tup
         return container, ()
     both = replace(container, tensors={missing: container.tensors[name], **container.tensors})
     return both, (f"{missing} is stored as {name}, to which it is tied",)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A layout whose names are in the file, the sizes that its tensors show, and a configuration with these sizes."""
+
+    container: Container
+    matching: Matching
+    config: GPTConfig
+    shown: Mapping[str, int]
+
+
+def fit_of(container: Container, layout: Layout, known: Mapping[str, Any], where: str) -> Fit | None:
+    """How a file fits a layout in the sizes that its tensors show; None where they show none.
+
+    Args:
+        container: the file.
+        layout: what its tensors may be called.
+        known: config.json fields that are not read from the tensors.
+        where: what to call the file in an error.
+
+    Raises:
+        ConfigError: the sizes contradict each other or what is known.
+    """
+    # A head without an embedding is a tied pair under its other name, if somebody says that they are tied. In
+    # nanoGPT's code they always are.
+    if known.get("tie_word_embeddings") or container.layout == "nanogpt":
+        container, _ = with_embedding(container, layout)
+    shown = sizes(layout, container.shapes)
+    if not shown:
+        return None
+    fields = gpt2_config(**{"n_head": 1, **shown}) | {key: value for key, value in known.items() if key not in shown}
+    if shown["n_inner"] == 4 * shown["n_embd"]:
+        fields["n_inner"] = None  # as config.json has it
+    config = GPTConfig.from_hf(fields, where=where)
+    return Fit(container, match(layout, config, container.shapes), config, shown)
 
 
 @dataclass(frozen=True)

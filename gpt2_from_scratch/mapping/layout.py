@@ -10,7 +10,7 @@ from gpt2_from_scratch.mapping.link import Link
 from gpt2_from_scratch.mapping.mistakes import mistakes_in
 from gpt2_from_scratch.mapping.names import LAYER, numbered, places
 from gpt2_from_scratch.mapping.rows import Ignore, Row
-from gpt2_from_scratch.mapping.unrolling import Table, of_heads, unrolled, walk
+from gpt2_from_scratch.mapping.unrolling import of_heads, unrolled, walk
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,15 @@ class Layout:
         """Every parameter's link, layer by layer, in execution order. The tied head's is included.
 
         The links are computed once for each layout and each set of sizes, and kept.
+
+        Raises:
+            MappingError: the rows do not fit a model of these sizes.
         """
         sizes = (config.vocab_size, config.n_positions, config.n_embd, config.n_layer, config.n_head, config.n_inner)
-        return unrolled(Table(self.name, self.rows, self.separator), *sizes)
+        try:
+            return unrolled(self.rows, self.separator, GPTConfig(*sizes))
+        except MappingError as error:
+            raise MappingError(f"the layout {self.name!r}: {error.message}") from None
 
     def unmapped(self, config: GPTConfig) -> tuple[str, ...]:
         """Canonical tensors that no row claims. A complete layout has none."""

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 
@@ -14,14 +13,6 @@ from gpt2_from_scratch.mapping.link import Link, Piece
 from gpt2_from_scratch.mapping.names import INDEXED, index_of, listed, numbered, places
 from gpt2_from_scratch.mapping.pattern import Choice, Shape, parse
 from gpt2_from_scratch.mapping.rows import Ignore, Parameter, Row, parts_of
-
-
-class Table(NamedTuple):
-    """The parts of a `Layout` that its links depend on."""
-
-    name: str
-    rows: tuple[Row | Ignore, ...]
-    separator: str
 
 
 def walk(rows: Iterable[Row | Ignore], layers: int) -> Iterator[tuple[Row, int | None]]:
@@ -38,38 +29,31 @@ def walk(rows: Iterable[Row | Ignore], layers: int) -> Iterator[tuple[Row, int |
 
 
 @lru_cache(maxsize=32)  # the built-in layouts for two sizes; names and shapes, no tensors: 0.5 MB for 48 layers
-def unrolled(
-    table: Table, vocabulary: int, positions: int, width: int, layers: int, heads: int, inner: int | None
-) -> tuple[Link, ...]:
+def unrolled(rows: tuple[Row | Ignore, ...], separator: str, config: GPTConfig) -> tuple[Link, ...]:
     """One link for each parameter of each layer, in execution order.
 
     Args:
-        table: the layout's.
-        vocabulary: and the others: the sizes of a `GPTConfig`, in its order. Nothing else changes the links.
-        positions: context length.
-        width: of the embedding.
-        layers: how many.
-        heads: in each layer.
-        inner: width of the feed-forward layer; None for four times the embedding's.
+        rows: of a layout.
+        separator: the layout's.
+        config: of the model. Nothing but its sizes changes the links.
 
     Raises:
         MappingError: the table does not fit a model of these sizes.
     """
-    config = GPTConfig(vocabulary, positions, width, layers, heads, inner)
     shapes: dict[str, Shape] = config.replace(tie_word_embeddings=False).tensor_shapes()
     links = [
-        _link(table, row, parameter, layer, config, shapes)
-        for row, layer in walk(table.rows, layers)
+        _link(separator, row, parameter, layer, config, shapes)
+        for row, layer in walk(rows, config.n_layer)
         for parameter in row.parameters
     ]
-    return _with_whole_shapes(table, links)
+    return _with_whole_shapes(links)
 
 
 def _link(
-    table: Table, row: Row, parameter: Parameter, layer: int | None, config: GPTConfig, shapes: dict[str, Shape]
+    separator: str, row: Row, parameter: Parameter, layer: int | None, config: GPTConfig, shapes: dict[str, Shape]
 ) -> Link:
     canonical = f"{numbered(row.site, layer)}.{parameter.name}"
-    names = row.names(parameter, table.separator)
+    names = row.names(parameter, separator)
     if parameter.must_be_zero:
         size = (int(getattr(config, parameter.must_be_zero)),)
         return Link(
@@ -82,8 +66,8 @@ def _link(
     sizes = pattern.solve(shape, {"p": count, "h": config.n_head}) if pattern else {}
     if sizes is None:
         raise MappingError(
-            f"the layout {table.name!r}: {canonical} {list(shape)} cannot be divided as {parameter.pattern!r} says, "
-            f"with {count} parts and {config.n_head} heads"
+            f"{canonical} {list(shape)} cannot be divided as {parameter.pattern!r} says, with {count} parts and "
+            f"{config.n_head} heads"
         )
     pieces: dict[bool, list[Piece]] = {True: [], False: []}  # by whether theirs has it
     for name, part in zip(names, parts, strict=True):
@@ -92,7 +76,7 @@ def _link(
             of_head = {"h": (head,)} if name and "head" in places(name) else {}
             choice = {**chosen, **of_head}
             held = pattern.shape({**sizes, **{axis: len(choice[axis]) for axis in choice}}) if pattern else shape
-            pieces[name is not None].append(_piece(table, each, held, choice, config))
+            pieces[name is not None].append(_piece(each, held, choice, config))
     changed = pattern is not None and (pattern.left != pattern.right or any(piece.choice for piece in pieces[True]))
     return Link(
         canonical,
@@ -113,7 +97,7 @@ def of_heads(name: str, layer: int | None, config: GPTConfig) -> Iterable[str]:
     return [numbered(name, layer, head, config.n_layer) for head in heads]
 
 
-def _piece(table: Table, name: str, shape: Shape, choice: Choice, config: GPTConfig) -> Piece:
+def _piece(name: str, shape: Shape, choice: Choice, config: GPTConfig) -> Piece:
     match = INDEXED.fullmatch(name)
     if match is None:
         return Piece(name, shape, (), choice)
@@ -123,24 +107,21 @@ def _piece(table: Table, name: str, shape: Shape, choice: Choice, config: GPTCon
         if isinstance(step, slice):  # it is as long as the piece, whether its end is given or not
             length = next(lengths, 0)
             if step.stop not in (None, step.start + length):
-                raise MappingError(
-                    f"the layout {table.name!r}: {name} has room for {step.stop - step.start}, but what it holds is "
-                    f"{length} long"
-                )
+                raise MappingError(f"{name} has room for {step.stop - step.start}, but what it holds is {length} long")
             step = slice(step.start, step.start + length)
         index.append(step)
     return Piece(match[1], shape, tuple(index), choice)
 
 
-def _with_whole_shapes(table: Table, links: list[Link]) -> tuple[Link, ...]:
+def _with_whole_shapes(links: list[Link]) -> tuple[Link, ...]:
     """The links, with the shapes of tensors of which each piece is a part; and a check that pieces fill them."""
     places: dict[str, list[Piece]] = defaultdict(list)
     for piece in (piece for link in links for piece in link.pieces):
         places[piece.name].append(piece)
     twice = [name for name, pieces in places.items() if len(pieces) > 1 and not pieces[0].index]
     if twice:
-        raise MappingError(f"the layout {table.name!r} names tensors twice: {listed(twice)}")
-    whole = {name: _whole_shape(table, name, pieces) for name, pieces in places.items() if pieces[0].index}
+        raise MappingError(f"tensors are named twice: {listed(twice)}")
+    whole = {name: _whole_shape(name, pieces) for name, pieces in places.items() if pieces[0].index}
     if not whole:
         return tuple(links)
     return tuple(
@@ -149,7 +130,7 @@ def _with_whole_shapes(table: Table, links: list[Link]) -> tuple[Link, ...]:
     )
 
 
-def _whole_shape(table: Table, name: str, pieces: Sequence[Piece]) -> Shape:
+def _whole_shape(name: str, pieces: Sequence[Piece]) -> Shape:
     """The shape of a tensor of which pieces are given by their index.
 
     Raises:
@@ -166,7 +147,7 @@ def _whole_shape(table: Table, name: str, pieces: Sequence[Piece]) -> Shape:
         filled[piece.index] += 1
     if len(inner) > 1 or not bool((filled == 1).all()) or any(len(piece.index) != depth for piece in pieces):
         raise MappingError(
-            f"the layout {table.name!r}: the rows do not fill {name} {list(extents)}: {int((filled == 0).sum())} of "
+            f"the rows do not fill {name} {list(extents)}: {int((filled == 0).sum())} of "
             f"{filled.numel()} places are in no row, {int((filled > 1).sum())} in two"
         )
     return (*extents, *inner.pop())

@@ -94,7 +94,7 @@ def _annotations(verdict: Verdict) -> Iterator[str]:
                 message = "; ".join(part for part in (line.says, line.expected) if part)
                 yield _command("error", f"{_TITLE}: line", message, _place(line.file), line.line)
             for line in finding.others:  # which may be right
-                message = f"{line.role}: what line {finding.lines[0].line} is accused of"
+                message = f"{line.role}; see line {finding.lines[0].line}, which is accused"
                 yield _command("notice", f"{_TITLE}: line", message, _place(line.file), line.line)
 
 

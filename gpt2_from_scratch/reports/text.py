@@ -36,7 +36,7 @@ def report(verdict: Results, verbose: bool = False) -> str:
     rows += [("unchecked", f"{what}: {why}") for what, why in verdict.unchecked.items()]
     if verbose:
         facts = ", ".join(f"{name} {value}" for name, value in verdict.environment.items())
-        rows += [("not checked", f"{part.name}: {part.reason}") for part in left_out(verdict)]
+        rows += [("unchecked", f"{part.name}: {part.reason}") for part in left_out(verdict)]
         rows.append(("ran with", facts))
     lines = (f"  {label:<{_LABEL}} {line}" for row in rows for label, line in _indented(*row))
     return "\n".join([*lines, summary(verdict)])
@@ -265,8 +265,10 @@ def _logits(logits: Logits, verbose: bool) -> Iterator[Row]:
         yield "", f"worst prompt: {logits.worst.prompt.name}, {logits.worst.comparison} ([row, position, token id])"
     if verbose:
         for result in logits.results:
-            multiple = times(result.comparison.max_abs / logits.floor)
-            yield "", f"{result.prompt.name}: {result.comparison}, {multiple} noise floors"
+            multiple = (
+                f", {times(result.comparison.max_abs / logits.floor)} noise floors" if result.comparison.max_abs else ""
+            )
+            yield "", f"{result.prompt.name}: {result.comparison}{multiple}"
 
 
 def _diagnosis(diagnosis: Diagnosis, divergence: Divergence | None) -> Iterator[Row]:

@@ -250,7 +250,7 @@ class _Run:
         self.asked = asked
         self.wanted = frozenset(PARTS) - frozenset(asked.skip) - (frozenset() if asked.gradients else {"gradients"})
         self.phase = "loading"
-        self.unchecked: dict[str, str] = {part: "as asked" for part in PARTS if part in asked.skip}
+        self.unchecked: dict[str, str] = {part: "you asked to skip it" for part in PARTS if part in asked.skip}
         self.on_ranks = f"the model runs on {asked.ranks.size} ranks" if asked.ranks is not None else ""
         if self.on_ranks:
             compares = "each compares its weights, and " if self.subject.module is not None else ""
@@ -520,7 +520,7 @@ class _Run:
         if self.recording is not None and not self._answers_the_search(self.recording):
             self.unchecked["diagnosis"] = "the recording has no answers to the prompts of the search: record it anew"
         elif not self.asked.diagnose_seconds > 0:
-            self.unchecked["diagnosis"] = "as asked"
+            self.unchecked["diagnosis"] = "you asked to skip it"
         elif self.reference is None:
             self.unchecked["diagnosis"] = "it takes the reference, which nothing else needed"
         else:

@@ -124,7 +124,7 @@ def test_a_list_of_rows_is_as_good_as_a_tuple() -> None:
         ((bare("h.*.ln_1", "norms[*,0]", "norms[*,2]"),), "do not fill norms [2, 3]: 2 of 6 places are in no row"),
         ((bare("wpe", "all[:n_embd]"),), "all[:n_embd] has room for 12, but what it holds is 5 long"),
         ((bare("wte", "all[:vocab_size]"), bare("wpe", "all[16:]")), "0 of 21 places are in no row, 1 in two"),
-        ((bare("h.*.ln_1", "norms.{layer}", "norms.{layer+1}"),), "names tensors twice: norms.1"),
+        ((bare("h.*.ln_1", "norms.{layer}", "norms.{layer+1}"),), "tensors are named twice: norms.1"),
         ((linear("h.*.mlp.c_fc", *(f"b.*.{n}" for n in range(5))),), "h.0.mlp.c_fc.weight [12, 48] cannot be divided"),
     ],
 )  # fmt: skip

@@ -18,7 +18,7 @@ from gpt2_from_scratch.diagnose.lines.source import Expression, Spot, last_name
 from gpt2_from_scratch.diagnose.lines.trial import VIEWS, Trial
 from gpt2_from_scratch.recorder import Frame, Operation
 
-Role = Literal["made here", "used here", "passed on here"]
+Role = Literal["made here", "used here", "passed on here", "edited by the patch"]
 Spots = list[tuple[Spot | None, Role]]
 
 

@@ -22,7 +22,7 @@ class Line:
         line: counted from 1.
         column: offset of the expression in the line, counted from 0.
         text: the source line.
-        role: whether the wrong thing is made, passed on or used here.
+        role: whether the wrong thing is made, passed on or used here; or that the patch edits the line.
         says: what stands there.
         expected: what GPT-2 has.
         likely: whether a rule about wiring chose this line among several that could be repaired.
