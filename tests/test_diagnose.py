@@ -86,7 +86,7 @@ class Bench:
             torch.manual_seed(0)
             inside = self.fitted(candidate, layouts)
             # Seconds of this process, so that a busy machine gives the same answer.
-            return diagnose_in(self.laboratory, candidate, inside=inside, seconds=seconds)
+            return diagnose_in(self.laboratory, candidate, Checked(inside), seconds=seconds)
 
     def fitted(self, candidate: Candidate, layouts: Sequence[Any]) -> Fitted | None:
         """The module under its layout; None where it is not to be looked into."""
@@ -635,7 +635,7 @@ def test_what_shows_on_one_token_is_not_called_nothing(small: Bench) -> None:
     failing = torch.tensor([[3, odd, 5, 9, odd, 2]])
     with candidate.evaluating():
         assert diagnose_in(small.laboratory, candidate, seconds=2).reason == "nothing differs"
-        diagnosis = diagnose_in(small.laboratory, candidate, failing=failing, seconds=2)
+        diagnosis = diagnose_in(small.laboratory, candidate, Checked(failing=failing), seconds=2)
     assert not diagnosis and diagnosis.reason != "nothing differs" and diagnosis.baseline > 100
 
 

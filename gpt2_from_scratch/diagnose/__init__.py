@@ -83,7 +83,7 @@ def diagnose(
     candidate: Candidate,
     checkpoint: Checkpoint,
     reference: Reference,
-    checked: Checked | None = None,
+    checked: Checked = Checked(),
     *,
     seconds: float = 60,
     progress: Callable[[str], None] = lambda phase: None,
@@ -99,7 +99,6 @@ def diagnose(
         progress: called with what is being tried.
     """
     clock = Clock(seconds)
-    checked = checked if checked is not None else Checked()
     inside, weights_right = checked.inside, checked.weights_right
     progress("our own model")
     laboratory = Laboratory(simulated(checkpoint.config, checkpoint.read), reference, floor=checked.floor)
@@ -115,9 +114,7 @@ def diagnose(
             seconds = min(seconds, NAMING)
     if candidate.loaded is not None and weights_right is not False:
         seconds = min(seconds, _SHARE * clock.left)
-    found = diagnose_in(
-        laboratory, candidate, inside=inside, failing=checked.failing, seconds=seconds, progress=progress
-    )
+    found = diagnose_in(laboratory, candidate, checked, seconds=seconds, progress=progress)
     if weights_right is False or found.reason == "random":
         return found
     if accusation is None:
@@ -163,24 +160,22 @@ def _why_no_line(accusation: Accusation) -> str:
 def diagnose_in(
     laboratory: Laboratory,
     candidate: Candidate,
+    checked: Checked = Checked(),
     *,
-    inside: Traced | Fitted | None = None,
-    failing: Tensor | None = None,
     seconds: float = 60,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> Diagnosis:
-    """The same, for several candidates of one checkpoint: the laboratory remembers what it has simulated.
+    """The faults alone, without line and patch. The laboratory remembers what it has simulated.
 
     Args:
-        laboratory: of the checkpoint.
-        candidate: as above.
-        inside: as above.
-        failing: as above.
-        seconds: as above.
-        progress: as above.
+        laboratory: of the checkpoint; it can serve several candidates.
+        candidate: a model that is not GPT-2 as in the checkpoint.
+        checked: what is known about it.
+        seconds: for the search.
+        progress: called with what is being tried.
     """
     clock = SearchClock(seconds)
-    ids = laboratory.prompts.text
+    ids, inside = laboratory.prompts.text, checked.inside
     random = not is_deterministic(candidate, ids)
     with WithoutDropout() if random else nullcontext():
         if random and not is_deterministic(candidate, ids):
@@ -189,8 +184,8 @@ def diagnose_in(
             inside = inside.fitted
         base: Causes = (Cause(FAULT["dropout_on"]),) if random else ()
         evidence = Evidence(candidate, laboratory)
-        if failing is not None and not evidence.differs:
-            laboratory = laboratory.asking(failing)
+        if checked.failing is not None and not evidence.differs:
+            laboratory = laboratory.asking(checked.failing)
             evidence = Evidence(candidate, laboratory)
         return _Case(evidence, inside, base, clock, progress).diagnosis()
 
