@@ -324,7 +324,7 @@ def test_a_floor_near_the_size_of_the_logits_is_refused(book_reference: Remember
 
     vague = Vague(book_reference.reference)
     model = book_reference.model
-    with pytest.raises(CandidateError, match="there is no floor"):
+    with pytest.raises(CandidateError, match="there is no noise floor"):
         check_logits(Candidate(lambda ids: model(ids), vague.config), vague, choose_prompts(vague.config))
 
 
