@@ -11,9 +11,11 @@ from gpt2_from_scratch import load_into, open_checkpoint, verify
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.lines import Accusation, Finding, Line, accuse, prompts_for
 from gpt2_from_scratch.diagnose.lines.own_code import own_code
+from gpt2_from_scratch.diagnose.lines.values import values as values_of
 from gpt2_from_scratch.layers import EXACT, EXACT_EAGER, FUSED, TEXTBOOK, Compute
 from gpt2_from_scratch.recorder import Frame
 from gpt2_from_scratch.reports import to_annotations, to_html
+from gpt2_from_scratch.reports.pictures import panels
 from tests.bugs import Bug, choices, more_styles, reserve, unseen, untouched
 from tests.bugs.development import COMBINED, SINGLE
 from tests.foreign import STYLES
@@ -190,6 +192,49 @@ def test_the_line_of_a_bug_is_named_and_proven(bug: Bug, config: GPTConfig, tens
     assert found.proven
 
 
+def test_the_numbers_of_an_accused_line_stand_beside_those_of_gpt2(
+    config: GPTConfig, tensors: dict[str, Tensor], tmp_path: Path
+):
+    (bug,) = [bug for bug in SINGLE if bug.id == "head_list/mask_fill_zero"]
+    found = accused(bug.style, bug.load(tensors, config, tmp_path), config, tensors)
+    values = found.findings[0].values
+    assert values is not None and values.frame is not None and "softmax" in values.frame.text
+    batch, tokens = prompts_for(config).shape
+    assert values.shape == (batch, tokens, tokens) and values.part.endswith(f", 0:{tokens}, 0:{tokens}]")
+    later = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+    assert (values.yours[later] > 0).all() and not values.gpt2[later].any(), "GPT-2 does not look at later tokens"
+    ones = torch.ones(tokens, dtype=torch.float64)
+    torch.testing.assert_close(values.yours.sum(-1), ones)
+    torch.testing.assert_close(values.gpt2.sum(-1), ones)
+    drawn = panels(values)
+    assert not drawn.hidden and drawn.scale == 1  # the first token looks at itself alone
+    assert "c0" not in {colour for colour, _ in drawn.panels[0].paths}
+    assert "c0" in {colour for colour, _ in drawn.panels[1].paths}
+
+
+def test_numbers_to_be_drawn_are_those_around_the_largest_difference():
+    right = torch.randn(3, 40, 200, generator=torch.Generator().manual_seed(0))
+    wrong = right.clone()
+    wrong[2, 35, 130] += 1
+    cut = values_of(None, wrong, right)
+    assert cut is not None and cut.part == "[2, 32:40, 128:192]"
+    torch.testing.assert_close(cut.gpt2, right[2, 32:40, 128:192].double())
+    assert (cut.yours - cut.gpt2).nonzero().tolist() == [[3, 2]]
+    difference = panels(cut).panels[2]
+    assert {colour for colour, _ in difference.paths} == {"c0", "h9"}
+    wrong[0, 1, 2] = float("nan")
+    cut = values_of(None, wrong, right)
+    assert cut is not None and cut.part == "[0, 0:32, 0:64]"
+    assert "nan" in {colour for panel in panels(cut).panels for colour, _ in panel.paths}
+    assert values_of(None, wrong, right[:1]) is None
+    hiding = right.masked_fill(right > 1, float("-inf"))
+    cut = values_of(None, right, hiding)
+    assert cut is not None and panels(cut).hidden
+    assert [("none" in {colour for colour, _ in each.paths}) for each in panels(cut).panels] == [False, True, False]
+    flat = values_of(None, wrong[2, 35], right[2, 35])
+    assert flat is not None and flat.part == "[128:192]" and flat.yours.shape == (1, 64)
+
+
 @pytest.mark.parametrize(
     ("name", "says", "expected", "role"),
     [
@@ -356,7 +401,9 @@ def test_no_line_is_named_while_weights_differ(shallow_checkpoint: Path):
     assert annotation.count("in GPT-2 the factor is") == 1
     errors = [each for each in to_annotations(right).splitlines() if each.startswith("::error file=")]
     assert len(errors) == len(right.diagnosis.lines.findings)  # lines that pass a wrong value on may be right
-    assert f'<span class="marked">{line.line:4d}  ' in to_html(right)
+    page = to_html(right)
+    assert f'<span class="marked">{line.line:4d}  ' in page
+    assert "the strongest colours begin at" in page and page.count("<figcaption>") == 3
     with torch.no_grad():
         model.get_parameter("trf_blocks.0.att.W_key.weight").mul_(1.1)
     wrong = verify(model, shallow_checkpoint, skip=("self-tests", "generation"), diagnose_seconds=0.1)

@@ -23,7 +23,7 @@ from gpt2_from_scratch.compare import SITE_RTOL, percent, quantiles, scientific,
 from gpt2_from_scratch.diagnose.lines import Accusation
 from gpt2_from_scratch.errors import printable
 from gpt2_from_scratch.reports.cases import Case, CaseStatus, cases
-from gpt2_from_scratch.reports.pictures import heat_map, histogram
+from gpt2_from_scratch.reports.pictures import Panels, heat_map, histogram, panels
 from gpt2_from_scratch.reports.results import Part, Results
 from gpt2_from_scratch.reports.text import (
     NO_TIME_FOR_A_PATCH,
@@ -136,6 +136,24 @@ def to_fragment(verdict: Results) -> str:
 
 
 @dataclass(frozen=True)
+class _Numbers:
+    """What an accused line gives, drawn beside what GPT-2 has: the line, which part of which shape, the pictures."""
+
+    place: str
+    part: str
+    shape: str
+    drawn: Panels
+
+
+def _numbers(accusation: Accusation) -> _Numbers | None:
+    values = next((finding.values for finding in accusation.findings[:1]), None)
+    if values is None:
+        return None
+    place = "a line of yours" if values.frame is None else f"{Path(values.frame.file).name}, line {values.frame.line}"
+    return _Numbers(printable(place, lines=False), values.part, str(list(values.shape)), panels(values))
+
+
+@dataclass(frozen=True)
 class _Source:
     """An accused line with the lines around it: (number, text, whether it is the one)."""
 
@@ -178,6 +196,7 @@ def _rendered(template: str, verdict: Results, **more: Any) -> str:
             evidence_rows=[_evidence(part) for part in verdict.parts],
             diagnosis=diagnosis,
             source_lines=[] if diagnosis is None or diagnosis.lines is None else _sources(diagnosis.lines),
+            numbers=None if diagnosis is None or diagnosis.lines is None else _numbers(diagnosis.lines),
             alternatives="" if diagnosis is None else alternatives(diagnosis),
             evidence="" if diagnosis is None else evidence_for(diagnosis),
             remedies=[] if diagnosis is None else list(remedies(diagnosis)),

@@ -1,18 +1,23 @@
-"""Two pictures, as data: where in the model and in the prompt numbers differ, and how the differences are distributed.
+"""Pictures of numbers, as data: where they differ, how much, and those of the accused line beside GPT-2's.
 
 The templates make SVG of them. Drawings stretch to the width there is; text does not, and stands beside them.
 """
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
+from torch import Tensor
+
+from gpt2_from_scratch.anatomy.identity import FILL
 from gpt2_from_scratch.checks.logits import Logits
 from gpt2_from_scratch.compare import SITE_RTOL, scientific, times
 from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult
+from gpt2_from_scratch.diagnose.lines import Values
 
 _COLUMNS = 128  # at most; of a longer prompt, one column is the worst of several positions
 _HEIGHT = (2.0, 6.0)  # pixels per site, at least and at most
@@ -20,6 +25,8 @@ _PICTURE = 900  # pixels that all sites together should take
 
 _PER_DECADE = 2  # steps of the colour scale
 _CALM, _HOT = 6, 9  # steps below and above SITE_RTOL: from 2e-8 to 0.6, float32's rounding to nothing in common
+
+_SHADES = 6  # on each side of zero
 
 _DECADES = 12  # of the distribution at most; what lies below is counted in the first bin
 
@@ -110,7 +117,7 @@ def _layer(name: str, sites: list[SiteResult], positions: int, height: float, fi
         _columns(positions),
         len(sites),
         f"{height * len(sites):.0f}",
-        tuple(_paths(sites, positions)),
+        tuple(_paths(_colours(site, positions) for site in sites)),
         tuple(_hints(sites, positions)),
         tuple(_percent(index + 0.5, len(sites)) for index in marked),
         scientific(worst.output) if worst.called else "never ran",
@@ -118,12 +125,12 @@ def _layer(name: str, sites: list[SiteResult], positions: int, height: float, fi
     )
 
 
-def _paths(sites: Sequence[SiteResult], positions: int) -> Iterator[tuple[str, str]]:
+def _paths(rows: Iterable[Iterable[str]]) -> Iterator[tuple[str, str]]:
     """One path per colour: a stroke for every run of columns that share it."""
     strokes: dict[str, list[str]] = {}
-    for row, site in enumerate(sites):
+    for row, colours in enumerate(rows):
         column = 0
-        for colour, run in groupby(_colours(site, positions)):
+        for colour, run in groupby(colours):
             length = len(list(run))
             strokes.setdefault(colour, []).append(f"M{column} {row}.5h{length}")
             column += length
@@ -336,3 +343,76 @@ def _counts(places: Iterable[int], columns: int) -> list[int]:
 
 def _span(values: Sequence[float]) -> str:
     return f"{times(min(values))} to {times(max(values))}"
+
+
+# ------------------------------------------------------------------------------------------------- values of a line
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A matrix of numbers, one coloured cell for each.
+
+    Args:
+        name: what is written below it.
+        label: the picture in words.
+        columns: of the matrix.
+        lines: of the matrix.
+        paths: (colour, drawing) for each colour.
+    """
+
+    name: str
+    label: str
+    columns: int
+    lines: int
+    paths: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Panels:
+    """The candidate's values, GPT-2's and how far they are apart.
+
+    Args:
+        panels: the three of them.
+        scale: the number that has the strongest colour.
+        hidden: whether a mask hides some of them.
+    """
+
+    panels: tuple[Panel, ...]
+    scale: float
+    hidden: bool
+
+
+def panels(values: Values) -> Panels:
+    """What a line gives beside what GPT-2 has there.
+
+    Args:
+        values: of an accused line.
+    """
+    seen = values.gpt2[values.gpt2.isfinite() & (values.gpt2 > FILL)].abs()
+    scale = float(seen.max()) if seen.numel() else 0.0
+    gaps = (values.yours - values.gpt2).masked_fill((values.yours <= FILL) & (values.gpt2 <= FILL), 0.0)
+    rows, columns = values.gpt2.shape
+
+    def panel(name: str, numbers: Tensor, colour: Callable[[float], str]) -> Panel:
+        label = f"{name}: {rows} rows of {columns} numbers"
+        return Panel(name, label, columns, rows, tuple(_paths(map(colour, row) for row in numbers.tolist())))
+
+    return Panels(
+        (
+            panel("yours", values.yours, partial(_shade, scale=scale or 1.0)),
+            panel("GPT-2", values.gpt2, partial(_shade, scale=scale or 1.0)),
+            panel("difference", gaps.abs() / (scale or 1.0), _colour),
+        ),
+        scale,
+        bool(((values.yours <= FILL) | (values.gpt2 <= FILL)).any()),
+    )
+
+
+def _shade(number: float, scale: float) -> str:
+    """The class of a number: below zero, zero, above zero, or hidden by a mask."""
+    if number <= FILL:
+        return "none"
+    if not math.isfinite(number):
+        return "nan"
+    steps = min(math.ceil(_SHADES * math.sqrt(min(abs(number) / scale, 1.0))), _SHADES)
+    return f"{'c' if number < 0 or not steps else 'h'}{steps}"

@@ -171,6 +171,8 @@ def why_unnamed(diagnosis: Diagnosis, divergence: Divergence | None = None) -> s
             text = f"not found in {diagnosis.seconds:g} s of processor time ({tried})"
         case _:
             text = "no known fault, nor a set of them, reproduces these logits"
+    if diagnosis.lines:  # which say where more exactly
+        return text
     first = divergence.first if divergence is not None else None
     if first is not None:
         text += f"; it points at {first.place}"

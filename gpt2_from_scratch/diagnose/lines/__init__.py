@@ -21,6 +21,7 @@ blocks.py      the lines for weights of another block or module
 missing.py     the lines for a step that is never taken
 operands.py    the lines for another wrong operand
 words.py       an accused line, and the sentences about it
+values.py      what the line gives and what GPT-2 has there, to be drawn
 naming.py      from an explanation to its lines
 """
 
@@ -48,11 +49,12 @@ from gpt2_from_scratch.diagnose.lines.operands import lifted
 from gpt2_from_scratch.diagnose.lines.own_code import own_code
 from gpt2_from_scratch.diagnose.lines.places import Observed
 from gpt2_from_scratch.diagnose.lines.trial import Called, Trial, casts_to_half, run
+from gpt2_from_scratch.diagnose.lines.values import Values, values
 from gpt2_from_scratch.diagnose.lines.words import Line
 from gpt2_from_scratch.errors import short_repr
 from gpt2_from_scratch.recorder import Again, Frame, Operation
 
-__all__ = ["Accusation", "Finding", "Line", "accuse", "lines_of", "prompts_for"]
+__all__ = ["Accusation", "Finding", "Line", "Values", "accuse", "lines_of", "prompts_for"]
 
 Status = Literal["named", "between", "nothing wrong", "could not record"]
 
@@ -71,12 +73,14 @@ class Finding:
         kind: what kind of thing: see `explain.Explanation`.
         says: what stands there.
         expected: what GPT-2 has.
+        values: the numbers of both, to be drawn; None where GPT-2 has nothing in that place, or where nobody knows.
     """
 
     lines: tuple[Line, ...]
     kind: str
     says: str
     expected: str
+    values: Values | None = None
 
     @property
     def others(self) -> tuple[Line, ...]:
@@ -353,7 +357,7 @@ class _Case:
             follows = (crossed and out_of_step) or _made_there(observed, explained, findings)
             if explained.kind != "rounding" and not follows:
                 said = (lines[0].says, lines[0].expected) if lines else ("", "")
-                findings.append(Finding(tuple(lines), explained.kind, *said))
+                findings.append(Finding(tuple(lines), explained.kind, *said, explained.values))
                 if more:
                     findings.append(Finding(tuple(more), "factor", more[0].says, more[0].expected))
             out_of_step = out_of_step or (crossed and is_weight(explained.wanted))
@@ -479,7 +483,8 @@ class _Case:
             found = self.explainer.explain(operation, again, labels, content, self.kinds)
         if found is None:
             return None
-        self.explanation, output = found
+        explained, output = found
+        self.explanation = replace(explained, values=values(operation.frame, content, output))
         if self.explanation.kind == "module" and _other_layer(self.explanation, same_place=True):
             self.layers = self.explanation
         self.repairs.setdefault(_site(operation), []).append(self.explanation)

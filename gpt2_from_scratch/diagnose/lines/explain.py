@@ -20,6 +20,7 @@ from gpt2_from_scratch.diagnose.lines import tried_constants, tried_operands, tr
 from gpt2_from_scratch.diagnose.lines.scope import scopes
 from gpt2_from_scratch.diagnose.lines.tried import Case, Found
 from gpt2_from_scratch.diagnose.lines.tried_operations import UNLIKE
+from gpt2_from_scratch.diagnose.lines.values import Values
 from gpt2_from_scratch.recorder import Again, Operation
 
 Kind = Literal[
@@ -56,6 +57,7 @@ class Explanation:
         search: the kind that was found; `kind` is ``rounding`` where that makes no more difference than float32's.
         unknown: which of its inputs were unknown; in another call of the line more may be, by another mistake.
         scopes: what the functions of the operation's frames hold under which names, when it runs.
+        values: what it gives and what GPT-2 has, to be drawn.
     """
 
     kind: Kind
@@ -68,6 +70,7 @@ class Explanation:
     search: Kind
     unknown: tuple[int, ...] = ()
     scopes: tuple[Mapping[str, Identity], ...] = ()
+    values: Values | None = None
 
 
 class Explainer:
