@@ -497,11 +497,10 @@ def _mask(value: Tensor) -> Identity | None:
     column = torch.arange(columns)[None, :]
     for offset in range(1 - rows, columns):
         below = column <= row + offset
-        for pattern, words in ((below, "up to"), (~below, "beyond")):
+        for pattern, words, side, first in ((below, "up to", "below", offset), (~below, "beyond", "above", offset + 1)):
             if bool((high == pattern).all()):
                 low, up = (f"{float(number):g}" for number in numbers)
-                where = "the diagonal" if offset == 0 else f"the diagonal moved by {offset}"
-                return Identity(
-                    "mask", factor=float(offset), order=words, detail=f"{up} {words} {where}, {low} elsewhere"
-                )
+                where = f"diagonal {first} (the main one is 0)" if first else "the main diagonal"
+                detail = f"{up} on and {side} {where}, {low} elsewhere"
+                return Identity("mask", factor=float(offset), order=words, detail=detail)
     return Identity("mask", detail="two numbers, in no causal pattern", order="other", error=0.0)
