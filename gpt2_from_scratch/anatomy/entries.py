@@ -247,8 +247,9 @@ def _attention(notes: _Notes, config: GPTConfig, weights: Weights, layer: int, x
     n.main(f"{key}.qkv", qkv, "BT3HD", "queries, keys and values")
     for one, other in combinations(range(3), 2):  # some code has one layer for two of them, and one for the third
         both, said = names[one][0] + names[other][0], f"{names[one][1]} and {names[other][1]}"
-        n.form(f"{key}.{both}_without", bare[:, :, [one, other]], "BT2HD", f"{said} without bias")
-        n.form(f"{key}.{both}", qkv[:, :, [one, other]], "BT2HD", said)
+        two = slice(one, other + 1, other - one)  # a view, where a list of both would copy
+        n.form(f"{key}.{both}_without", bare[:, :, two], "BT2HD", f"{said} without bias")
+        n.form(f"{key}.{both}", qkv[:, :, two], "BT2HD", said)
     for position, (letter, words) in enumerate(names):
         n.main(f"{key}.{letter}", qkv[:, :, position], "BTHD", f"the {words}")
     q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
@@ -256,8 +257,9 @@ def _attention(notes: _Notes, config: GPTConfig, weights: Weights, layer: int, x
     n.main(f"{key}.scores", scores, "BHTS", "the scores")
     hidden = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
     seen = ~hidden
-    n.form(f"{key}.visible", scores * seen, "BHTS", "the scores, with 0 in the place of hidden ones")
-    n.form(f"{key}.masked", scores * seen, "BHTS", "the masked scores", causal=True)
+    visible = scores * seen
+    n.form(f"{key}.visible", visible, "BHTS", "the scores, with 0 in the place of hidden ones")
+    n.form(f"{key}.masked", visible, "BHTS", "the masked scores", causal=True)
     masked = scores.masked_fill(hidden, -math.inf)
     for name, top, of in (
         ("", masked.amax(-1), "the visible scores"),
