@@ -111,7 +111,7 @@ MEANING = {
     "deterministic": "dropout acts in eval mode",
     "causal": "tokens see later ones: the mask is missing or wrong",
     "length": "positions or scores depend on the prompt's length",
-    "positions": "the same logits; position embeddings are not added",
+    "positions": "the logits are the same; position embeddings are not added",
 }
 
 
@@ -154,8 +154,9 @@ def test_a_position_table_read_one_too_far_shows_at_the_full_context(checkpoint:
     model.embed = lambda ids: model.tok_emb(ids) + model.pos_emb(torch.arange(1, ids.shape[1] + 1))
     tests = asked(model, config)
     assert names(tests) == ["full context"]
-    assert "(as many tokens as positions): asked so it fails\nGPTModel crashed on ids of shape [1, 64]: Ind" in str(
-        tests
+    assert (
+        "(as many tokens as positions): it fails when it is asked in this way\n"
+        "GPTModel crashed on ids of shape [1, 64]: Ind" in str(tests)
     )
 
 
@@ -222,7 +223,7 @@ def test_a_crash_in_a_batch_is_a_fault_with_its_reason(checkpoint: Path, config:
         return model.eval()(ids)
 
     tests = asked(single, config)
-    assert names(tests) == ["batch"] and "asked so it fails" in str(tests)
+    assert names(tests) == ["batch"] and "it fails when it is asked in this way" in str(tests)
     assert "rows of a batch mix" not in str(tests)  # which was not seen
     assert "NotImplementedError: one row only\n" in str(tests) and 'raise NotImplementedError("one row' in str(tests)
 

@@ -41,8 +41,8 @@ class Generation(Result):
             return f"{self.tokens} greedy tokens identical{how}"
         prompt, step = self.parted
         kind = "a tie, decided by rounding" if self.tie else "not a tie"
-        apart = f"where the best two logits are {scientific(self.gap)} apart"
-        return f"prompt {prompt!r} parts ways at step {step}, {apart}: {kind}"
+        apart = f"where the reference's best two logits are {scientific(self.gap)} apart"
+        return f"prompt {prompt!r}: the texts differ from step {step} on, {apart}: {kind}"
 
 
 def check_generation(

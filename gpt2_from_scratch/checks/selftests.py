@@ -79,11 +79,11 @@ class SelfTest(Result):
             return f"{self.name}: not checked, as {self.unasked}"
         if self.agrees:
             return f"{self.name} ({self.what}): passed"
-        found = f"logits differ by {self.difference:.1%} of the largest"
+        found = f"logits differ by {self.difference:.1%} of the largest logit"
         if self.differs:
-            found = "the same logits"
+            found = "the logits are the same"
         if not math.isfinite(self.difference):
-            found = "asked so it fails" if self.crash else "logits are not finite"
+            found = "it fails when it is asked in this way" if self.crash else "logits are not finite"
         why = f"\n{self.crash}" if self.crash else f"; {self.fault}"
         return f"{self.name} ({self.what}): {found}{why}"
 

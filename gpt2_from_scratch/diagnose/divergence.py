@@ -130,7 +130,8 @@ class Divergence(Result):
         first, gap = self.first, self.gap
         between = f"between {gap[0]} and {gap[1]}" if gap else ""
         if first is None:
-            return f"first divergence {between}" if gap else "every compared module agrees: they part after the last"
+            last = "every compared module agrees; the numbers differ only after the last one"
+            return f"first divergence {between}" if gap else last
         if not first.called:
             return f"first divergence at {first.place}, which never ran; what follows received wrong numbers"
         inside = f"; inside it, {between}" if gap else ""

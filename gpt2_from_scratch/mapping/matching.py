@@ -58,7 +58,7 @@ class Matching:
     def __str__(self) -> str:
         lines = [f"{len(self.links)} parameters fit the layout {self.layout.name!r}"]
         if self.unmapped:
-            lines.append(f"no row of the layout ({len(self.unmapped)}): {listed(self.unmapped)}")
+            lines.append(f"without a row in the layout ({len(self.unmapped)}): {listed(self.unmapped)}")
         if self.missing:
             lines.append(f"missing ({len(self.missing)}): {listed(self.missing)}")
         if self.unexpected:

@@ -277,7 +277,10 @@ def _diagnosis(diagnosis: Diagnosis, divergence: Divergence | None) -> Iterator[
     yield from _labelled("line", str(diagnosis.lines).splitlines() if diagnosis.lines else ())
     if diagnosis.patch is not None:
         yield from _labelled("patch", str(diagnosis.patch).splitlines()[2:])
-        yield "", f"tried: the logits are then GPT-2's, on {' and on '.join(diagnosis.patch.proof)}; --fix writes it"
+        yield (
+            "",
+            f"tried: with it, the logits are GPT-2's, on {' and on '.join(diagnosis.patch.proof)}; --fix writes it",
+        )
     if diagnosis.patch_stopped:
         yield "patch", NO_TIME_FOR_A_PATCH
     if diagnosis.no_line:

@@ -56,7 +56,9 @@ def test_a_row_is_also_missing_where_the_module_lacks_its_parameters() -> None:
     model = GPTModel(checkpoint.config)
     for block in model.h:
         block.attn.c_proj = nn.Identity()
-    with pytest.raises(MappingError, match=r"no row of the layout \(24\): h\.\{0\.\.\.11\}\.attn\.c_proj\.weight"):
+    with pytest.raises(
+        MappingError, match=r"without a row in the layout \(24\): h\.\{0\.\.\.11\}\.attn\.c_proj\.weight"
+    ):
         load_into(model, checkpoint, layout=without("h.*.attn.c_proj"))
 
 
