@@ -61,7 +61,6 @@ ROOMS = (
     "checkpoint",
     "engines",  # models of other programs as candidates
     "building",
-    "binding",
     "asking",
     "ranks",  # a model on several ranks of torch.distributed
     "generation_config",

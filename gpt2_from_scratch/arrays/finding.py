@@ -134,7 +134,7 @@ def _places_of_function(function: types.FunctionType, is_users: Callable[[str], 
     for place, (name, value) in enumerate(zip(names, defaults, strict=True)):
         yield Slot(name, "in its defaults", value, functools.partial(_put_default, function, place))
     yield from _in(function.__kwdefaults__ or {}, function.__kwdefaults__ or (), "in its defaults")
-    read = dict.fromkeys(_names_in(code))
+    read = dict.fromkeys(names_in(code))
     for slot in _in(function.__globals__, read, "in the globals of its file"):
         yield slot
         if isinstance(slot.value, types.ModuleType) and is_users(getattr(slot.value, "__file__", None) or "<frozen"):
@@ -146,12 +146,12 @@ def _put_default(function: types.FunctionType, place: int, value: Any) -> None:
     function.__defaults__ = (*defaults[:place], value, *defaults[place + 1 :])
 
 
-def _names_in(code: types.CodeType) -> Iterator[str]:
+def names_in(code: types.CodeType) -> Iterator[str]:
     """The global names and attributes that code reads, that of functions inside it included."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _names_in(constant)
+            yield from names_in(constant)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ constructor asks for is read from its signature, and from what it reads out of t
     importing.py  imports a file
     reading.py    what a constructor asks for, read from its source
     answers.py    calls a constructor with what it asks for
+    binding.py    gives a plain function what it takes beside the ids: settings and arrays
 """
 
 import contextlib
@@ -22,8 +23,8 @@ from typing import Any
 
 import torch
 
-from gpt2_from_scratch.binding import bound
 from gpt2_from_scratch.building.answers import Answers
+from gpt2_from_scratch.building.binding import bound
 from gpt2_from_scratch.building.importing import executed, import_file, is_of
 from gpt2_from_scratch.building.reading import words_in
 from gpt2_from_scratch.building.words import WORDS, Setting, built_with, settings_of
@@ -143,10 +144,9 @@ def _made(spec: str, source: str | None, config: GPTConfig | None, biases: bool,
 
 def _with_arguments(target: Any, answers: Answers) -> Loaded:
     """An object as it is; a function that demands more than ids with all of that."""
-    if answers.config is None or not isinstance(target, types.FunctionType):
+    if not isinstance(target, types.FunctionType):
         return Loaded(target)
-    scope = vars(answers.module)
-    found = bound(answers.spec, target, scope, answers.config, answers.setting, answers.build)
+    found = bound(target, answers)
     if found is None:
         return Loaded(target)
     return Loaded(found.function, built=found.made, settings=tuple(answers.given.values()), notes=found.about)

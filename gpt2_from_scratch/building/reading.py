@@ -9,6 +9,7 @@ from dataclasses import fields as dataclass_fields
 from dataclasses import is_dataclass
 from typing import Any
 
+from gpt2_from_scratch.arrays.finding import names_in
 from gpt2_from_scratch.building.importing import is_of
 
 
@@ -111,13 +112,6 @@ def words_in(module: types.ModuleType) -> set[str]:
 def read_by_functions(module: types.ModuleType) -> set[str]:
     """Global names that functions and methods of the module read."""
     names: set[str] = set()
-
-    def visit(code: types.CodeType) -> None:
-        names.update(code.co_names)
-        for constant in code.co_consts:
-            if isinstance(constant, types.CodeType):
-                visit(constant)
-
     for value in list(vars(module).values()):
         if not is_of(module, value):
             continue
@@ -125,5 +119,5 @@ def read_by_functions(module: types.ModuleType) -> set[str]:
         for member in members:
             function = inspect.unwrap(getattr(member, "__func__", member)) if callable(member) else member
             if isinstance(function, types.FunctionType):
-                visit(function.__code__)
+                names.update(names_in(function.__code__))
     return names

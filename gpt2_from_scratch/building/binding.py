@@ -17,6 +17,7 @@ import torch
 
 from gpt2_from_scratch import asking
 from gpt2_from_scratch.arrays import arrays_of
+from gpt2_from_scratch.building.answers import Answers
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import CandidateError
 
@@ -41,30 +42,22 @@ class Bound:
     about: tuple[str, ...]
 
 
-def bound(
-    spec: str,
-    function: Callable[..., Any],
-    scope: Mapping[str, Any],
-    config: GPTConfig,
-    answer: Callable[[str], Any],
-    build: Callable[[Callable[..., Any]], Any],
-) -> Bound | None:
+def bound(function: types.FunctionType, answers: Answers) -> Bound | None:
     """Gives a function everything that it demands beside the ids.
 
     Args:
-        spec: what the user named, for messages.
         function: of the ids, and of more.
-        scope: the globals of its file.
-        config: of the checkpoint.
-        answer: name -> the setting's value; raises KeyError for what is no setting.
-        build: calls a function with the settings that it asks for.
+        answers: the settings by their names.
 
     Returns:
-        None where it demands nothing that `asking` does not give, such as a mask.
+        None where no checkpoint is given, or it demands nothing that `asking` does not give, such as a mask.
 
     Raises:
         CandidateError: nothing was found for something that it demands.
     """
+    config, scope = answers.config, vars(answers.module)
+    if config is None:
+        return None
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = [each for each in inspect.signature(function).parameters.values() if each.kind in kinds]
     demanded = [each.name for each in parameters if each.default is each.empty]
@@ -80,14 +73,14 @@ def bound(
         if _is_ids(name):
             continue
         try:
-            values[name] = answer(name)
+            values[name] = answers.setting(name)
         except KeyError:
             continue
     strangers = [name for name in demanded if name not in values and not asking.is_filled(name)]
     order = [each.name for each in parameters]
     if len(strangers) == 1:
         return Bound(_partial(function, order, values), False, tuple(about))
-    for tree, origin in _trees(function, scope, config, strangers, build):
+    for tree, origin in _trees(function, answers, config, strangers):
         for given in _shared_out(tree, strangers):
             candidate = _partial(function, order, values | given)
             if _gives_logits(candidate, config):
@@ -97,7 +90,7 @@ def bound(
     names = ", ".join(map(repr, others if _is_ids(ids) else strangers))
     call = f"{function.__name__}({', '.join(demanded)})"
     raise CandidateError(
-        f"{spec} takes {names}, and no arrays that it could be were found",
+        f"{answers.spec} takes {names}, and no arrays that it could be were found",
         hint="put them into a global of that name in the same file, give a setting with --config NAME=VALUE, or name "
         f"a function of the ids alone: def logits(ids): return {call}",
     )
@@ -148,17 +141,14 @@ def _gives_logits(function: Callable[..., Any], config: GPTConfig) -> bool:
 
 
 def _trees(
-    function: Callable[..., Any],
-    scope: Mapping[str, Any],
-    config: GPTConfig,
-    strangers: list[str],
-    build: Callable[[Callable[..., Any]], Any],
+    function: types.FunctionType, answers: Answers, config: GPTConfig, strangers: list[str]
 ) -> Iterator[tuple[Any, str]]:
     """Arrays that the function may take, and in words where they come from."""
+    scope = vars(answers.module)
     for name, value in scope.items():
         if isinstance(value, types.FunctionType) and value is not function and _makes_parameters(name, strangers):
             try:
-                yield build(value), f"what {name}() makes"
+                yield answers.build(value), f"what {name}() makes"
             except CandidateError:
                 continue
     modules = {value.__name__ for value in scope.values() if isinstance(value, types.ModuleType)}
