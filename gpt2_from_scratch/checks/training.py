@@ -23,6 +23,7 @@ from gpt2_from_scratch.precision import parameters_in_float64
 _LENGTH = 96  # tokens: beyond 64, where some code takes another way
 _STEP = 1e-6  # of the numeric derivative, relative to the weights: its error in float64 is 1e-8 or less
 _SLOPE_RTOL = 1e-4  # a gradient that is cut off somewhere is off by a tenth and more
+_DROPOUT = (F.dropout, torch.dropout, torch.dropout_, F.dropout1d, F.alpha_dropout)  # of modules and of functions
 _ATTENTION_DROPOUT = 4  # dropout_p is the fifth argument of scaled_dot_product_attention
 
 Dropped = tuple[str, float]  # a place, and the rate there
@@ -48,9 +49,9 @@ def check_training(candidate: Candidate) -> tuple[SelfTest, ...]:
     if length == config.n_embd:  # so that scores [T, T] and streams [T, C] are told apart
         length -= 1
     ids = torch.randint(config.vocab_size, (2, length), generator=torch.Generator().manual_seed(29))
-    with _Dropout(length, config.n_embd) as evaluating:
+    with WithoutDropout() as evaluating:
         expected = candidate.logits(ids)
-    with in_mode(module.modules(), training=True), _Dropout(length, config.n_embd) as dropout:
+    with in_mode(module.modules(), training=True), WithoutDropout() as dropout:
         actual = candidate.logits(ids)
         again = candidate.logits(ids)
     limit = SELF_RTOL[candidate.precision]
@@ -64,9 +65,10 @@ def check_training(candidate: Candidate) -> tuple[SelfTest, ...]:
             SelfTest(name, what, None, limit, fault, unasked=why) for name in ("training", "dropout", "slopes", "tie")
         )
     share = float((actual.double() - expected.double()).abs().max()) / max(float(expected.abs().max()), 1e-30)
+    dropped = dropout.dropped(length, config.n_embd)
     return (
         SelfTest("training", what, share, limit, fault),
-        _at_its_places(dropout.calls[: len(dropout.calls) // 2], evaluating.calls, config),
+        _at_its_places(dropped[: len(dropped) // 2], evaluating.dropped(length, config.n_embd), config),
         _slopes(candidate, ids),
         _tied(module, config),
     )
@@ -135,7 +137,7 @@ def _slopes(candidate: Candidate, ids: Tensor) -> SelfTest:
         in_mode(module.modules(), training=True),
         parameters_in_float64(module),
         torch.inference_mode(False),
-        _Dropout(ids.size(1), candidate.config.n_embd),
+        WithoutDropout(),
     ):
         slopes = torch.autograd.grad(loss(), parameters, materialize_grads=True)
         steps = [_direction(each, generator) for each in parameters]
@@ -161,33 +163,37 @@ def _move(parameters: Sequence[nn.Parameter], steps: Sequence[Tensor], by: float
         parameter.data = parameter.data + by * step
 
 
-class _Dropout(TorchFunctionMode):
-    """Answers dropout with its input, and remembers where it was called and at which rate."""
+class WithoutDropout(TorchFunctionMode):
+    """Inside, dropout returns its input. `calls` has the shape of each input and the rate; None: the probabilities."""
 
-    def __init__(self, length: int, width: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.length, self.width = length, width
-        self.calls: list[Dropped] = []
+        self.calls: list[tuple[torch.Size | None, float]] = []
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = dict(kwargs or {})
-        if func in (F.dropout, torch.dropout, F.dropout1d, F.alpha_dropout):  # of modules and of functions
+        if func in _DROPOUT:
             x = args[0] if args else kwargs["input"]
             rate = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
             training = args[2] if len(args) > 2 else kwargs.get("training", kwargs.get("train", True))
             if training and rate:
-                self.calls.append((self._place(x), rate))
+                self.calls.append((x.shape, rate))
             return x
         if func is F.scaled_dot_product_attention:
             rate = args[_ATTENTION_DROPOUT] if len(args) > _ATTENTION_DROPOUT else kwargs.pop("dropout_p", 0.0)
             args = (*args[:_ATTENTION_DROPOUT], *((0.0,) if len(args) > _ATTENTION_DROPOUT else ()), *args[5:])
             if rate:
-                self.calls.append(("the probabilities", rate))
+                self.calls.append((None, rate))
         return func(*args, **kwargs)
 
-    def _place(self, x: Tensor) -> str:
-        if x.dim() > 1 and x.size(-1) == x.size(-2) == self.length:
-            return "the probabilities"
-        return "the stream" if x.size(-1) == self.width else f"a tensor {list(x.shape)}"
+    def dropped(self, length: int, width: int) -> list[Dropped]:
+        """Where dropout acted, and the rate, in a model of this width over so many tokens."""
+        return [(_place(shape, length, width), rate) for shape, rate in self.calls]
+
+
+def _place(shape: torch.Size | None, length: int, width: int) -> str:
+    if shape is None or shape[-2:] == (length, length):
+        return "the probabilities"
+    return "the stream" if shape[-1:] == (width,) else f"a tensor {list(shape)}"

@@ -6,19 +6,17 @@ module whose layout is known is searched stage by stage (`white_box`), everythin
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.prompts import Prompt
+from gpt2_from_scratch.checks.training import WithoutDropout
 from gpt2_from_scratch.checks.weights import Fitted
 from gpt2_from_scratch.compare import THRESHOLD
 from gpt2_from_scratch.diagnose.clock import Clock
@@ -320,29 +318,6 @@ class _Case:
             if causes and left <= _HALF * self.evidence.baseline:
                 closest = Closest(" and ".join(map(str, causes)), left)
         return self._silent("out of time" if self.clock.over else "no known fault", closest)
-
-
-# ------------------------------------------------------------------------------------------------- deterministic runs
-
-_DROPOUT = (F.dropout, torch.dropout, torch.dropout_)
-_ATTENTION_DROPOUT = 4  # dropout_p is the fifth argument of scaled_dot_product_attention
-
-
-class WithoutDropout(TorchFunctionMode):
-    """Inside, dropout does nothing."""
-
-    def __torch_function__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func in _DROPOUT:
-            return args[0] if args else kwargs["input"]
-        if func is F.scaled_dot_product_attention:
-            if len(args) > _ATTENTION_DROPOUT:
-                args = (*args[:_ATTENTION_DROPOUT], 0.0, *args[_ATTENTION_DROPOUT + 1 :])
-            else:
-                kwargs["dropout_p"] = 0.0
-        return func(*args, **kwargs)
 
 
 def is_deterministic(candidate: Candidate, ids: Tensor) -> bool:
