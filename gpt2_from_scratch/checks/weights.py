@@ -17,7 +17,7 @@ from gpt2_from_scratch.compare import Comparison, compare
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.inspecting import OfficialWeights, identify, is_official_size
-from gpt2_from_scratch.layouts import fitting_layout
+from gpt2_from_scratch.layouts import EVERY
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.mapping import Layout, Link, match_module
 from gpt2_from_scratch.precision import dtype_name
@@ -81,11 +81,12 @@ def fit(candidate: Candidate, config: GPTConfig, layouts: Sequence[Layout]) -> F
     assert module is not None, "only a module has a layout"
     matching = match_module(module, config, layouts)
     if not matching:
-        shapes = {name: tuple(p.shape) for name, p in module.named_parameters(remove_duplicate=False)}
-        other = fitting_layout(config, shapes)
+        other = match_module(module, config, EVERY)
         raise MappingError(
             f"{candidate.name} does not fit the checkpoint's configuration: {matching}",
-            hint=f"the layout {other!r} fits" if other else "build it with the checkpoint's sizes, or name its layout",
+            hint=f"the layout {other.layout.name!r} fits"
+            if other
+            else "build it with the checkpoint's sizes, or name its layout",
         )
     return Fitted(module, config, matching.layout, matching.links, matching.zeros)
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TypeAlias
 
-from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.layouts.ctranslate2 import CTRANSLATE2
 from gpt2_from_scratch.layouts.flax import FLAX
@@ -24,7 +23,7 @@ from gpt2_from_scratch.layouts.openai import OPENAI
 from gpt2_from_scratch.layouts.own import GPT2_FROM_SCRATCH
 from gpt2_from_scratch.layouts.tf_keras import TF_KERAS
 from gpt2_from_scratch.layouts.transformer_lens import TRANSFORMER_LENS
-from gpt2_from_scratch.mapping import Layout, Shape, best_match
+from gpt2_from_scratch.mapping import Layout
 
 _ALL = (
     GPT2_FROM_SCRATCH,
@@ -85,15 +84,4 @@ def layout_variants(choice: LayoutChoice) -> Sequence[Layout]:
     )
 
 
-def fitting_layout(config: GPTConfig, shapes: Mapping[str, Shape]) -> str | None:
-    """The name of a built-in layout that all of these tensors fit, found by trying each; None if none does.
-
-    Args:
-        config: the model's.
-        shapes: the names and shapes of a file's tensors or of a module's parameters.
-    """
-    matching = best_match(EVERY, config, shapes)
-    return matching.layout.name if matching else None
-
-
-__all__ = ["DETECTABLE", "EVERY", "LAYOUTS", "LayoutChoice", "fitting_layout", "layout_variants"]
+__all__ = ["DETECTABLE", "EVERY", "LAYOUTS", "LayoutChoice", "layout_variants"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gpt2_from_scratch.arrays import module_of, name_of
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
-from gpt2_from_scratch.layouts import LayoutChoice, fitting_layout, layout_variants
+from gpt2_from_scratch.layouts import EVERY, LayoutChoice, layout_variants
 from gpt2_from_scratch.loading.opening import Checkpoint, OpenOptions, Source, open_checkpoint
 from gpt2_from_scratch.loading.report import LoadReport, report_of
 from gpt2_from_scratch.loading.values import check_values
@@ -186,9 +186,8 @@ def _module_remedy(module: nn.Module, matching: Matching, config: GPTConfig) -> 
     """The likeliest reason why a module does not fit, found by trying it."""
     if matching.unexpected and all(name.startswith(("_orig_mod.", "module.")) for name in matching.unexpected):
         return "pass the module inside the wrapper: module._orig_mod of torch.compile, module.module of DDP"
-    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters(remove_duplicate=False)}
-    if (name := fitting_layout(config, shapes)) and name != matching.layout.name:
-        return f"the layout {name!r} fits this module"
+    if (fitting := match_module(module, config, EVERY)) and fitting.layout.name != matching.layout.name:
+        return f"the layout {fitting.layout.name!r} fits this module"
     if matching.unmapped:
         return "complete the layout: each of GPT-2's tensors needs a row"
     if matching.problems > len(matching.links):

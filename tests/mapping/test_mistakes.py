@@ -6,12 +6,13 @@ import pytest
 
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.errors import MappingError
-from gpt2_from_scratch.layouts import LAYOUTS, fitting_layout, layout_variants
+from gpt2_from_scratch.layouts import EVERY, LAYOUTS, layout_variants
 from gpt2_from_scratch.mapping import (
     Layout,
     Parameter,
     Row,
     bare,
+    best_match,
     conv1d,
     embedding,
     linear,
@@ -162,8 +163,9 @@ def test_a_layout_that_fits_is_found_by_trying() -> None:
                 for link in layout.unroll(TINY)
                 for name, shape in zip(link.theirs, link.shapes, strict=True)
             }
-            assert fitting_layout(TINY, shapes) in {known, "gpt2_from_scratch", "nanogpt"}  # three names, same tensors
-            assert fitting_layout(TINY, shapes | {"stranger": (1,)}) is None
+            found = best_match(EVERY, TINY, shapes)
+            assert found and found.layout.name in {known, "gpt2_from_scratch", "nanogpt"}  # three names, same tensors
+            assert not best_match(EVERY, TINY, shapes | {"stranger": (1,)})
 
 
 def test_the_layouts_in_the_package_use_few_patterns() -> None:
