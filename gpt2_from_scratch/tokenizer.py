@@ -473,7 +473,7 @@ def _gpt2s(where: str, vocab_size: int | None, options: HubOptions) -> Tokenizer
             hint="connect once (the Hub's cache keeps it), or put GPT-2's tokenizer files beside the weights",
         ) from None
     found = tokenizer_at(folder, vocab_size)
-    found.assumed = f"GPT-2's tokenizer is assumed: {where} has none, and {vocab_size} ids"
+    found.assumed = f"GPT-2's tokenizer is assumed, as {where} has none and a vocabulary of {vocab_size}"
     return found
 
 

@@ -31,6 +31,7 @@ settings.load_profile("patient")
 
 def pytest_collection_finish() -> None:
     gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # tests make many objects and few circles of them
     gc.enable()
 
 

@@ -596,7 +596,9 @@ def test_without_files_gpt2s_is_assumed_and_said_to_be(
     (tmp_path / "ckpt.pt").touch()
     found = load_tokenizer(tmp_path / "ckpt.pt", vocab_size=vocab_size, local_files_only=True, revision="v2", token="t")
     assert found.name == str(hub_cache / "tokenizer.json")
-    assert found.assumed == f"GPT-2's tokenizer is assumed: {tmp_path / 'ckpt.pt'} has none, and {vocab_size} ids"
+    assert found.assumed == (
+        f"GPT-2's tokenizer is assumed, as {tmp_path / 'ckpt.pt'} has none and a vocabulary of {vocab_size}"
+    )
     where_kept = {"cache_dir": None, "local_files_only": True}  # another repository's revision and token are not for it
     assert asked == [("openai-community/gpt2", ("tokenizer.json",), where_kept)]
     (tmp_path / "config.json").write_text(json.dumps({"vocab_size": vocab_size}))
