@@ -394,7 +394,7 @@ def untied(folder: Path, hint: str) -> None:
     model.save_pretrained(folder)
 
 
-@follows("{other!r} fits")
+@follows("{other.layout.name!r} fits")
 def layout_of_a_verdict(folder: Path, hint: str) -> None:
     model = STYLES["book"](GPTConfig.from_hf(settings()))
     load_into(model, TINY)

@@ -242,7 +242,7 @@ def test_what_was_not_checked_is_said(book_checkpoint: Path, book_reference: Rem
 def test_a_layout_is_found_where_none_is_given(book_checkpoint: Path, book_reference: Remembering) -> None:
     verdict = undiagnosed(load_into_book(book_checkpoint), book_checkpoint, reference=book_reference)
     assert verdict and verdict.weights
-    assert "its weights are found by the built-in layout 'llms_from_scratch', by its names" in verdict.notes
+    assert "its weights are found by the names of the built-in layout 'llms_from_scratch'" in verdict.notes
 
 
 def test_without_a_layout_weights_are_not_checked(book_checkpoint: Path, book_reference: Remembering) -> None:

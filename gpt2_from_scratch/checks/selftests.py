@@ -38,13 +38,15 @@ class SelfTest(Result):
     Args:
         name: of what is tested.
         what: the two ways of asking.
-        difference: largest difference of logits, as a share of the largest logit; None: it could not be asked so.
-        limit: largest share that passes; for `differs`, the smallest.
+        difference: largest difference of what is `compared`, as a share of the largest; or how many things are wrong;
+            None: it could not be asked so.
+        limit: the largest that passes; for `differs`, the smallest.
         fault: what a failure means.
         differs: the two must *not* agree.
         crash: what it died of, when it was asked so.
         unasked: why it could not be asked; empty where it was.
         advisory: what it tests nobody needs, so a failure is told and not held against the candidate.
+        compared: in words; empty where wrong things are counted, which `fault` then names.
     """
 
     name: str
@@ -56,6 +58,7 @@ class SelfTest(Result):
     crash: str = ""
     unasked: str = ""
     advisory: bool = False
+    compared: str = "logits"
 
     @property
     def status(self) -> Status:
@@ -79,13 +82,14 @@ class SelfTest(Result):
             return f"{self.name}: not checked, as {self.unasked}"
         if self.agrees:
             return f"{self.name} ({self.what}): passed"
-        found = f"logits differ by {self.difference:.1%} of the largest logit"
+        found = f"{self.compared} differ by {self.difference:.1%} of the largest; " if self.compared else ""
         if self.differs:
-            found = "the logits are the same"
+            found = "the logits are the same; "
+        if self.crash:
+            return f"{self.name} ({self.what}): it fails when it is asked in this way\n{self.crash}"
         if not math.isfinite(self.difference):
-            found = "it fails when it is asked in this way" if self.crash else "logits are not finite"
-        why = f"\n{self.crash}" if self.crash else f"; {self.fault}"
-        return f"{self.name} ({self.what}): {found}{why}"
+            found = f"{self.compared} are not finite; "
+        return f"{self.name} ({self.what}): {found}{self.fault}"
 
 
 @dataclass(frozen=True, repr=False)

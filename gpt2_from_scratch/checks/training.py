@@ -85,9 +85,10 @@ def _at_its_places(calls: Sequence[Dropped], evaluating: Sequence[Dropped], conf
     wrong = [f"{place} in eval mode" for place, _ in evaluating]
     if not wrong and not calls and (expected or config.attn_pdrop > 0):
         told = f"it drops nothing, where the checkpoint says {said}"
-        return SelfTest("dropout", what, 1.0, 0.0, told, advisory=True)
+        return SelfTest("dropout", what, 1.0, 0.0, told, advisory=True, compared="")
     wrong += [f"{place} at {rate:g}" for place, rate in calls if place not in ("the stream", "the probabilities")]
-    wrong += [f"the probabilities at {rate:g}" for rate in probabilities if rate != config.attn_pdrop]
+    rates = [f"the probabilities at {rate:g}" for rate in probabilities if rate != config.attn_pdrop]
+    wrong += rates
     if len(streams) != len(expected):
         wrong.append(f"the stream {len(streams)} times, not {len(expected)}")
     else:
@@ -95,10 +96,10 @@ def _at_its_places(calls: Sequence[Dropped], evaluating: Sequence[Dropped], conf
         pairs = zip(places, streams, expected, strict=True)
         wrong += [f"{place} at {rate:g}" for place, rate, right in pairs if rate != right]
     heads = {config.n_layer, config.n_layer * config.n_head} if config.attn_pdrop > 0 else {0}
-    if len(probabilities) not in heads:  # once for all heads, or for each
+    if len(probabilities) not in heads and not rates:  # once for all heads, or for each
         wrong.append(f"the probabilities {len(probabilities)} times, not {min(heads)}")
     fault = f"it drops {', '.join(dict.fromkeys(wrong))}; the checkpoint says {said}"
-    return SelfTest("dropout", what, float(len(wrong)), 0.0, fault)
+    return SelfTest("dropout", what, float(len(wrong)), 0.0, fault, compared="")
 
 
 def _tied(module: nn.Module, config: GPTConfig) -> SelfTest:
@@ -117,7 +118,7 @@ def _tied(module: nn.Module, config: GPTConfig) -> SelfTest:
         if any(one.shape == each.shape and torch.equal(one, each) for each in (two, two.t()))
     ]
     fault = f"{'; '.join(copies)}: GPT-2 has one parameter there, with the sum of both gradients"
-    return SelfTest("tie", what, float(len(copies)), 0.0, fault, advisory=True)
+    return SelfTest("tie", what, float(len(copies)), 0.0, fault, advisory=True, compared="")
 
 
 def _slopes(candidate: Candidate, ids: Tensor) -> SelfTest:
@@ -150,7 +151,7 @@ def _slopes(candidate: Candidate, ids: Tensor) -> SelfTest:
     numeric = (sides[0] - sides[1]) / (2 * _STEP)
     analytic = sum(float((slope * step).sum()) for slope, step in zip(slopes, steps, strict=True))
     scale = max(abs(numeric), abs(analytic), 1e-30)
-    return SelfTest("slopes", what, abs(numeric - analytic) / scale, _SLOPE_RTOL, fault)
+    return SelfTest("slopes", what, abs(numeric - analytic) / scale, _SLOPE_RTOL, fault, compared="slopes")
 
 
 def _direction(parameter: nn.Parameter, generator: torch.Generator) -> Tensor:

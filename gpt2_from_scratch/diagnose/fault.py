@@ -148,7 +148,7 @@ class Cause:
 
     def __str__(self) -> str:
         value = f" {self.value:.4g}" if isinstance(self.value, float) else f" {self.value}"
-        shown = "" if isinstance(self.value, Tensor) or self.value is None else value
+        shown = "" if isinstance(self.value, Tensor | tuple) or self.value is None else value
         return self.fault.name + shown + ("" if self.stages is None else f" in {', '.join(collapse(self.where))}")
 
 

@@ -49,11 +49,11 @@ def find_layout(module: nn.Module, config: GPTConfig, read: Callable[[str], Tens
         >>> from gpt2_from_scratch import GPTModel
         >>> config = GPTConfig(vocab_size=11, n_positions=8, n_embd=6, n_layer=2, n_head=3)
         >>> find_layout(GPTModel(config), config).how
-        "the built-in layout 'gpt2_from_scratch', by its names"
+        "the names of the built-in layout 'gpt2_from_scratch'"
     """
     matching = match_module(module, config, EVERY)
     if matching:
-        return FoundLayout(matching.layout, f"the built-in layout {matching.layout.name!r}, by its names")
+        return FoundLayout(matching.layout, f"the names of the built-in layout {matching.layout.name!r}")
     if any(map(is_sharded, module.parameters())):
         raise MappingError(
             f"no built-in layout fits {name_of(module)}, and no other can be found out while it is on several ranks",

@@ -169,7 +169,7 @@ class _Inference:
             if found.reading.contradictions:
                 because, width = _collapsed(found.reading.contradictions), found.reading.width
                 # Until here the evidence is of ways in which it fails; if the usual one is among them, that may be why.
-                because += [f"asked in another way, with {each}" for each in self.evidence[:1]]
+                because += [f"asked in another way ({each})" for each in self.evidence[:1]]
                 return InferredLayout(Status.NOT_FOUND, None, tuple(because), (), tuple(self.evidence), width)
             return self._proven(found)
         except (_NotFound, proof.Failed) as error:

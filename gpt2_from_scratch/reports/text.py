@@ -175,9 +175,9 @@ def why_unnamed(diagnosis: Diagnosis, divergence: Divergence | None = None) -> s
         return text
     first = divergence.first if divergence is not None else None
     if first is not None:
-        text += f"; it points at {first.place}"
+        text += f"; the numbers first differ at {first.place}"
     elif diagnosis.stages:
-        text += f"; it points at {', '.join(collapse(diagnosis.stages))}"
+        text += f"; not explained: {', '.join(collapse(diagnosis.stages))}"
     if diagnosis.closest is not None:
         near = diagnosis.closest
         text += f"; the nearest, {near.faults}, explains a part: it leaves {times(near.multiple)} noise floors"
@@ -207,7 +207,9 @@ def weights_details(weights: Weights) -> list[str]:
         names = ", ".join(collapse(weights.lacking))
         lines.append(f"the candidate lacks {names}, or a part of it, which is not zero in the checkpoint")
     for head, embedding in weights.untied:
-        lines.append(f"{head} is a copy of {embedding}; in GPT-2 they are one, and in training they would differ")
+        lines.append(
+            f"{head} is a copy of {embedding}: in GPT-2 they are one parameter; in training, two would become different"
+        )
     return lines + ([f"the checkpoint: {weights.identity}"] if weights.identity is not None else [])
 
 

@@ -91,7 +91,7 @@ def test_weights_are_loaded_into_the_arrays_of_a_function(opened: Checkpoint) ->
         return norm(x, arrays["ln_f.weight"], arrays["ln_f.bias"]) @ arrays["wte.weight"].T
 
     report = load_into(logits, opened)
-    assert report.found is not None and report.found.how == "the built-in layout 'gpt2_from_scratch', by its names"
+    assert report.found is not None and report.found.how == "the names of the built-in layout 'gpt2_from_scratch'"
     assert same_logits(logits, opened)
 
 

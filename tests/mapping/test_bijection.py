@@ -30,7 +30,7 @@ def without(site: str) -> Layout:
 @pytest.mark.parametrize("site", WEIGHTS)
 def test_a_row_left_out_is_an_error_for_opening_loading_and_verifying(site: str) -> None:
     lacking = "\\.".join(["h", r"\{0\.\.\.11\}", *site.split(".")[2:]]) if "*" in site else site
-    expected = rf"without a row .*{lacking}\.weight"
+    expected = rf"(no|without a) row .*{lacking}\.weight"
     checkpoint = open_checkpoint("tiny")
     model = GPTModel.from_pretrained("tiny")
     with pytest.raises(MappingError, match=expected) as caught:
