@@ -273,7 +273,8 @@ def record(arguments: argparse.Namespace) -> int:
         answer = f"write logits.{index} float32 {[*prompt.ids.shape, vocab]}"
         print(f"  ids.{index} int64 {list(prompt.ids.shape)} ({prompt.name}): {answer}")
     print(
-        f"wrote {arguments.file}; when the answers are in it: gpt2 verify {arguments.checkpoint} --outputs {arguments.file}"
+        f"wrote {arguments.file}; when the answers are in it: "
+        f"gpt2 verify {arguments.checkpoint} --outputs {arguments.file}"
     )
     return VERIFIED
 
