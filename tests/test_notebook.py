@@ -44,7 +44,7 @@ def test_a_notebook_shows_the_line_of_a_wrong_model(tmp_path: Path, monkeypatch:
     assert max(len(text.splitlines()) for text in plain) < 60 and max(map(len, plain[:5])) < 200
     assert plain[0].startswith("<LoadReport: tiny: ")
     file, own, fragment = (shown[index]["text/html"] for index in (1, 3, 4))
-    assert "<strong>FAILED</strong>" in file and "my_gpt.py, line 15" in file and GUILTY in file
+    assert "<strong>FAILED</strong>" in file and "my_gpt.py:15" in file and GUILTY in file
     assert "<strong>PASSED</strong>" in own
     assert "<strong>FAILED</strong>" in fragment and GUILTY in fragment
     assert plain[5].splitlines()[-1].startswith("FAILED") and GUILTY in plain[5]

@@ -15,14 +15,7 @@ from gpt2_from_scratch.checks.weights import Weights
 from gpt2_from_scratch.compare import times
 from gpt2_from_scratch.diagnose import Diagnosis
 from gpt2_from_scratch.reports.results import Part, Results
-from gpt2_from_scratch.reports.text import (
-    NO_TIME_FOR_A_PATCH,
-    evidence_for,
-    remedies,
-    said,
-    weights_details,
-    why_unnamed,
-)
+from gpt2_from_scratch.reports.text import diagnosis_rows, said, weights_details
 
 CaseStatus: TypeAlias = Literal["passed", "failed", "not checked", "error"]
 
@@ -69,17 +62,8 @@ def worst(found: tuple[Case, ...]) -> CaseStatus:
 
 
 def diagnosis_lines(diagnosis: Diagnosis) -> tuple[str, ...]:
-    """A diagnosis as lines: the accused lines, the patch, the faults, why they are believed, and the repair."""
-    accused = () if diagnosis.lines is None else tuple(str(diagnosis.lines).splitlines())
-    patch = () if diagnosis.patch is None else tuple(str(diagnosis.patch).splitlines())
-    if diagnosis.patch_stopped:
-        patch = (f"patch: {NO_TIME_FOR_A_PATCH}",)
-    if diagnosis.no_line:
-        accused = (f"no line can be named: {diagnosis.no_line}",)
-    if not diagnosis:
-        return (*accused, *patch, why_unnamed(diagnosis))
-    fixes = (f"fix: {remedy}" for remedy in remedies(diagnosis))
-    return (*accused, *patch, *map(str, diagnosis.faults), evidence_for(diagnosis), *fixes)
+    """A diagnosis as lines, as the terminal shows it."""
+    return tuple(f"{label}: {text}" if label else text for label, text in diagnosis_rows(diagnosis))
 
 
 def _cases(verdict: Results) -> Iterator[Case]:

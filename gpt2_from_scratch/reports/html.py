@@ -31,6 +31,7 @@ from gpt2_from_scratch.reports.text import (
     cause,
     claim,
     coverage,
+    diagnosis_rows,
     evidence_for,
     remedies,
     said,
@@ -132,7 +133,8 @@ def to_fragment(verdict: Results) -> str:
     Args:
         verdict: of `verify`.
     """
-    return _rendered("summary.html", verdict)
+    rows = [] if verdict.diagnosis is None else list(diagnosis_rows(verdict.diagnosis, verdict.divergence))
+    return _rendered("summary.html", verdict, diagnosis_rows=rows)
 
 
 @dataclass(frozen=True)

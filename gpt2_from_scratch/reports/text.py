@@ -30,7 +30,7 @@ def report(verdict: Results, verbose: bool = False) -> str:
     """
     rows = [row for part in verdict.parts if part.result is not None for row in _part(part, verdict, verbose)]
     if verdict.diagnosis is not None:
-        rows += _diagnosis(verdict.diagnosis, verdict.divergence)
+        rows += diagnosis_rows(verdict.diagnosis, verdict.divergence)
     rows += assumptions(verdict)
     rows += [("note", text) for text in verdict.notes]
     rows += [("unchecked", f"{what}: {why}") for what, why in verdict.unchecked.items()]
@@ -269,20 +269,18 @@ def _logits(logits: Logits, verbose: bool) -> Iterator[Row]:
         yield "", f"worst prompt: {logits.worst.prompt.name}, {logits.worst.comparison} ([row, position, token id])"
     if verbose:
         for result in logits.results:
-            multiple = (
-                f", {times(result.comparison.max_abs / logits.floor)} noise floors" if result.comparison.max_abs else ""
-            )
-            yield "", f"{result.prompt.name}: {result.comparison}{multiple}"
+            multiple = result.comparison.max_abs / logits.floor
+            apart = f", {times(multiple)} noise floors" if multiple else ""
+            yield "", f"{result.prompt.name}: {result.comparison}{apart}"
 
 
-def _diagnosis(diagnosis: Diagnosis, divergence: Divergence | None) -> Iterator[Row]:
+def diagnosis_rows(diagnosis: Diagnosis, divergence: Divergence | None = None) -> Iterator[Row]:
+    """A diagnosis as rows: the accused lines, the patch, the faults, why they are believed, and the repair."""
     yield from _labelled("line", str(diagnosis.lines).splitlines() if diagnosis.lines else ())
     if diagnosis.patch is not None:
         yield from _labelled("patch", str(diagnosis.patch).splitlines()[2:])
-        yield (
-            "",
-            f"tried: with it, the logits are GPT-2's, on {' and on '.join(diagnosis.patch.proof)}; --fix writes it",
-        )
+        proof = " and on ".join(diagnosis.patch.proof)
+        yield "", f"tried: with it, the logits are GPT-2's, on {proof}; --fix writes it"
     if diagnosis.patch_stopped:
         yield "patch", NO_TIME_FOR_A_PATCH
     if diagnosis.no_line:
