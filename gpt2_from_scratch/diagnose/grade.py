@@ -89,10 +89,6 @@ class Grade(Result):
         rows += [f"  {name} is not counted: on these weights no logit shows it" for name in self.invisible]
         return "\n".join([*rows, *(f"  advice: {text}" for text in self.advice), str(self)])
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {**vars(self), "missed": [vars(missed) for missed in self.missed], "score": self.score}
-
 
 def grade(
     check: Check,

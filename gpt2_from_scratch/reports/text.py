@@ -280,7 +280,7 @@ def diagnosis_rows(diagnosis: Diagnosis, divergence: Divergence | None = None) -
     if diagnosis.patch is not None:
         yield from _labelled("patch", str(diagnosis.patch).splitlines()[2:])
         proof = " and on ".join(diagnosis.patch.proof)
-        yield "", f"tried: with it, the logits are GPT-2's, on {proof}; --fix writes it"
+        yield "", f"tried: with it, logits are GPT-2's, on {proof}; --fix writes it"
     if diagnosis.patch_stopped:
         yield "patch", NO_TIME_FOR_A_PATCH
     if diagnosis.no_line:
