@@ -312,7 +312,7 @@ def _filled(loaded: "Loaded", layout: Any, checkpoint: "Checkpoint") -> tuple["L
         if not loaded.built:
             return loaded, layout
         report = load_into(loaded.object, checkpoint, layout)
-        if report.found is None or not report.found.inferred:
+        if report.found is None:
             return loaded, layout
         return noted(f"the weights were copied into its parameters by {report.found.how}", report.found.layout)
     arrays = arrays_of(loaded.object) if callable(loaded.object) else None

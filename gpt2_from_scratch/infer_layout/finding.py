@@ -22,12 +22,10 @@ class FoundLayout:
     Args:
         layout: the table.
         how: in words.
-        inferred: read from what the module computes.
     """
 
     layout: Layout
     how: str
-    inferred: bool = False
 
 
 def find_layout(module: nn.Module, config: GPTConfig, read: Callable[[str], Tensor] | None = None) -> FoundLayout:
@@ -74,4 +72,4 @@ def find_layout(module: nn.Module, config: GPTConfig, read: Callable[[str], Tens
             hint="if it takes ids [B, T] and returns logits [B, T, V], describe its names with a Layout of your own",
         )
     words = str(inferred).replace("PROVEN", "proven")
-    return FoundLayout(inferred.layout, f"an inferred layout, {words}", inferred=True)
+    return FoundLayout(inferred.layout, f"an inferred layout, {words}")
