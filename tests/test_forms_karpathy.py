@@ -164,8 +164,8 @@ def test_tensors_have_the_last_word_on_what_is_resized(tmp_path: Path) -> None:
     model = GPTModel.from_pretrained(nano_checkpoint(theirs, tmp_path / "ckpt.pt", vocab_size=V + 47))
     assert (model.config.n_positions, model.config.vocab_size) == (C - 1, V)
     assert_same_logits(model, theirs)
-    assert f"block_size is {C} in the settings, and {C - 1} in the tensors, which count" in notes(model)
-    assert f"vocab_size is {V + 47} in the settings, and {V} in the tensors, which count" in notes(model)
+    assert f"block_size is {C} in the settings, and {C - 1} in the tensors: that is taken" in notes(model)
+    assert f"vocab_size is {V + 47} in the settings, and {V} in the tensors: that is taken" in notes(model)
 
 
 @pytest.mark.parametrize(

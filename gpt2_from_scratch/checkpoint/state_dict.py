@@ -171,7 +171,7 @@ def _trained(
         resized = _RESIZED.get(theirs)
         table = next((each for name, each in tensors.items() if resized and name.endswith(resized)), None)
         if table is not None and table.dim() == 2 and len(table) != value:
-            notes = (*notes, f"{theirs} is {value} in the settings, and {len(table)} in the tensors, which count")
+            notes = (*notes, f"{theirs} is {value} in the settings, and {len(table)} in the tensors: that is taken")
             value = len(table)
         config[ours] = value
     if "bias" in arguments or "dropout" in arguments:
