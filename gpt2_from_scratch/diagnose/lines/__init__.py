@@ -316,12 +316,30 @@ class _Case:
         self.sums: dict[Site, tuple[str, str]] = {}  # where a sum is missing: the place of a part, and of the sum
         self.supposition: Identity | None = None  # what the operation that is looked at may have to give
         self.kinds: Sequence[Kind] = KINDS  # of explanations that are tried
+        self.refused: dict[Site, tuple[tuple[str, int | None], ...]] = {}  # explanations that led to nothing
         self.layers: Explanation | None = None  # blocks in another order: then all weights are of another block
         source.forget()
 
     def accusation(self, clock: Clock, first: Trial | None = None) -> Accusation:
-        """What is wrong, in the time of the clock; `first` is the first run, if there was one."""
-        trial = base = first or self.first()
+        """What is wrong, in the time of the clock; `first` is the first run, if there was one.
+
+        Where the logits are not right with the first explanation that was found, the next one is tried.
+        """
+        first = first or self.first()
+        found = self._greedy(clock, first)
+        site, explained = next(((site, each[0]) for site, each in self.repairs.items() if each), (None, None))
+        if found.proven or clock.over or site is None or explained is None or not _may_be_another(explained):
+            return found
+        self.repairs, self.sums, self.layers = {}, {}, None
+        self.refused = {site: ((explained.search, explained.position),)}
+        other = self._greedy(clock, first)
+        guessed = any(each.kind == "value" for each in other.findings)
+        fewer = 0 < len(other.findings) <= len(found.findings)
+        return other if other.proven and fewer and not guessed else found
+
+    def _greedy(self, clock: Clock, first: Trial) -> Accusation:
+        """What is wrong, with the likeliest explanation at each step."""
+        trial = base = first
         narrowed = self._narrowed(trial)
         if trial.right:
             status: Status = "named" if narrowed else "nothing wrong"
@@ -480,7 +498,8 @@ class _Case:
         if self.supposition is not None:
             found = self.explainer.supposed(self.supposition, operation, labels, content)
         else:
-            found = self.explainer.explain(operation, again, labels, content, self.kinds)
+            refused = self.refused.get(_site(operation), ())
+            found = self.explainer.explain(operation, again, labels, content, self.kinds, refused)
         if found is None:
             return None
         explained, output = found
@@ -700,6 +719,12 @@ def _made_there(observed: Observed, explained: Explanation, findings: Sequence[F
         return False
     accused = [(each.lines[0].file, each.lines[0].line) for each in findings if each.lines]
     return (maker.frame.file, maker.frame.line) in accused
+
+
+def _may_be_another(explained: Explanation) -> bool:
+    """Whether another operand may be the wrong one; where weights are another block's, what follows cannot be right."""
+    weights = is_weight(explained.found) or is_weight(explained.wanted)
+    return explained.search in ("operand", "constant", "factor", "order") and not weights
 
 
 def _makes_sum(explained: Explanation) -> bool:

@@ -55,7 +55,7 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
         index = _arithmetic(frames) or _bound_late(frames)
         if index is not None:
             return [(index, "used here"), (use, "used here")]
-        shared = shared_modules(observed)
+        shared = shared_modules(observed) or _built_once(observed, operation, label.entry.key)
         if shared is not None:
             return [(shared, "made here"), (use, "used here")]
         loop = loop_line(frames)
@@ -220,6 +220,23 @@ def shared_modules(observed: Observed) -> Spot | None:
         if found is not None:
             return origins.returned(found).spot
     return None
+
+
+def _built_once(observed: Observed, operation: Operation, key: str) -> Spot | None:
+    """Where a module was built and given a name, if it stands in several places of the candidate."""
+    weight, root = observed.parameter(key), observed.root
+    modules = list(root.modules()) if root is not None else []
+    owner = next((each for each in modules if any(weight is own for own in each._parameters.values())), None)
+    if root is None or sum(each is owner for _, each in root.named_modules(remove_duplicate=False)) < 2:
+        return None
+    built: list[Spot] = []
+    for file in sorted({frame.file for frame in operation.frames}):
+        tree = source.tree(file)
+        for each in ast.walk(tree) if tree is not None else ():
+            call = each.value if isinstance(each, ast.Assign) and isinstance(each.targets[0], ast.Name) else None
+            if isinstance(call, ast.Call) and source.last_name(call.func) == type(owner).__name__:
+                built.append(Expression(file, call, None).spot)
+    return built[0] if len(built) == 1 else None
 
 
 def blocks_end(observed: Observed, operation: Operation, label: Identity, wanted: Identity) -> Spot | None:

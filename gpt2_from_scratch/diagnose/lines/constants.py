@@ -48,7 +48,7 @@ def constant_spots(observed: Observed, explained: Explanation) -> Spots:
     here = source.at(operation.frames[0])
     place = explained.place
     written: Spot | None = None
-    if here is not None and place is not None:
+    if here is not None and place is not None and not isinstance(explained.wanted, slice):  # that is no other number
         argument = _argument(here, operation, place, explained.wanted)
         if argument is not None:
             literal = origins.written_as(argument, operation.frames, explained.found)

@@ -6,7 +6,7 @@ one of GPT-2's numbers says what is wrong, and repairs the run.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -92,8 +92,18 @@ class Explainer:
         labels: Sequence[Identity],
         output: Tensor,
         kinds: Sequence[Kind] = KINDS,
+        refused: Collection[tuple[str, int | None]] = (),
     ) -> tuple[Explanation, Tensor] | None:
-        """What is wrong with an operation, and what it should have given."""
+        """What is wrong with an operation, and what it should have given.
+
+        Args:
+            operation: the operation.
+            again: runs it with something else.
+            labels: what the values of the run are.
+            output: what it gave.
+            kinds: of explanations, in the order in which they are tried.
+            refused: kinds and positions of inputs that were tried, and led to nothing.
+        """
         inputs = [labels[number] for number in operation.inputs]
         if len(inputs) != len(again.inputs):
             return None
@@ -111,6 +121,7 @@ class Explainer:
         best: tuple[Kind, Found] | None = None
         for kind in kinds:
             all_found = list(_SEARCHES[kind](self.case, operation, again, inputs, output))
+            all_found = [each for each in all_found if (kind, each.position) not in refused]
             found = min(all_found, key=lambda each: each.score, default=None)
             if kind == "operand" and found is not None and again_made(found):
                 weight = is_weight(found.wanted)  # otherwise only for a value that is there already

@@ -8,7 +8,7 @@ from torch import nn
 
 from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.built import argument_named, building_call
-from gpt2_from_scratch.diagnose.lines.places import Observed, built_at, use_of
+from gpt2_from_scratch.diagnose.lines.places import Observed, built_at, spot_of, use_of
 from gpt2_from_scratch.diagnose.lines.source import Spot
 from gpt2_from_scratch.diagnose.lines.trial import VIEWS
 from gpt2_from_scratch.recorder import Operation
@@ -62,14 +62,7 @@ def not_called(observed: Observed, operation: Operation, number: int, place: str
         entries = [observed.before.labels[taken].entry for taken in each.inputs]
         if any(entry is not None and entry.key == f"{module}.weight" for entry in entries):
             return None
-    path = next(name for name, each in root.named_parameters() if each is weight).split(".")
-    for count in range(len(path) - 2, -1, -1):
-        owner = root.get_submodule(".".join(path[:count]))
-        if not type(owner).__module__.startswith("torch."):
-            kinds = [kind.__name__ for kind in type(owner).__mro__]
-            break
-    else:
-        return None
+    kinds = _owner(root, weight)
     maker = observed.trial.recording.maker(number)
     while maker is not None and maker.frames:
         here = source.at(maker.frames[0])
@@ -83,6 +76,28 @@ def not_called(observed: Observed, operation: Operation, number: int, place: str
             return end or use_of(observed, maker)
         maker = observed.trial.recording.maker(maker.inputs[0]) if maker.name in VIEWS and maker.inputs else None
     return None
+
+
+def belongs_at(observed: Observed, operation: Operation, place: str) -> Spot | None:
+    """The line of the class that owns the module of a missing step, on the way to an operation that lacks it."""
+    weight = observed.parameter(f"{_module_of(place)}.weight")
+    kinds = _owner(observed.root, weight) if observed.root is not None and weight is not None else []
+    for depth, frame in enumerate(operation.frames):
+        here = source.at(frame, depth)
+        around = source.class_around(here.node) if here is not None else None
+        if around is not None and around.name in kinds:
+            return spot_of(frame)
+    return None
+
+
+def _owner(root: nn.Module, weight: object) -> list[str]:
+    """Names of the class, and of its bases, that holds the module with a weight; none if only torch's classes do."""
+    path = next(name for name, each in root.named_parameters() if each is weight).split(".")
+    for count in range(len(path) - 2, -1, -1):
+        owner = root.get_submodule(".".join(path[:count]))
+        if not type(owner).__module__.startswith("torch."):
+            return [kind.__name__ for kind in type(owner).__mro__]
+    return []
 
 
 def _of_other_block(observed: Observed, operation: Operation, module: str) -> bool:

@@ -6,6 +6,7 @@ line that made the wrong value is accused, or the code that should have taken th
 
 import ast
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from gpt2_from_scratch.diagnose.lines.blocks import blocks_end, loop_line, weigh
 from gpt2_from_scratch.diagnose.lines.constants import factor_maker
 from gpt2_from_scratch.diagnose.lines.explain import STREAMS, Explanation
 from gpt2_from_scratch.diagnose.lines.masks import scores_of, unmasked_spots
-from gpt2_from_scratch.diagnose.lines.missing import not_built, not_called
+from gpt2_from_scratch.diagnose.lines.missing import belongs_at, not_built, not_called
 from gpt2_from_scratch.diagnose.lines.names import bound_as, other_name
 from gpt2_from_scratch.diagnose.lines.places import (
     Observed,
@@ -132,7 +133,8 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     if maker is None or not maker.frames or label.entry is None:
         limited = maker is not None and getattr(maker.module, "max_norm", None) is not None  # rows are shortened
         built = built_at(observed, maker, ("max_norm",)) if maker is not None and limited else None
-        return [(built, "made here"), (made, "made here"), (use, "used here")]
+        cut = _cut_wrongly(observed, number)
+        return [(built, "made here"), (cut, "made here"), (made, "made here"), (use, "used here")]
     giver = factor_maker(observed, number) if abs(label.factor - 1) > ROUNDED else None
     unlike = _unlike(trial, giver) if giver is not None else None
     if unlike is not None:
@@ -175,6 +177,25 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     ):
         return [(use_of(observed, giver), "made here"), (use, "used here")]  # the step was taken, wrongly
     return _without_step(observed, explained, maker, wanted)
+
+
+def _cut_wrongly(observed: Observed, number: int) -> Spot | None:
+    """The operation that took parts of a parameter that are no weights of GPT-2's, if a value is made of these alone."""
+    trial, found = observed.before, dict[int, Operation]()
+    pending, values = [number], observed.before.recording.values
+    while pending:
+        number = pending.pop()
+        maker = trial.recording.maker(number)
+        if maker is None or not values[number].is_floating_point:
+            continue
+        taken = [each for each in maker.inputs if values[each].is_floating_point]
+        if any(trial.labels[each].entry is not None for each in (number, *taken)):
+            return None
+        source_of_all = [each for each in taken if trial.recording.maker(each) is None]
+        if source_of_all and math.prod(values[number].shape) < math.prod(values[source_of_all[0]].shape):
+            found[maker.index] = maker
+        pending += taken
+    return use_of(observed, next(iter(found.values()))) if len(found) == 1 else None
 
 
 def _unlike(trial: Trial, operation: Operation) -> Operation | None:
@@ -356,6 +377,8 @@ def _without_step(observed: Observed, explained: Explanation, maker: Operation, 
     assert wanted.entry is not None
     place = wanted.entry.place
     made, use = use_of(observed, maker), use_of(observed, operation)
+    if label.entry.main and not wanted.entry.main:  # the step is begun with the right value: its first part is left out
+        return [(use, "used here"), (made, "made here")]
     for way in (not_built, not_called):
         absent = way(observed, operation, number, wanted.entry.key)
         if absent is not None:
@@ -372,7 +395,8 @@ def _without_step(observed: Observed, explained: Explanation, maker: Operation, 
     others = [user.frames for user in trial.consumers.get(number, ()) if user.name != operation.name and user.frames]
     shared = shared_line(operation.frames, maker.frames, *others)
     switch = switch_before(observed, operation.frames)
-    return [(switch, "made here"), (shared or use, "used here"), (made, "made here")]
+    owner = belongs_at(observed, operation, wanted.entry.key)
+    return [(switch, "made here"), (owner or shared or use, "used here"), (made, "made here")]
 
 
 def _lacks(there: str, wanted: str) -> bool:

@@ -18,6 +18,7 @@ _AXES = frozenset("dim axis dim0 dim1 -1 -2 dims".split())
 _OVER_AXES = frozenset(
     "softmax mean var std sum amax max min log_softmax logsumexp cumsum cat stack concatenate split norm".split()
 )
+_SIZED = frozenset("view reshape unflatten".split())  # their numbers are sizes
 _ABSENT: dict[str, tuple[tuple[str, object], ...]] = {
     "var": (("unbiased", False), ("correction", 0)),
     "std": (("unbiased", False), ("correction", 0)),
@@ -35,7 +36,10 @@ def constants(
     case: Case, operation: Operation, again: Again, inputs: Sequence[Identity], output: Tensor, only: int | None = None
 ) -> Iterator[Found]:
     """Another constant."""
-    for place, was, wanted in (*_other_constants(operation, case.config, inputs), *_mask_not_given(case, operation)):
+    for place, was, wanted in (
+        *_other_constants(operation, case.config, inputs, case.table.sizes["T"]),
+        *_mask_not_given(case, operation),
+    ):
         for outputs in again_with(again, {}, {place: wanted}):
             label = case.accepted(outputs, inputs, same=operation.name in MOVING)
             if label is not None:
@@ -141,7 +145,7 @@ def _other_slices(index: object, config: GPTConfig) -> Iterator[object]:
 
 
 def _other_constants(
-    operation: Operation, config: GPTConfig, inputs: Sequence[Identity]
+    operation: Operation, config: GPTConfig, inputs: Sequence[Identity], tokens: int
 ) -> Iterator[tuple[int | str, object, object]]:
     """Constants that an operation might have had: place, what it has, what it could have."""
     name, given = operation.name, dict(operation.constants)
@@ -157,6 +161,12 @@ def _other_constants(
             continue
         if isinstance(was, bool):
             yield place, was, not was
+        elif isinstance(was, int) and name == "getitem":  # one position for all
+            yield place, was, slice(tokens)
+        elif isinstance(was, int) and name in _SIZED:
+            for size in (config.n_head, d, config.n_embd, 3):
+                if size != was:
+                    yield place, was, size
         elif isinstance(was, int) and (place in _AXES or name in _OVER_AXES or name in MOVING):
             for axis in range(-4, 5):
                 if axis != was:
