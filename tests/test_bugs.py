@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.config import GPTConfig
-from tests.bugs import Bug, development, fresh, held_out, later, more_styles, reserve, unseen, untouched
+from tests.bugs import Bug, development, fresh, held_out, later, more_styles, reserve, strangers_a, unseen, untouched
 from tests.foreign import STYLES
 from tests.perturbed import SIZES, perturbed
 
 BUGS = development.BUGS + more_styles.BUGS + held_out.BUGS
-LATER = fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS + later.BUGS
+LATER = fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS + later.BUGS + strangers_a.BUGS
 # Relative to the largest logit. Right code was measured at 2e-15, the smallest bug at 5e-5.
 WRONG = 1e-9
 
@@ -96,6 +96,14 @@ def test_the_later_set_is_as_large_as_it_claims() -> None:
     assert Counter(len(bug.parts) for bug in later.COMBINED) == {2: 7, 3: 1}
 
 
+def test_the_set_of_the_first_strangers_is_as_large_as_it_claims() -> None:
+    assert len({bug.id for bug in strangers_a.BUGS}) == len(strangers_a.BUGS)
+    assert len(strangers_a.SINGLE) == 60
+    assert len({bug.style for bug in strangers_a.SINGLE}) >= 32
+    assert max(Counter(bug.style for bug in strangers_a.SINGLE).values()) <= 4
+    assert Counter(len(bug.parts) for bug in strangers_a.COMBINED) == {2: 6}
+
+
 @pytest.mark.parametrize(
     ("bugs", "earlier"),
     [
@@ -104,8 +112,9 @@ def test_the_later_set_is_as_large_as_it_claims() -> None:
         (untouched.BUGS, BUGS + fresh.BUGS + unseen.BUGS),
         (reserve.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS),
         (later.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS),
+        (strangers_a.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS + later.BUGS),
     ],
-    ids=["fresh", "unseen", "untouched", "reserve", "later"],
+    ids=["fresh", "unseen", "untouched", "reserve", "later", "strangers_a"],
 )
 def test_a_later_set_repeats_no_bug_of_the_others(bugs: tuple[Bug, ...], earlier: tuple[Bug, ...]) -> None:
     known = {(bug.style, edit) for bug in earlier for edit in bug.edits}
@@ -120,15 +129,15 @@ def test_parts_of_a_later_combination_are_on_different_lines() -> None:
 
 
 def test_no_combination_tells_of_a_bug_that_is_held_out() -> None:
-    for bugs in (development, more_styles, held_out, fresh, unseen, untouched, reserve, later):
+    for bugs in (development, more_styles, held_out, fresh, unseen, untouched, reserve, later, strangers_a):
         single = {bug.id for bug in bugs.SINGLE}
         assert {f"{bug.style}/{part}" for bug in bugs.COMBINED for part in bug.parts} <= single
 
 
 @pytest.mark.parametrize(
     "bugs",
-    [bugs.BUGS for bugs in (development, more_styles, held_out, fresh, unseen, untouched, reserve, later)],
-    ids=["development", "more_styles", "held_out", "fresh", "unseen", "untouched", "reserve", "later"],
+    [bugs.BUGS for bugs in (development, more_styles, held_out, fresh, unseen, untouched, reserve, later, strangers_a)],
+    ids=["development", "more_styles", "held_out", "fresh", "unseen", "untouched", "reserve", "later", "strangers_a"],
 )
 def test_every_edit_fits_its_file_and_names_a_line(bugs: tuple[Bug, ...]) -> None:
     for bug in bugs:
