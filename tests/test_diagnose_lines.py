@@ -16,7 +16,7 @@ from gpt2_from_scratch.layers import EXACT, EXACT_EAGER, FUSED, TEXTBOOK, Comput
 from gpt2_from_scratch.recorder import Frame
 from gpt2_from_scratch.reports import to_annotations, to_html
 from gpt2_from_scratch.reports.pictures import panels
-from tests.bugs import Bug, choices, more_styles, reserve, unseen, untouched
+from tests.bugs import Bug, choices, later, more_styles, reserve, strangers_a, unseen, untouched
 from tests.bugs.development import COMBINED, SINGLE
 from tests.foreign import STYLES
 from tests.perturbed import ours, perturbed, save
@@ -161,21 +161,83 @@ CALLS = {  # the rules that look at more than the operation's own line: a bug, a
     "jax_dict/closure_reshapes_the_input": 3,  # a function that never takes what it is given
     "nanogpt/feed_forward_adds_its_input": 1,  # a sum too many, in the same place as one of GPT-2's
     "parallel_heads/mean_of_all_squares": 1,  # one number for all rows, made a line before
+    "torch_mha/norm_behind_attention": 2,  # a step that is missing, and what class owns its module
+    "nanogpt/mean_stays_in": 1,  # the beginning of a step, left out by the operation
+    "one_norm_tensor/positions_stand_first": 1,  # parts of a parameter that are no weights
+    "german/reshaped_for_transposed": 1,  # numbers that are sizes, and no axes
+    "jax_dict/one_position_for_all": 1,  # an index in the place of a slice
+    "numbered_sequence/one_norm_made_before_the_loop": 1,  # one object in several places
+    "token_by_token/layers_counted_for_tokens": 1,  # of two operands that do not fit, the one that was not tried first
+    "einsum_fused/square_of_the_mean": 1,  # a number of a norm that GPT-2 does not need; in both norms their own one
+    "jax_dict/heads_before_the_positions": 1,  # letters that move the axes of the values
+    "mingpt/root_times_the_first_term": 1,  # a number of GPT-2's in its own place
+    "numpy_gpt2/closures_over_the_last_name": 1,  # a name that a loop binds anew
+    "one_hot/each_layer_reads_the_one_before": 1,  # an argument that a loop binds anew
+    "pico/heads_split_before_the_three": 3,  # names in their usual order
 }
+WRITTEN_HERE = (
+    (
+        "book/a_second_activation",  # a module in a list that is called as a whole
+        "GELU(), nn.Linear(4 * emb_dim, emb_dim))",
+        "GELU(), nn.Linear(4 * emb_dim, emb_dim), GELU())",
+    ),
+    (
+        "nanogpt/heads_in_the_last_axis",  # the right number of heads in a wrong place
+        "(y.view(b, t, self.n_head, -1).transpose(1, 2) for y",
+        "(y.view(b, t, -1, self.n_head).permute(0, 3, 1, 2) for y",
+    ),
+    (
+        "wants_tokenizer/last_norm_in_the_loop",  # a value that is right for it too early
+        "            x = block(x, bias)\n        logits = self.output(self.norm(x))",
+        "            x = self.norm(block(x, bias))\n        logits = self.output(x)",
+    ),
+    (
+        "pre_norm/feed_forward_first",  # names that say what they are
+        "            x = attn(x) + x\n            x = ff(x) + x\n",
+        "            x = ff(x) + x\n            x = attn(x) + x\n",
+    ),
+    (
+        "head_list/last_norm_twice",  # of a step that is taken twice, the second time
+        "        logits = self.lm_head(x)",
+        "        logits = self.lm_head(self.ln_f(x))",
+    ),
+    (
+        "numpy_gpt2/last_norm_of_a_block",  # an argument of the function that made the inner one
+        'norm("ln_f")(x)',
+        'norm(h + ".ln_2")(x)',
+    ),
+)
 
 
 @pytest.mark.parametrize(
     "bug",
-    [bug for each in (more_styles, unseen, untouched, choices, reserve) for bug in each.SINGLE if bug.id in CALLS],
+    [
+        bug
+        for each in (more_styles, unseen, untouched, choices, reserve, later, strangers_a)
+        for bug in each.SINGLE
+        if bug.id in CALLS
+    ],
     ids=lambda bug: bug.id,
 )
 def test_lines_away_from_the_operation_are_named(bug: Bug, tmp_path: Path):
+    found = accused_when_small(bug, tmp_path)
+    assert names_it(found, bug), str(found)
+    assert len(found.findings) == CALLS[bug.id]
+
+
+@pytest.mark.parametrize(("name", "right", "wrong"), WRITTEN_HERE, ids=[name for name, _, _ in WRITTEN_HERE])
+def test_what_a_reviewer_would_look_at_is_named(name: str, right: str, wrong: str, tmp_path: Path):
+    style, _, rest = name.partition("/")
+    bug = Bug(style, rest, "", "", ((right, wrong),))
+    found = accused_when_small(bug, tmp_path)
+    assert names_it(found, bug), str(found)
+
+
+def accused_when_small(bug: Bug, folder: Path) -> Accusation:
     generator = torch.Generator().manual_seed(0)
     shapes = SMALL.tensor_shapes().items()
     drawn = {name: 0.3 * torch.randn(shape, generator=generator) + ("ln_" in name) for name, shape in shapes}
-    found = accused(bug.style, bug.load(drawn, SMALL, tmp_path), SMALL, drawn)
-    assert names_it(found, bug), str(found)
-    assert len(found.findings) == CALLS[bug.id]
+    return accused(bug.style, bug.load(drawn, SMALL, folder), SMALL, drawn)
 
 
 def test_an_accusation_says_whether_it_is_proven():

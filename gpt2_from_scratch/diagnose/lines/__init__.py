@@ -577,8 +577,10 @@ class _Case:
         if explained is None or outside(without) >= outside(other):
             del self.repairs.get(_site(inside[-1]), [])[count:]
             return None
-        called = replace(inside[-1], frames=around)
-        return replace(explained, kind="extra", operation=called, found=culprit.frames[0].function), without
+        called, name = replace(inside[-1], frames=around), culprit.frames[0].function
+        here = source.at(culprit.frames[0])
+        kind = source.class_around(here.node) if here is not None and name == "forward" else None
+        return replace(explained, kind="extra", operation=called, found=kind.name if kind else name), without
 
     def _supposed(self, culprit: Operation, before: Trial) -> tuple[Explanation | None, Trial]:
         """The value of GPT-2's that belongs in the place of an unexplained one: most of what follows is known then."""

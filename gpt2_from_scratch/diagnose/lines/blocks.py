@@ -5,6 +5,7 @@ holds one block several times. Weights of another module are accused in the clas
 """
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -17,6 +18,7 @@ from gpt2_from_scratch.diagnose.lines.places import (
     Observed,
     Spots,
     blamed_depth,
+    call_at,
     function_of,
     shared_line,
     source_of,
@@ -25,6 +27,8 @@ from gpt2_from_scratch.diagnose.lines.places import (
 )
 from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
 from gpt2_from_scratch.recorder import Frame, Operation
+
+_HALVES = {"attention": ("att", "ln1", "ln_1", "self_att"), "feed-forward": ("ff", "mlp", "feed", "ln2", "ln_2")}
 
 
 def weight_spots(observed: Observed, explained: Explanation, label: Identity, wanted: Identity) -> Spots:
@@ -80,6 +84,7 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
             if each.outputs and each.index != operation.index and not is_weight(labels[each.outputs[0]])
             if any(source.called_alike(frame, inside) for frame in each.frames)
         )
+        right = right or _half_of(inside.text) == _half_of(label.entry.key) != ""
         spots: Spots = [(inside, "used here"), *named] if right else [*named, (inside, "used here")]
         return [*spots, (use, "used here")]
     here = source.at(frames[0])
@@ -97,11 +102,21 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
                 return [(spot_of(frames[depth + 1]), "used here"), (use, "used here")]
             outer = source.caller(argument, frames)
             if outer is None:
-                if source.is_parameter(argument) and argument.depth is not None and len(frames) > argument.depth + 1:
-                    return [(spot_of(frames[argument.depth + 1]), "used here"), (use, "used here")]
+                around = argument.depth + 1 if argument.depth is not None else len(frames)
+                if source.is_parameter(argument) and len(frames) > around:
+                    return [(spot_of(frames[around]), "used here"), (use, "used here")]
+                if source.takes_from_around(argument.node) and len(frames) > around:  # whoever made it chose the weight
+                    return [(call_at(frames, around), "used here"), (argument.spot, "used here"), (use, "used here")]
                 return [(argument.spot, "used here"), (use, "used here")]
             argument = outer
     return [(use, "used here")]
+
+
+def _half_of(text: str) -> str:
+    """The half of a block that a line, or the key of a weight, names: it only decides between two lines."""
+    words = {word for word in re.split(r"[^a-z0-9_]+", text.lower()) if word}
+    halves = [half for half, names in _HALVES.items() if any(word.startswith(names) for word in words)]
+    return halves[0] if len(halves) == 1 else ""
 
 
 def _taken_by_others(observed: Observed, operation: Operation, label: Identity, wanted: Identity) -> Spot | None:
@@ -225,9 +240,10 @@ def shared_modules(observed: Observed) -> Spot | None:
 def _built_once(observed: Observed, operation: Operation, key: str) -> Spot | None:
     """Where a module was built and given a name, if it stands in several places of the candidate."""
     weight, root = observed.parameter(key), observed.root
-    modules = list(root.modules()) if root is not None else []
-    owner = next((each for each in modules if any(weight is own for own in each._parameters.values())), None)
-    if root is None or sum(each is owner for _, each in root.named_modules(remove_duplicate=False)) < 2:
+    named = list(root.named_modules(remove_duplicate=False)) if root is not None else []
+    holding = [each for _, each in named if any(weight is own for own in each.parameters())]
+    owner = next((each for each in holding if sum(each is other for other in holding) > 1), None)
+    if owner is None:
         return None
     built: list[Spot] = []
     for file in sorted({frame.file for frame in operation.frames}):
@@ -349,6 +365,7 @@ def _bound_late(frames: Sequence[Frame]) -> Spot | None:
                 targets = [each.target for each in around.generators]
             elif isinstance(around, ast.For):
                 targets = [around.target]
+                targets += [target for each in around.body if isinstance(each, ast.Assign) for target in each.targets]
             elif isinstance(around, ast.FunctionDef):
                 break
             if any(names & source.assigned_names(target) for target in targets):

@@ -7,6 +7,7 @@ the operation that applied it.
 import ast
 from collections.abc import Iterator
 
+from gpt2_from_scratch.anatomy.activations import CUBIC, ROOT
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
 from gpt2_from_scratch.diagnose.lines import origins, source
 from gpt2_from_scratch.diagnose.lines.built import number_givers
@@ -48,7 +49,8 @@ def constant_spots(observed: Observed, explained: Explanation) -> Spots:
     here = source.at(operation.frames[0])
     place = explained.place
     written: Spot | None = None
-    if here is not None and place is not None and not isinstance(explained.wanted, slice):  # that is no other number
+    size = operation.name in VIEWS and explained.found in observed.table.sizes.values()  # right, in a wrong place
+    if here is not None and place is not None and not size and not isinstance(explained.wanted, slice):
         argument = _argument(here, operation, place, explained.wanted)
         if argument is not None:
             literal = origins.written_as(argument, operation.frames, explained.found)
@@ -105,6 +107,8 @@ def factor_spots(observed: Observed, explained: Explanation) -> Spots:
     numbers = [each for each in maker.constants.values() if isinstance(each, float)]
     root = observed.table.sizes.get("D", 1) ** 0.5
     right = any(min(abs(each * root - 1), abs(each / root - 1)) < ROUNDED for each in numbers)  # wrongly used
+    if same and any(abs(each / own - 1) < ROUNDED for each in numbers for own in (CUBIC, ROOT)):
+        return [(use, "used here"), (use_of(observed, maker), "made here")]  # that is GPT-2's number there
     if same and here is not None and not right:
         spots.append((_written(observed, maker), "made here"))
     built = built_at(observed, maker)

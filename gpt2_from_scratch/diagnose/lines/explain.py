@@ -165,7 +165,7 @@ class Explainer:
             there = self._there(wanted, inputs)
             return self._content(there, tuple(output.shape)) if there is not None else None
         if kind == "operand" and self.case.place is None and isinstance(wanted, Identity) and wanted.entry is not None:
-            narrow = Explainer(self.case.config, self.case.table, wanted.entry.place)
+            narrow = Explainer(self.case.config, self.case.table, _place_there(known, inputs))
             repaired = narrow.same(known, operation, again, labels, output)
             if repaired is not None:
                 return repaired
@@ -255,6 +255,16 @@ def _distance(right: Tensor, output: Tensor) -> float:
     hidden = (right <= FILL) & (output <= FILL)
     gaps = (right - output).abs().nan_to_num(math.inf, math.inf).masked_fill(hidden, 0.0)
     return float(gaps.max()) / (float(right.abs().masked_fill(hidden, 0.0).max()) or 1.0)
+
+
+def _place_there(known: Explanation, inputs: Sequence[Identity]) -> str:
+    """Which value belongs in another call of the line: in another norm that one's own, if it is an inner number."""
+    found, wanted = known.found, known.wanted
+    assert isinstance(wanted, Identity) and wanted.entry is not None
+    place, here = wanted.entry.place, inputs[known.position].entry if known.position is not None else None
+    step, _, name = place.rpartition(".")
+    inner = isinstance(found, Identity) and found.entry is not None and found.entry.place.rpartition(".")[0] == step
+    return f"{here.place.rpartition('.')[0]}.{name}" if inner and here is not None else place
 
 
 def _unknown(inputs: Sequence[Identity]) -> tuple[int, ...]:

@@ -31,7 +31,7 @@ def order_spots(observed: Observed, explained: Explanation) -> Spots:
     label = observed.trial.labels[number]
     if operation.name in VIEWS:
         sizes = _sizes(observed, operation, number) if _in_usual_order(label) else None
-        return [(sizes, "made here"), (use, "used here")]
+        return [(_turned_by(observed, number), "made here"), (sizes, "made here"), (use, "used here")]
     if label.kind == "entry" and _in_usual_order(label):
         return [(use, "used here")]  # it is made in its usual order
     maker = observed.trial.recording.maker(number)
@@ -47,6 +47,17 @@ def order_spots(observed: Observed, explained: Explanation) -> Spots:
         if roles == ["k", "q"]:
             return [*_bound(observed, maker, 0, "q", made), (made, "used here"), (use, "used here")]
     return [(made, "made here"), (use, "used here")] if made else [(use, "used here")]
+
+
+def _turned_by(observed: Observed, number: int) -> Spot | None:
+    """The operation that mixed the values and put the heads elsewhere among the axes than the values have them."""
+    mixed, maker = observed.trial.labels[number], observed.trial.recording.maker(number)
+    for each in maker.inputs if maker is not None and maker.name == "einsum" else ():
+        label = observed.trial.labels[each]
+        before = label.order.replace(" ", "").replace("S", "T")
+        if role_of(label) == "v" and before != mixed.order.replace(" ", "") and mixed.entry is not None:
+            return use_of(observed, maker) if mixed.entry.place == "h.*.attn.mixed" else None
+    return None
 
 
 def _sizes(observed: Observed, operation: Operation, number: int) -> Spot | None:
@@ -127,7 +138,10 @@ def _binding_of(argument: Expression) -> Spots:
         taken = [each for each in ast.walk(value) if isinstance(each, ast.Name)]
         if isinstance(statement, ast.comprehension) and taken:  # what it runs over may have the order
             over = source.bindings(Expression(argument.file, taken[-1], argument.depth))
-            spots += [(Expression(argument.file, each, argument.depth).spot, "made here") for _, each in over[:1]]
+            made: Spots = [(Expression(argument.file, each, argument.depth).spot, "made here") for _, each in over[:1]]
+            names = statement.target.elts if isinstance(statement.target, ast.Tuple) else []
+            usual = [_role_in(each.id) for each in names if isinstance(each, ast.Name)] == ["q", "k", "v"]
+            return [*made, *spots] if usual else [*spots, *made]
         return spots
     return []
 

@@ -143,9 +143,20 @@ def named_in_logits(observed: Observed) -> list[Line]:
 
 
 def _operation_spots(observed: Observed, explained: Explanation) -> Spots:
-    built = built_at(observed, explained.operation, ("activation",))
+    built = built_at(observed, explained.operation, ("activation",)) or _listed(explained)
     use = use_of(observed, explained.operation)
     return [(built, "made here"), (use, "used here")] if built else [(use, "made here")]
+
+
+def _listed(explained: Explanation) -> Spot | None:
+    """Where an object of the class that is applied once too often stands in a list that is called as a whole."""
+    here = source.at(explained.operation.frames[0]) if explained.kind == "extra" else None
+    called = here.node.func if here is not None and isinstance(here.node, ast.Call) else None
+    behind = classes.attribute_behind(Expression(here.file, called, 0)) if here is not None and called else None
+    for each in reversed(list(ast.walk(behind.node))) if behind is not None else ():
+        if isinstance(each, ast.Call) and each is not behind.node and source.last_name(each.func) == explained.found:  # type: ignore[union-attr]
+            return Expression(behind.file, each, None).spot  # type: ignore[union-attr]
+    return None
 
 
 def _value_spots(observed: Observed, explained: Explanation) -> Spots:

@@ -116,6 +116,8 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
         return weight_spots(observed, explained, label, wanted)
     if wanted.entry.weight and label.entry is not None:  # a bias that is not added
         return other_name(observed, explained, wanted, use, None)
+    if label.entry is not None and explained.becomes.entry is label.entry:  # a step is taken twice: once too often
+        return [(use, "used here"), (use_of(observed, trial.made(number)), "made here")]
     if label.entry is wanted.entry:
         spots = _same_value(observed, number, wanted, use)
         if spots:
@@ -154,9 +156,11 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
             if here is not None and around is not None:
                 head = Spot(here.file, around.lineno, around.col_offset)
                 return [(head, "used here"), (spot_of(frame), "used here"), (made, "made here")]
+    if place == there and _blocks_follow(observed, operation):  # it is taken before the last block has run
+        return [(use, "used here"), (made, "made here")]
     if place in STREAMS and not _lacks(there, place):
         return _without_sum(observed, explained, maker, wanted)
-    if there.endswith(".mean_square") and place.endswith(".variance"):
+    if there.endswith((".mean_square", ".squared_mean")) and place.endswith(".variance"):
         return [(made, "made here"), (use, "used here")]
     if _lacks(place, there):  # what is added later is there already
         return [(made, "made here"), (use, "used here")]
@@ -179,8 +183,19 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     return _without_step(observed, explained, maker, wanted)
 
 
+def _blocks_follow(observed: Observed, operation: Operation) -> bool:
+    """Whether weights of blocks are taken after an operation that takes none."""
+
+    def layers(each: Operation) -> set[int | None]:
+        entries = [observed.before.labels[number].entry for number in each.inputs]
+        return {entry.layer for entry in entries if entry is not None and entry.weight}
+
+    following = observed.before.recording.operations[operation.index + 1 :]
+    return layers(operation) == {None} and any(layers(each) - {None} for each in following)
+
+
 def _cut_wrongly(observed: Observed, number: int) -> Spot | None:
-    """The operation that took parts of a parameter that are no weights of GPT-2's, if a value is made of these alone."""
+    """The operation that took parts of a parameter which are no weights, if a value is made of these alone."""
     trial, found = observed.before, dict[int, Operation]()
     pending, values = [number], observed.before.recording.values
     while pending:

@@ -44,7 +44,7 @@ def origin(expression: Expression, frames: Sequence[Frame], value: object = None
     """
     for _ in range(_DEEPEST):
         following = _followed(expression, frames, value)
-        if following is None or following.node is expression.node:
+        if following is None or following.node is expression.node or _is_other(following.node, value):
             return expression
         if isinstance(following.node, ast.Attribute) and is_self(following.node.value):
             return following  # a size that other code uses, too

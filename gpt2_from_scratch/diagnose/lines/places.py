@@ -62,12 +62,15 @@ def use_of(observed: Observed, operation: Operation | None) -> Spot | None:
     if operation is None or not operation.frames:
         return None
     depth = blamed_depth(observed, operation)
-    here = source.at(operation.frames[depth], depth) if depth else None
-    if here is not None and isinstance(here.node, ast.Call):  # a function that was handed in
-        handed = source.caller(Expression(here.file, here.node.func, depth), operation.frames)
-        if handed is not None:
-            return handed.spot
-    return spot_of(operation.frames[depth])
+    return call_at(operation.frames, depth) if depth else spot_of(operation.frames[0])
+
+
+def call_at(frames: Sequence[Frame], depth: int) -> Spot:
+    """The place that a frame executes; of a call of a function that was handed in, where that was given."""
+    here = source.at(frames[depth], depth)
+    called = here.node.func if here is not None and isinstance(here.node, ast.Call) else None
+    handed = source.caller(Expression(here.file, called, depth), frames) if here is not None and called else None
+    return handed.spot if handed is not None else spot_of(frames[depth])
 
 
 def blamed_depth(observed: Observed, operation: Operation) -> int:

@@ -152,6 +152,14 @@ def scope_of(node: ast.AST) -> ast.AST | None:
     return next((each for each in parents(node) if isinstance(each, Function | ast.Lambda)), None)
 
 
+def takes_from_around(node: ast.AST) -> bool:
+    """Whether an expression in an inner function takes an argument of the function around that."""
+    scopes = [each for each in parents(node) if isinstance(each, Function | ast.Lambda)]
+    names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    own = set(parameters(scopes[0])) if scopes else set()
+    return any((names - own) & set(parameters(each)) for each in scopes[1:])
+
+
 def class_around(node: ast.AST) -> ast.ClassDef | None:
     """The class around a node."""
     return next((each for each in parents(node) if isinstance(each, ast.ClassDef)), None)
@@ -385,9 +393,9 @@ def is_parameter(expression: Expression) -> str | None:
     scope = scope_of(node)
     if not isinstance(scope, Function | ast.Lambda) or node.id not in parameters(scope):
         return None
-    statement = statement_of(node)
+    statement, loops = statement_of(node), set(loops_around(node))
     for each, _ in bindings(expression):
-        if statement is None or each.lineno < statement.lineno:  # type: ignore[union-attr]
+        if statement is None or each.lineno < statement.lineno or loops & set(parents(each)):  # type: ignore[union-attr]
             return None
     return node.id
 
