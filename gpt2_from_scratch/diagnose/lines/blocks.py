@@ -327,6 +327,7 @@ def _arithmetic(frames: Sequence[Frame]) -> Spot | None:
             for part in _without_calls(node):
                 index = part.slice if isinstance(part, ast.Subscript) else None
                 sign = isinstance(index, ast.UnaryOp) and not isinstance(index.operand, ast.Constant)
+                sign = sign or (isinstance(index, ast.Call) and source.last_name(index.func) in ("min", "max", "int"))
                 if index is not None and (sign or isinstance(index, ast.BinOp)) and not _is_text(index):
                     return Spot(here.file, node.lineno, node.col_offset, frame.function)
         if source.loop_around(here.node) is not None:

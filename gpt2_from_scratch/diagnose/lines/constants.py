@@ -5,7 +5,7 @@ the operation that applied it.
 """
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gpt2_from_scratch.anatomy.activations import CUBIC, ROOT
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
@@ -49,7 +49,7 @@ def constant_spots(observed: Observed, explained: Explanation) -> Spots:
     here = source.at(operation.frames[0])
     place = explained.place
     written: Spot | None = None
-    size = operation.name in VIEWS and explained.found in observed.table.sizes.values()  # right, in a wrong place
+    size = operation.name in VIEWS and _is_size(observed, explained.found, (1,))  # right, in a wrong place
     if here is not None and place is not None and not size and not isinstance(explained.wanted, slice):
         argument = _argument(here, operation, place, explained.wanted)
         if argument is not None:
@@ -70,6 +70,11 @@ def _argument(here: Expression, operation: Operation, place: int | str, wanted: 
         differ = [at for at, (one, other) in enumerate(zip(index, others, strict=False)) if one != other]
         if differ and len(found.node.elts) == len(index):
             return Expression(found.file, found.node.elts[differ[0]], found.depth)
+    places = [each for each in operation.constants if isinstance(each, int)]
+    if found is None and isinstance(here.node, ast.Call) and place in places:  # behind ``*sizes``: from the end
+        last = here.node.args[len(here.node.args) - 1 - (max(places) - int(place)) :]
+        if last and not any(isinstance(each, ast.Starred) for each in last):
+            return Expression(here.file, last[0], here.depth)
     if found is None and isinstance(here.node, ast.Call):
         value = operation.constants.get(place)
         literals = [each for each in here.node.args if isinstance(each, ast.Constant) and each.value == value]
@@ -131,7 +136,8 @@ def _written(observed: Observed, maker: Operation) -> Spot | None:
             counts = isinstance(argument.node, ast.BinOp) and isinstance(argument.node.op, ast.Add | ast.Sub)
             if written.node is argument.node and not counts and not _is_width(observed, maker.constants[place]):
                 written = origins.size_in(argument) or written
-            if written.node is not argument.node:
+            size = _is_size(observed, maker.constants[place], (1, 2)) and source.is_used_elsewhere(argument)
+            if written.node is not argument.node and not size:  # otherwise it is right, and used wrongly
                 return written.spot
     return None
 
@@ -179,6 +185,13 @@ def _is_width(observed: Observed, number: object) -> bool:
     width = observed.table.sizes.get("D", 1)
     powers = (1.0, -1.0, 0.5, -0.5, 2.0)
     return isinstance(number, int | float) and any(abs(number / width**each - 1) <= ROUNDED for each in powers)
+
+
+def _is_size(observed: Observed, number: object, powers: Sequence[int]) -> bool:
+    """Whether a number, to one of these powers, is a size of GPT-2's: tokens, width, heads, width of a head."""
+    sizes = {size for letter, size in observed.table.sizes.items() if letter in "TEHD"}
+    known = isinstance(number, int | float)
+    return known and any(abs(number**power / size - 1) < ROUNDED for power in powers for size in sizes)  # type: ignore[operator]
 
 
 def factor_maker(observed: Observed, number: int) -> Operation | None:

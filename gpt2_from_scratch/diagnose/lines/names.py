@@ -147,7 +147,7 @@ def _binding_of(argument: Expression) -> Spots:
 
 
 def _renews(statement: ast.AST, value: ast.expr, name: str) -> bool:
-    """Whether a value is that of the name before, or a call that takes it: ``q = self.split_heads(q)``."""
+    """Whether a value is that of the name before, or is made of it: ``q = self.split_heads(q)``."""
     over = value.generators[0].iter if isinstance(value, ast.GeneratorExp | ast.ListComp) else None
     if isinstance(over, ast.Tuple):
         target = statement.targets[0] if isinstance(statement, ast.Assign) else None
@@ -156,7 +156,8 @@ def _renews(statement: ast.AST, value: ast.expr, name: str) -> bool:
         return any(all(isinstance(each, ast.Name) and each.id == name for each in pair) for pair in pairs)
     if isinstance(value, ast.Call):
         return any(isinstance(each, ast.Name) and each.id == name for each in value.args)
-    return isinstance(value, ast.Name) and value.id == name
+    parts = [value.left, value.right] if isinstance(value, ast.BinOp) else [value]  # a multiple of it
+    return any(isinstance(each, ast.Name) and each.id == name for each in parts)
 
 
 def other_name(

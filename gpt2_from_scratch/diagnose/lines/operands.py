@@ -116,8 +116,11 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
         return weight_spots(observed, explained, label, wanted)
     if wanted.entry.weight and label.entry is not None:  # a bias that is not added
         return other_name(observed, explained, wanted, use, None)
-    if label.entry is not None and explained.becomes.entry is label.entry:  # a step is taken twice: once too often
-        return [(use, "used here"), (use_of(observed, trial.made(number)), "made here")]
+    first = trial.made(number)
+    if label.entry is not None and explained.becomes.entry is label.entry and first is not None and first.frames:
+        here = function_of(first.frames[0]) == function_of(operation.frames[0])
+        if here or not _lacks(wanted.entry.place, label.entry.place):  # a step is taken twice: once too often
+            return [(use, "used here"), (use_of(observed, first), "made here")]
     if label.entry is wanted.entry:
         spots = _same_value(observed, number, wanted, use)
         if spots:
@@ -325,6 +328,9 @@ def _without_sum(observed: Observed, explained: Explanation, maker: Operation, w
         if value.operation is not None:
             others.append(trial.recording.operations[value.operation].frames)
     made, use = use_of(observed, maker), use_of(observed, operation)
+    stale = _not_renewed(operation, maker) if there is not None and there.layer != wanted.entry.layer else None
+    if stale is not None:
+        return [(stale, "used here"), (made, "made here"), (use, "used here")]
     shared = shared_line(maker.frames, *others) if others else None
     following = _handed_on(observed, maker, shared)
     dead = _untaken_part(observed, operation, wanted.entry, trial.labels[number])
@@ -337,6 +343,17 @@ def _without_sum(observed: Observed, explained: Explanation, maker: Operation, w
     if outer is not None:
         return [(outer, "made here"), (shared, "made here"), (made, "made here"), (use, "used here")]
     return [(ignored, "made here"), (following, "made here"), (shared or made, "made here"), (use, "used here")]
+
+
+def _not_renewed(operation: Operation, maker: Operation) -> Spot | None:
+    """The line of a loop that takes in each turn what was made before the loop."""
+    for depth, frame in enumerate(operation.frames):
+        here = source.at(frame, depth)
+        loop = source.loop_around(here.node) if here is not None else None
+        before = [each.line for each in maker.frames if function_of(each) == function_of(frame)]
+        if loop is not None and before and before[0] < loop.lineno:
+            return spot_of(frame)
+    return None
 
 
 def _untaken_part(observed: Observed, operation: Operation, sum_: Entry, there: Identity) -> Spot | None:

@@ -452,6 +452,21 @@ def is_self(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id == "self"
 
 
+def is_used_elsewhere(expression: Expression) -> bool:
+    """Whether other statements take the name, or the attribute of the object itself, that an expression has one of."""
+    nodes = [each for each in ast.walk(expression.node) if isinstance(each, ast.Name | ast.Attribute)]
+    own = next((each for each in nodes if isinstance(each, ast.Attribute) and is_self(each.value)), None)
+    node = own or next((each for each in nodes if isinstance(each, ast.Name) and not is_module(each)), None)
+    scope = class_around(node) if own is not None and node is not None else scope_of(node) if node is not None else None
+    found = [each for each in ast.walk(scope) if isinstance(each, type(node))] if scope is not None else []
+    return any(
+        isinstance(each.ctx, ast.Load)  # type: ignore[union-attr]
+        and ast.dump(each) == ast.dump(node)  # type: ignore[arg-type]
+        and statement_of(each) is not statement_of(expression.node)
+        for each in found
+    )
+
+
 def last_name(node: ast.expr) -> str:
     """What a function is called by: ``Linear`` in ``nn.Linear``."""
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""

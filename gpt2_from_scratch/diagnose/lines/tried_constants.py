@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import torch
 from torch import Tensor
@@ -35,7 +35,14 @@ _ABSENT: dict[str, tuple[tuple[str, object], ...]] = {
 def constants(
     case: Case, operation: Operation, again: Again, inputs: Sequence[Identity], output: Tensor, only: int | None = None
 ) -> Iterator[Found]:
-    """Another constant."""
+    """Another constant, or of an axis that is split both sizes."""
+    for one, other in _splits(case, operation) if only is None else ():
+        sizes: dict[int | str, object] = {one: case.config.n_head, other: case.config.head_dim}
+        for outputs in again_with(again, {}, sizes):
+            label = case.accepted(outputs, inputs, same=True)
+            if label is not None:
+                was, wanted = operation.constants[one], case.config.n_head
+                yield Found(case.score(label, inputs), None, one, was, wanted, label, outputs[0])
     for place, was, wanted in (
         *_other_constants(operation, case.config, inputs, case.table.sizes["T"]),
         *_mask_not_given(case, operation),
@@ -44,6 +51,14 @@ def constants(
             label = case.accepted(outputs, inputs, same=operation.name in MOVING)
             if label is not None:
                 yield Found(case.score(label, inputs), None, place, was, wanted, label, outputs[0])
+
+
+def _splits(case: Case, operation: Operation) -> Iterator[tuple[int | str, int | str]]:
+    """Places of two sizes that the width is split into, as if there were another number of heads."""
+    sizes = [(place, each) for place, each in operation.constants.items() if isinstance(each, int)]
+    for (one, heads), (other, width) in pairwise(sizes if operation.name in _SIZED else []):
+        if heads * width == case.config.n_embd and heads != case.config.n_head:
+            yield one, other
 
 
 def _mask_not_given(case: Case, operation: Operation) -> Iterator[tuple[int | str, object, object]]:
