@@ -136,7 +136,7 @@ def _written(observed: Observed, maker: Operation) -> Spot | None:
             counts = isinstance(argument.node, ast.BinOp) and isinstance(argument.node.op, ast.Add | ast.Sub)
             if written.node is argument.node and not counts and not _is_width(observed, maker.constants[place]):
                 written = origins.size_in(argument) or written
-            size = _is_size(observed, maker.constants[place], (1, 2)) and source.is_used_elsewhere(argument)
+            size = _is_size(observed, maker.constants[place], (1, 2)) and source.is_a_size_elsewhere(argument)
             if written.node is not argument.node and not size:  # otherwise it is right, and used wrongly
                 return written.spot
     return None

@@ -260,7 +260,8 @@ def _distance(right: Tensor, output: Tensor) -> float:
 def _place_there(known: Explanation, inputs: Sequence[Identity]) -> str:
     """Which value belongs in another call of the line: in another norm that one's own, if it is an inner number."""
     found, wanted = known.found, known.wanted
-    assert isinstance(wanted, Identity) and wanted.entry is not None
+    assert isinstance(wanted, Identity)
+    assert wanted.entry is not None
     place, here = wanted.entry.place, inputs[known.position].entry if known.position is not None else None
     step, _, name = place.rpartition(".")
     inner = isinstance(found, Identity) and found.entry is not None and found.entry.place.rpartition(".")[0] == step

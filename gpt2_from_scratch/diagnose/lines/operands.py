@@ -118,8 +118,8 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
         return other_name(observed, explained, wanted, use, None)
     first = trial.made(number)
     if label.entry is not None and explained.becomes.entry is label.entry and first is not None and first.frames:
-        here = function_of(first.frames[0]) == function_of(operation.frames[0])
-        if here or not _lacks(wanted.entry.place, label.entry.place):  # a step is taken twice: once too often
+        together = function_of(first.frames[0]) == function_of(operation.frames[0])
+        if together or not _lacks(wanted.entry.place, label.entry.place):  # a step is taken twice: once too often
             return [(use, "used here"), (use_of(observed, first), "made here")]
     if label.entry is wanted.entry:
         spots = _same_value(observed, number, wanted, use)

@@ -452,17 +452,18 @@ def is_self(node: ast.expr) -> bool:
     return isinstance(node, ast.Name) and node.id == "self"
 
 
-def is_used_elsewhere(expression: Expression) -> bool:
-    """Whether other statements take the name, or the attribute of the object itself, that an expression has one of."""
+def is_a_size_elsewhere(expression: Expression) -> bool:
+    """Whether other statements take the name, or the attribute, that an expression has, as a size of an array."""
     nodes = [each for each in ast.walk(expression.node) if isinstance(each, ast.Name | ast.Attribute)]
     own = next((each for each in nodes if isinstance(each, ast.Attribute) and is_self(each.value)), None)
     node = own or next((each for each in nodes if isinstance(each, ast.Name) and not is_module(each)), None)
     scope = class_around(node) if own is not None and node is not None else scope_of(node) if node is not None else None
     found = [each for each in ast.walk(scope) if isinstance(each, type(node))] if scope is not None else []
     return any(
-        isinstance(each.ctx, ast.Load)  # type: ignore[union-attr]
+        isinstance(each.ctx, ast.Load)
         and ast.dump(each) == ast.dump(node)  # type: ignore[arg-type]
         and statement_of(each) is not statement_of(expression.node)
+        and any(isinstance(around, ast.Slice | ast.Tuple) for around in parents(each))
         for each in found
     )
 

@@ -41,8 +41,8 @@ def constants(
         for outputs in again_with(again, {}, sizes):
             label = case.accepted(outputs, inputs, same=True)
             if label is not None:
-                was, wanted = operation.constants[one], case.config.n_head
-                yield Found(case.score(label, inputs), None, one, was, wanted, label, outputs[0])
+                heads = case.config.n_head
+                yield Found(case.score(label, inputs), None, one, operation.constants[one], heads, label, outputs[0])
     for place, was, wanted in (
         *_other_constants(operation, case.config, inputs, case.table.sizes["T"]),
         *_mask_not_given(case, operation),
