@@ -140,12 +140,8 @@ def _logits(part: Logits) -> _Fields:
         "top10": min(part.top10, 1.0),
         "loss": _or_null(part.loss, _loss),
         "prompts": [_prompt(result, part.floor) for result in part.results],
-        "coverage": {
-            "ids": part.vocab_size,
-            "ids_met": part.ids_met,
-            "lengths": part.lengths,
-            "batches": part.batches,
-        },
+        "coverage": {name: getattr(part, name) for name in ("ids_met", "lengths", "batches")}
+        | {"ids": part.vocab_size},
         "crashes": [_crash(prompt, crash) for prompt, crash in part.crashes],
     }
 
@@ -243,7 +239,6 @@ _NUMBERS: Mapping[type, Callable[[Any], _Fields]] = {
 
 
 def _diagnosis(diagnosis: Diagnosis) -> _Fields:
-    closest = diagnosis.closest
     return {
         "explained": bool(diagnosis),
         "faults": list(map(_finding, diagnosis.faults)),
@@ -254,10 +249,10 @@ def _diagnosis(diagnosis: Diagnosis) -> _Fields:
         "reason": diagnosis.reason,
         "why": None if diagnosis else why_unnamed(diagnosis),
         "stages": diagnosis.stages,
-        "closest": None if closest is None else {"faults": closest.faults, "multiple": closest.multiple},
+        "closest": _or_null(diagnosis.closest, vars),
         "seconds": diagnosis.seconds,
         "tried": diagnosis.tried,
-        "lines": [] if diagnosis.lines is None else diagnosis.lines.to_list(),
+        "lines": [] if diagnosis.lines is None else list(map(vars, diagnosis.lines.lines)),
         "no_line": diagnosis.no_line or None,
         "patch": None if diagnosis.patch is None else _patch(diagnosis.patch),
         "patch_stopped": diagnosis.patch_stopped,

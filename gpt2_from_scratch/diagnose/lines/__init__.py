@@ -122,22 +122,6 @@ class Accusation:
         """All lines, the accused first."""
         return tuple(line for finding in self.findings for line in (*finding.lines[:1], *finding.others))
 
-    def to_list(self) -> list[dict[str, object]]:
-        """For JSON: one object for each line, the accused first."""
-        return [
-            {
-                "file": line.file,
-                "line": line.line,
-                "column": line.column,
-                "text": line.text,
-                "role": line.role,
-                "says": line.says,
-                "expected": line.expected,
-                "likely": line.likely,
-            }
-            for line in self.lines
-        ]
-
     def __repr__(self) -> str:
         return short_repr("Accusation", str(self))
 
