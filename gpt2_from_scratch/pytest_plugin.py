@@ -54,9 +54,9 @@ def gpt2_perturbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="session")
-def gpt2_checkpoint(request: pytest.FixtureRequest, gpt2_tiny: Path) -> str:
+def gpt2_checkpoint(request: pytest.FixtureRequest) -> str:
     """The checkpoint that ``--gpt2-checkpoint`` names, or else the small trained one."""
-    return request.config.getoption("--gpt2-checkpoint") or str(gpt2_tiny)
+    return request.config.getoption("--gpt2-checkpoint") or str(request.getfixturevalue("gpt2_tiny"))
 
 
 @pytest.fixture(scope="session")

@@ -110,11 +110,29 @@ def to_html(verdict: Results, decode: Decode | None = None) -> str:
         >>> "<bdi>&lt;b&gt;bold&lt;/b&gt;</bdi> was not" in to_html(Results("<b>bold</b>", "checkpoint"))
         True
     """
-    logits, divergence = verdict.logits, verdict.divergence
-    more: dict[str, Any] = {"figures": [], "site_rtol": SITE_RTOL}
+    logits, divergence, diagnosis = verdict.logits, verdict.divergence, verdict.diagnosis
+    accusation = None if diagnosis is None else diagnosis.lines
+    more: dict[str, Any] = {
+        "kind": _KIND[verdict.outcome],
+        "mark": _MARK,
+        "failed": [part.name for part in verdict.failed if part.name != "where"],
+        "diagnosis": diagnosis,
+        "source_lines": [] if accusation is None else _sources(accusation),
+        "numbers": None if accusation is None else _numbers(accusation),
+        "figures": [],
+        "site_rtol": SITE_RTOL,
+    }
+    if diagnosis is not None:
+        more |= {
+            "alternatives": alternatives(diagnosis),
+            "evidence": evidence_for(diagnosis),
+            "remedies": list(remedies(diagnosis)),
+            "why_unnamed": why_unnamed(diagnosis, divergence),
+            "no_time_for_a_patch": NO_TIME_FOR_A_PATCH,
+        }
     if logits is not None:
         ranked = sorted(logits.results, key=lambda result: -result.comparison.max_abs)
-        more = more | {
+        more |= {
             "figures": list(_figures(logits)),
             "coverage": coverage(logits),
             "prompt_rows": list(_prompts(logits, cases(verdict))),
@@ -134,7 +152,7 @@ def to_fragment(verdict: Results) -> str:
         verdict: of `verify`.
     """
     rows = [] if verdict.diagnosis is None else list(diagnosis_rows(verdict.diagnosis, verdict.divergence))
-    return _rendered("summary.html", verdict, diagnosis_rows=rows)
+    return _rendered("summary.html", verdict, diagnosis_rows=rows, claim=claim(verdict), cause=cause(verdict))
 
 
 @dataclass(frozen=True)
@@ -183,30 +201,9 @@ def _sources(accusation: Accusation) -> list[_Source]:
 
 
 def _rendered(template: str, verdict: Results, **more: Any) -> str:
-    diagnosis = verdict.diagnosis
-    return (
-        _environment()
-        .get_template(template)
-        .render(
-            verdict=verdict,
-            claim=claim(verdict),
-            cause=cause(verdict),
-            word=summary(verdict).split("  ")[0],
-            kind=_KIND[verdict.outcome],
-            mark=_MARK,
-            failed=[part.name for part in verdict.failed if part.name != "where"],
-            evidence_rows=[_evidence(part) for part in verdict.parts],
-            diagnosis=diagnosis,
-            source_lines=[] if diagnosis is None or diagnosis.lines is None else _sources(diagnosis.lines),
-            numbers=None if diagnosis is None or diagnosis.lines is None else _numbers(diagnosis.lines),
-            alternatives="" if diagnosis is None else alternatives(diagnosis),
-            evidence="" if diagnosis is None else evidence_for(diagnosis),
-            remedies=[] if diagnosis is None else list(remedies(diagnosis)),
-            why_unnamed="" if diagnosis is None else why_unnamed(diagnosis, verdict.divergence),
-            no_time_for_a_patch=NO_TIME_FOR_A_PATCH,
-            **more,
-        )
-    )
+    word = summary(verdict).split("  ")[0]
+    rows = [_evidence(part) for part in verdict.parts]
+    return _environment().get_template(template).render(verdict=verdict, word=word, evidence_rows=rows, **more)
 
 
 @cache

@@ -196,7 +196,8 @@ def test_a_remedy_speaks_of_modules_that_the_candidate_has() -> None:
             block.att.qkv.bias.copy_(torch.cat([key, query, value]))
     variants, reference = LAYOUTS["llms_from_scratch"], load_reference(checkpoint)
     candidate = Candidate(model, config)
-    found = diagnose(candidate, checkpoint, reference, Checked(inside=fit(candidate, config, variants)))
+    checked = Checked(inside=fit(candidate, config, variants), weights_right=False)
+    found = diagnose(candidate, checkpoint, reference, checked)
     assert found, str(found)
     remedies = " ".join(f"{finding.remedy.text} {finding.remedy.code}" for finding in found.faults)
     assert "trf_blocks.*.att.qkv" in remedies
