@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gpt2_from_scratch.errors import short_repr
 from gpt2_from_scratch.recorder import Frame
 
 _ROWS, _COLUMNS = 32, 64  # of a picture that can be read on a telephone; 64 channels are a head of every official GPT-2
@@ -28,6 +29,9 @@ class Values:
     part: str
     yours: Tensor
     gpt2: Tensor
+
+    def __repr__(self) -> str:
+        return short_repr("Values", f"{self.part} of {list(self.shape)}")
 
 
 def values(frame: Frame | None, yours: Tensor, gpt2: Tensor) -> Values | None:
