@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gpt2_from_scratch.checks.candidate import Candidate
 from gpt2_from_scratch.checks.weights import Fitted, fit
 from gpt2_from_scratch.compare import THRESHOLD, gap
 from gpt2_from_scratch.diagnose import Checked, Diagnosis, Laboratory, Remedy, diagnose, diagnose_in
@@ -27,7 +28,6 @@ from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import TINY, Checkpoint, load_into, open_checkpoint
 from gpt2_from_scratch.mapping import write_theirs
 from gpt2_from_scratch.reference import load_reference
-from gpt2_from_scratch.verifier import Candidate
 from tests.foreign import book, nanogpt, numpy_gpt2
 from tests.modules import STYLES, book_config
 from tests.mutants import BEYOND, LEGITIMATE, MUTANTS, Mutant, by_turns, is_named, row_of

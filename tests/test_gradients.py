@@ -7,11 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch import CandidateError, GPTModel, load_into
+from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.gradients import Gradients, check_gradients
+from gpt2_from_scratch.checks.logits import check_logits
+from gpt2_from_scratch.checks.prompts import choose_prompts
+from gpt2_from_scratch.checks.weights import fit
 from gpt2_from_scratch.compare import EXACT_THRESHOLD, THRESHOLD
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.layouts import layout_variants
 from gpt2_from_scratch.loading import open_checkpoint
-from gpt2_from_scratch.verifier import Candidate, Gradients, check_gradients, check_logits, choose_prompts, fit
 from tests.foreign import book, nanogpt
 from tests.modules import STYLES, Style
 from tests.remembering import Remembering

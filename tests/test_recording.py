@@ -13,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from gpt2_from_scratch import CandidateError, CheckpointError, GPTModel, verify
+from gpt2_from_scratch.checks.prompts import Prompt, choose_prompts
+from gpt2_from_scratch.checks.recording import read_recording, record
 from gpt2_from_scratch.loading import open_checkpoint
-from gpt2_from_scratch.verifier import Prompt, choose_prompts, read_recording, record, recorded_prompts
+from gpt2_from_scratch.verifier import recorded_prompts
 from tests.remembering import Remembering
 
 ENDINGS = (".safetensors", ".npz")

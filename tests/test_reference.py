@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from gpt2_from_scratch.checkpoint import TINY
+from gpt2_from_scratch.checks.prompts import choose_prompts
 from gpt2_from_scratch.errors import CheckpointError
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import open_checkpoint
 from gpt2_from_scratch.reference import Reference, load_reference
-from gpt2_from_scratch.verifier import choose_prompts
 from tests.perturbed import perturbed, save
 
 

@@ -27,8 +27,11 @@ from gpt2_from_scratch import GPTConfig, GPTModel, verify
 from gpt2_from_scratch.checks.candidate import Crash
 from gpt2_from_scratch.checks.logits import Exact
 from gpt2_from_scratch.checks.parts import PARTS
+from gpt2_from_scratch.checks.prompts import choose_prompts
+from gpt2_from_scratch.checks.recording import Recording
 from gpt2_from_scratch.compare import SITE_RTOL, Comparison
 from gpt2_from_scratch.diagnose import Closest, Diagnosis, Finding, Remedy
+from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult
 from gpt2_from_scratch.diagnose.lines.places import Role
 from gpt2_from_scratch.errors import printable
 from gpt2_from_scratch.loading import open_checkpoint
@@ -45,7 +48,7 @@ from gpt2_from_scratch.reports import (
     write,
 )
 from gpt2_from_scratch.reports.pictures import _colour
-from gpt2_from_scratch.verifier import Divergence, Interrupted, Recording, SiteResult, Verdict, choose_prompts
+from gpt2_from_scratch.verifier import Interrupted, Verdict
 from tests.chromium import CHROMIUM, chromium
 from tests.perturbed import SIZES
 from tests.remembering import Remembering

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from gpt2_from_scratch import GPTModel, load_into, verify
-from gpt2_from_scratch.checks.selftests import check_full_cache
+from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.selftests import SelfTest, SelfTests, check_full_cache, check_itself
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.loading import open_checkpoint
-from gpt2_from_scratch.verifier import Candidate, SelfTest, SelfTests, check_itself
 from tests.foreign import book, book_cached, nanogpt, numpy_gpt2
 from tests.modules import STYLES, Style, book_config
 from tests.mutants import MUTANTS

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from gpt2_from_scratch import Decoding, GPTModel, generate, load_tokenizer
 from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.logits import check_logits
+from gpt2_from_scratch.checks.prompts import choose_prompts
 from gpt2_from_scratch.layouts import LAYOUTS
 from gpt2_from_scratch.loading import TINY, open_checkpoint
 from gpt2_from_scratch.mapping import write_theirs
-from gpt2_from_scratch.reference import load_reference
+from gpt2_from_scratch.reference import Reference, load_reference
 from gpt2_from_scratch.tokenizer import Tokenizer
-from gpt2_from_scratch.verifier import Reference, check_logits, choose_prompts
 from tests.foreign import book
 from tests.modules import book_config
 from tests.mutants import MUTANTS, Mutant, by_turns

@@ -20,30 +20,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gpt2_from_scratch import EXACT, FUSED, TEXTBOOK, CandidateError, CheckpointError, GPTModel, load_into
+from gpt2_from_scratch.checks.candidate import Candidate
+from gpt2_from_scratch.checks.generation import check_generation
+from gpt2_from_scratch.checks.logits import Logits, check_logits
+from gpt2_from_scratch.checks.parts import PARTS
+from gpt2_from_scratch.checks.prompts import Prompt, choose_prompts
+from gpt2_from_scratch.checks.weights import check_weights, fit
 from gpt2_from_scratch.compare import EXACT_THRESHOLD, THRESHOLD
 from gpt2_from_scratch.config import GPTConfig
+from gpt2_from_scratch.diagnose.divergence import Divergence, locate
 from gpt2_from_scratch.errors import MappingError
 from gpt2_from_scratch.layers import EXACT_EAGER
 from gpt2_from_scratch.layouts import LAYOUTS, layout_variants
 from gpt2_from_scratch.loading import open_checkpoint
 from gpt2_from_scratch.mapping import Layout, best_match, write_theirs
 from gpt2_from_scratch.reference import load_reference
-from gpt2_from_scratch.verifier import (
-    PARTS,
-    Candidate,
-    Divergence,
-    Interrupted,
-    Logits,
-    Prompt,
-    Verdict,
-    check_generation,
-    check_logits,
-    check_weights,
-    choose_prompts,
-    fit,
-    locate,
-    verify,
-)
+from gpt2_from_scratch.verifier import Interrupted, Verdict, verify
 from tests.foreign import STYLES as FOREIGN
 from tests.foreign import book, numpy_gpt2
 from tests.modules import STYLES, book_config

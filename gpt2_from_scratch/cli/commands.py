@@ -221,8 +221,9 @@ def _token_text(checkpoint: "Checkpoint | None") -> Callable[[int], str] | None:
 def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple[Any, Any]:
     """What is to be checked, and its layout: this package's model, the user's, or a port's recorded answers."""
     from gpt2_from_scratch.building import Loaded, load_object
+    from gpt2_from_scratch.checks.recording import read_recording
     from gpt2_from_scratch.engines import is_engine_model, load_engine_model
-    from gpt2_from_scratch.verifier import read_recording, recorded_prompts, standard_prompts
+    from gpt2_from_scratch.verifier import recorded_prompts, standard_prompts
 
     layout = layout_choice(arguments.layout)
     if arguments.model is None and layout is not None:
@@ -260,8 +261,8 @@ def _candidate(arguments: argparse.Namespace, checkpoint: "Checkpoint") -> tuple
 
 def record(arguments: argparse.Namespace) -> int:
     """`gpt2 record`: prompts for a port in another language."""
-    from gpt2_from_scratch.checks.recording import check_unanswered
-    from gpt2_from_scratch.verifier import record, recorded_prompts
+    from gpt2_from_scratch.checks.recording import check_unanswered, record
+    from gpt2_from_scratch.verifier import recorded_prompts
 
     checkpoint = opened(arguments)
     prompts = recorded_prompts(checkpoint)

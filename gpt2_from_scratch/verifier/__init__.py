@@ -20,72 +20,34 @@ from torch import Tensor, nn
 from gpt2_from_scratch.arrays import arrays_of
 from gpt2_from_scratch.building import Loaded
 from gpt2_from_scratch.checks.candidate import Candidate
-from gpt2_from_scratch.checks.generation import Generation, check_generation
-from gpt2_from_scratch.checks.gradients import Gradients, check_gradients
+from gpt2_from_scratch.checks.generation import check_generation
+from gpt2_from_scratch.checks.gradients import check_gradients
 from gpt2_from_scratch.checks.logits import Logits, check_logits
 from gpt2_from_scratch.checks.parts import PARTS
 from gpt2_from_scratch.checks.prompts import TEXT, Prompt, choose_prompts, special_ids
 from gpt2_from_scratch.checks.quantized import judged_by_quantization, quantized_weights
-from gpt2_from_scratch.checks.recording import Recording, read_recording, record
-from gpt2_from_scratch.checks.selftests import SelfTest, SelfTests, check_full_cache, check_itself
+from gpt2_from_scratch.checks.recording import Recording
+from gpt2_from_scratch.checks.selftests import SelfTests, check_full_cache, check_itself
 from gpt2_from_scratch.checks.surroundings import kept_as_it_is
 from gpt2_from_scratch.checks.training import check_training
-from gpt2_from_scratch.checks.weights import Fitted, Weights, check_weights, fit
+from gpt2_from_scratch.checks.weights import Fitted, check_weights, fit
 from gpt2_from_scratch.compare import THRESHOLD
-from gpt2_from_scratch.diagnose import Checked, Diagnosis, diagnose, prompts_for
-from gpt2_from_scratch.diagnose.divergence import Divergence, SiteResult, Traced, locate
+from gpt2_from_scratch.diagnose import Checked, diagnose, prompts_for
+from gpt2_from_scratch.diagnose.divergence import Traced, locate
 from gpt2_from_scratch.errors import CandidateError, CheckpointError, MappingError, SizesError, TokenizerError
 from gpt2_from_scratch.infer_layout import find_layout
 from gpt2_from_scratch.layouts import LayoutChoice, layout_variants
-from gpt2_from_scratch.loading import (
-    TINY,
-    Checkpoint,
-    OpenOptions,
-    Source,
-    open_anew,
-    open_checkpoint,
-)
+from gpt2_from_scratch.loading import TINY, Checkpoint, OpenOptions, Source, open_anew, open_checkpoint
 from gpt2_from_scratch.mapping import Layout
 from gpt2_from_scratch.precision import dtype_name
 from gpt2_from_scratch.ranks import Ranks
 from gpt2_from_scratch.reference import Reference, can_stream, load_reference
-from gpt2_from_scratch.reports.results import Fact, Part
+from gpt2_from_scratch.reports.results import Fact
 from gpt2_from_scratch.reports.verdict import Verdict
 from gpt2_from_scratch.streaming import larger_than_memory
 from gpt2_from_scratch.tokenizer import load_tokenizer, tokenizer_files
 
-__all__ = [
-    "PARTS",
-    "Candidate",
-    "Diagnosis",
-    "Divergence",
-    "Generation",
-    "Gradients",
-    "Interrupted",
-    "Logits",
-    "Part",
-    "Prompt",
-    "Recording",
-    "Reference",
-    "SelfTest",
-    "SelfTests",
-    "SiteResult",
-    "Verdict",
-    "VerifyOptions",
-    "Weights",
-    "check_generation",
-    "check_gradients",
-    "check_itself",
-    "check_logits",
-    "check_weights",
-    "choose_prompts",
-    "fit",
-    "locate",
-    "read_recording",
-    "record",
-    "recorded_prompts",
-    "verify",
-]
+__all__ = ["Interrupted", "Verdict", "VerifyOptions", "recorded_prompts", "standard_prompts", "verify"]
 
 _GREEDY_STEPS = 12
 _GREEDY_PROMPT = 4  # tokens that are continued: few, as everything may be recomputed at every step

@@ -20,10 +20,10 @@ SECONDS = 120.0  # then the search gives up, and counts as unnamed
 def diagnose_all(source: Path, only: list[str] | None) -> dict[str, dict[str, Any]]:
     """Name of the fault -> seconds, whether it was named, and what was said."""
     sys.path.insert(0, str(Path(__file__).parents[2]))  # the faults are the tests'
+    from gpt2_from_scratch.checks.candidate import Candidate
     from gpt2_from_scratch.diagnose import diagnose
     from gpt2_from_scratch.loading import open_checkpoint
     from gpt2_from_scratch.reference import load_reference
-    from gpt2_from_scratch.verifier import Candidate
     from tests.foreign import numpy_gpt2
     from tests.mutants import MUTANTS, is_named, row_of
 

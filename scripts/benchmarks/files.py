@@ -189,7 +189,7 @@ def verify_ours(folder: Path, tokens: int | None = None) -> Work:
     import transformers  # noqa: F401  (imported lazily otherwise)
 
     from gpt2_from_scratch import GPTModel, verify
-    from gpt2_from_scratch.verifier import Prompt
+    from gpt2_from_scratch.checks.prompts import Prompt
 
     model = GPTModel.from_pretrained(folder)
     ids = torch.randint(model.config.vocab_size, ((tokens or 0) // 64, 64), generator=torch.Generator().manual_seed(0))
