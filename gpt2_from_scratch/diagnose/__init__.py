@@ -23,31 +23,19 @@ from gpt2_from_scratch.diagnose.clock import Clock
 from gpt2_from_scratch.diagnose.diagnosis import Closest, Diagnosis, Finding, Reason, findings
 from gpt2_from_scratch.diagnose.divergence import Traced, passages, record
 from gpt2_from_scratch.diagnose.evidence import Evidence, Explained, Laboratory, prompts_for
-from gpt2_from_scratch.diagnose.fault import Cause, Causes, Fault, Remedy
+from gpt2_from_scratch.diagnose.fault import Cause, Causes, Remedy
 from gpt2_from_scratch.diagnose.lines import Accusation, Line, lines_of
 from gpt2_from_scratch.diagnose.patch import Patch
 from gpt2_from_scratch.diagnose.repair import repair
 from gpt2_from_scratch.diagnose.search import Hypothesis, Search, SearchClock, Searched, proven, simplest
 from gpt2_from_scratch.diagnose.simulation import simulated
-from gpt2_from_scratch.diagnose.table import FAULT, FAULTS
+from gpt2_from_scratch.diagnose.table import FAULT
 from gpt2_from_scratch.diagnose.white_box import WhiteBox, wrong_weights
 from gpt2_from_scratch.errors import CandidateError
 from gpt2_from_scratch.loading import Checkpoint
 from gpt2_from_scratch.reference import Reference
 
-__all__ = [
-    "FAULTS",
-    "Checked",
-    "Closest",
-    "Diagnosis",
-    "Fault",
-    "Finding",
-    "Laboratory",
-    "Remedy",
-    "diagnose",
-    "diagnose_in",
-    "prompts_for",
-]
+__all__ = ["Checked", "Closest", "Diagnosis", "Finding", "Remedy", "diagnose", "diagnose_in", "prompts_for"]
 
 NAMING = 20  # seconds for a fault's name, once the line is proven
 
