@@ -38,7 +38,6 @@ from gpt2_from_scratch.loading import open_checkpoint
 from gpt2_from_scratch.reference import load_reference
 from gpt2_from_scratch.reports import (
     SCHEMA,
-    cases,
     to_annotations,
     to_dict,
     to_html,
@@ -47,6 +46,7 @@ from gpt2_from_scratch.reports import (
     to_summary,
     write,
 )
+from gpt2_from_scratch.reports.cases import cases
 from gpt2_from_scratch.reports.pictures import _colour
 from gpt2_from_scratch.verifier import Interrupted, Verdict
 from tests.chromium import CHROMIUM, chromium

@@ -8,30 +8,13 @@ import os
 from pathlib import Path
 
 from gpt2_from_scratch.checkpoint.atomic import replacing
-from gpt2_from_scratch.reports.cases import Case, cases
 from gpt2_from_scratch.reports.github import to_annotations, to_summary
-from gpt2_from_scratch.reports.html import to_fragment, to_html
+from gpt2_from_scratch.reports.html import to_html
 from gpt2_from_scratch.reports.json import SCHEMA, to_dict, to_json
 from gpt2_from_scratch.reports.junit import to_junit
-from gpt2_from_scratch.reports.results import Part, Results
 from gpt2_from_scratch.reports.verdict import Verdict
 
-__all__ = [
-    "SCHEMA",
-    "Case",
-    "Part",
-    "Results",
-    "Verdict",
-    "cases",
-    "to_annotations",
-    "to_dict",
-    "to_fragment",
-    "to_html",
-    "to_json",
-    "to_junit",
-    "to_summary",
-    "write",
-]
+__all__ = ["SCHEMA", "Verdict", "to_annotations", "to_dict", "to_html", "to_json", "to_junit", "to_summary", "write"]
 
 
 def write(path: str | os.PathLike[str], text: str) -> None:
