@@ -12,12 +12,36 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.config import GPTConfig
-from tests.bugs import Bug, development, fresh, held_out, later, more_styles, reserve, strangers_a, unseen, untouched
+from tests.bugs import (
+    Bug,
+    development,
+    fresh,
+    held_out,
+    later,
+    more_styles,
+    reserve,
+    strangers_a,
+    strangers_b,
+    unseen,
+    untouched,
+)
 from tests.foreign import STYLES
 from tests.perturbed import SIZES, perturbed
 
 BUGS = development.BUGS + more_styles.BUGS + held_out.BUGS
-LATER = fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS + later.BUGS + strangers_a.BUGS
+SETS = (
+    development,
+    more_styles,
+    held_out,
+    fresh,
+    unseen,
+    untouched,
+    reserve,
+    later,
+    strangers_a,
+    strangers_b,
+)
+LATER = fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS + later.BUGS + strangers_a.BUGS + strangers_b.BUGS
 # Relative to the largest logit. Right code was measured at 2e-15, the smallest bug at 5e-5.
 WRONG = 1e-9
 
@@ -104,6 +128,14 @@ def test_the_set_of_the_first_strangers_is_as_large_as_it_claims() -> None:
     assert Counter(len(bug.parts) for bug in strangers_a.COMBINED) == {2: 6}
 
 
+def test_the_set_of_people_who_port_is_as_large_as_it_claims() -> None:
+    assert len({bug.id for bug in strangers_b.BUGS}) == len(strangers_b.BUGS)
+    assert len(strangers_b.SINGLE) == 60
+    assert len({bug.style for bug in strangers_b.SINGLE}) >= 32
+    assert max(Counter(bug.style for bug in strangers_b.SINGLE).values()) <= 4
+    assert Counter(len(bug.parts) for bug in strangers_b.COMBINED) == {2: 6}
+
+
 @pytest.mark.parametrize(
     ("bugs", "earlier"),
     [
@@ -113,8 +145,9 @@ def test_the_set_of_the_first_strangers_is_as_large_as_it_claims() -> None:
         (reserve.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS),
         (later.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS),
         (strangers_a.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS + later.BUGS),
+        (strangers_b.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS + later.BUGS),
     ],
-    ids=["fresh", "unseen", "untouched", "reserve", "later", "strangers_a"],
+    ids=["fresh", "unseen", "untouched", "reserve", "later", "strangers_a", "strangers_b"],
 )
 def test_a_later_set_repeats_no_bug_of_the_others(bugs: tuple[Bug, ...], earlier: tuple[Bug, ...]) -> None:
     known = {(bug.style, edit) for bug in earlier for edit in bug.edits}
@@ -129,15 +162,15 @@ def test_parts_of_a_later_combination_are_on_different_lines() -> None:
 
 
 def test_no_combination_tells_of_a_bug_that_is_held_out() -> None:
-    for bugs in (development, more_styles, held_out, fresh, unseen, untouched, reserve, later, strangers_a):
+    for bugs in SETS:
         single = {bug.id for bug in bugs.SINGLE}
         assert {f"{bug.style}/{part}" for bug in bugs.COMBINED for part in bug.parts} <= single
 
 
 @pytest.mark.parametrize(
     "bugs",
-    [bugs.BUGS for bugs in (development, more_styles, held_out, fresh, unseen, untouched, reserve, later, strangers_a)],
-    ids=["development", "more_styles", "held_out", "fresh", "unseen", "untouched", "reserve", "later", "strangers_a"],
+    [bugs.BUGS for bugs in SETS],
+    ids=[bugs.__name__.rpartition(".")[2] for bugs in SETS],
 )
 def test_every_edit_fits_its_file_and_names_a_line(bugs: tuple[Bug, ...]) -> None:
     for bug in bugs:
