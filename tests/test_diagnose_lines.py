@@ -158,7 +158,7 @@ CALLS = {  # the rules that look at more than the operation's own line: a bug, a
     "annotated/embedding_with_a_largest_norm": 1,  # an argument of a module whose weights are right
     "bert_names/sizes_of_the_heads_exchanged": 2,  # a name that holds the sizes of a view
     "functional/activation_before_both_layers": 1,  # a function that is right, called where GPT-2 does not call it
-    "jax_dict/closure_reshapes_the_input": 3,  # a function that never takes what it is given
+    "jax_dict/closure_reshapes_the_input": 1,  # a function that never takes what it is given
     "nanogpt/feed_forward_adds_its_input": 1,  # a sum too many, in the same place as one of GPT-2's
     "parallel_heads/mean_of_all_squares": 1,  # one number for all rows, made a line before
     "torch_mha/norm_behind_attention": 2,  # a step that is missing, and what class owns its module
@@ -238,6 +238,34 @@ def accused_when_small(bug: Bug, folder: Path) -> Accusation:
     shapes = SMALL.tensor_shapes().items()
     drawn = {name: 0.3 * torch.randn(shape, generator=generator) + ("ln_" in name) for name, shape in shapes}
     return accused(bug.style, bug.load(drawn, SMALL, folder), SMALL, drawn)
+
+
+HANDED_ON = (  # bugs on the way of a value from where it was made to where it is used, and other rules
+    ("mingpt", 'mlp["dropout"](mlp["c_proj"](mlp["act"](mlp["c_fc"](x))))', "x"),  # a function gives what it was given
+    ("annotated", "scores.softmax(dim=-1)", "scores"),  # a line only gives another name
+    ("bert_names", "context_layer = context_layer.permute", "context_layer = key_layer.permute"),  # nothing reads it
+    ("one_norm_tensor", "words[ids] + positions[: ids.shape[1]]", "words[ids]"),  # nothing reads the positions
+    ("padded_context", "for _ in range(n_blocks)", "for _ in range(1, n_blocks)"),  # a list of blocks begins late
+    ("pre_norm", "triu_(j - i + 1)", "triu_(j + i + 1)"),  # a mask that hides nothing, with the right number
+    ("german", "torch.arange(nummern.size(1),", "torch.arange(1,"),  # one row for all
+    ("interleaved", "y.permute(0, 2, 1, 3) for y", "y.permute(2, 0, 1, 3) for y"),  # prompts are not first from there
+    ("head_sum", "self.attention[i](", "self.attention[-1]("),  # always the same block
+    ("own_layers", "** 2).sum(-1", "** 2).mean(-1"),  # the size that it is divided by is right a line before
+    ("pico", "q @ k.T / q.shape[-1] ** 0.5 + mask", "mask"),  # a constant where GPT-2 has a step
+    ("torch_mha", "x = x + self.drop(h)", "x = x + self.norm_ff(h)"),  # a module that is right elsewhere
+    # a step whose weights nothing takes
+    ("numpy_gpt2", "x = x + attn(ln_1(x))\n    return x + mlp(ln_2(x))", "return mlp(ln_2(x)) + x"),
+    ("conv1x1", "for attn, norm_1, ffn, norm_2", "for attn, ffn, norm_1, norm_2"),  # one line explains all findings
+    ("numpy_gpt2", "(use.split_heads(y, n_head) for", "(use.split_heads(x, n_head) for"),  # queries and keys together
+    ("jax_dict", "np.sqrt(variance + 1e-5)", "np.sqrt(1e-5)"),  # a weight times a number
+)
+
+
+@pytest.mark.parametrize(("style", "old", "new"), HANDED_ON, ids=[f"{style}-{new}" for style, _, new in HANDED_ON])
+def test_lines_that_hand_a_wrong_value_on_are_named(style: str, old: str, new: str, tmp_path: Path):
+    bug = Bug(style, "handed_on", "dataflow", "", ((old, new),))
+    found = accused_when_small(bug, tmp_path)
+    assert names_it(found, bug), str(found)
 
 
 def test_an_accusation_says_whether_it_is_proven():

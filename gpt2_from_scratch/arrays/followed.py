@@ -36,6 +36,7 @@ _MORE = _ATTRIBUTES | {
     "erf": lambda array: torch.special.erf(array.tensor),
     "expit": lambda array: torch.sigmoid(array.tensor),
 }
+_RESHAPING = ("reshape", "ravel", "flatten")
 # Functions that make a plain array, or a tensor, of what they are given, without asking it; or out of nothing.
 _MAKERS = (
     "array asarray asanyarray ascontiguousarray asfortranarray "
@@ -191,7 +192,9 @@ def unwrapped(output: Any) -> Any:
 def _call(name: str, original: Callable[..., Any] | None, args: Any, options: dict[str, Any]) -> Any:
     """Calls numpy's function `original` as torch has it; without one, the array's method of this name."""
     options = dict(options)
-    targets = options.pop("out", None)
+    targets, order = options.pop("out", None), options.pop("order", "C")  # of a copy: where it lies, not what it is
+    if name in _RESHAPING and order in ("F", "K"):
+        return _reshaped(order, *args)
     if options.get("dtype") is not None:
         options["dtype"] = numpy.dtype(options["dtype"])
     operation = _operation(name, original)
@@ -201,6 +204,15 @@ def _call(name: str, original: Callable[..., Any] | None, args: Any, options: di
     target = targets[0] if isinstance(targets, tuple) else targets
     operation(*given, **chosen, out=target.tensor)
     return target
+
+
+def _reshaped(order: str, array: Any, *shape: Any) -> Any:
+    """An array in another shape, its numbers read with the first axis the fastest (F), or as they lie in memory (K)."""
+    axes = list(range(array.ndim))
+    axes.sort(key=lambda axis: -axis if order == "F" else -array.tensor.stride(axis))
+    read = array.transpose(axes)
+    sizes = shape[0] if len(shape) == 1 and isinstance(shape[0], list | tuple) else shape or (-1,)
+    return read.reshape(tuple(reversed(sizes))).transpose(tuple(reversed(range(len(sizes)))))
 
 
 def _operation(name: str, original: Callable[..., Any] | None) -> Callable[..., Any]:

@@ -179,6 +179,11 @@ def functions(w: Any, x: Any) -> Any:
     copy, cast = np.array(z), z.astype(z.dtype)
     copy[0] = cast[1] = 7.0  # which leaves z as it is
     z = np.add.reduce(np.stack([z, z.T])) + (copy == cast)
+    z = (
+        z
+        - 2 * np.reshape(z, (9, 1), order="F").reshape(3, 3)
+        + z.swapaxes(0, 1).ravel(order="K").reshape((3, 3), order="C")
+    )
     return np.concatenate([z, np.array([z[0]])]).swapaxes(0, 1).reshape(-1) @ np.ones((12, 2), z.dtype)
 
 

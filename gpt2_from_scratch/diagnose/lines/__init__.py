@@ -60,8 +60,15 @@ Status = Literal["named", "between", "nothing wrong", "could not record"]
 
 _PADDED = "the prompt is padded to the context here, and the logits are wrong only if there is something to pad"
 _MOST_STEPS = 3  # behind an unexplained value, until one has the shape of a number of GPT-2's
+_OF_WIRING = (
+    "operand",
+    "module",
+    "exchange",
+    "order",
+)  # of findings: one wrong name may bring several about
 _MOST = 8  # findings: of more than a few, the later ones follow from what was not understood
 _TOKENS = (13, 11, 7, 5, 3, 2)  # primes: products of axes must not coincide with the model's sizes
+_MORE_TOKENS = (31, 29, 23, 19, 17)  # for what is right in the first few tokens, as a window over the last 16 is
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,12 @@ def prompts_for(config: GPTConfig, batch: int = 2) -> Tensor:
         >>> prompts_for(GPTConfig(vocab_size=11, n_positions=8, n_embd=6, n_layer=2, n_head=3)).shape
         torch.Size([2, 7])
     """
+    tokens = _length(config, batch, _TOKENS) or 1
+    return _prompts(config, batch, tokens)
+
+
+def _length(config: GPTConfig, batch: int, lengths: Sequence[int]) -> int:
+    """The first of some lengths that fits the context and is no size of the model's, 0 if none fits."""
     sizes = {
         config.n_embd,
         config.n_head,
@@ -164,8 +177,11 @@ def prompts_for(config: GPTConfig, batch: int = 2) -> Tensor:
         3,
         batch,
     }
-    fitting = [tokens for tokens in _TOKENS if tokens <= config.n_positions]
-    tokens = next((each for each in fitting if each not in sizes), fitting[0] if fitting else 1)
+    fitting = [tokens for tokens in lengths if tokens <= config.n_positions]
+    return next((each for each in fitting if each not in sizes), fitting[0] if fitting else 0)
+
+
+def _prompts(config: GPTConfig, batch: int, tokens: int) -> Tensor:
     generator = torch.Generator().manual_seed(tokens)
     return torch.randint(config.vocab_size, (batch, tokens), generator=generator)
 
@@ -206,6 +222,10 @@ def accuse(
         length = first.recording.values[padding.outputs[0]].shape[1] if padding is not None else 0
         if padding is None or length != config.n_positions:
             found = case.accusation(clock, first)
+            more = _length(config, 2, _MORE_TOKENS) if prompts is None and found.status == "nothing wrong" else 0
+            if more and not clock.over:
+                longer = _Case(candidate, config, weights, _prompts(config, 2, more), logits_in, call).accusation(clock)
+                return longer or found
             if found.status != "between" or clock.over:
                 return found
             # Code that reads token by token holds the keys of some tokens only: of two tokens that is one, or all.
@@ -371,7 +391,7 @@ class _Case:
                 findings.append(Finding(tuple(final), "logits", final[0].says, final[0].expected))
         notes = trial.recording.missing
         unknown, count = base.unknown(), len(base.recording.operations)
-        findings = _once([*findings, *narrowed])
+        findings = _once([*(_by_one_line(findings) if trial.right else findings), *narrowed])
         if not findings:
             if trial.right:
                 return Accusation(
@@ -500,12 +520,13 @@ class _Case:
             return explained, trial
         if explained is None or explained.kind in ("extra", "value"):
             return self._without_call(culprit, before, trial) or (explained, trial)
-        if explained.kind != "operation" and not _makes_sum(explained):
+        alone = _of_one_value(explained, before)
+        if explained.kind != "operation" and not _makes_sum(explained) and not alone:
             return explained, trial
         # Another operation belongs there, or none: what becomes known by it decides.
         first = self.repairs[_site(culprit)].pop()
         extra, without = self._explained_by(("extra",), culprit, before)
-        if extra is not None and without.unknown() < trial.unknown():
+        if extra is not None and (without.right if alone else without.unknown() < trial.unknown()):
             return extra, without
         self.repairs[_site(culprit)] = [*self.repairs[_site(culprit)][: None if extra is None else -1], first]
         return explained, trial
@@ -720,6 +741,13 @@ def _makes_sum(explained: Explanation) -> bool:
     return explained.kind == "operand" and sums
 
 
+def _of_one_value(explained: Explanation, trial: Trial) -> bool:
+    """Whether an operation takes one step of GPT-2's, where it would have to take another: it may be one too many."""
+    entries = [trial.labels[number].entry for number in explained.operation.inputs]
+    data = [entry for entry in entries if entry is not None and not entry.weight]
+    return explained.kind == "operand" and len(data) == 1 and data[0].main and not is_weight(explained.wanted)
+
+
 def _also(explained: Explanation) -> bool:
     """Whether scores that are not masked where they should be have a wrong factor, too."""
     found, wanted = explained.found, explained.wanted
@@ -744,6 +772,23 @@ def _once(findings: Sequence[Finding]) -> list[Finding]:
             continue
         kept.append(finding)
     return kept
+
+
+def _by_one_line(findings: Sequence[Finding]) -> list[Finding]:
+    """All findings, if a line is accused by one, and gives the others what is wrong: then it explains them all."""
+    alike = len(findings) > 1 and all(each.kind in _OF_WIRING for each in findings)
+    for first in findings if alike else ():
+        place = (first.lines[0].file, first.lines[0].line) if first.lines else None
+        chosen: list[Finding] = []
+        for each in findings:
+            line = next((line for line in each.lines if (line.file, line.line) == place), None)
+            if line is None or (line.role == "used here" and line is not each.lines[0]):
+                break
+            said = replace(line, says=each.says, expected=each.expected, likely=True)
+            chosen.append(replace(each, lines=(said, *(other for other in each.lines if other is not line))))
+        if len(chosen) == len(findings):
+            return chosen
+    return list(findings)
 
 
 def _packages(candidate: object) -> list[str]:

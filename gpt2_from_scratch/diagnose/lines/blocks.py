@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from gpt2_from_scratch.anatomy.entries import Entry
 from gpt2_from_scratch.anatomy.identity import Identity
 from gpt2_from_scratch.diagnose.lines import classes, origins, source
 from gpt2_from_scratch.diagnose.lines.built import one_object, too_few_blocks
@@ -26,6 +27,7 @@ from gpt2_from_scratch.diagnose.lines.places import (
     use_of,
 )
 from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
+from gpt2_from_scratch.diagnose.lines.trial import VIEWS
 from gpt2_from_scratch.recorder import Frame, Operation
 
 _HALVES = {"attention": ("att", "ln1", "ln_1", "self_att"), "feed-forward": ("ff", "mlp", "feed", "ln2", "ln_2")}
@@ -53,16 +55,17 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
     module = wanted.entry.key.rpartition(".")[0]
     left = bool(data) and label.entry.layer != wanted.entry.layer and label.entry.place != wanted.entry.place
     absent = not_called(observed, operation, data[0], module) if left else None
+    absent = absent or _skipped(observed, operation, label, wanted)
     if absent is not None:
         return [(absent, "made here"), (use, "used here")]
     if label.entry.layer != wanted.entry.layer and None not in (label.entry.layer, wanted.entry.layer):
-        index = _arithmetic(frames) or _bound_late(frames)
+        index = _always(observed, operation) or _arithmetic(frames) or _bound_late(frames)
         if index is not None:
             return [(index, "used here"), (use, "used here")]
         shared = shared_modules(observed) or _built_once(observed, operation, label.entry.key)
         if shared is not None:
             return [(shared, "made here"), (use, "used here")]
-        loop = loop_line(frames)
+        loop = loop_line(observed, frames)
         if loop is not None and label.entry.place == wanted.entry.place:
             order, layers = _order(observed), _layers(observed)
             header = _header(frames, set(order) != layers) if order not in ([], sorted(layers)) else None
@@ -117,6 +120,24 @@ def _half_of(text: str) -> str:
     words = {word for word in re.split(r"[^a-z0-9_]+", text.lower()) if word}
     halves = [half for half, names in _HALVES.items() if any(word.startswith(names) for word in words)]
     return halves[0] if len(halves) == 1 else ""
+
+
+def _skipped(observed: Observed, operation: Operation, label: Identity, wanted: Identity) -> Spot | None:
+    """The line from which a step is missing whose weights nothing takes: it meets the next step of the block there."""
+    assert label.entry is not None
+    assert wanted.entry is not None
+    taken: list[tuple[Operation, Entry]] = []
+    for each in observed.before.recording.operations:
+        entries = [observed.before.labels[number].entry for number in each.inputs]
+        taken += [(each, entry) for entry in entries if entry is not None and entry.weight and each.name not in VIEWS]
+    again = len({each.frames for each, entry in taken if entry is label.entry}) > 1  # then it stands in for the other
+    if any(entry.place == wanted.entry.place for _, entry in taken) or again:
+        return None
+    if label.entry.layer is None or label.entry.layer != wanted.entry.layer or label.entry.order < wanted.entry.order:
+        return None
+    mine, module = operation.index, label.entry.key.rpartition(".")[0]
+    next_ones = [each for each, entry in taken if each.index > mine and entry.key.rpartition(".")[0] != module]
+    return shared_line(operation.frames, next_ones[0].frames) if next_ones else None
 
 
 def _taken_by_others(observed: Observed, operation: Operation, label: Identity, wanted: Identity) -> Spot | None:
@@ -182,7 +203,10 @@ def _handed_out(frames: Sequence[Frame], inside: Spot) -> Spots:
             position = next(at for at, each in enumerate(targets) if called.id in source.assigned_names(each))
             over = Expression(frame.file, source.part_of(loop, position), depth)
             handed = [Expression(frame.file, value, depth) for _, value in source.bindings(over)[:1]]
-            lines = [*handed, Expression(frame.file, targets[position], depth), over]
+            target = Expression(frame.file, targets[position], depth)
+            listed = [ast.dump(each) for each in loop.iter.args] if isinstance(loop.iter, ast.Call) else []
+            twice = listed.count(ast.dump(over.node)) > 1  # in the place of another list
+            lines = [over, target] if twice else [*handed, target, over]
             return [(each.spot, "used here") for each in lines]
         for statement, value in source.bindings(Expression(frame.file, here.node.func, depth))[:1]:
             if isinstance(statement, ast.Assign):
@@ -310,6 +334,26 @@ def _layers(observed: Observed) -> set[int]:
     return {entry.layer for entry in observed.table.entries if entry.layer is not None}
 
 
+def _always(observed: Observed, operation: Operation) -> Spot | None:
+    """Where a block is chosen by a constant index, although other lines take one block after the other."""
+    for depth, frame in enumerate(operation.frames):
+        here = source.at(frame, depth)
+        called = here.node.func if here is not None and isinstance(here.node, ast.Call) else None
+        if not isinstance(called, ast.Subscript) or not isinstance(called.slice, ast.Constant | ast.UnaryOp):
+            continue
+        mine, others = set[int](), set[int]()
+        for each in observed.before.recording.operations:
+            taken = [observed.before.labels[number].entry for number in each.inputs]
+            layers = {entry.layer for entry in taken if entry is not None and entry.weight and entry.layer is not None}
+            if each.frames[-len(operation.frames) + depth :] == operation.frames[depth:]:
+                mine |= layers
+            else:
+                others |= layers
+        if len(mine) == 1 < len(others):
+            return spot_of(frame)
+    return None
+
+
 def _arithmetic(frames: Sequence[Frame]) -> Spot | None:
     """Where a block is chosen by an index that is computed: ``self.blocks[i - 1]``."""
     for depth, frame in enumerate(frames):
@@ -408,27 +452,45 @@ def _header(frames: Sequence[Frame], counts: bool) -> Spot | None:
     return None
 
 
-def loop_line(frames: Sequence[Frame]) -> Spot | None:
+def loop_line(observed: Observed, frames: Sequence[Frame]) -> Spot | None:
     """The loop over the blocks: its head if the block is the loop's variable, otherwise the line in its body."""
+    found = _loop_over_blocks(observed, frames)
+    if found is None:
+        return None
+    depth, here, loop = found
+    frame, targets = frames[depth], source.assigned_names(loop.target)
+    called = here.node.func if isinstance(here.node, ast.Call) else None
+    arguments = here.node.args if isinstance(here.node, ast.Call) else []
+    plain = isinstance(called, ast.Name) and called.id in targets
+    if plain or any(isinstance(each, ast.Name) and each.id in targets for each in arguments):
+        return Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
+    chosen = _chosen(here, loop)
+    if chosen is None and _takes_as_it_is(here.node, targets):
+        return Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
+    return spot_of(frame) if chosen is None else Spot(frame.file, chosen.lineno, chosen.col_offset, frame.function)
+
+
+def _loop_over_blocks(observed: Observed, frames: Sequence[Frame]) -> tuple[int, Expression, ast.For] | None:
+    """How many calls up the loop over the blocks is, the line in its body, and itself; else the innermost loop."""
+    loops: list[tuple[int, Expression, ast.For]] = []
     for depth, frame in enumerate(frames):
         here = source.at(frame, depth)
-        if here is None:
+        loop = source.loop_around(here.node) if here is not None else None
+        loops += [(depth, here, loop)] if here is not None and loop is not None else []
+    return next((each for each in loops if _over_blocks(observed, frames[each[0] :], each[2])), next(iter(loops), None))
+
+
+def _over_blocks(observed: Observed, frames: Sequence[Frame], loop: ast.For) -> bool:
+    """Whether the body of a loop takes weights of several blocks; a loop over the heads of one block does not."""
+    layers = set[int]()
+    for each in observed.before.recording.operations:
+        inner = each.frames[-len(frames)] if len(each.frames) >= len(frames) else None
+        if inner is None or each.frames[len(each.frames) - len(frames) + 1 :] != tuple(frames[1:]):
             continue
-        loop = source.loop_around(here.node)
-        if loop is None:
-            continue
-        called = here.node.func if isinstance(here.node, ast.Call) else None
-        targets = source.assigned_names(loop.target)
-        plain = isinstance(called, ast.Name) and called.id in targets
-        arguments = here.node.args if isinstance(here.node, ast.Call) else []
-        plain = plain or any(isinstance(each, ast.Name) and each.id in targets for each in arguments)
-        if plain:
-            return Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
-        chosen = _chosen(here, loop)
-        if chosen is None and _takes_as_it_is(here.node, targets):
-            return Spot(frame.file, loop.lineno, loop.col_offset, frame.function)
-        return spot_of(frame) if chosen is None else Spot(frame.file, chosen.lineno, chosen.col_offset, frame.function)
-    return None
+        if loop.lineno <= inner.line <= (loop.end_lineno or loop.lineno) and inner.file == frames[0].file:
+            entries = [observed.before.labels[number].entry for number in each.inputs]
+            layers |= {entry.layer for entry in entries if entry is not None and entry.layer is not None}
+    return len(layers) > 1
 
 
 def _takes_as_it_is(node: ast.AST, names: set[str]) -> bool:

@@ -113,13 +113,14 @@ def too_few_blocks(root: nn.Module | None, first: object, second: object) -> Exp
     Args:
         root: the candidate's module.
         first: a parameter of one block.
-        second: the same of the next one.
+        second: the same of the next one, None if there is one block.
     """
     if root is None:
         return None
     names = {id(each): name.split(".") for name, each in root.named_parameters()}
     one, other = names.get(id(first), []), names.get(id(second), [])
     shared = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
+    shared = shared if other else next((at for at, part in enumerate(one) if part.isdigit()), 0)
     for count in range(shared - 1, -1, -1):
         owner = root.get_submodule(".".join(one[:count]))
         if isinstance(owner, nn.TransformerEncoder):

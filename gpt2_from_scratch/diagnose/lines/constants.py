@@ -18,6 +18,7 @@ from gpt2_from_scratch.diagnose.lines.places import (
     Spots,
     built_at,
     construction,
+    function_of,
     switch_before,
     use_of,
 )
@@ -132,6 +133,8 @@ def _written(observed: Observed, maker: Operation) -> Spot | None:
     for place in maker.constants if here is not None else ():
         argument = source.operand(here, place) if here is not None else None
         if argument is not None and not isinstance(argument.node, ast.Slice | ast.Tuple):
+            if _right_elsewhere(observed, maker, argument):
+                continue
             written = origins.origin(argument, maker.frames, maker.constants[place])
             counts = isinstance(argument.node, ast.BinOp) and isinstance(argument.node.op, ast.Add | ast.Sub)
             if written.node is argument.node and not counts and not _is_width(observed, maker.constants[place]):
@@ -140,6 +143,27 @@ def _written(observed: Observed, maker: Operation) -> Spot | None:
             if written.node is not argument.node and not size:  # otherwise it is right, and used wrongly
                 return written.spot
     return None
+
+
+def _right_elsewhere(observed: Observed, maker: Operation, argument: Expression) -> bool:
+    """Whether another operation takes a number by the same name, and gives one of GPT-2's values with it."""
+    names = {each.id for each in ast.walk(argument.node) if isinstance(each, ast.Name) and not source.is_module(each)}
+    for other in observed.before.recording.operations:
+        if other.index == maker.index or other.frames[1:] != maker.frames[1:] or not other.frames or not other.outputs:
+            continue
+        label = observed.before.labels[other.outputs[0]]
+        here = source.at(other.frames[0])
+        if function_of(other.frames[0]) != function_of(maker.frames[0]) or not label.known or label.entry is None:
+            continue
+        given = [source.operand(here, place) for place in other.constants] if here is not None else []
+        if abs(label.factor - 1) <= ROUNDED and any(
+            isinstance(part, ast.Name) and part.id in names
+            for each in given
+            if each is not None
+            for part in ast.walk(each.node)
+        ):
+            return True
+    return False
 
 
 def _idle(observed: Observed, number: int) -> Operation | None:
@@ -207,6 +231,7 @@ def factor_maker(observed: Observed, number: int) -> Operation | None:
             for each in maker.inputs
             if _same_step(trial.labels[each], label) and abs(trial.labels[each].factor / label.factor - 1) <= ROUNDED
         ]
+        same += [each for each in maker.inputs if _is_multiple(trial.labels[each], label.factor)]
         if same:
             number = same[0]
             continue
@@ -225,6 +250,12 @@ def factor_maker(observed: Observed, number: int) -> Operation | None:
             continue
         return maker
     return None
+
+
+def _is_multiple(label: Identity, factor: float) -> bool:
+    """Whether a value is that multiple of a weight."""
+    weight = label.entry is not None and label.entry.weight
+    return weight and abs(factor - 1) > ROUNDED and abs(label.factor / factor - 1) <= ROUNDED
 
 
 def _same_step(one: Identity, other: Identity) -> bool:

@@ -135,7 +135,7 @@ def unmasked_spots(observed: Observed, operation: Operation, number: int, made: 
         last.name in _MASKING or (last.name == "mul" and any(trial.labels[each].kind == "mask" for each in last.inputs))
     )
     if last is not None and masks and takes & {label.entry, _scores(observed, label)}:
-        fill = _fill(observed, last) or _wrong_pattern(observed, last)
+        fill = _wrong_pattern(observed, last) or _fill(observed, last)
         return [(fill, "made here"), (use_of(observed, last), "made here"), (use, "used here")]
     masking = _masks_here(observed, operation)
     if masking is not None and masking.index > operation.index and masking.name in _MASKING:  # too late
@@ -168,7 +168,7 @@ def _wrong_pattern(observed: Observed, operation: Operation) -> Spot | None:
         value, label = observed.trial.recording.values[number], observed.trial.labels[number]
         if label.kind == "uniform" and math.prod(value.shape) > 1:
             return _pattern(observed, number)
-        if value.is_floating_point and label.kind == "mask" and _is_right(label):
+        if value.is_floating_point and label.kind == "mask" and _is_right(label) and operation.name != "mul":
             maker = _behind_views(observed, number)
             return use_of(observed, maker) if maker is not None else owner_of(observed, number)
     return None

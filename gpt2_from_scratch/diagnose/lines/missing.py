@@ -8,6 +8,7 @@ from torch import nn
 
 from gpt2_from_scratch.diagnose.lines import source
 from gpt2_from_scratch.diagnose.lines.built import argument_named, building_call
+from gpt2_from_scratch.diagnose.lines.explain import is_weight
 from gpt2_from_scratch.diagnose.lines.places import Observed, built_at, spot_of, use_of
 from gpt2_from_scratch.diagnose.lines.source import Spot
 from gpt2_from_scratch.diagnose.lines.trial import VIEWS
@@ -63,7 +64,7 @@ def not_called(observed: Observed, operation: Operation, number: int, place: str
         if any(entry is not None and entry.key == f"{module}.weight" for entry in entries):
             return None
     kinds = _owner(root, weight)
-    maker = observed.trial.recording.maker(number)
+    maker = observed.trial.recording.maker(_step_behind(observed, number))
     while maker is not None and maker.frames:
         here = source.at(maker.frames[0])
         around = source.class_around(here.node) if here is not None else None
@@ -72,6 +73,9 @@ def not_called(observed: Observed, operation: Operation, number: int, place: str
             same = any((frame.file, frame.function, frame.first_line) == scope for frame in operation.frames)
             if same and not _of_other_block(observed, operation, module):
                 return None  # the value has not left the method: it is used too early
+            calls = [source.at(frame, depth + 1) for depth, frame in enumerate(maker.frames[1:])]
+            if module == "ln_f" and any(each is not None and source.loop_around(each.node) for each in calls):
+                return None  # the method of a block, which has done its part
             end = source.return_of(here) if here is not None else None
             return end or use_of(observed, maker)
         maker = observed.trial.recording.maker(maker.inputs[0]) if maker.name in VIEWS and maker.inputs else None
@@ -98,6 +102,18 @@ def _owner(root: nn.Module, weight: object) -> list[str]:
         if not type(owner).__module__.startswith("torch."):
             return [kind.__name__ for kind in type(owner).__mro__]
     return []
+
+
+def _step_behind(observed: Observed, number: int) -> int:
+    """The step of GPT-2's that a value is a form of, in a norm that is written out: what the norm is taken of."""
+    labels = observed.trial.labels
+    while (maker := observed.trial.recording.maker(number)) is not None:
+        entry = labels[number].entry
+        inputs = [each for each in maker.inputs if labels[each].entry is not None and not is_weight(labels[each])]
+        if entry is None or entry.main or not _is_norm(entry.key.rpartition(".")[0]) or not inputs:
+            break
+        number = inputs[0]
+    return number
 
 
 def _of_other_block(observed: Observed, operation: Operation, module: str) -> bool:

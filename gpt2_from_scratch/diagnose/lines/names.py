@@ -5,7 +5,6 @@ decides between these two.
 """
 
 import ast
-from collections.abc import Sequence
 
 from gpt2_from_scratch.anatomy.identity import Identity
 from gpt2_from_scratch.diagnose.lines import source
@@ -30,6 +29,9 @@ def order_spots(observed: Observed, explained: Explanation) -> Spots:
     number = operation.inputs[explained.position]
     label = observed.trial.labels[number]
     if operation.name in VIEWS:
+        mixed = _mixed(observed, number)
+        if mixed is not None:
+            return [(mixed, "made here"), (use, "used here")]
         sizes = _sizes(observed, operation, number) if _in_usual_order(label) else None
         return [(_turned_by(observed, number), "made here"), (sizes, "made here"), (use, "used here")]
     if label.kind == "entry" and _in_usual_order(label):
@@ -57,6 +59,20 @@ def _turned_by(observed: Observed, number: int) -> Spot | None:
         before = label.order.replace(" ", "").replace("S", "T")
         if role_of(label) == "v" and before != mixed.order.replace(" ", "") and mixed.entry is not None:
             return use_of(observed, maker) if mixed.entry.place == "h.*.attn.mixed" else None
+    return None
+
+
+def _mixed(observed: Observed, number: int) -> Spot | None:
+    """Where prompts ceased to be the first axis of a value; None if they are the first, or never were."""
+    trial = observed.trial
+    while not trial.labels[number].order.startswith("B") and (maker := trial.recording.maker(number)) is not None:
+        last = [each for each in maker.inputs if trial.labels[each].kind == "entry"]
+        other = [each for each in last if not trial.labels[each].order.startswith("B")]
+        if last and not other:
+            return use_of(observed, maker)
+        if not other:
+            break
+        number = other[-1]
     return None
 
 
@@ -106,9 +122,18 @@ def _bound(observed: Observed, operation: Operation, position: int, role: str, u
             if spots:
                 return [*spots, (spot, "used here")]
         return [(spot, "used here")]
-    if isinstance(argument.node, ast.Name) and (not role or _role_in(argument.node.id) == role):
+    if isinstance(argument.node, ast.Name) and (
+        _unpacked(argument) if not role else _role_in(argument.node.id) == role
+    ):
         return _binding_of(argument)
     return []
+
+
+def _unpacked(argument: Expression) -> bool:
+    """Whether a name was bound together with others, which it may have been exchanged with."""
+    statement = next((statement for statement, _ in source.bindings(argument)), None)
+    targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+    return any(isinstance(each, ast.Tuple) for each in targets)
 
 
 def bound_as(operation: Operation, position: int, wanted: Identity) -> Spot | None:
@@ -289,36 +314,6 @@ def _reach(observed: Observed, operation: Operation, wanted: Identity) -> int:
 def _is(label: Identity, wanted: Identity) -> bool:
     """Whether a value is the one that is wanted, whatever the order of its axes."""
     return label.kind == "entry" and label.entry is wanted.entry and label.fixed == wanted.fixed
-
-
-_MOST_STEPS = 6  # of a value from name to name
-
-
-def passed_on(explained: Explanation, known: Sequence[Spot]) -> Spots:
-    """Lines that pass a wrong operand on, from where it is used back to where it was made."""
-    operation, position = explained.operation, explained.position
-    if position is None or explained.kind not in ("operand", "factor", "order", "exchange"):
-        return []
-    found: Spots = []
-    argument = source_of(operation, position)
-    for _ in range(_MOST_STEPS):
-        if argument is None:
-            break
-        argument = source.moved(argument)
-        bound = source.bindings(argument) if isinstance(argument.node, ast.Name) else []
-        bound = [pair for pair in bound if pair[1].lineno < argument.node.lineno]
-        if bound:
-            value = bound[0][1]
-            found.append((Spot(argument.file, value.lineno, value.col_offset), "passed on here"))
-            argument = Expression(argument.file, value, argument.depth)
-            if isinstance(source.moved(argument).node, ast.Name):
-                continue
-            break
-        argument = source.caller(argument, operation.frames)
-        if argument is not None:
-            found.append((argument.spot, "passed on here"))
-    taken = {(spot.file, spot.line) for spot in known}
-    return [(spot, role) for spot, role in found if spot is not None and (spot.file, spot.line) not in taken]
 
 
 def role_of(label: Identity) -> str:

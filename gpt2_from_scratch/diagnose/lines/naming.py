@@ -6,14 +6,21 @@ Each kind of explanation has its own function, which gives the places, the accus
 import ast
 from dataclasses import replace
 
-from gpt2_from_scratch.anatomy.identity import ROUNDED
+from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
 from gpt2_from_scratch.diagnose.lines import classes, source
 from gpt2_from_scratch.diagnose.lines.blocks import shared_modules
 from gpt2_from_scratch.diagnose.lines.constants import constant_spots, factor_maker, factor_spots
-from gpt2_from_scratch.diagnose.lines.explain import Explanation
+from gpt2_from_scratch.diagnose.lines.explain import STREAMS, Explanation
 from gpt2_from_scratch.diagnose.lines.masks import mask_spots
-from gpt2_from_scratch.diagnose.lines.names import exchange_spots, order_spots, passed_on
-from gpt2_from_scratch.diagnose.lines.operands import of_outer_value, operand_spots, unused_value
+from gpt2_from_scratch.diagnose.lines.names import exchange_spots, order_spots
+from gpt2_from_scratch.diagnose.lines.operands import (
+    exists,
+    module_of,
+    of_outer_value,
+    operand_spots,
+    unread_values,
+    unused_value,
+)
 from gpt2_from_scratch.diagnose.lines.places import (
     Observed,
     Spots,
@@ -27,6 +34,7 @@ from gpt2_from_scratch.diagnose.lines.places import (
     use_of,
 )
 from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
+from gpt2_from_scratch.diagnose.lines.way import Way, passed_on, way_of
 from gpt2_from_scratch.diagnose.lines.words import Line, words
 from gpt2_from_scratch.recorder import Operation
 
@@ -50,25 +58,26 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
     spots = [each for each in _WAYS[explained.kind](observed, explained) if each[0] is not None]
     if culprit.index != operation.index and explained.kind == "value":
         spots = [*_WAYS[explained.kind](observed, replace(explained, operation=culprit)), *spots]
-    if explained.kind in ("operand", "value"):
-        outer = of_outer_value(observed, operation)
-        spots = [(outer, "made here"), *spots] if outer is not None else spots
     if blamed_depth(observed, operation):  # a function that other calls use rightly may still do this one wrong
         spots.append((spot_of(operation.frames[0]), "used here"))
     dead = unused_value(observed, explained) if explained.kind in ("factor", "operand") else None
     if dead is not None:
         # Where the value still has a name, that it is not used is the fault of the use.
-        at_hand = any((frame.file, frame.function) == (dead.file, dead.function) for frame in operation.frames)
-        at_hand = (
-            at_hand and not source.is_dropped(dead) and bool(spots and spots[0][0] and spots[0][0].line > dead.line)
-        )
+        there = [frame.line for frame in operation.frames if (frame.file, frame.function) == (dead.file, dead.function)]
+        first_spot = spots[0][0] if spots else None
+        there = [first_spot.line] if first_spot is not None and source.same_function(first_spot, dead) else there
+        at_hand = bool(there) and there[0] > dead.line and not source.is_dropped(dead)
         first = 1 if at_hand or source.is_returned(dead) else 0
         other = source.other_return(dead) if not first and not source.is_dropped(dead) else None
         spots = [(other, "used here"), *spots] if other is not None else spots
         first = 1 if other is not None else first
         spots = [*spots[:first], (dead, "made here"), *spots[first:]]
     spots = [(_at_operand(explained, spot), role) for spot, role in spots]
-    spots += passed_on(explained, [spot for spot, _ in spots if spot is not None])
+    way = way_of(observed, explained) if explained.kind in _OF_OPERAND else Way(())
+    outer = of_outer_value(observed, operation) if explained.kind in ("operand", "value") else None
+    first_ones: Spots = [(outer, "made here")] if outer is not None else _on_the_way(observed, explained, way, spots)
+    spots = [*first_ones, *spots]
+    spots += [(spot, "passed on here") for spot in passed_on(way, [spot for spot, _ in spots if spot is not None])]
     found: list[Line] = []
     for spot, role in spots:
         if spot is None or any((line.file, line.line) == (spot.file, spot.line) for line in found):
@@ -84,6 +93,41 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
             if not alone and all((line.file, line.line) != (spot.file, spot.line) for line in found):
                 found.append(Line(spot.file, spot.line, spot.column, spot.text, "made here", "", ""))
     return found[:_MOST_LINES]
+
+
+def _on_the_way(observed: Observed, explained: Explanation, way: Way, spots: Spots) -> Spots:
+    """Where on its way to its use a value should have become another one."""
+    operation, wanted = explained.operation, explained.wanted
+    if explained.kind != "operand" or not isinstance(wanted, Identity) or wanted.entry is None or wanted.entry.weight:
+        return []
+    used, lines = [(frame.file, frame.line) for frame in operation.frames], (*way.spots, *way.earlier)
+    for dead, itself, behind in unread_values(observed, explained):
+        behind = behind and source.overwritten(dead)
+        places = (*lines, *map(spot_of, operation.frames)) if behind else lines
+        later = [each for each in places if each.line > dead.line and source.same_function(each, dead)]
+        if itself:  # its name was given to something else
+            later = [each for each in later if source.assigned_at(each) & source.assigned_at(dead)]
+        elif not behind:
+            later = [each for each in later if (each.file, each.line) not in used]
+        if later:
+            return [(min(later, key=lambda each: each.line), "used here"), (dead, "made here")]
+    if way.unchanged is not None:
+        return [(way.unchanged, "passed on here")]
+    assert explained.position is not None
+    maker = observed.trial.made(operation.inputs[explained.position])
+    computing = [*used, *((frame.file, frame.line) for frame in (maker.frames if maker is not None else ()))]
+    first, there = spots[0][0] if spots else None, explained.found
+    at_use = first is not None and (first.file, first.line) in used
+    if maker is None or not at_use or not isinstance(there, Identity) or wanted.entry.place in STREAMS:
+        return []
+    if exists(observed, operation, wanted):
+        return []
+    # A function that has returned has done its part, unless the step that is missing belongs to the same module.
+    inside = there.entry is not None and module_of(there.entry) == module_of(wanted.entry)
+    running = list(map(spot_of, operation.frames))
+    idle = [each for each in way.spots if (each.file, each.line) not in computing]
+    idle = [each for each in idle if inside or any(source.same_function(each, other) for other in running)]
+    return [(next((each for each in idle if source.renames(each)), idle[0]), "passed on here")] if idle else []
 
 
 def between(operation: Operation, says: str) -> list[Line]:
@@ -143,9 +187,14 @@ def named_in_logits(observed: Observed) -> list[Line]:
 
 
 def _operation_spots(observed: Observed, explained: Explanation) -> Spots:
-    built = built_at(observed, explained.operation, ("activation",)) or _listed(explained)
-    use = use_of(observed, explained.operation)
-    return [(built, "made here"), (use, "used here")] if built else [(use, "made here")]
+    operation, trial = explained.operation, observed.trial
+    built, use = built_at(observed, operation, ("activation",)) or _listed(explained), use_of(observed, operation)
+    elsewhere = any(  # the module is right where another line calls it
+        each.module is operation.module and each.frames != operation.frames and trial.labels[each.outputs[0]].known
+        for each in trial.recording.operations
+        if operation.module is not None and each.outputs
+    )
+    return [(built, "made here"), (use, "used here")] if built and not elsewhere else [(use, "made here")]
 
 
 def _listed(explained: Explanation) -> Spot | None:

@@ -133,17 +133,21 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
         return [(written, "made here"), (use, "used here")]
     maker = trial.made(number)
     made = use_of(observed, maker) if maker is not None and maker.frames else owner_of(observed, number)
-    if _exists(trial, operation, wanted):
+    if exists(observed, operation, wanted):
         return other_name(observed, explained, wanted, use, made)
     if maker is None or not maker.frames or label.entry is None:
         limited = maker is not None and getattr(maker.module, "max_norm", None) is not None  # rows are shortened
         built = built_at(observed, maker, ("max_norm",)) if maker is not None and limited else None
         cut = _cut_wrongly(observed, number)
-        return [(built, "made here"), (cut, "made here"), (made, "made here"), (use, "used here")]
+        call = shared_line(maker.frames, operation.frames) if maker is not None and label.entry is None else None
+        return [(built, "made here"), (cut, "made here"), (call, "made here"), (made, "made here"), (use, "used here")]
     giver = factor_maker(observed, number) if abs(label.factor - 1) > ROUNDED else None
     unlike = _unlike(trial, giver) if giver is not None else None
     if unlike is not None:
         return [(use_of(observed, unlike), "made here"), (made, "made here"), (use, "used here")]
+    multiple = trial.labels[giver.outputs[0]].entry if giver is not None else None
+    if giver is not None and multiple is not None and multiple.weight:  # a weight times a number
+        return [(use_of(observed, giver), "made here"), (made, "made here"), (use, "used here")]
     place, there = wanted.entry.place, label.entry.place
     if label.entry.key.startswith(f"{wanted.entry.key}.") and not there.rpartition(".")[2].isdigit():
         absent = not_built(observed, operation, number, wanted.entry.key)
@@ -174,15 +178,11 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
             return spots
     if _lacks(there, place):
         return _without_bias(observed, explained, maker)
-    if (
-        giver is not None
-        and giver.frames
-        and any(
-            trial.labels[each].entry is label.entry and abs(trial.labels[each].factor - 1) <= ROUNDED
-            for each in giver.inputs
-        )
-    ):
+    if giver is not None and giver.frames and any(trial.labels[each].entry is label.entry for each in giver.inputs):
         return [(use_of(observed, giver), "made here"), (use, "used here")]  # the step was taken, wrongly
+    sideways = label.entry.place.endswith(".log_probabilities")  # no step of GPT-2's follows from it
+    if sideways or (maker.name not in VIEWS and any(trial.labels[each].entry is label.entry for each in maker.inputs)):
+        return [(made, "made here"), (use, "used here")]  # or it gave what it took
     return _without_step(observed, explained, maker, wanted)
 
 
@@ -298,8 +298,9 @@ def _same_value(observed: Observed, number: int, wanted: Identity, use: Spot | N
     return [(_index(rows), "made here"), (use_of(observed, rows), "made here"), (use, "used here")]
 
 
-def _exists(trial: Trial, operation: Operation, wanted: Identity) -> bool:
+def exists(observed: Observed, operation: Operation, wanted: Identity) -> bool:
     """Whether the value that is wanted was made before an operation."""
+    trial = observed.trial
     return any(
         trial.labels[value.number].entry is wanted.entry
         and trial.labels[value.number].kind == "entry"
@@ -421,10 +422,15 @@ def _without_step(observed: Observed, explained: Explanation, maker: Operation, 
     if label.entry.key.rsplit(".", 1)[0] == wanted.entry.key.rsplit(".", 1)[0] and place[-2:] in (".q", ".k", ".v"):
         return [(made, "made here"), (use, "used here")]
     if label.entry.layer != wanted.entry.layer and label.entry.place == place:
-        loop = loop_line(maker.frames) or loop_line(operation.frames)
+        loop = loop_line(observed, maker.frames) or loop_line(observed, operation.frames)
         if loop is not None:
             return [(loop, "used here"), (made, "made here")]
-    others = [user.frames for user in trial.consumers.get(number, ()) if user.name != operation.name and user.frames]
+    same, view = [number], trial.recording.maker(number)
+    while view is not None and view.name in VIEWS and view.inputs and trial.labels[view.inputs[0]].entry is label.entry:
+        same.append(view.inputs[0])
+        view = trial.recording.maker(same[-1])
+    users = [user for each in same for user in trial.consumers.get(each, ()) if user.name not in VIEWS]
+    others = [user.frames for user in users if user.name != operation.name and user.frames]
     shared = shared_line(operation.frames, maker.frames, *others)
     switch = switch_before(observed, operation.frames)
     owner = belongs_at(observed, operation, wanted.entry.key)
@@ -520,8 +526,42 @@ def unused_value(observed: Observed, explained: Explanation) -> Spot | None:
             if same and abs(label.factor - 1) <= ROUNDED:
                 made = use_of(observed, earlier)
                 handed = made is not None and isinstance(source.code_at(made.file, made.line), ast.Return)
+                handed = handed or earlier.frames[0].function.startswith("<")  # a comprehension
                 return shared_line(earlier.frames, operation.frames) if handed else made
     return None
+
+
+def unread_values(observed: Observed, explained: Explanation) -> list[tuple[Spot, bool, bool]]:
+    """Where values of the step that is missing get names that nothing reads, the last one first.
+
+    Returns:
+        The places, and of each whether it is the wanted value itself, rather than what that is made of, and whether
+        GPT-2 makes it of what is there.
+    """
+    operation, wanted, trial = explained.operation, explained.wanted, observed.trial
+    found: list[tuple[Spot, bool, bool]] = []
+    if not isinstance(wanted, Identity) or wanted.entry is None:
+        return found
+    parts, there = _SUMS.get(wanted.entry.place, ()), explained.found
+    after = there.entry if isinstance(there, Identity) and there.entry is not None and not there.entry.weight else None
+    for earlier in reversed(trial.recording.operations[: operation.index]):
+        for number in earlier.outputs:
+            label = trial.labels[number]
+            entry = label.entry
+            if trial.consumers.get(number) or entry is None or not label.known or abs(label.factor - 1) > ROUNDED:
+                continue
+            part = entry.place.removesuffix(".weight") in parts
+            same = entry.layer == wanted.entry.layer and module_of(entry) == module_of(wanted.entry)
+            between = after is not None and after.order < entry.order < wanted.entry.order and not entry.weight
+            if part or between or (same and not entry.weight):
+                unread = (frame for frame in earlier.frames if source.unread(frame.file, frame.line))
+                found += [(spot_of(frame), entry is wanted.entry, between) for frame in unread][:1]
+    return found
+
+
+def module_of(entry: Entry) -> list[str]:
+    """The module of GPT-2's that a step belongs to: a norm, attention, the feed-forward layer."""
+    return entry.key.split(".")[: 1 if entry.layer is None else 3]
 
 
 def _alike(one: Identity, other: Identity) -> bool:

@@ -243,9 +243,14 @@ def returned(expression: Expression) -> Expression:
 
 
 def end_of_range(over: Expression) -> Expression | None:
-    """Where the end of a range is computed: in ``range(n - 1)``, or where its name was bound; None if it is not."""
+    """Where the end of a range is computed: in ``range(n - 1)``, or where its name was bound; None if it is not.
+
+    Of a range that does not begin at 0, it is the range itself that has another length.
+    """
     if not isinstance(over.node, ast.Call) or not is_range(over.node):
         return None
+    if len(over.node.args) > 1 and number(Expression(over.file, over.node.args[0], None)) != 0:
+        return over
     end = Expression(over.file, over.node.args[min(1, len(over.node.args) - 1)], over.depth)
     for _ in range(_DEEPEST):
         counts = isinstance(end.node, ast.Call) and last_name(end.node.func) in ("max", "min", "sum", "int")

@@ -184,6 +184,9 @@ def composite_at(observed: Observed, operation: Operation) -> Spot | None:
     """Where a layer of torch's was built that an operation is in, and that decides what the operation takes."""
     names = {id(module): name for name, module in observed.root.named_modules()} if observed.root is not None else {}
     parts = names.get(id(operation.module), "").split(".")
+    here = source.at(operation.frames[0]) if operation.frames else None
+    if here is not None and isinstance(here.node, ast.Call) and last_name(here.node.func) == parts[-1]:
+        return None  # the user's own line calls the part
     for count in range(len(parts) - 1, 0, -1):
         assert observed.root is not None
         owner = observed.root.get_submodule(".".join(parts[:count]))

@@ -41,6 +41,7 @@ def scopes(frames: Sequence[Frame], table: Table) -> tuple[Mapping[str, Identity
 def _held(names: Mapping[str, object], table: Table) -> Mapping[str, Identity]:
     held: dict[str, Identity] = {}
     for name, value in names.items():
+        value = getattr(value, "tensor", value)  # of an array that is followed
         if isinstance(value, np.ndarray):
             value = torch.from_numpy(np.ndarray.view(value, np.ndarray))
         if isinstance(value, Tensor) and value.is_floating_point():

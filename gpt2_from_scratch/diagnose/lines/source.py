@@ -98,6 +98,27 @@ def is_dropped(spot: Spot) -> bool:
     )
 
 
+def element_of(statement: ast.AST, name: ast.expr) -> int:
+    """Which of several values a name gets in ``a, b = f(x)``."""
+    target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+    names = [ast.dump(each) for each in target.elts] if isinstance(target, ast.Tuple) else []
+    stored = ast.dump(name).replace("Load()", "Store()")
+    return names.index(stored) if stored in names else 0
+
+
+def assigned_at(spot: Spot) -> set[str]:
+    """The names that a line assigns to."""
+    code = code_at(spot.file, spot.line)
+    targets = code.targets if isinstance(code, ast.Assign) else []
+    return {name for target in targets for name in assigned_names(target)}
+
+
+def renames(spot: Spot) -> bool:
+    """Whether a place only gives a value another name: ``a = b``."""
+    code = code_at(spot.file, spot.line)
+    return isinstance(code, ast.Assign) and isinstance(code.value, ast.Name)
+
+
 def is_assigned(node: ast.expr) -> bool:
     """Whether an expression is the whole right side of an assignment."""
     statement = statement_of(node)
@@ -182,6 +203,74 @@ def at(frame: Frame, depth: int = 0) -> Expression | None:
         if isinstance(node, ast.AugAssign) and (node.lineno, node.col_offset) == (frame.line, frame.column):
             return Expression(frame.file, node.value, depth)
     return Expression(frame.file, best, depth) if best is not None else None
+
+
+def is_at(frame: Frame, expression: Expression) -> bool:
+    """Whether a frame executes an expression."""
+    node = expression.node
+    here = (node.lineno, node.col_offset, node.end_lineno, node.end_col_offset)
+    return frame.file == expression.file and here == (frame.line, frame.column, frame.end_line, frame.end_column)
+
+
+def function_at(frame: Frame) -> Function | None:
+    """The function that a frame is a call of."""
+    module = tree(frame.file)
+    functions = (each for each in (ast.walk(module) if module is not None else ()) if isinstance(each, Function))
+    for each in functions:
+        first = [each.lineno, *(decorator.lineno for decorator in each.decorator_list)]
+        if each.name == frame.function and frame.first_line in first:
+            return each
+    return None
+
+
+def same_function(one: Spot, other: Spot) -> bool:
+    """Whether two places are in the same function."""
+    scopes = [enclosing(each.file, code) if (code := code_at(each.file, each.line)) else None for each in (one, other)]
+    return one.file == other.file and scopes[0] is scopes[1] is not None
+
+
+def returns(scope: Function) -> list[ast.Return]:
+    """The returns of a function, without those of functions in it."""
+    return [each for each in ast.walk(scope) if isinstance(each, ast.Return) and enclosing("", each) is scope]
+
+
+def unread(file: str, line: int) -> bool:
+    """Whether a line assigns to a name that nothing reads before it is assigned anew."""
+    module = tree(file)
+    for each in ast.walk(module) if module is not None else ():
+        if not isinstance(each, ast.Assign) or each.lineno > line or (each.end_lineno or each.lineno) < line:
+            continue
+        scope = scope_of(each)
+        names = {name for target in each.targets for name in assigned_names(target) if not name.startswith("_")}
+        return scope is not None and bool(names) and any(not _is_read(name, each, scope) for name in names)
+    return False
+
+
+def overwritten(spot: Spot) -> bool:
+    """Whether a line assigns to a name that its function assigns to again behind it."""
+    code = code_at(spot.file, spot.line)
+    scope = scope_of(code) if code is not None else None
+    stored = (each for each in (ast.walk(scope) if scope is not None else ()) if isinstance(each, ast.Name))
+    return any(
+        each.id in assigned_at(spot) and isinstance(each.ctx, ast.Store) and each.lineno > spot.line for each in stored
+    )
+
+
+def _is_read(name: str, assigned: ast.Assign, scope: ast.AST) -> bool:
+    """Whether a name that a statement assigns to is read before it is assigned anew."""
+    loop = loop_around(assigned)
+    end = assigned.end_lineno or assigned.lineno
+    later: list[tuple[int, bool]] = []
+    for each in ast.walk(scope):
+        if not isinstance(each, ast.Name) or each.id != name or assigned in parents(each):
+            continue
+        statement = statement_of(each)
+        read = not isinstance(each.ctx, ast.Store) or isinstance(statement, ast.AugAssign)
+        if each.lineno > end:
+            later.append((statement.lineno if statement is not None else each.lineno, not read))
+        elif loop is not None and loop in parents(each) and read:  # in the next turn
+            return True
+    return bool(later) and not min(later)[1]
 
 
 def operand(found: Expression, place: int | str) -> Expression | None:

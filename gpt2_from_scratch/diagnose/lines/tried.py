@@ -21,6 +21,8 @@ MOVING = frozenset(
     "view reshape transpose permute swapaxes flatten unflatten movedim split chunk unbind getitem".split()
 )
 
+PRODUCTS = frozenset("matmul dot bmm baddbmm einsum scaled_dot_product_attention".split())  # of several values
+
 
 @dataclass(frozen=True)
 class Found:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from gpt2_from_scratch.anatomy.entries import Entry
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
-from gpt2_from_scratch.diagnose.lines.tried import MOVING, Case, Found, again_with, is_turned
+from gpt2_from_scratch.diagnose.lines.tried import MOVING, PRODUCTS, Case, Found, again_with, is_turned
 from gpt2_from_scratch.recorder import Again, Operation
 
+_TAKEN_TOGETHER = (("q", "k"), ("k", "q"), ("q", "k", "v"), ("probabilities", "v"))
 _MOST_TRIED = 400  # operands for one input: the values of two blocks
 
 
@@ -109,6 +110,8 @@ def operands(
 ) -> Iterator[Found]:
     """Another value of GPT-2's in an operand's place."""
     yield from _biases(case, again, inputs, output)
+    if operation.name in PRODUCTS:
+        yield from _of_attention(case, again, inputs, output)
     for position, value in enumerate(again.inputs):
         label = inputs[position]
         if only is not None and position != only:
@@ -128,6 +131,8 @@ def operands(
         candidates = _candidates(case, label, others, value)
         if operation.name == "add":
             candidates = itertools.chain(candidates, _expanded_biases(case, label, others, value))
+        if label.kind == "entry" and label.entry is not None and label.fixed:  # one row for all
+            candidates = itertools.chain(_wholes(case, label, output), candidates)
         scaled = label.kind == "entry" and abs(label.factor - 1) > ROUNDED and not twins
         for entry, identity, content in _also_times(label.factor, candidates) if scaled else candidates:
             changed = {position: label.factor * content if twins else content}
@@ -177,6 +182,28 @@ def _biases(case: Case, again: Again, inputs: Sequence[Identity], output: Tensor
             yield Found((-1.0,), position, None, inputs[position], wanted, became, outputs[0])
 
 
+def _of_attention(case: Case, again: Again, inputs: Sequence[Identity], output: Tensor) -> Iterator[Found]:
+    """Several operands exchanged at once for what attention takes together: queries and keys, and values."""
+    entries = {position: each.entry for position, each in enumerate(inputs) if each.entry and not each.entry.weight}
+    layers = {entry.layer for entry in entries.values()}
+    for names in _TAKEN_TOGETHER:
+        if len(names) != len(entries) or len(layers) != 1 or None in layers:
+            continue
+        contents: dict[int, Tensor] = {}
+        wanted: dict[int, Identity] = {}
+        for name, position in zip(names, entries, strict=True):
+            entry, label = case.table.by_key[f"h.{next(iter(layers))}.attn.{name}"], inputs[position]
+            ways = case.arranged(entry, tuple(again.inputs[position].shape), dict(label.fixed), label.order)
+            content, order, cut = next(ways, (None, "", ()))
+            if content is not None and label.entry is not entry:
+                contents[position], wanted[position] = content, Identity("entry", entry, 1.0, order, cut)
+        for outputs in again_with(again, contents, {}, output.shape) if len(contents) > 1 else ():
+            became = case.accepted(outputs, list(wanted.values()))
+            if became is not None:
+                first = next(iter(wanted))
+                yield Found((9.0,), first, None, inputs[first], wanted[first], became, outputs[0])
+
+
 def _indices(
     case: Case, position: int, value: Tensor, label: Identity, again: Again, others: Sequence[Identity]
 ) -> Iterator[Found]:
@@ -212,6 +239,8 @@ def _candidates(
             continue
         if case.place is not None and entry.place != case.place:
             continue
+        if _of_heads(entry) and not any(map(_of_heads, taken)):
+            continue
         for content, order, cut in _of_any_third(case, entry, tuple(value.shape), fixed, label.order):
             if weight and label.entry is entry and "DH" in order.replace(" ", ""):
                 continue  # rows of a weight in another order: then its operand is in the wrong one
@@ -221,6 +250,18 @@ def _candidates(
             if count > _MOST_TRIED:
                 return
             yield entry, Identity("entry", entry, 1.0, order, cut), content
+
+
+def _of_heads(entry: Entry) -> bool:
+    """Whether a value is of one head's, or of some heads', part of attention's output: few add them up one by one."""
+    return entry.place.rpartition(".")[2].isdigit() or entry.place.endswith(".by_head")
+
+
+def _wholes(case: Case, label: Identity, output: Tensor) -> Iterator[tuple[Entry, Identity, Tensor]]:
+    """All of a value of which one row is there, in the shape of what is made of it."""
+    assert label.entry is not None
+    for content, order, cut in case.arranged(label.entry, tuple(output.shape), {}, label.order):
+        yield label.entry, Identity("entry", label.entry, 1.0, order, cut), content
 
 
 def _expanded_biases(

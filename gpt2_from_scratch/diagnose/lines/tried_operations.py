@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
-from gpt2_from_scratch.diagnose.lines.tried import MOVING, Case, Found
+from gpt2_from_scratch.diagnose.lines.tried import MOVING, PRODUCTS, Case, Found
 from gpt2_from_scratch.recorder import Again, Operation
 
 UNLIKE = "not a number of GPT-2's"
@@ -77,6 +77,8 @@ def extras(
     case: Case, operation: Operation, again: Again, inputs: Sequence[Identity], output: Tensor, only: int | None = None
 ) -> Iterator[Found]:
     """An operation too many: what it took is what GPT-2 goes on with."""
+    if operation.name in PRODUCTS:  # never too many for one of its values
+        return
     for position, (label, value) in enumerate(zip(inputs, again.inputs, strict=True)):
         entry = label.entry
         if entry is None or label.kind != "entry" or entry.weight or not entry.main or abs(label.factor - 1) > ROUNDED:

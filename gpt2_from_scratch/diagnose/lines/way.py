@@ -1,0 +1,165 @@
+"""The way of a value through the user's code: from where it is used back to where it was made.
+
+Names, arguments, views and the returns of the user's own functions hand a value on. A step of GPT-2's that is missing
+is missing on this way: in a function that returns what it was given, behind a value that nothing reads, or in a line
+that only hands the value on.
+"""
+
+import ast
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+
+from gpt2_from_scratch.diagnose.lines import classes, source
+from gpt2_from_scratch.diagnose.lines.explain import Explanation
+from gpt2_from_scratch.diagnose.lines.places import Observed, source_of
+from gpt2_from_scratch.diagnose.lines.source import Expression, Function, Spot
+from gpt2_from_scratch.diagnose.lines.trial import VIEWS
+
+_MOST_STEPS = 12  # of a value from name to name
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a value came to where it is used.
+
+    Args:
+        spots: the lines that handed it on, the last one first.
+        unchanged: the return of a function that returned the value as it was given it, None if there is none.
+        earlier: the lines that handed on what the value was computed of, as far as that is one name.
+    """
+
+    spots: tuple[Spot, ...]
+    unchanged: Spot | None = None
+    earlier: tuple[Spot, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Inside:
+    """A function that the value came out of."""
+
+    scope: Function
+    call: Expression
+    end: Spot
+
+
+def way_of(observed: Observed, explained: Explanation) -> Way:
+    """The way of the operand that is wrong."""
+    operation, position = explained.operation, explained.position
+    spots: list[Spot] = []
+    unchanged: Spot | None = None
+    inside: list[_Inside] = []
+    element, plain = 0, True  # which of several values it is; whether nothing moved its axes since it left a function
+    argument = source_of(operation, position) if position is not None else None
+    maker = observed.trial.made(operation.inputs[position]) if position is not None else None
+    made = {(frame.file, frame.line) for frame in (maker.frames if maker is not None else ())}
+    computed: int | None = None  # how many spots there were when something had been computed
+    for _ in range(_MOST_STEPS):
+        if argument is None:
+            break
+        moved = source.moved(argument)
+        plain = plain and moved.node is argument.node
+        argument, node = moved, moved.node
+        bound = _bound(argument, made)
+        if bound is not None:
+            statement, value = bound
+            if isinstance(statement, ast.AugAssign):
+                break
+            element = source.element_of(statement, node)
+            argument = Expression(argument.file, value, argument.depth)
+            spots.append(argument.spot)
+        elif isinstance(node, ast.Name) and inside and node.id in source.parameters(inside[-1].scope):
+            left = inside.pop()
+            unchanged = unchanged or (left.end if plain else None)
+            given = source.given(left.call.node, left.scope, node.id) if isinstance(left.call.node, ast.Call) else None
+            argument = Expression(left.call.file, given, left.call.depth) if given is not None else None
+        elif isinstance(node, ast.Name):
+            argument = None if inside else source.caller(argument, operation.frames)
+            spots += [argument.spot] if argument is not None else []
+        elif isinstance(node, ast.Call):
+            called = _called(observed, argument)
+            ends = source.returns(called) if called is not None else []
+            if called is None:
+                idle = _only_moves(observed, argument)
+                argument = Expression(argument.file, node.args[0], argument.depth) if idle else None
+                continue
+            if len(ends) != 1 or ends[0].value is None:
+                break
+            end = Spot(argument.file, ends[0].lineno, ends[0].col_offset, called.name)
+            spots.append(end)
+            inside.append(_Inside(called, argument, end))
+            plain = True
+            value = ends[0].value
+            several = value.elts if isinstance(value, ast.Tuple) else [value]
+            argument = Expression(argument.file, several[element] if element < len(several) else value, None)
+        elif isinstance(node, ast.IfExp):
+            argument = Expression(argument.file, node.body, argument.depth)
+        elif isinstance(node, ast.Subscript):
+            argument, plain = Expression(argument.file, node.value, argument.depth), False
+        elif isinstance(node, ast.BinOp) and isinstance(node.left, ast.Name) != isinstance(node.right, ast.Name):
+            computed = len(spots) if computed is None else computed
+            name = node.left if isinstance(node.left, ast.Name) else node.right
+            argument, plain = Expression(argument.file, name, argument.depth), False
+        else:
+            break
+    return Way(tuple(spots[:computed]), unchanged, tuple(spots[computed:] if computed is not None else ()))
+
+
+def _bound(name: Expression, made: Container[tuple[str, int]]) -> tuple[ast.AST, ast.expr] | None:
+    """The assignment that a name has its value from; in a loop it may be one behind the name, in the turn before."""
+    pairs = source.bindings(name)
+    turns = list(source.loops_around(name.node))
+    before = [pair for pair in pairs if pair[1].lineno < name.node.lineno]
+    carried = [
+        pair
+        for pair in pairs
+        if pair not in before and (name.file, pair[1].lineno) in made and set(turns) & set(source.parents(pair[0]))
+    ]
+    return next(iter([*carried, *before]), None)
+
+
+def _called(observed: Observed, call: Expression) -> Function | None:
+    """The user's function that a call runs: as it was recorded, otherwise the one of that name in the file."""
+    for operation in observed.before.recording.operations:
+        for outer, inner in zip(operation.frames[1:], operation.frames, strict=False):
+            if source.is_at(outer, call):
+                return source.function_at(inner)
+    return _named(call)
+
+
+def _named(call: Expression) -> Function | None:
+    """The function of that name, in the class for ``self.f(x)``; for a module, the one that runs when it is called."""
+    node = call.node
+    if not isinstance(node, ast.Call):
+        return None
+    around = source.class_around(node)
+    if isinstance(node.func, ast.Name):
+        module = source.tree(call.file)
+        named = [
+            each
+            for each in (ast.walk(module) if module is not None else ())
+            if isinstance(each, Function) and each.name == node.func.id and source.class_around(each) is None
+        ]
+        return named[0] if len(named) == 1 else None
+    if around is None or not isinstance(node.func, ast.Attribute) or not source.is_self(node.func.value):
+        return None
+    names = [node.func.attr]
+    built = classes.attribute_of(call.file, around, node.func.attr)
+    if built is not None and isinstance(built.node, ast.Call):
+        around, names = classes.class_named(call.file, source.last_name(built.node.func)), ["forward", "__call__"]
+    methods = around.body if around is not None else []
+    return next((each for each in methods if isinstance(each, Function) and each.name in names), None)
+
+
+def _only_moves(observed: Observed, call: Expression) -> bool:
+    """Whether a call takes one value and computes nothing: dropout in eval mode."""
+    here = [
+        each.name for each in observed.before.recording.operations if each.frames and source.is_at(each.frames[0], call)
+    ]
+    taken = call.node.args if isinstance(call.node, ast.Call) else []
+    return len(taken) == 1 and set(here) <= VIEWS
+
+
+def passed_on(way: Way, known: Sequence[Spot]) -> list[Spot]:
+    """Lines of a way that are not among the known ones."""
+    taken = {(spot.file, spot.line) for spot in known}
+    return [spot for spot in way.spots if (spot.file, spot.line) not in taken]
