@@ -16,7 +16,7 @@ from gpt2_from_scratch.layers import EXACT, EXACT_EAGER, FUSED, TEXTBOOK, Comput
 from gpt2_from_scratch.recorder import Frame
 from gpt2_from_scratch.reports import to_annotations, to_html
 from gpt2_from_scratch.reports.pictures import panels
-from tests.bugs import Bug, choices, later, more_styles, reserve, strangers_a, unseen, untouched
+from tests.bugs import Bug, choices, held_out, later, more_styles, reserve, strangers_a, unseen, untouched
 from tests.bugs.development import COMBINED, SINGLE
 from tests.foreign import STYLES
 from tests.perturbed import ours, perturbed, save
@@ -173,6 +173,7 @@ CALLS = {  # the rules that look at more than the operation's own line: a bug, a
     "mingpt/root_times_the_first_term": 1,  # a number of GPT-2's in its own place
     "numpy_gpt2/closures_over_the_last_name": 1,  # a name that a loop binds anew
     "one_hot/each_layer_reads_the_one_before": 1,  # an argument that a loop binds anew
+    "numbered_sequence/second_norm_missing": 1,  # a part of a sequence that no class builds
     "pico/heads_split_before_the_three": 3,  # names in their usual order
 }
 WRITTEN_HERE = (
@@ -206,6 +207,36 @@ WRITTEN_HERE = (
         'norm("ln_f")(x)',
         'norm(h + ".ln_2")(x)',
     ),
+    (
+        "research_decoder/an_earlier_state",  # another part was picked
+        "        x = self.layer_norm(x)\n        x = x.transpose(0, 1)",
+        "        x = inner_states[-2]\n        x = self.layer_norm(x)\n        x = x.transpose(0, 1)",
+    ),
+    (
+        "bert_names/first_state_for_all",  # a value that a loop does not renew
+        "layer_module(hidden_states, mask)",
+        "layer_module(all_hidden_states[0], mask)",
+    ),
+    (
+        "hparams/two_heads",  # both sizes of an axis that is split
+        'h = self.hparams["num_heads"]',
+        "h = 6",
+    ),
+    (
+        "book/scores_over_the_root_of_the_tokens",  # a size that is right, used wrongly
+        "scores.masked_fill(future, -torch.inf), dim",
+        "scores.masked_fill(future, -torch.inf) / math.sqrt(tokens), dim",
+    ),
+    (
+        "sequence_first/names_of_the_chunks",  # a name that is made of itself
+        "q, k, v = self.in_proj(src)",
+        "v, k, q = self.in_proj(src)",
+    ),
+    (
+        "scan_stack/the_second_layer_again",  # an index that a call computes
+        "stacked[i] for",
+        "stacked[min(i, 0)] for",
+    ),
 )
 
 
@@ -213,7 +244,7 @@ WRITTEN_HERE = (
     "bug",
     [
         bug
-        for each in (more_styles, unseen, untouched, choices, reserve, later, strangers_a)
+        for each in (more_styles, held_out, unseen, untouched, choices, reserve, later, strangers_a)
         for bug in each.SINGLE
         if bug.id in CALLS
     ],

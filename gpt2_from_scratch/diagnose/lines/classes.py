@@ -91,6 +91,16 @@ def only_construction(kind: type, file: str) -> Expression | None:
     return Expression(file, calls[0], None) if len(calls) == 1 else None
 
 
+def call_with(file: str, kinds: list[str], position: int) -> Expression | None:
+    """An argument of the call in a file whose arguments build objects of these classes, in this order."""
+    module = tree(file)
+    for each in ast.walk(module) if module is not None else ():
+        given = each.args if isinstance(each, ast.Call) else []
+        if [last_name(arg.func) if isinstance(arg, ast.Call) else "" for arg in given] == kinds:
+            return Expression(file, given[position], None)
+    return None
+
+
 def constructions(kind: type, inside: type, attribute: str) -> list[Expression]:
     """Where a class of the user's builds a module of torch's: the calls in its source that may have built it.
 

@@ -6,7 +6,7 @@ never uses them, the line is the end of the method that should have used them.
 
 from torch import nn
 
-from gpt2_from_scratch.diagnose.lines import source
+from gpt2_from_scratch.diagnose.lines import classes, source
 from gpt2_from_scratch.diagnose.lines.built import argument_named, building_call
 from gpt2_from_scratch.diagnose.lines.explain import is_weight
 from gpt2_from_scratch.diagnose.lines.places import Observed, built_at, spot_of, use_of
@@ -50,7 +50,23 @@ def not_built(observed: Observed, operation: Operation, number: int, place: str)
             call = building_call(root, around)
             norm = argument_named(call, ("norm",), type(around)) if call is not None else None
             return (norm or call).spot if call is not None else None
-    return built_at(observed, operation)
+    return built_at(observed, operation) or _listed_at(observed, operation)
+
+
+def _listed_at(observed: Observed, operation: Operation) -> Spot | None:
+    """Where the module that an operation is in was built, as a part of a sequence that no class builds."""
+    here = source.at(operation.frames[0])
+    kind = source.class_around(here.node) if here is not None else None
+    for owner in observed.root.modules() if observed.root is not None else ():
+        parts = list(owner) if isinstance(owner, nn.Sequential) else []
+        for position, part in enumerate(parts):
+            if part is operation.module or (operation.module is None and kind and type(part).__name__ == kind.name):
+                for file in sorted({frame.file for frame in operation.frames}):
+                    call = classes.call_with(file, [type(each).__name__ for each in parts], position)
+                    if call is not None:
+                        return call.spot
+                return only.spot if (only := classes.only_construction(type(part), operation.frames[0].file)) else None
+    return None
 
 
 def not_called(observed: Observed, operation: Operation, number: int, place: str) -> Spot | None:

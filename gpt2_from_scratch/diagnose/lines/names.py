@@ -232,6 +232,7 @@ def other_name(
         (not _at_hand(explained, argument, wanted) and not before and not in_it)  # no name for the right value is left
         or (not role and _together(observed, operation, position, wanted))
         or (isinstance(statement, ast.Assign) and len(statement.targets) > 1)  # one name too many
+        or isinstance(value, ast.Subscript)  # another part was picked
         or (isinstance(value, ast.Name) and not before)
         or _only_for(observed, operation, position, argument, value)
     ):

@@ -16,6 +16,7 @@ from gpt2_from_scratch.diagnose.lines.names import exchange_spots, order_spots
 from gpt2_from_scratch.diagnose.lines.operands import (
     exists,
     module_of,
+    not_renewed,
     of_outer_value,
     operand_spots,
     unread_values,
@@ -60,7 +61,8 @@ def named(observed: Observed, explained: Explanation, culprit: Operation) -> lis
         spots = [*_WAYS[explained.kind](observed, replace(explained, operation=culprit)), *spots]
     if blamed_depth(observed, operation):  # a function that other calls use rightly may still do this one wrong
         spots.append((spot_of(operation.frames[0]), "used here"))
-    dead = unused_value(observed, explained) if explained.kind in ("factor", "operand") else None
+    stale = not_renewed(observed, explained)
+    dead = unused_value(observed, explained) if explained.kind in ("factor", "operand") and stale is None else None
     if dead is not None:
         # Where the value still has a name, that it is not used is the fault of the use.
         there = [frame.line for frame in operation.frames if (frame.file, frame.function) == (dead.file, dead.function)]

@@ -133,6 +133,9 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
         return [(written, "made here"), (use, "used here")]
     maker = trial.made(number)
     made = use_of(observed, maker) if maker is not None and maker.frames else owner_of(observed, number)
+    stale = not_renewed(observed, explained)
+    if stale is not None:
+        return [(stale, "used here"), (made, "made here"), (use, "used here")]
     if exists(observed, operation, wanted):
         return other_name(observed, explained, wanted, use, made)
     if maker is None or not maker.frames or label.entry is None:
@@ -329,9 +332,6 @@ def _without_sum(observed: Observed, explained: Explanation, maker: Operation, w
         if value.operation is not None:
             others.append(trial.recording.operations[value.operation].frames)
     made, use = use_of(observed, maker), use_of(observed, operation)
-    stale = _not_renewed(operation, maker) if there is not None and there.layer != wanted.entry.layer else None
-    if stale is not None:
-        return [(stale, "used here"), (made, "made here"), (use, "used here")]
     shared = shared_line(maker.frames, *others) if others else None
     following = _handed_on(observed, maker, shared)
     dead = _untaken_part(observed, operation, wanted.entry, trial.labels[number])
@@ -346,9 +346,16 @@ def _without_sum(observed: Observed, explained: Explanation, maker: Operation, w
     return [(ignored, "made here"), (following, "made here"), (shared or made, "made here"), (use, "used here")]
 
 
-def _not_renewed(operation: Operation, maker: Operation) -> Spot | None:
-    """The line of a loop that takes in each turn what was made before the loop."""
-    for depth, frame in enumerate(operation.frames):
+def not_renewed(observed: Observed, explained: Explanation) -> Spot | None:
+    """The line of a loop over the blocks that takes in each turn the stream from before the loop."""
+    found, wanted = explained.found, explained.wanted
+    if explained.position is None or not isinstance(found, Identity) or not isinstance(wanted, Identity):
+        return None
+    maker = observed.trial.made(explained.operation.inputs[explained.position])
+    streams = [each.entry is not None and each.entry.place in STREAMS for each in (found, wanted)]
+    if not all(streams) or maker is None or found.entry.layer == wanted.entry.layer:  # type: ignore[union-attr]
+        return None
+    for depth, frame in enumerate(explained.operation.frames):
         here = source.at(frame, depth)
         loop = source.loop_around(here.node) if here is not None else None
         before = [each.line for each in maker.frames if function_of(each) == function_of(frame)]
