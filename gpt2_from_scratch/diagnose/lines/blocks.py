@@ -206,7 +206,9 @@ def _handed_out(frames: Sequence[Frame], inside: Spot) -> Spots:
             target = Expression(frame.file, targets[position], depth)
             listed = [ast.dump(each) for each in loop.iter.args] if isinstance(loop.iter, ast.Call) else []
             twice = listed.count(ast.dump(over.node)) > 1  # in the place of another list
-            lines = [over, target] if twice else [*handed, target, over]
+            numbers = [int(number) for each in targets for number in re.findall(r"\d+", ast.unparse(each))]
+            counted = len(numbers) > 1 and numbers == sorted(numbers)  # these names are in their order
+            lines = [over, target] if twice else [*handed, over, target] if counted else [*handed, target, over]
             return [(each.spot, "used here") for each in lines]
         for statement, value in source.bindings(Expression(frame.file, here.node.func, depth))[:1]:
             if isinstance(statement, ast.Assign):

@@ -352,8 +352,8 @@ def not_renewed(observed: Observed, explained: Explanation) -> Spot | None:
     if explained.position is None or not isinstance(found, Identity) or not isinstance(wanted, Identity):
         return None
     maker = observed.trial.made(explained.operation.inputs[explained.position])
-    streams = [each.entry is not None and each.entry.place in STREAMS for each in (found, wanted)]
-    if not all(streams) or maker is None or found.entry.layer == wanted.entry.layer:  # type: ignore[union-attr]
+    stream = found.entry is not None and found.entry.place in STREAMS
+    if not stream or wanted.entry is None or wanted.entry.place != "h.*.output" or maker is None:
         return None
     for depth, frame in enumerate(explained.operation.frames):
         here = source.at(frame, depth)
