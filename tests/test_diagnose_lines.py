@@ -228,6 +228,21 @@ WRITTEN_HERE = (
         "scores.masked_fill(future, -torch.inf) / math.sqrt(tokens), dim",
     ),
     (
+        "book/scaled_by_the_caller_too",  # a function that is right for what it should be given
+        "self.attn_scores(queries, keys)",
+        "self.attn_scores(queries / math.sqrt(queries.shape[-1]), keys)",
+    ),
+    (
+        "jax_dict/another_scale_of_the_keys",  # of two factors, the one that is not GPT-2's
+        'linear(x, params[f"{name}/key"]))',
+        'linear(x, params[f"{name}/key"]) * d_model**-0.5)',
+    ),
+    (
+        "conv1x1/lists_exchanged",  # names that count upwards
+        "self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2",
+        "self.attn_layers, self.norm_layers_2, self.ffn_layers, self.norm_layers_1",
+    ),
+    (
         "sequence_first/names_of_the_chunks",  # a name that is made of itself
         "q, k, v = self.in_proj(src)",
         "v, k, q = self.in_proj(src)",

@@ -107,12 +107,15 @@ def factor_spots(observed: Observed, explained: Explanation) -> Spots:
     if maker is None or not maker.frames:
         return [(use, "used here")]
     spots: list[tuple[Spot | None, Role]] = []
+    scaling = _scaling(observed, number)
+    second = _once_too_often(observed, scaling)
+    if second is not None:
+        return [*((use_of(observed, each), "made here") for each in (second, *scaling)), (use, "used here")]
     gave = trial.labels[maker.outputs[0]]
     same = [each for each in maker.inputs if trial.labels[each].entry is gave.entry]
     here = source.at(maker.frames[0])
     numbers = [each for each in maker.constants.values() if isinstance(each, float)]
-    root = observed.table.sizes.get("D", 1) ** 0.5
-    right = any(min(abs(each * root - 1), abs(each / root - 1)) < ROUNDED for each in numbers)  # wrongly used
+    right = _is_root(observed, maker)  # wrongly used
     if same and any(abs(each / own - 1) < ROUNDED for each in numbers for own in (CUBIC, ROOT)):
         return [(use, "used here"), (use_of(observed, maker), "made here")]  # that is GPT-2's number there
     if same and here is not None and not right:
@@ -123,7 +126,7 @@ def factor_spots(observed: Observed, explained: Explanation) -> Spots:
         spots += [(_written(observed, idle), "made here"), (use_of(observed, idle), "made here")]
     spots += [(switch_before(observed, operation.frames), "made here")] if abs(gave.factor) > 1 else []
     spots += [(built, "made here"), (use_of(observed, maker), "made here")]
-    spots += [(use_of(observed, each), "made here") for each in _scaling(observed, number) if each is not maker]
+    spots += [(use_of(observed, each), "made here") for each in scaling if each is not maker]
     return [*spots, (use, "used here")]
 
 
@@ -187,6 +190,30 @@ def _scaling(observed: Observed, number: int) -> list[Operation]:
         if takes and maker.name not in VIEWS and abs(takes[0].factor / gave.factor - 1) > ROUNDED:
             found.append(maker)
     return found
+
+
+def _is_root(observed: Observed, maker: Operation) -> bool:
+    """Whether an operation multiplies with the root of the width of a head, or divides by it."""
+    root = observed.table.sizes.get("D", 1) ** 0.5
+    numbers = [each for each in maker.constants.values() if isinstance(each, float)]
+    return any(min(abs(each * root - 1), abs(each / root - 1)) < ROUNDED for each in numbers)
+
+
+def _once_too_often(observed: Observed, scaling: list[Operation]) -> Operation | None:
+    """Of two operations that scale a value, as GPT-2 does once, the one too many.
+
+    That is the one with another number; of two with the right one that of the caller, for a function that scales what
+    it is given is right; in one function the later one.
+    """
+    if len(scaling) != 2 or not all(each.frames for each in scaling):
+        return None
+    others = [each for each in scaling if not _is_root(observed, each)]
+    if others:
+        return others[0] if len(others) == 1 else None
+    one, other = scaling
+    if one.frames[0].function != other.frames[0].function:
+        return min(scaling, key=lambda each: len(each.frames))
+    return max(scaling, key=lambda each: each.index)
 
 
 def _ancestors(observed: Observed, number: int) -> Iterator[Operation]:
