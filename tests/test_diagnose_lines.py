@@ -301,6 +301,12 @@ HANDED_ON = (  # bugs on the way of a value from where it was made to where it i
     ("torch_mha", "x = x + self.drop(h)", "x = x + self.norm_ff(h)"),  # a module that is right elsewhere
     # a step whose weights nothing takes
     ("numpy_gpt2", "x = x + attn(ln_1(x))\n    return x + mlp(ln_2(x))", "return mlp(ln_2(x)) + x"),
+    ("conv1x1", "value = self.conv_v(x)", "value = self.conv_o(x)"),  # queries and keys are made already
+    ("annotated", "if mask is not None:\n        scores", "if mask is None:\n        scores"),  # a line that is not run
+    ("encoder_layers", "self.word_embeddings(tokens) + ", ""),  # what torch's own layer is given
+    ("scan_stack", "q, k, v = qkv.unbind", "q, v, k = qkv.unbind"),  # names that are only moved a line later
+    ("parallel_heads", "self.embed(tokens) + self.pos_embed(tokens)", "self.embed(tokens)"),  # what a part returned
+    ("one_hot", "self.wide(self.std2(x))", "self.wide(self.mixer(x))"),  # weights that the block has taken before
     ("conv1x1", "for attn, norm_1, ffn, norm_2", "for attn, ffn, norm_1, norm_2"),  # one line explains all findings
     ("numpy_gpt2", "(use.split_heads(y, n_head) for", "(use.split_heads(x, n_head) for"),  # queries and keys together
     ("jax_dict", "np.sqrt(variance + 1e-5)", "np.sqrt(1e-5)"),  # a weight times a number

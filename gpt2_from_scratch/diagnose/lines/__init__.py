@@ -782,7 +782,7 @@ def _by_one_line(findings: Sequence[Finding]) -> list[Finding]:
         chosen: list[Finding] = []
         for each in findings:
             line = next((line for line in each.lines if (line.file, line.line) == place), None)
-            if line is None or (line.role == "used here" and line is not each.lines[0]):
+            if line is None or (line.role != "made here" and line is not each.lines[0]):
                 break
             said = replace(line, says=each.says, expected=each.expected, likely=True)
             chosen.append(replace(each, lines=(said, *(other for other in each.lines if other is not line))))

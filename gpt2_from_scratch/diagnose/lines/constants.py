@@ -152,11 +152,12 @@ def _right_elsewhere(observed: Observed, maker: Operation, argument: Expression)
     """Whether another operation takes a number by the same name, and gives one of GPT-2's values with it."""
     names = {each.id for each in ast.walk(argument.node) if isinstance(each, ast.Name) and not source.is_module(each)}
     for other in observed.before.recording.operations:
-        if other.index == maker.index or other.frames[1:] != maker.frames[1:] or not other.frames or not other.outputs:
+        around = other.frames[max(len(other.frames) - len(maker.frames), 0) :]  # a comprehension has a frame of its own
+        if other.index == maker.index or around[1:] != maker.frames[1:] or not around or not other.outputs:
             continue
         label = observed.before.labels[other.outputs[0]]
         here = source.at(other.frames[0])
-        if function_of(other.frames[0]) != function_of(maker.frames[0]) or not label.known or label.entry is None:
+        if function_of(around[0]) != function_of(maker.frames[0]) or not label.known or label.entry is None:
             continue
         given = [source.operand(here, place) for place in other.constants] if here is not None else []
         if abs(label.factor - 1) <= ROUNDED and any(

@@ -122,12 +122,14 @@ class Explainer:
         for kind in kinds:
             all_found = list(_SEARCHES[kind](self.case, operation, again, inputs, output))
             all_found = [each for each in all_found if (kind, each.position) not in refused]
-            found = min(all_found, key=lambda each: each.score, default=None)
+            found = min(all_found, key=_score, default=None)
+            if kind == "module" and found is not None and again_made(found):  # queries were made: then keys or values
+                found = min((each for each in all_found if not again_made(each)), key=_score, default=found)
             if kind == "operand" and found is not None and again_made(found):
                 weight = is_weight(found.wanted)  # otherwise only for a value that is there already
                 new = [each for each in all_found if not again_made(each) and not is_weight(each.wanted)]
                 new = [each for each in new if weight or _key(each.wanted) in made]
-                found = min(new, key=lambda each: each.score, default=found)
+                found = min(new, key=_score, default=found)
             if best is not None:  # weights of another module, for a step that was taken before
                 best = best if found is None or again_made(found) else (kind, found)
                 break
@@ -243,6 +245,10 @@ class Explainer:
             shown = "rounding"
         explained = Explanation(shown, operation, best.position, best.place, best.was, best.wanted, best.becomes, kind)
         return explained, best.output
+
+
+def _score(found: Found) -> tuple[float, ...]:
+    return found.score
 
 
 def _distance(right: Tensor, output: Tensor) -> float:

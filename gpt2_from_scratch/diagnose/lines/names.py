@@ -153,6 +153,10 @@ def _binding_of(argument: Expression) -> Spots:
     """The statement that unpacked several values at once into names, behind statements that only move them."""
     for statement, value in source.bindings(argument):
         inner = source.moved(Expression(argument.file, value, argument.depth))
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        roles = [_role_in(each.id) for each in _elements(target) if isinstance(each, ast.Name)]
+        if sorted(roles) == ["k", "q", "v"] and roles != ["q", "k", "v"] and target is not None:  # an unusual order
+            return [(Expression(argument.file, target, argument.depth).spot, "made here")]
         if isinstance(argument.node, ast.Name) and _renews(statement, inner.node, argument.node.id):
             continue
         if isinstance(value, ast.GeneratorExp | ast.ListComp):  # what it runs over has the order
@@ -171,13 +175,18 @@ def _binding_of(argument: Expression) -> Spots:
     return []
 
 
+def _elements(target: ast.AST | None) -> list[ast.expr]:
+    """What an assignment to several names assigns to; none for one name."""
+    return target.elts if isinstance(target, ast.Tuple) else []
+
+
 def _renews(statement: ast.AST, value: ast.expr, name: str) -> bool:
     """Whether a value is that of the name before, or is made of it: ``q = self.split_heads(q)``."""
-    over = value.generators[0].iter if isinstance(value, ast.GeneratorExp | ast.ListComp) else None
+    over = value.generators[0].iter if isinstance(value, ast.GeneratorExp | ast.ListComp) else value
     if isinstance(over, ast.Tuple):
         target = statement.targets[0] if isinstance(statement, ast.Assign) else None
-        names = target.elts if isinstance(target, ast.Tuple) else over.elts
-        pairs = zip(names, over.elts, strict=False)
+        given = [source.moved(Expression("", each, None)).node for each in over.elts]
+        pairs = zip(_elements(target) or given, given, strict=False)
         return any(all(isinstance(each, ast.Name) and each.id == name for each in pair) for pair in pairs)
     if isinstance(value, ast.Call):
         return any(isinstance(each, ast.Name) and each.id == name for each in value.args)

@@ -104,7 +104,6 @@ def _on_the_way(observed: Observed, explained: Explanation, way: Way, spots: Spo
         return []
     used, lines = [(frame.file, frame.line) for frame in operation.frames], (*way.spots, *way.earlier)
     for dead, itself, behind in unread_values(observed, explained):
-        behind = behind and source.overwritten(dead)
         places = (*lines, *map(spot_of, operation.frames)) if behind else lines
         later = [each for each in places if each.line > dead.line and source.same_function(each, dead)]
         if itself:  # its name was given to something else
@@ -124,6 +123,8 @@ def _on_the_way(observed: Observed, explained: Explanation, way: Way, spots: Spo
         return []
     if exists(observed, operation, wanted):
         return []
+    if way.untaken is not None:
+        return [(way.untaken, "used here")]
     # A function that has returned has done its part, unless the step that is missing belongs to the same module.
     inside = there.entry is not None and module_of(there.entry) == module_of(wanted.entry)
     running = list(map(spot_of, operation.frames))

@@ -22,7 +22,9 @@ from gpt2_from_scratch.diagnose.lines.names import bound_as, other_name
 from gpt2_from_scratch.diagnose.lines.places import (
     Observed,
     Spots,
+    blamed_depth,
     built_at,
+    call_at,
     composite_at,
     first_maker,
     function_of,
@@ -108,7 +110,8 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     if end is not None:
         return [(end, "used here"), (use, "used here")]
     whole = composite_at(observed, operation)
-    if whole is not None:
+    before = isinstance(wanted, Identity) and wanted.entry is not None and wanted.entry.place == "embedding"
+    if whole is not None and not before:  # otherwise it was given another value
         return [(whole, "made here"), (use, "used here")]
     if not isinstance(wanted, Identity) or wanted.entry is None:
         return [(_integers_made(observed, number), "made here"), (use, "used here")]
@@ -136,6 +139,9 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     stale = not_renewed(observed, explained)
     if stale is not None:
         return [(stale, "used here"), (made, "made here"), (use, "used here")]
+    again = _called_again(observed, operation)
+    if again is not None:
+        return [(again, "used here"), (made, "made here"), (use, "used here")]
     if exists(observed, operation, wanted):
         return other_name(observed, explained, wanted, use, made)
     if maker is None or not maker.frames or label.entry is None:
@@ -187,6 +193,21 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     if sideways or (maker.name not in VIEWS and any(trial.labels[each].entry is label.entry for each in maker.inputs)):
         return [(made, "made here"), (use, "used here")]  # or it gave what it took
     return _without_step(observed, explained, maker, wanted)
+
+
+def _called_again(observed: Observed, operation: Operation) -> Spot | None:
+    """The call that takes weights which the same block has taken before, rightly and in another line."""
+    labels, depth = observed.before.labels, blamed_depth(observed, operation)
+
+    def weights(each: Operation) -> set[str]:
+        entries = [labels[number].entry for number in each.inputs]
+        return {entry.key for entry in entries if entry is not None and entry.weight and entry.layer is not None}
+
+    for each in observed.before.recording.operations[: operation.index if depth else 0]:
+        elsewhere = len(each.frames) > depth and each.frames[depth].line != operation.frames[depth].line
+        if elsewhere and weights(each) & weights(operation) and each.outputs and labels[each.outputs[0]].known:
+            return call_at(operation.frames, depth)
+    return None
 
 
 def _blocks_follow(observed: Observed, operation: Operation) -> bool:
@@ -332,7 +353,7 @@ def _without_sum(observed: Observed, explained: Explanation, maker: Operation, w
         if value.operation is not None:
             others.append(trial.recording.operations[value.operation].frames)
     made, use = use_of(observed, maker), use_of(observed, operation)
-    shared = shared_line(maker.frames, *others) if others else None
+    shared = shared_line(maker.frames, *(others or [operation.frames]))
     following = _handed_on(observed, maker, shared)
     dead = _untaken_part(observed, operation, wanted.entry, trial.labels[number])
     if dead is not None:
@@ -465,13 +486,14 @@ def _handed_on(observed: Observed, maker: Operation, line: Spot | None) -> Spot 
         if line is None or here is None or (frame.file, frame.line) != (line.file, line.line):
             continue
         following = source.next_with(here)
-        run = {(each.frame.file, each.frame.line) for each in observed.trial.recording.operations if each.frame}
+        run = {(each.file, each.line) for other in observed.trial.recording.operations for each in other.frames}
         if following is None:
             return None
         calls = isinstance(following.node, ast.Call) and len(following.node.args) == 1
         if not calls and not (isinstance(following.node, ast.Name) and source.is_assigned(following.node)):
             return None
-        return None if (following.file, following.node.lineno) in run else following.spot
+        idle = (following.file, following.node.lineno) not in run
+        return following.spot if idle or source.unread(following.file, following.node.lineno) else None
     return None
 
 
@@ -557,12 +579,16 @@ def unread_values(observed: Observed, explained: Explanation) -> list[tuple[Spot
             entry = label.entry
             if trial.consumers.get(number) or entry is None or not label.known or abs(label.factor - 1) > ROUNDED:
                 continue
+            if entry is after:  # it is there
+                continue
             part = entry.place.removesuffix(".weight") in parts
             same = entry.layer == wanted.entry.layer and module_of(entry) == module_of(wanted.entry)
             between = after is not None and after.order < entry.order < wanted.entry.order and not entry.weight
             if part or between or (same and not entry.weight):
                 unread = (frame for frame in earlier.frames if source.unread(frame.file, frame.line))
-                found += [(spot_of(frame), entry is wanted.entry, between) for frame in unread][:1]
+                spots = [spot_of(frame) for frame in unread][:1]
+                behind = between and (entry.place not in STREAMS or any(map(source.overwritten, spots)))
+                found += [(spot, entry is wanted.entry, behind) for spot in spots]
     return found
 
 

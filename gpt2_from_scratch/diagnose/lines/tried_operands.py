@@ -144,6 +144,8 @@ def operands(
                     continue
                 if operation.name == "add" and _of_next_block(label, identity):
                     continue
+                if became.entry.key.endswith(".square") and label.entry is not entry in [each.entry for each in others]:
+                    continue  # of any value times itself
                 data = label.entry is not None and not label.entry.weight
                 back = data and label.entry is not None and became.entry.order < label.entry.order
                 apart = abs(entry.order - label.entry.order) if label.entry is not None else 0

@@ -14,6 +14,7 @@ from gpt2_from_scratch.diagnose.lines.explain import Explanation
 from gpt2_from_scratch.diagnose.lines.places import Observed, source_of
 from gpt2_from_scratch.diagnose.lines.source import Expression, Function, Spot
 from gpt2_from_scratch.diagnose.lines.trial import VIEWS
+from gpt2_from_scratch.recorder import Operation
 
 _MOST_STEPS = 12  # of a value from name to name
 
@@ -26,11 +27,13 @@ class Way:
         spots: the lines that handed it on, the last one first.
         unchanged: the return of a function that returned the value as it was given it, None if there is none.
         earlier: the lines that handed on what the value was computed of, as far as that is one name.
+        untaken: the condition of an assignment that was not run, None if all were.
     """
 
     spots: tuple[Spot, ...]
     unchanged: Spot | None = None
     earlier: tuple[Spot, ...] = ()
+    untaken: Spot | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ def way_of(observed: Observed, explained: Explanation) -> Way:
     maker = observed.trial.made(operation.inputs[position]) if position is not None else None
     made = {(frame.file, frame.line) for frame in (maker.frames if maker is not None else ())}
     computed: int | None = None  # how many spots there were when something had been computed
+    untaken: Spot | None = None
     for _ in range(_MOST_STEPS):
         if argument is None:
             break
@@ -60,6 +64,9 @@ def way_of(observed: Observed, explained: Explanation) -> Way:
         plain = plain and moved.node is argument.node
         argument, node = moved, moved.node
         bound = _bound(argument, made)
+        while bound is not None and (condition := _not_run(observed, argument, bound)) is not None:
+            untaken = untaken or condition
+            bound = _bound(argument, made, bound[1].lineno)
         if bound is not None:
             statement, value = bound
             if isinstance(statement, ast.AugAssign):
@@ -76,7 +83,7 @@ def way_of(observed: Observed, explained: Explanation) -> Way:
             argument = None if inside else source.caller(argument, operation.frames)
             spots += [argument.spot] if argument is not None else []
         elif isinstance(node, ast.Call):
-            called = _called(observed, argument)
+            called = _called(observed, argument, maker)
             ends = source.returns(called) if called is not None else []
             if called is None:
                 idle = _only_moves(observed, argument)
@@ -101,12 +108,35 @@ def way_of(observed: Observed, explained: Explanation) -> Way:
             argument, plain = Expression(argument.file, name, argument.depth), False
         else:
             break
-    return Way(tuple(spots[:computed]), unchanged, tuple(spots[computed:] if computed is not None else ()))
+    earlier = tuple(spots[computed:] if computed is not None else ())
+    return Way(tuple(spots[:computed]), unchanged, earlier, untaken)
 
 
-def _bound(name: Expression, made: Container[tuple[str, int]]) -> tuple[ast.AST, ast.expr] | None:
-    """The assignment that a name has its value from; in a loop it may be one behind the name, in the turn before."""
-    pairs = source.bindings(name)
+def _not_run(observed: Observed, name: Expression, bound: tuple[ast.AST, ast.expr]) -> Spot | None:
+    """The condition of an assignment that computes something, if that was not run."""
+    statement, value = bound
+    around = set(source.parents(name.node))
+    tests = [each for each in source.parents(statement) if isinstance(each, ast.If) and each not in around]
+    lines = range(value.lineno, (value.end_lineno or value.lineno) + 1)
+    alone = isinstance(value, ast.Call) and len(value.args) == 1  # such as dropout, which leaves no record in eval mode
+    computes = not alone and any(isinstance(each, ast.Call | ast.BinOp) for each in ast.walk(value))
+    if not tests or not computes:
+        return None
+    run = {(frame.file, frame.line) for each in observed.before.recording.operations for frame in each.frames}
+    return None if any((name.file, line) in run for line in lines) else Expression(name.file, tests[0].test, None).spot
+
+
+def _bound(
+    name: Expression, made: Container[tuple[str, int]], above: int | None = None
+) -> tuple[ast.AST, ast.expr] | None:
+    """The assignment that a name has its value from; in a loop it may be one behind the name, in the turn before.
+
+    Args:
+        name: the name.
+        made: lines where the value was made.
+        above: only assignments above this line.
+    """
+    pairs = [pair for pair in source.bindings(name) if above is None or pair[1].lineno < above]
     turns = list(source.loops_around(name.node))
     before = [pair for pair in pairs if pair[1].lineno < name.node.lineno]
     carried = [
@@ -117,12 +147,15 @@ def _bound(name: Expression, made: Container[tuple[str, int]]) -> tuple[ast.AST,
     return next(iter([*carried, *before]), None)
 
 
-def _called(observed: Observed, call: Expression) -> Function | None:
-    """The user's function that a call runs: as it was recorded, otherwise the one of that name in the file."""
-    for operation in observed.before.recording.operations:
-        for outer, inner in zip(operation.frames[1:], operation.frames, strict=False):
-            if source.is_at(outer, call):
-                return source.function_at(inner)
+def _called(observed: Observed, call: Expression, maker: Operation | None) -> Function | None:
+    """The user's function that a call runs: as it was recorded, otherwise the one of that name in the file.
+
+    A call in a loop runs several: the one that made the value, if one of them did.
+    """
+    for operation in (*([maker] if maker is not None else []), *observed.before.recording.operations):
+        for depth, frame in enumerate(operation.frames):
+            if source.is_at(frame, call) and (depth or operation is maker):
+                return source.function_at(operation.frames[depth - 1]) if depth else None
     return _named(call)
 
 
