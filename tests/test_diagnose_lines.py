@@ -243,6 +243,11 @@ WRITTEN_HERE = (
         "self.attn_layers, self.norm_layers_2, self.ffn_layers, self.norm_layers_1",
     ),
     (
+        "einsum_fused/norm_of_the_next_layer",  # a computed index, where the right weights are never taken
+        "self.norms[2 * i + 1](x)",
+        "self.norms[2 * i + 2](x)",
+    ),
+    (
         "sequence_first/names_of_the_chunks",  # a name that is made of itself
         "q, k, v = self.in_proj(src)",
         "v, k, q = self.in_proj(src)",

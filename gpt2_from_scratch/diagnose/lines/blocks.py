@@ -51,6 +51,11 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
     seldom = _taken_by_others(observed, operation, label, wanted)
     if seldom is not None:
         return [(seldom, "used here"), (use, "used here")]
+    other_block = label.entry.layer != wanted.entry.layer and None not in (label.entry.layer, wanted.entry.layer)
+    if other_block:
+        index = _always(observed, operation) or _arithmetic(frames) or _bound_late(frames)
+        if index is not None:
+            return [(index, "used here"), (use, "used here")]
     data = [each for each in operation.inputs if not is_weight(observed.trial.labels[each])]
     module = wanted.entry.key.rpartition(".")[0]
     left = bool(data) and label.entry.layer != wanted.entry.layer and label.entry.place != wanted.entry.place
@@ -58,10 +63,7 @@ def weight_spots(observed: Observed, explained: Explanation, label: Identity, wa
     absent = absent or _skipped(observed, operation, label, wanted)
     if absent is not None:
         return [(absent, "made here"), (use, "used here")]
-    if label.entry.layer != wanted.entry.layer and None not in (label.entry.layer, wanted.entry.layer):
-        index = _always(observed, operation) or _arithmetic(frames) or _bound_late(frames)
-        if index is not None:
-            return [(index, "used here"), (use, "used here")]
+    if other_block:
         shared = shared_modules(observed) or _built_once(observed, operation, label.entry.key)
         if shared is not None:
             return [(shared, "made here"), (use, "used here")]
