@@ -359,6 +359,24 @@ def test_the_numbers_of_an_accused_line_stand_beside_those_of_gpt2(
     assert "c0" in {colour for colour, _ in drawn.panels[1].paths}
 
 
+def test_what_no_function_of_the_users_calls_is_told_without_a_line(config: GPTConfig, tensors: dict[str, Tensor]):
+    class Embed(nn.Module):
+        def __init__(self, model: nn.Module):
+            super().__init__()
+            self.tok_emb, self.pos_emb = model.tok_emb, model.pos_emb
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.tok_emb(ids) + self.pos_emb(torch.arange(ids.shape[1]))
+
+    book = STYLES["book"].load(tensors, config)
+    for eps, status in ((1e-5, "nothing wrong"), (1e-2, "between")):
+        norm = nn.LayerNorm(config.n_embd, eps=eps)
+        norm.load_state_dict({name: tensors[f"ln_f.{name}"] for name in ("weight", "bias")})
+        found = accuse(nn.Sequential(Embed(book), *book.trf_blocks, norm, book.out_head), config, tensors)
+        assert found.status == status and not found.findings
+    assert "for 4 (LayerNorm), because no function of yours calls it: eps is 0.01; GPT-2 has 1e-05" in str(found)
+
+
 def test_numbers_to_be_drawn_are_those_around_the_largest_difference():
     right = torch.randn(3, 40, 200, generator=torch.Generator().manual_seed(0))
     wrong = right.clone()

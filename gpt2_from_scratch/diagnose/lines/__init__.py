@@ -50,7 +50,7 @@ from gpt2_from_scratch.diagnose.lines.own_code import own_code
 from gpt2_from_scratch.diagnose.lines.places import Observed
 from gpt2_from_scratch.diagnose.lines.trial import Called, Trial, casts_to_half, run
 from gpt2_from_scratch.diagnose.lines.values import Values, values
-from gpt2_from_scratch.diagnose.lines.words import Line
+from gpt2_from_scratch.diagnose.lines.words import Line, words
 from gpt2_from_scratch.errors import short_repr
 from gpt2_from_scratch.recorder import Again, Frame, Operation
 
@@ -353,6 +353,7 @@ class _Case:
             why = "none of the operations that could be recorded takes a weight of GPT-2's"
             return Accusation("could not record", why=why, operations=len(trial.recording.operations))
         findings: list[Finding] = []
+        nowhere: list[str] = []  # what is wrong and stands in no line of the user's
         unexplained = out_of_step = False  # out of step with GPT-2's blocks, by weights of another one
         tried: set[int] = set()
         for _ in range(_MOST):
@@ -380,6 +381,8 @@ class _Case:
             if explained.kind != "rounding" and not follows:
                 said = (lines[0].says, lines[0].expected) if lines else ("", "")
                 findings.append(Finding(tuple(lines), explained.kind, *said, explained.values))
+                if not lines:
+                    nowhere.append(self._nowhere(explained, following))
                 if more:
                     findings.append(Finding(tuple(more), "factor", more[0].says, more[0].expected))
             out_of_step = out_of_step or (crossed and is_weight(explained.wanted))
@@ -389,11 +392,11 @@ class _Case:
             final = named_in_logits(Observed(self.module, trial, self.table, trial))
             if final:
                 findings.append(Finding(tuple(final), "logits", final[0].says, final[0].expected))
-        notes = trial.recording.missing
+        notes = (*trial.recording.missing, *nowhere)
         unknown, count = base.unknown(), len(base.recording.operations)
         findings = _once([*(_by_one_line(findings) if trial.right else findings), *narrowed])
         if not findings:
-            if trial.right:
+            if trial.right and not nowhere:
                 return Accusation(
                     "nothing wrong",
                     proven=True,
@@ -403,12 +406,14 @@ class _Case:
                 )
             return Accusation(
                 "between",
-                why="the search ran out of time"
+                why="; and ".join(nowhere)
+                if nowhere
+                else "the search ran out of time"
                 if clock.over
                 else "no line is named: no operation was found that makes something else of GPT-2's numbers",
                 unknown=unknown,
                 operations=count,
-                notes=notes,
+                notes=trial.recording.missing,
             )
         status = "between" if unexplained and len(findings) == 1 else "named"
         return Accusation(status, tuple(findings), trial.right, "", unknown, count, notes)
@@ -665,6 +670,14 @@ class _Case:
         del self.sums[site]
         self.repairs[_site(explained.operation)] = repairs
         return None
+
+    def _nowhere(self, explained: Explanation, trial: Trial) -> str:
+        """What is wrong where no line can be named, as in a module that only the outermost `nn.Sequential` calls."""
+        operation = explained.operation
+        name = next((name for name, each in _modules(self.module) if each is operation.module), "")
+        place = f"{name} ({type(operation.module).__name__})" if name else operation.name
+        why = "the source of what calls it was not found" if operation.frames else "no function of yours calls it"
+        return f"no line is named for {place}, because {why}: {'; '.join(words(explained, trial))}"
 
     def _between(self, culprit: Operation, trial: Trial) -> Finding:
         known = [trial.labels[number] for number in culprit.inputs]
