@@ -22,6 +22,7 @@ from tests.bugs import (
     reserve,
     strangers_a,
     strangers_b,
+    unread,
     unseen,
     untouched,
 )
@@ -40,8 +41,18 @@ SETS = (
     later,
     strangers_a,
     strangers_b,
+    unread,
 )
-LATER = fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS + later.BUGS + strangers_a.BUGS + strangers_b.BUGS
+LATER = (
+    fresh.BUGS
+    + unseen.BUGS
+    + untouched.BUGS
+    + reserve.BUGS
+    + later.BUGS
+    + strangers_a.BUGS
+    + strangers_b.BUGS
+    + unread.BUGS
+)
 # Relative to the largest logit. Right code was measured at 2e-15, the smallest bug at 5e-5.
 WRONG = 1e-9
 
@@ -136,6 +147,13 @@ def test_the_set_of_people_who_port_is_as_large_as_it_claims() -> None:
     assert Counter(len(bug.parts) for bug in strangers_b.COMBINED) == {2: 6}
 
 
+def test_the_unread_set_is_as_large_as_it_claims() -> None:
+    assert len({bug.id for bug in unread.BUGS}) == len(unread.BUGS)
+    assert len(unread.SINGLE) == 80
+    assert Counter(Counter(bug.style for bug in unread.SINGLE).values()) == {2: 28, 3: 8}  # all styles that there were
+    assert Counter(len(bug.parts) for bug in unread.COMBINED) == {2: 11, 3: 4}
+
+
 @pytest.mark.parametrize(
     ("bugs", "earlier"),
     [
@@ -146,8 +164,9 @@ def test_the_set_of_people_who_port_is_as_large_as_it_claims() -> None:
         (later.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS),
         (strangers_a.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS + later.BUGS),
         (strangers_b.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS + later.BUGS),
+        (unread.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS + later.BUGS),
     ],
-    ids=["fresh", "unseen", "untouched", "reserve", "later", "strangers_a", "strangers_b"],
+    ids=["fresh", "unseen", "untouched", "reserve", "later", "strangers_a", "strangers_b", "unread"],
 )
 def test_a_later_set_repeats_no_bug_of_the_others(bugs: tuple[Bug, ...], earlier: tuple[Bug, ...]) -> None:
     known = {(bug.style, edit) for bug in earlier for edit in bug.edits}

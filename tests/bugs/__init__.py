@@ -1,10 +1,10 @@
 """Bugs that people write into a right GPT-2: edits of the styles in `tests.foreign`, and the lines that are guilty.
 
 `tests.bugs.development` and `tests.bugs.more_styles` are there to build and tune a diagnosis with. `held_out`, `fresh`,
-`unseen`, `untouched`, `reserve`, `later`, `strangers_a` and `strangers_b` were there to measure it, and rules have been
-tuned on them since. `held_out` and `development` were drawn by chance from one list, by style and by kind;
-`more_styles` has the styles that this list left out; `fresh`, `unseen`, `untouched`, `reserve`, `later`, `strangers_a`
-and `strangers_b` were written later, in this order, without knowledge of the rules; `choices` with it.
+`unseen`, `untouched`, `reserve`, `later`, `strangers_a`, `strangers_b` and `unread` were there to measure it, and rules
+have been tuned on them since. `held_out` and `development` were drawn by chance from one list, by style and by kind;
+`more_styles` has the styles that this list left out; `fresh`, `unseen`, `untouched`, `reserve`, `later`, `strangers_a`,
+`strangers_b` and `unread` were written later, in this order, without knowledge of the rules; `choices` with it.
 ``python -m tests.bugs`` measures::
 
     model = bug.load(tensors, config, folder)   # the edited file is in the folder, so its lines can be named

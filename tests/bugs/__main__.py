@@ -164,7 +164,7 @@ def main() -> None:
         "sets",
         nargs="+",
         help="modules of this folder: development, more_styles, choices, held_out, fresh, unseen, untouched, reserve, "
-        "later, strangers_a, strangers_b",
+        "later, strangers_a, strangers_b, unread",
     )
     parser.add_argument("--sample", type=int, default=0, help="so many bugs, drawn by chance; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
