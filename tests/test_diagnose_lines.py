@@ -253,6 +253,11 @@ WRITTEN_HERE = (
         "v, k, q = self.in_proj(src)",
     ),
     (
+        "nanogpt/without_biases",  # one field that all modules are given
+        "    bias: bool = True",
+        "    bias: bool = False",
+    ),
+    (
         "scan_stack/the_second_layer_again",  # an index that a call computes
         "stacked[i] for",
         "stacked[min(i, 0)] for",

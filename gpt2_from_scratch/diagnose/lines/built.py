@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from gpt2_from_scratch.diagnose.lines import classes, origins, source
-from gpt2_from_scratch.diagnose.lines.source import Expression
+from gpt2_from_scratch.diagnose.lines.source import Expression, Spot
 
 _TRANSFORMERS = "torch.nn.modules.transformer"
 _LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
@@ -53,6 +53,15 @@ def argument_named(call: Expression, names: Sequence[str], kind: type | None = N
         if at < len(node.args) and not any(isinstance(each, ast.Starred) for each in node.args[: at + 1]):
             return Expression(call.file, node.args[at], None)
     return None
+
+
+def without_bias(call: Expression) -> Spot:
+    """What built a module without a bias: where the one False that the call is given was written, or the call."""
+    node = call.node
+    given = [*node.args, *(each.value for each in node.keywords)] if isinstance(node, ast.Call) else []
+    written = [origins.origin(Expression(call.file, each, None), (), False) for each in given]
+    off = [each for each in written if isinstance(each.node, ast.Constant) and each.node.value is False]
+    return off[0].spot if len(off) == 1 else call.spot
 
 
 def number_givers(root: nn.Module | None, attribute: Expression, value: object) -> list[Expression]:

@@ -7,7 +7,7 @@ never uses them, the line is the end of the method that should have used them.
 from torch import nn
 
 from gpt2_from_scratch.diagnose.lines import classes, source
-from gpt2_from_scratch.diagnose.lines.built import argument_named, building_call
+from gpt2_from_scratch.diagnose.lines.built import argument_named, building_call, without_bias
 from gpt2_from_scratch.diagnose.lines.explain import is_weight
 from gpt2_from_scratch.diagnose.lines.places import Observed, built_at, spot_of, use_of
 from gpt2_from_scratch.diagnose.lines.source import Spot
@@ -34,7 +34,7 @@ def not_built(observed: Observed, operation: Operation, number: int, place: str)
     if gain is not None and bias is None and f"{module}.bias" in observed.table.by_key:
         owner = next((each for each in root.modules() if any(gain is own for own in each._parameters.values())), None)
         call = building_call(root, owner) if owner is not None else None
-        return call.spot if call is not None else None
+        return without_bias(call) if call is not None else None
     made = observed.trial.made(number)
     label = observed.trial.labels[number].entry
     if gain is None and made is not None and label is not None and label.key.startswith(f"{place}."):

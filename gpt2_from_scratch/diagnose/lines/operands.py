@@ -14,6 +14,7 @@ from gpt2_from_scratch.anatomy.entries import Entry
 from gpt2_from_scratch.anatomy.identity import ROUNDED, Identity
 from gpt2_from_scratch.diagnose.lines import origins, source
 from gpt2_from_scratch.diagnose.lines.blocks import blocks_end, loop_line, weight_spots
+from gpt2_from_scratch.diagnose.lines.built import without_bias
 from gpt2_from_scratch.diagnose.lines.constants import factor_maker
 from gpt2_from_scratch.diagnose.lines.explain import STREAMS, Explanation
 from gpt2_from_scratch.diagnose.lines.masks import scores_of, unmasked_spots
@@ -26,6 +27,7 @@ from gpt2_from_scratch.diagnose.lines.places import (
     built_at,
     call_at,
     composite_at,
+    construction,
     first_maker,
     function_of,
     owner_of,
@@ -425,7 +427,9 @@ def _without_bias(observed: Observed, explained: Explanation, maker: Operation) 
         maker = before
     ignored = _ignored(explained.operation, explained.position)
     made, use = use_of(observed, maker), use_of(observed, explained.operation)
-    return [(ignored, "used here"), (built_at(observed, maker), "made here"), (made, "made here"), (use, "used here")]
+    call = construction(observed, maker)
+    built = without_bias(call) if call is not None else None
+    return [(ignored, "used here"), (built, "made here"), (made, "made here"), (use, "used here")]
 
 
 def _without_step(observed: Observed, explained: Explanation, maker: Operation, wanted: Identity) -> Spots:
