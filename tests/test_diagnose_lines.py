@@ -258,6 +258,11 @@ WRITTEN_HERE = (
         "    bias: bool = False",
     ),
     (
+        "conv1d_port/keys_joined_behind_a_wrong_name",  # a name that is joined to itself in a line that is not run
+        "key = self.split_heads(key, k=True)",
+        "key = self.split_heads(value, k=True)",
+    ),
+    (
         "scan_stack/the_second_layer_again",  # an index that a call computes
         "stacked[i] for",
         "stacked[min(i, 0)] for",

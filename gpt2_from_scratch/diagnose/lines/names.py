@@ -181,7 +181,7 @@ def _elements(target: ast.AST | None) -> list[ast.expr]:
 
 
 def _renews(statement: ast.AST, value: ast.expr, name: str) -> bool:
-    """Whether a value is that of the name before, or is made of it: ``q = self.split_heads(q)``."""
+    """Whether a value is that of the name before, or is made of it: ``k = split(k)``, ``k = cat((past, k))``."""
     over = value.generators[0].iter if isinstance(value, ast.GeneratorExp | ast.ListComp) else value
     if isinstance(over, ast.Tuple):
         target = statement.targets[0] if isinstance(statement, ast.Assign) else None
@@ -189,7 +189,8 @@ def _renews(statement: ast.AST, value: ast.expr, name: str) -> bool:
         pairs = zip(_elements(target) or given, given, strict=False)
         return any(all(isinstance(each, ast.Name) and each.id == name for each in pair) for pair in pairs)
     if isinstance(value, ast.Call):
-        return any(isinstance(each, ast.Name) and each.id == name for each in value.args)
+        listed = [each.elts if isinstance(each, ast.Tuple | ast.List) else [each] for each in value.args]
+        return any(isinstance(each, ast.Name) and each.id == name for given in listed for each in given)
     parts = [value.left, value.right] if isinstance(value, ast.BinOp) else [value]  # a multiple of it
     return any(isinstance(each, ast.Name) and each.id == name for each in parts)
 

@@ -65,7 +65,7 @@ def way_of(observed: Observed, explained: Explanation) -> Way:
         argument, node = moved, moved.node
         bound = _bound(argument, made)
         while bound is not None and (condition := _not_run(observed, argument, bound)) is not None:
-            untaken = untaken or condition
+            untaken = untaken or (None if _joins(bound[1]) else condition)  # joining is no step of GPT-2's
             bound = _bound(argument, made, bound[1].lineno)
         if bound is not None:
             statement, value = bound
@@ -118,12 +118,18 @@ def _not_run(observed: Observed, name: Expression, bound: tuple[ast.AST, ast.exp
     around = set(source.parents(name.node))
     tests = [each for each in source.parents(statement) if isinstance(each, ast.If) and each not in around]
     lines = range(value.lineno, (value.end_lineno or value.lineno) + 1)
-    alone = isinstance(value, ast.Call) and len(value.args) == 1  # such as dropout, which leaves no record in eval mode
+    # Such as dropout, which leaves no record in eval mode.
+    alone = isinstance(value, ast.Call) and len(value.args) == 1 and not _joins(value)
     computes = not alone and any(isinstance(each, ast.Call | ast.BinOp) for each in ast.walk(value))
     if not tests or not computes:
         return None
     run = {(frame.file, frame.line) for each in observed.before.recording.operations for frame in each.frames}
     return None if any((name.file, line) in run for line in lines) else Expression(name.file, tests[0].test, None).spot
+
+
+def _joins(value: ast.expr) -> bool:
+    """Whether an expression makes one value of several that are listed, as keys of earlier tokens and of this one."""
+    return isinstance(value, ast.Call) and bool(value.args) and isinstance(value.args[0], ast.Tuple | ast.List)
 
 
 def _bound(
