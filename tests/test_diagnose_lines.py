@@ -263,6 +263,11 @@ WRITTEN_HERE = (
         "key = self.split_heads(value, k=True)",
     ),
     (
+        "conv1x1/ones_for_the_scores",  # a name that is given something else
+        "        scores = scores.masked_fill",
+        "        scores = torch.ones_like(scores)\n        scores = scores.masked_fill",
+    ),
+    (
         "scan_stack/the_second_layer_again",  # an index that a call computes
         "stacked[i] for",
         "stacked[min(i, 0)] for",

@@ -149,7 +149,7 @@ def operand_spots(observed: Observed, explained: Explanation) -> Spots:
     if maker is None or not maker.frames or label.entry is None:
         limited = maker is not None and getattr(maker.module, "max_norm", None) is not None  # rows are shortened
         built = built_at(observed, maker, ("max_norm",)) if maker is not None and limited else None
-        cut = _cut_wrongly(observed, number)
+        cut = _bound_anew(observed, number, wanted.entry) or _cut_wrongly(observed, number)
         call = shared_line(maker.frames, operation.frames) if maker is not None and label.entry is None else None
         return [(built, "made here"), (cut, "made here"), (call, "made here"), (made, "made here"), (use, "used here")]
     giver = factor_maker(observed, number) if abs(label.factor - 1) > ROUNDED else None
@@ -221,6 +221,29 @@ def _blocks_follow(observed: Observed, operation: Operation) -> bool:
 
     following = observed.before.recording.operations[operation.index + 1 :]
     return layers(operation) == {None} and any(layers(each) - {None} for each in following)
+
+
+def _bound_anew(observed: Observed, number: int, wanted: Entry) -> Spot | None:
+    """The line that gave a name something else, where it had a number of GPT-2's that the wanted one is made of."""
+    recording, labels = observed.trial.recording, observed.trial.labels
+    pending, makers = [number], dict[int, Operation]()
+    while pending:
+        maker = recording.maker(pending.pop())
+        if maker is not None and maker.frames and maker.index not in makers:
+            makers[maker.index] = maker
+            pending += [each for each in maker.inputs if labels[each].entry is None]
+    for index, maker in sorted(makers.items()):
+        spot = spot_of(maker.frames[0])
+        code = source.code_at(spot.file, spot.line)
+        name = code.targets[0] if isinstance(code, ast.Assign) and len(code.targets) == 1 else None
+        bound = source.bindings(Expression(spot.file, name, 0))[:1] if name is not None else []
+        for _, value in bound:
+            for earlier in recording.operations[:index] if value.lineno < spot.line else ():
+                entry = labels[earlier.outputs[0]].entry if earlier.outputs else None
+                there = any((frame.file, frame.line) == (spot.file, value.lineno) for frame in earlier.frames)
+                if there and entry is not None and entry.main and module_of(entry) == module_of(wanted):
+                    return spot
+    return None
 
 
 def _cut_wrongly(observed: Observed, number: int) -> Spot | None:
