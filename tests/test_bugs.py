@@ -5,6 +5,7 @@ Everything is float64 with perturbed weights, so a difference far above rounding
 
 from collections import Counter
 from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,47 +13,16 @@ import torch
 from torch import Tensor
 
 from gpt2_from_scratch.config import GPTConfig
-from tests.bugs import (
-    Bug,
-    development,
-    fresh,
-    held_out,
-    later,
-    more_styles,
-    reserve,
-    strangers_a,
-    strangers_b,
-    unread,
-    unseen,
-    untouched,
-)
+from tests import bugs
+from tests.bugs import Bug
 from tests.foreign import STYLES
 from tests.perturbed import SIZES, perturbed
 
-BUGS = development.BUGS + more_styles.BUGS + held_out.BUGS
-SETS = (
-    development,
-    more_styles,
-    held_out,
-    fresh,
-    unseen,
-    untouched,
-    reserve,
-    later,
-    strangers_a,
-    strangers_b,
-    unread,
-)
-LATER = (
-    fresh.BUGS
-    + unseen.BUGS
-    + untouched.BUGS
-    + reserve.BUGS
-    + later.BUGS
-    + strangers_a.BUGS
-    + strangers_b.BUGS
-    + unread.BUGS
-)
+SETS = {name: import_module(f"tests.bugs.{name}") for name in bugs.SETS}
+BUGS: tuple[Bug, ...] = tuple(bug for each in SETS.values() for bug in each.BUGS)
+EARLY = ("development", "more_styles", "held_out")  # one list; parts of a combination may be on one line
+TOGETHER = ("strangers_a", "strangers_b", "unread")  # written at one time by three people
+
 # Relative to the largest logit. Right code was measured at 2e-15, the smallest bug at 5e-5.
 WRONG = 1e-9
 
@@ -88,111 +58,40 @@ def distance(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).abs().nan_to_num(nan=torch.inf).max() / expected.abs().max()).item()
 
 
-def test_the_set_is_as_large_as_it_claims() -> None:
-    assert len({bug.id for bug in BUGS}) == len(BUGS) >= 300
-    assert len(held_out.SINGLE) == pytest.approx(len(development.SINGLE) / 2, abs=1)  # a third of all
-    assert len({bug.style for bug in development.BUGS} & {bug.style for bug in held_out.BUGS}) >= 15
-    assert min(Counter(bug.kind for bug in BUGS).values()) >= 3
-    assert sum(bool(bug.parts) for bug in BUGS) >= 50
+@pytest.mark.parametrize("name", SETS)
+def test_a_set_names_its_bugs_and_combines_its_own(name: str) -> None:
+    single = {bug.id: bug for bug in SETS[name].SINGLE}
+    assert len({bug.id for bug in SETS[name].BUGS}) == len(SETS[name].BUGS)
+    for bug in SETS[name].BUGS:
+        parts = [single[f"{bug.style}/{part}"] for part in bug.parts]
+        assert name in EARLY or not parts or len(bug.lines) == sum(len(part.lines) for part in parts), bug.id
 
 
-def test_the_fresh_set_is_as_large_as_it_claims() -> None:
-    assert len({bug.id for bug in fresh.BUGS}) == len(fresh.BUGS)
-    assert len(fresh.SINGLE) == 90
-    assert len({bug.style for bug in fresh.SINGLE}) >= 35  # all styles that there were when it was written
-    assert Counter(len(bug.parts) for bug in fresh.COMBINED) == {2: 20, 3: 10}
+def test_all_styles_have_bugs_of_all_kinds() -> None:
+    assert len(SETS["held_out"].SINGLE) == pytest.approx(len(SETS["development"].SINGLE) / 2, abs=1)  # a third of all
+    for name in ("fresh", "unseen", "untouched", "reserve", "unread", "natural"):
+        assert len({bug.style for bug in SETS[name].SINGLE}) >= 35, name
+        assert len(SETS[name].SINGLE) >= 60, name
+    assert min(Counter(bug.kind for name in EARLY for bug in SETS[name].BUGS).values()) >= 3
+    assert sum(bool(bug.parts) for bug in BUGS) >= 150
 
 
-def test_the_unseen_set_is_as_large_as_it_claims() -> None:
-    assert len({bug.id for bug in unseen.BUGS}) == len(unseen.BUGS)
-    assert len(unseen.SINGLE) == 60
-    assert len({bug.style for bug in unseen.SINGLE}) >= 36  # all styles that there were when it was written
-    assert Counter(len(bug.parts) for bug in unseen.COMBINED) == {2: 15, 3: 5}
+def test_a_later_set_repeats_no_bug_of_the_others() -> None:
+    edits, sources = set[object](), set[object]()
+    for name, each in SETS.items():
+        new_edits = {(bug.style, edit) for bug in each.BUGS for edit in bug.edits}
+        new_sources = {(bug.style, bug.source) for bug in each.BUGS}
+        if name not in (*EARLY, "choices", "natural"):
+            assert not new_sources & sources, name
+            assert not new_edits & edits, name
+        if name not in TOGETHER:
+            edits |= new_edits
+            sources |= new_sources
 
 
-def test_the_untouched_set_is_as_large_as_it_claims() -> None:
-    assert len({bug.id for bug in untouched.BUGS}) == len(untouched.BUGS)
-    assert len(untouched.SINGLE) == 60
-    assert len({bug.style for bug in untouched.SINGLE}) >= 36  # all styles that there were when it was written
-    assert Counter(len(bug.parts) for bug in untouched.COMBINED) == {2: 9, 3: 3}
-
-
-def test_the_reserve_set_is_as_large_as_it_claims() -> None:
-    assert len({bug.id for bug in reserve.BUGS}) == len(reserve.BUGS)
-    assert len(reserve.SINGLE) == 60
-    assert len({bug.style for bug in reserve.SINGLE}) >= 36  # all styles that there were when it was written
-    assert Counter(len(bug.parts) for bug in reserve.COMBINED) == {2: 10, 3: 2}
-
-
-def test_the_later_set_is_as_large_as_it_claims() -> None:
-    assert len({bug.id for bug in later.BUGS}) == len(later.BUGS)
-    assert len(later.SINGLE) == 40
-    assert len({bug.style for bug in later.SINGLE}) >= 30
-    assert Counter(len(bug.parts) for bug in later.COMBINED) == {2: 7, 3: 1}
-
-
-def test_the_set_of_the_first_strangers_is_as_large_as_it_claims() -> None:
-    assert len({bug.id for bug in strangers_a.BUGS}) == len(strangers_a.BUGS)
-    assert len(strangers_a.SINGLE) == 60
-    assert len({bug.style for bug in strangers_a.SINGLE}) >= 32
-    assert max(Counter(bug.style for bug in strangers_a.SINGLE).values()) <= 4
-    assert Counter(len(bug.parts) for bug in strangers_a.COMBINED) == {2: 6}
-
-
-def test_the_set_of_people_who_port_is_as_large_as_it_claims() -> None:
-    assert len({bug.id for bug in strangers_b.BUGS}) == len(strangers_b.BUGS)
-    assert len(strangers_b.SINGLE) == 60
-    assert len({bug.style for bug in strangers_b.SINGLE}) >= 32
-    assert max(Counter(bug.style for bug in strangers_b.SINGLE).values()) <= 4
-    assert Counter(len(bug.parts) for bug in strangers_b.COMBINED) == {2: 6}
-
-
-def test_the_unread_set_is_as_large_as_it_claims() -> None:
-    assert len({bug.id for bug in unread.BUGS}) == len(unread.BUGS)
-    assert len(unread.SINGLE) == 80
-    assert Counter(Counter(bug.style for bug in unread.SINGLE).values()) == {2: 28, 3: 8}  # all styles that there were
-    assert Counter(len(bug.parts) for bug in unread.COMBINED) == {2: 11, 3: 4}
-
-
-@pytest.mark.parametrize(
-    ("bugs", "earlier"),
-    [
-        (fresh.BUGS, BUGS),
-        (unseen.BUGS, BUGS + fresh.BUGS),
-        (untouched.BUGS, BUGS + fresh.BUGS + unseen.BUGS),
-        (reserve.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS),
-        (later.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS),
-        (strangers_a.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS + later.BUGS),
-        (strangers_b.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS + later.BUGS),
-        (unread.BUGS, BUGS + fresh.BUGS + unseen.BUGS + untouched.BUGS + reserve.BUGS + later.BUGS),
-    ],
-    ids=["fresh", "unseen", "untouched", "reserve", "later", "strangers_a", "strangers_b", "unread"],
-)
-def test_a_later_set_repeats_no_bug_of_the_others(bugs: tuple[Bug, ...], earlier: tuple[Bug, ...]) -> None:
-    known = {(bug.style, edit) for bug in earlier for edit in bug.edits}
-    assert not {(bug.style, edit) for bug in bugs for edit in bug.edits} & known
-    assert not {(bug.style, bug.source) for bug in bugs} & {(bug.style, bug.source) for bug in earlier}
-
-
-def test_parts_of_a_later_combination_are_on_different_lines() -> None:
-    single = {bug.id: bug for bug in LATER if not bug.parts}
-    for bug in (bug for bug in LATER if bug.parts):
-        assert len(bug.lines) == sum(len(single[f"{bug.style}/{part}"].lines) for part in bug.parts), bug.id
-
-
-def test_no_combination_tells_of_a_bug_that_is_held_out() -> None:
-    for bugs in SETS:
-        single = {bug.id for bug in bugs.SINGLE}
-        assert {f"{bug.style}/{part}" for bug in bugs.COMBINED for part in bug.parts} <= single
-
-
-@pytest.mark.parametrize(
-    "bugs",
-    [bugs.BUGS for bugs in SETS],
-    ids=[bugs.__name__.rpartition(".")[2] for bugs in SETS],
-)
-def test_every_edit_fits_its_file_and_names_a_line(bugs: tuple[Bug, ...]) -> None:
-    for bug in bugs:
+@pytest.mark.parametrize("name", SETS)
+def test_every_edit_fits_its_file_and_names_a_line(name: str) -> None:
+    for bug in SETS[name].BUGS:
         compile(bug.source, bug.id, "exec")
         assert bug.lines, bug.id
         assert bug.why.endswith("."), bug.id
@@ -217,7 +116,7 @@ def test_some_bugs_make_wrong_logits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bug", BUGS + LATER, ids=lambda bug: bug.id)
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.id)
 def test_every_bug_makes_wrong_logits(
     bug: Bug, tensors: dict[str, Tensor], config: GPTConfig, ids: Tensor, expected: Tensor, tmp_path: Path
 ) -> None:
@@ -225,12 +124,12 @@ def test_every_bug_makes_wrong_logits(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bug", [bug for bug in BUGS + LATER if bug.parts], ids=lambda bug: bug.id)
+@pytest.mark.parametrize("bug", [bug for bug in BUGS if bug.parts], ids=lambda bug: bug.id)
 def test_every_part_of_a_combination_adds_to_it(
     bug: Bug, tensors: dict[str, Tensor], config: GPTConfig, ids: Tensor, tmp_path: Path
 ) -> None:
     together = logits(bug, tensors, config, ids, tmp_path / "together")
-    single = {other.id: other for other in BUGS + LATER}
+    single = {other.id: other for each in SETS.values() if bug in each.BUGS for other in each.SINGLE}
     for part in bug.parts:
         left = tuple(edit for edit in bug.edits if edit not in single[f"{bug.style}/{part}"].edits)
         rest = Bug(bug.style, "rest", bug.kind, bug.why, left)

@@ -1,11 +1,6 @@
 """Bugs that people write into a right GPT-2: edits of the styles in `tests.foreign`, and the lines that are guilty.
 
-`tests.bugs.development` and `tests.bugs.more_styles` are there to build and tune a diagnosis with. `held_out`, `fresh`,
-`unseen`, `untouched`, `reserve`, `later`, `strangers_a`, `strangers_b` and `unread` were there to measure it, and rules
-have been tuned on them since. `held_out` and `development` were drawn by chance from one list, by style and by kind;
-`more_styles` has the styles that this list left out; `fresh`, `unseen`, `untouched`, `reserve`, `later`, `strangers_a`,
-`strangers_b` and `unread` were written later, in this order, without knowledge of the rules; `choices` with it.
-``python -m tests.bugs`` measures::
+Each set is a module of this folder; `SETS` says what they are. ``python -m tests.bugs`` measures with them::
 
     model = bug.load(tensors, config, folder)   # the edited file is in the folder, so its lines can be named
     bug.lines                                   # the lines that a reviewer would point at
@@ -19,6 +14,23 @@ from typing import Any
 
 from gpt2_from_scratch.config import GPTConfig
 from tests.foreign import STYLES, Edit, Style, Tensors, edited, with_edits
+
+# In the order in which they were written. All but the last were tuned on, once they had measured a diagnosis.
+SETS = {
+    "development": "drawn by chance from one list, by style and by kind",
+    "more_styles": "of the styles that this list left out",
+    "held_out": "the other third of that list",
+    "fresh": "written without knowledge of the rules, as all that follow but `choices`",
+    "unseen": "no bug of an earlier set is repeated, here and in what follows but the last",
+    "untouched": "the same",
+    "reserve": "the same",
+    "later": "the same",
+    "choices": "Python chooses wrongly; by whoever wrote the rules",
+    "strangers_a": "students' bugs, and refactorings; written at one time with the next two",
+    "strangers_b": "bugs of people who port from another language or framework",
+    "unread": "of all these kinds; the bugs that come to mind first were taken by then",
+    "natural": "what comes to mind first, whether or not it is in another set",
+}
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from types import FrameType
 
 from gpt2_from_scratch.config import GPTConfig
 from gpt2_from_scratch.diagnose.lines import Accusation, Line, accuse
-from tests.bugs import Bug, lines_of_part
+from tests.bugs import SETS, Bug, lines_of_part
 from tests.bugs.patching import patched
 from tests.foreign import STYLES, Tensors
 from tests.perturbed import SIZES, perturbed
@@ -160,12 +160,7 @@ def report(
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bugs", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "sets",
-        nargs="+",
-        help="modules of this folder: development, more_styles, choices, held_out, fresh, unseen, untouched, reserve, "
-        "later, strangers_a, strangers_b, unread",
-    )
+    parser.add_argument("sets", nargs="+", choices=SETS, metavar="SET", help=", ".join(SETS))
     parser.add_argument("--sample", type=int, default=0, help="so many bugs, drawn by chance; 0 for all")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--combined", action="store_true", help="combinations instead of single bugs")
