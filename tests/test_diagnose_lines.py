@@ -268,6 +268,11 @@ WRITTEN_HERE = (
         "        scores = torch.ones_like(scores)\n        scores = scores.masked_fill",
     ),
     (
+        "conv1x1/one_norm_in_both_lists",  # an object that is put into a second list
+        "self.norm_layers_2.append(ChannelNorm(hidden_channels))",
+        "self.norm_layers_2.append(self.norm_layers_1[-1])",
+    ),
+    (
         "scan_stack/the_second_layer_again",  # an index that a call computes
         "stacked[i] for",
         "stacked[min(i, 0)] for",

@@ -101,7 +101,7 @@ def number_givers(root: nn.Module | None, attribute: Expression, value: object) 
 
 
 def one_object(root: nn.Module | None, weight: object) -> Expression | None:
-    """The assignment by which the module that owns a weight got a second name in its class; None if it has one name."""
+    """What gave the module that owns a weight a second name in its class, or a second list; None if it has one name."""
     for owner in root.modules() if root is not None else ():
         if type(owner).__module__.startswith("torch."):
             continue
@@ -113,7 +113,28 @@ def one_object(root: nn.Module | None, weight: object) -> Expression | None:
         assigned = [each for name in names if (each := classes.attribute_in(type(owner), name)) is not None]
         if len(names) > 1 and assigned:
             return max(assigned, key=lambda each: each.node.lineno)
+        put = _put_into_lists(owner, weight)
+        if put is not None:
+            return put
     return None
+
+
+def _put_into_lists(owner: nn.Module, weight: object) -> Expression | None:
+    """The last call that puts an object which is there already into a list, if two lists of a module's hold it."""
+    names = [
+        name
+        for name, module in owner._modules.items()
+        if isinstance(module, nn.ModuleList) and any(weight is own for part in module for own in part.parameters())
+    ]
+    made = classes.attribute_in(type(owner), names[0]) if len(names) > 1 else None
+    around = source.class_around(made.node) if made is not None else None
+    put = [
+        each
+        for each in (ast.walk(around) if around is not None else ())
+        if isinstance(each, ast.Call) and isinstance(each.func, ast.Attribute) and each.func.attr == "append"
+        if source.last_name(each.func.value) in names and not isinstance(each.args[0], ast.Call)
+    ]
+    return Expression(made.file, max(put, key=lambda each: each.lineno), None) if made is not None and put else None
 
 
 def too_few_blocks(root: nn.Module | None, first: object, second: object) -> Expression | None:
