@@ -273,6 +273,11 @@ WRITTEN_HERE = (
         "self.norm_layers_2.append(self.norm_layers_1[-1])",
     ),
     (
+        "pre_norm/wrapper_adds_too",  # one line that explains two sums too many
+        "return self.fn(self.norm(x), **kwargs)",
+        "return x + self.fn(self.norm(x), **kwargs)",
+    ),
+    (
         "scan_stack/the_second_layer_again",  # an index that a call computes
         "stacked[i] for",
         "stacked[min(i, 0)] for",

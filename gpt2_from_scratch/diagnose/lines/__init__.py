@@ -788,10 +788,15 @@ def _once(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def _by_one_line(findings: Sequence[Finding]) -> list[Finding]:
-    """All findings, if a line is accused by one, and gives the others what is wrong: then it explains them all."""
-    alike = len(findings) > 1 and all(each.kind in _OF_WIRING for each in findings)
-    for first in findings if alike else ():
-        place = (first.lines[0].file, first.lines[0].line) if first.lines else None
+    """All findings, if a line is accused by one, and gives the others what is wrong: then it explains them all.
+
+    Sums too many, behind one line that adds already, are explained by that line.
+    """
+    kinds = {each.kind for each in findings}
+    common = [line for each in findings for line in each.lines[:1]] if kinds <= set(_OF_WIRING) else []
+    common = list(findings[0].lines[1:]) if kinds == {"extra"} else common
+    for one in common if len(findings) > 1 else ():
+        place = (one.file, one.line)
         chosen: list[Finding] = []
         for each in findings:
             line = next((line for line in each.lines if (line.file, line.line) == place), None)

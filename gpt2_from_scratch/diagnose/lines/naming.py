@@ -197,7 +197,18 @@ def _operation_spots(observed: Observed, explained: Explanation) -> Spots:
         for each in trial.recording.operations
         if operation.module is not None and each.outputs
     )
-    return [(built, "made here"), (use, "used here")] if built and not elsewhere else [(use, "made here")]
+    if built and not elsewhere:
+        return [(built, "made here"), (use, "used here")]
+    return [(use, "made here"), *((spot, "made here") for spot in _summed_before(observed, explained))]
+
+
+def _summed_before(observed: Observed, explained: Explanation) -> list[Spot]:
+    """Where the sum was made that GPT-2 goes on with, in the place of a sum too many."""
+    entry, trial = explained.becomes.entry, observed.trial
+    if explained.kind != "extra" or entry is None or entry.place not in STREAMS:
+        return []
+    taken = [trial.made(each) for each in explained.operation.inputs if trial.labels[each].entry is entry]
+    return [spot_of(each.frames[0]) for each in taken if each is not None and each.frames and each.name == "add"]
 
 
 def _listed(explained: Explanation) -> Spot | None:
