@@ -278,6 +278,11 @@ WRITTEN_HERE = (
         "return x + self.fn(self.norm(x), **kwargs)",
     ),
     (
+        "research_decoder/activation_reads_the_residual",  # a name that is right in another line
+        "F.gelu(self.fc1(x), ",
+        "F.gelu(self.fc1(residual), ",
+    ),
+    (
         "scan_stack/the_second_layer_again",  # an index that a call computes
         "stacked[i] for",
         "stacked[min(i, 0)] for",

@@ -243,11 +243,26 @@ def other_name(
         or (not role and _together(observed, operation, position, wanted))
         or (isinstance(statement, ast.Assign) and len(statement.targets) > 1)  # one name too many
         or isinstance(value, ast.Subscript)  # another part was picked
-        or (isinstance(value, ast.Name) and not before)
+        or (
+            isinstance(value, ast.Name) and not before and not _right_elsewhere(observed, operation, position, argument)
+        )
         or _only_for(observed, operation, position, argument, value)
     ):
         return [(where, "made here"), (spot, "used here"), (made, "made here")]
     return [(spot, "used here"), (where, "made here")]
+
+
+def _right_elsewhere(observed: Observed, operation: Operation, position: int, argument: Expression) -> bool:
+    """Whether another line of the function takes the value by the same name and makes a number of GPT-2's of it."""
+    trial, number = observed.trial, operation.inputs[position]
+    for user in trial.consumers.get(number, ()):
+        right = user.index != operation.index and bool(user.frames) and trial.labels[user.outputs[0]].known
+        taken = source_of(user, user.inputs.index(number)) if right else None
+        name = source.moved(taken).node if taken is not None else argument.node
+        same = ast.dump(name) == ast.dump(argument.node) and source.scope_of(name) is source.scope_of(argument.node)
+        if same and name.lineno != argument.node.lineno:
+            return True
+    return False
 
 
 def _claims(argument: Expression, role: str) -> bool:
