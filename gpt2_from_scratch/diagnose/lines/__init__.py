@@ -60,12 +60,8 @@ Status = Literal["named", "between", "nothing wrong", "could not record"]
 
 _PADDED = "the prompt is padded to the context here, and the logits are wrong only if there is something to pad"
 _MOST_STEPS = 3  # behind an unexplained value, until one has the shape of a number of GPT-2's
-_OF_WIRING = (
-    "operand",
-    "module",
-    "exchange",
-    "order",
-)  # of findings: one wrong name may bring several about
+# Kinds of findings of which one wrong name may bring several about.
+_OF_WIRING = ("operand", "module", "exchange", "order")
 _MOST = 8  # findings: of more than a few, the later ones follow from what was not understood
 _TOKENS = (13, 11, 7, 5, 3, 2)  # primes: products of axes must not coincide with the model's sizes
 _MORE_TOKENS = (31, 29, 23, 19, 17)  # for what is right in the first few tokens, as a window over the last 16 is
@@ -404,17 +400,11 @@ class _Case:
                     operations=count,
                     notes=(*notes, "constants are rounded to float32"),
                 )
-            return Accusation(
-                "between",
-                why="; and ".join(nowhere)
-                if nowhere
-                else "the search ran out of time"
-                if clock.over
-                else "no line is named: no operation was found that makes something else of GPT-2's numbers",
-                unknown=unknown,
-                operations=count,
-                notes=trial.recording.missing,
-            )
+            why = "; and ".join(nowhere)
+            if not why and clock.over:
+                why = "the search ran out of time"
+            why = why or "no line is named: no operation was found that makes something else of GPT-2's numbers"
+            return Accusation("between", (), False, why, unknown, count, trial.recording.missing)
         status = "between" if unexplained and len(findings) == 1 else "named"
         return Accusation(status, tuple(findings), trial.right, "", unknown, count, notes)
 

@@ -132,7 +132,7 @@ def _put_into_lists(owner: nn.Module, weight: object) -> Expression | None:
         each
         for each in (ast.walk(around) if around is not None else ())
         if isinstance(each, ast.Call) and isinstance(each.func, ast.Attribute) and each.func.attr == "append"
-        if source.last_name(each.func.value) in names and not isinstance(each.args[0], ast.Call)
+        if source.last_name(each.func.value) in names and each.args and not isinstance(each.args[0], ast.Call)
     ]
     return Expression(made.file, max(put, key=lambda each: each.lineno), None) if made is not None and put else None
 
